@@ -1,0 +1,1 @@
+"""The science and the storage: from a seed to a trained subnetwork to a ``.seedmask`` file and back."""

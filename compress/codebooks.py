@@ -1,0 +1,123 @@
+"""Distributions of the random weights: an int8 codebook of 256 entries and one float32 scale per tensor.
+
+A weight is ``float32(codebook[byte]) * scale``: one exactly rounded multiplication and nothing else, so a
+recovered tensor is int8 codes times a scale on every device, and in ONNX. No entry is 0, because 0 means
+*pruned*.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ConfigError, did_you_mean
+from .philox import Purpose, philox4x32, random_bytes
+
+__all__ = ["CODEBOOKS", "Codebook", "get_codebook", "random_codes"]
+
+# round(127 * q(b) / q(255)) for b = 128 .. 255, where q(b) is the standard normal quantile at (b + 1/2) / 256,
+# and at least 1. Written out because a table in a file format may not depend on a mathematical library.
+_NORMAL_HALF = (
+    1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 5, 5, 6, 6, 7,
+    7, 8, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 12, 13, 13, 14,
+    14, 15, 15, 16, 16, 17, 17, 17, 18, 18, 19, 19, 20, 20, 21, 21,
+    22, 22, 23, 23, 24, 24, 25, 25, 26, 26, 27, 27, 28, 28, 29, 29,
+    30, 31, 31, 32, 32, 33, 33, 34, 34, 35, 36, 36, 37, 37, 38, 39,
+    39, 40, 41, 41, 42, 43, 43, 44, 45, 46, 46, 47, 48, 49, 49, 50,
+    51, 52, 53, 54, 55, 56, 57, 57, 59, 60, 61, 62, 63, 64, 65, 67,
+    68, 70, 71, 73, 75, 77, 79, 81, 83, 86, 89, 93, 97, 103, 111, 127,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """A distribution of weights.
+
+    Attributes:
+        name: its name in recipes and files.
+        entries: int8 ``[256]``, ascending, none 0.
+        unit: the scale for fan_in = 1; the scale of a tensor is ``unit / sqrt(fan_in)``.
+    """
+
+    name: str
+    entries: NDArray[np.int8]
+    unit: float
+
+    @cached_property
+    def two_valued(self) -> bool:
+        """Whether there are two different entries only, so that one bit tells a redrawn weight from draw 0."""
+        return len(np.unique(self.entries)) == 2
+
+    def scale(self, fan_in: int) -> np.float32:
+        """The scale of a tensor: computed in double precision, rounded once to float32."""
+        return np.float32(self.unit / math.sqrt(fan_in))
+
+
+def _build() -> dict[str, Codebook]:
+    signs = np.repeat(np.array([-1, 1], np.int8), 128)
+    odd = (np.arange(256) // 2 * 2 - 127).astype(np.int8)
+    half = np.array(_NORMAL_HALF, np.int8)
+    normal = np.concatenate([-half[::-1], half])
+    rms = math.sqrt(int((normal.astype(np.int64) ** 2).sum()) / 256)
+    books = (
+        Codebook("signed-constant", signs, math.sqrt(2.0)),
+        Codebook("uniform", odd, math.sqrt(6.0) / 128),
+        Codebook("normal", normal, math.sqrt(2.0) / rms),
+    )
+    for book in books:
+        book.entries.setflags(write=False)
+    return {book.name: book for book in books}
+
+
+#: The codebooks a file may name: signed constant ±√(2/fan_in), Kaiming uniform and Kaiming normal.
+CODEBOOKS = _build()
+
+
+def get_codebook(name: str) -> Codebook:
+    """Look a codebook up.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    try:
+        return CODEBOOKS[name]
+    except KeyError:
+        raise ConfigError(f"distribution: unknown {name!r}{did_you_mean(name, CODEBOOKS)}") from None
+
+
+def random_codes(
+    seed: int,
+    tensor: int,
+    codebook: Codebook,
+    start: int,
+    stop: int,
+    draws: NDArray[np.uint8] | None = None,
+) -> NDArray[np.int8]:
+    """Codes of weights ``start`` to ``stop`` of a tensor (row-major), int8 ``[stop - start]``: the reference.
+
+    Args:
+        seed: 64-bit seed of the network.
+        tensor: index of the tensor in its network.
+        codebook: the distribution.
+        start: first weight.
+        stop: one past the last weight.
+        draws: uint8 ``[stop - start]``, how often each weight was redrawn; ``None`` means never.
+    """
+    raw = random_bytes(seed, start, stop, draw=0, tensor=tensor)
+    if draws is not None:
+        index = np.flatnonzero(draws)
+        if len(index):
+            raw = raw.copy()
+            raw[index] = _bytes_at(seed, tensor, index + start, draws[index])
+    return codebook.entries[raw]
+
+
+def _bytes_at(
+    seed: int, tensor: int, index: NDArray[np.int64], draws: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    words = philox4x32(seed, (index // 16).astype(np.uint64), draws.astype(np.uint64), tensor, Purpose.WEIGHTS)
+    return words.view(np.uint8)[np.arange(len(index)), index % 16]

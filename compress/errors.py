@@ -1,0 +1,83 @@
+"""Every failure a user can cause is one of these; the command line prints it as one line.
+
+A message says what is wrong, where, what was expected, what was found, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "ExportError",
+    "IterandError",
+    "MissingExtraError",
+    "SeedMaskError",
+    "TrainingError",
+    "did_you_mean",
+    "import_extra",
+]
+
+
+class IterandError(Exception):
+    """Base of all expected failures. ``exit_code`` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class ConfigError(IterandError):
+    """An option, recipe key or combination of settings that cannot be carried out."""
+
+    exit_code = 2
+
+
+class MissingExtraError(ConfigError):
+    """An optional dependency is not installed."""
+
+
+class DataError(IterandError):
+    """A data set that is absent, unreadable or does not fit the model."""
+
+
+class CheckpointError(IterandError):
+    """A checkpoint that cannot be read, or belongs to something else."""
+
+
+class SeedMaskError(IterandError):
+    """A ``.seedmask`` file that is damaged, foreign, or too new; or a network that cannot be packed."""
+
+
+class TrainingError(IterandError):
+    """Training cannot go on (a non-finite loss, for instance)."""
+
+
+class ExportError(IterandError):
+    """A network that cannot be exported, or whose export does not compute the same function."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'a' or 'b'?"`` for near misses, else the list of what is known."""
+    options = sorted(known)
+    near = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
+    if near:
+        return "; did you mean " + " or ".join(repr(match) for match in near) + "?"
+    return "; known: " + ", ".join(options)
+
+
+def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Raises:
+        MissingExtraError: it is not installed; the message holds the pip line that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{purpose} needs {error.name}, which is not installed: pip install 'iterand-compress[{extra}]'"
+        ) from error

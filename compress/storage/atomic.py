@@ -1,0 +1,110 @@
+"""Writing a file so that its path always holds the old content or the new one, whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import IterandError
+
+__all__ = ["atomic_path"]
+
+_ADVICE = {
+    errno.ENOSPC: "free some disk space and try again",
+    errno.EDQUOT: "free some disk space and try again",
+    errno.ENOENT: "create the folder first",
+    errno.ENOTDIR: "create the folder first",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+    errno.EISDIR: "give the name of a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path in the folder of ``path``; when the block ends well, it becomes ``path``.
+
+    The block writes the temporary path in any way it likes. Afterwards the file is synced, gets the mode
+    that a plain ``open`` would have given it (0666 without the umask), replaces ``path``, and the folder
+    is synced. When anything fails, also by Ctrl-C, the temporary file is removed and ``path`` is left as it was.
+    A symbolic link is followed: the file that it names is replaced.
+
+    Raises:
+        IterandError: the block or the replacement failed with an `OSError` (no space, read-only folder, …).
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_path(Path(folder) / "a.txt") as temporary:
+        ...         _ = temporary.write_text("hello")
+        ...     print((Path(folder) / "a.txt").read_text())
+        hello
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name[:48]}.{os.getpid()}.{os.urandom(6).hex()}.tmp")
+    try:
+        _refuse_special(target)
+        try:
+            mode = _create(temporary)
+            yield temporary
+            _finish(temporary, mode)
+            temporary.replace(target)
+        finally:
+            # After the replacement there is nothing left to remove.
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, "check the disk and the path")
+        reason = error.strerror or str(error) or type(error).__name__
+        if error.filename and not os.fsdecode(error.filename).startswith(str(target.parent)):
+            reason += f" ({os.fsdecode(error.filename)})"
+        raise IterandError(f"{os.fspath(path)}: cannot be written: {reason}; {advice}") from error
+
+
+def _refuse_special(target: Path) -> None:
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):  # replacing /dev/null would be a disaster
+        raise OSError(errno.EINVAL, "not a regular file")
+
+
+def _create(temporary: Path) -> int:
+    """Create the file and return the mode that the kernel gave it (reading the umask itself is not thread-safe)."""
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+
+
+def _finish(temporary: Path, mode: int) -> None:
+    temporary.chmod(mode)  # a writer may have replaced the file by one of another mode
+    descriptor = os.open(temporary, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)

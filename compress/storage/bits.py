@@ -1,0 +1,109 @@
+"""Packing of small unsigned integers, and the least number of bits that they need.
+
+Bit ``i`` of a packed stream is bit ``i % 8`` (least significant first) of byte ``i // 8``. A value of ``width``
+bits fills ``width`` consecutive bits, least significant first. The padding bits of the last byte are 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import SeedMaskError
+
+__all__ = ["binary_entropy", "pack_values", "packed_bytes", "symbol_entropy", "unpack_values"]
+
+_CHUNK = 1 << 16  # values at a time, so that temporaries stay inside the cache; a multiple of 8
+
+
+def packed_bytes(count: int, width: int) -> int:
+    """Number of bytes that ``count`` values of ``width`` bits fill."""
+    return -(-count * width // 8)
+
+
+def pack_values(values: NDArray[np.uint8], width: int) -> bytes:
+    """Pack values below ``2**width``.
+
+    Args:
+        values: uint8 ``[n]``.
+        width: bits per value, 1 to 8.
+
+    Returns:
+        ``packed_bytes(n, width)`` bytes.
+    """
+    if width == 1:
+        return np.packbits(values, bitorder="little").tobytes()
+    if width == 8:
+        return values.tobytes()
+    parts = []
+    for start in range(0, len(values), _CHUNK):
+        part = values[start : start + _CHUNK]
+        groups = np.zeros((-(-len(part) // 8), 8), np.uint64)
+        groups.reshape(-1)[: len(part)] = part
+        # Eight values fill exactly `width` bytes: gather them in one 64-bit word and keep its low bytes.
+        words = np.zeros(len(groups), "<u8")
+        for column in range(8):
+            words |= groups[:, column] << np.uint64(width * column)
+        packed = words.view(np.uint8).reshape(-1, 8)[:, :width].tobytes()
+        parts.append(packed[: packed_bytes(len(part), width)])
+    return b"".join(parts)
+
+
+def unpack_values(payload: bytes | memoryview, count: int, width: int) -> NDArray[np.uint8]:
+    """Undo `pack_values`.
+
+    Args:
+        payload: the packed bytes.
+        count: number of values.
+        width: bits per value, 1 to 8.
+
+    Returns:
+        uint8 ``[count]``.
+
+    Raises:
+        SeedMaskError: the payload has another size than ``count`` values need, or padding bits that are not 0.
+    """
+    expected = packed_bytes(count, width)
+    if len(payload) != expected:
+        raise SeedMaskError(
+            f"expected {expected} bytes for {count} values of {width} bits, got {len(payload)}; "
+            "the file is damaged, get it again"
+        )
+    used = count * width % 8
+    if used and payload[-1] >> used:
+        raise SeedMaskError(
+            f"expected padding bits of 0, got last byte {payload[-1]:#04x}; the file is damaged"
+        )
+    data = np.frombuffer(payload, np.uint8) if expected else np.empty(0, np.uint8)
+    if width == 1:
+        return np.unpackbits(data, count=count, bitorder="little")
+    if width == 8:
+        return data.copy()
+    out = np.empty(count, np.uint8)
+    limit = np.uint64((1 << width) - 1)
+    for start in range(0, count, _CHUNK):
+        part = data[start * width // 8 : packed_bytes(min(start + _CHUNK, count), width)]
+        groups = np.zeros((-(-len(part) // width), 8), np.uint8)
+        full = len(part) // width
+        groups[:full, :width] = part[: full * width].reshape(full, width)
+        groups[full:, : len(part) - full * width] = part[full * width :]
+        words = groups.view("<u8").reshape(-1)
+        values = np.empty((len(groups), 8), np.uint8)
+        for column in range(8):
+            values[:, column] = (words >> np.uint64(width * column)) & limit
+        stop = min(start + _CHUNK, count)
+        out[start:stop] = values.reshape(-1)[: stop - start]
+    return out
+
+
+def symbol_entropy(counts: NDArray[np.int64]) -> float:
+    """Bits that an ideal coder of independent symbols needs for all of them: sum of c * log2(total / c)."""
+    total = int(counts.sum())
+    return sum(count * math.log2(total / count) for count in counts.tolist() if count)
+
+
+def binary_entropy(ones: int, total: int) -> float:
+    """Bits that an ideal coder needs for ``total`` independent bits of which ``ones`` are set: ``total * H(ones / total)``."""
+    return symbol_entropy(np.array([ones, total - ones], np.int64))

@@ -1,0 +1,1 @@
+"""Training runs: recipes, schedule, checkpoints, and the loop itself."""

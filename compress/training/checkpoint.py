@@ -1,0 +1,149 @@
+"""Checkpoints: one file with all a run needs to go on exactly where it stopped.
+
+A checkpoint is a dictionary of tensors and plain values, so it loads with ``torch.load(weights_only=True)``
+and never runs code. It is written atomically: a reader sees the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import Recipe, validated
+from ..errors import CheckpointError
+from ..models import Architecture
+from ..storage import atomic_path
+
+__all__ = ["Checkpoint", "DataInfo", "Position", "load_checkpoint", "save_checkpoint"]
+
+_FORMAT, _VERSION = "iterand-compress checkpoint", 1
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: ``batch`` batches of ``epoch`` are done, ``step`` steps in all."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a network must know about its data: names of the classes, shape and normalisation of an image."""
+
+    name: str
+    classes: list[str]
+    image_shape: list[int]
+    mean: list[float]
+    std: list[float]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run on disk.
+
+    Attributes:
+        recipe: the resolved settings.
+        architecture: what ``build_model`` rebuilds the network from.
+        data: classes, image shape, normalisation.
+        position: where the run stands.
+        model: state dict of the (parametrized) network.
+        optimizer: state dict of the optimizer; ``None`` once the run is complete.
+        meter: running sums of an unfinished epoch (loss, right answers, images).
+        data_dir: folder of the data on the machine of the run.
+        test: the final score (correct, images, loss), once the run is complete.
+    """
+
+    recipe: Recipe
+    architecture: Architecture
+    data: DataInfo
+    position: Position
+    model: dict[str, Any]
+    optimizer: dict[str, Any] | None
+    meter: list[float]
+    data_dir: str | None = None
+    test: dict[str, Any] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all epochs and the final test are done."""
+        return self.test is not None
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        IterandError: the folder is missing or read-only, or the disk is full; the old file is untouched.
+    """
+    content = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "recipe": checkpoint.recipe.model_dump(),
+        "architecture": checkpoint.architecture.to_dict(),
+        "data": asdict(checkpoint.data),
+        "position": asdict(checkpoint.position),
+        "model": dict(checkpoint.model),
+        "optimizer": checkpoint.optimizer,
+        "meter": checkpoint.meter,
+        "data_dir": checkpoint.data_dir,
+        "test": checkpoint.test,
+    }
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:
+            # torch's zip writer reports a full disk as a RuntimeError
+            raise CheckpointError(f"{path}: cannot be written (is the disk full?): {_first_line(error)}") from None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; tensors come to the CPU.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign, newer, or a pickle that would run code.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except pickle.UnpicklingError as error:
+        reason = "it may run code when loaded" if "weights_only" in str(error) else "damaged, or another format"
+        raise CheckpointError(
+            f"{path}: refused: not an iterand-compress checkpoint ({reason}); make one with 'iterand-compress train'"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint: {_first_line(error)}") from None
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{path}: not an iterand-compress checkpoint (a bare state dict has no recipe; use the library's pack())"
+        )
+    if content["version"] != _VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint version: expected {_VERSION}, got {content['version']!r}; use the version that wrote it"
+        )
+    expected = {field.name for field in fields(Checkpoint)} | {"format", "version"}
+    if set(content) != expected:
+        raise CheckpointError(f"{path}: damaged: expected the keys {sorted(expected)}, got {sorted(content)}")
+    return Checkpoint(
+        recipe=validated(Recipe, content["recipe"], f"{path}: recipe"),
+        architecture=Architecture.from_dict(content["architecture"]),
+        data=DataInfo(**content["data"]),
+        position=Position(**content["position"]),
+        model=content["model"],
+        optimizer=content["optimizer"],
+        meter=content["meter"],
+        data_dir=content["data_dir"],
+        test=content["test"],
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

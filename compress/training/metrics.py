@@ -1,0 +1,93 @@
+"""``metrics.jsonl``: one JSON object per epoch and one for the final test; TensorBoard if asked for."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..errors import IterandError, import_extra
+from ..storage import atomic_path
+from .checkpoint import Position
+from .evaluate import Score
+from .report import EpochReport
+
+__all__ = ["MetricsLog", "metrics_path"]
+
+
+def metrics_path(checkpoint: Path) -> Path:
+    """``model.ckpt`` logs to ``model.metrics.jsonl``, beside it."""
+    return checkpoint.with_suffix(".metrics.jsonl")
+
+
+class MetricsLog:
+    """Appends to the log of a run. Lines of epochs that a resumed run repeats are dropped first."""
+
+    def __init__(self, path: Path, epochs_done: int, tensorboard: Path | None) -> None:
+        self.path = path
+        self._board: Any = None
+        self._stack = ExitStack()
+        kept = _lines_until(path, epochs_done) if epochs_done else []
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
+        if tensorboard is not None:
+            import_extra("tensorboard", "tensorboard", "--tensorboard")
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._board = SummaryWriter(str(tensorboard), purge_step=epochs_done)  # type: ignore[no-untyped-call]
+            self._stack.callback(self._board.close)
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def epoch(self, report: EpochReport) -> None:
+        """Log an epoch."""
+        values = asdict(report)
+        self._append(values)
+        if self._board is not None:
+            for name in ("lr", "loss", "accuracy", "val_loss", "val_accuracy", "images_per_second"):
+                if values[name] is not None:
+                    self._board.add_scalar(name, values[name], report.epoch)
+
+    def test(self, score: Score, position: Position) -> None:
+        """Log the final test."""
+        self._append(
+            {
+                "step": position.step,
+                "test_correct": score.correct,
+                "test_images": score.images,
+                "test_accuracy": score.accuracy,
+                "test_loss": score.loss,
+            }
+        )
+
+    def _append(self, values: dict[str, Any]) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise IterandError(f"{self.path}: cannot be written: {error.strerror}; free some space") from None
+
+
+def _lines_until(path: Path, epochs_done: int) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError):
+        return []
+    kept = []
+    for line in lines:
+        try:
+            epoch = json.loads(line).get("epoch")
+        except (ValueError, AttributeError):
+            continue  # a line cut short by a kill
+        if isinstance(epoch, int) and epoch <= epochs_done:
+            kept.append(line)
+    return kept
