@@ -66,6 +66,7 @@ class WeightSpec:
     Attributes:
         seed: 64-bit seed of the network.
         tensor: index of the layer among the masked layers of its network.
+        shape: of the weight.
         codebook: name of the distribution.
         scale: float32 value of one code unit.
         kept: number of weights kept.
@@ -74,6 +75,7 @@ class WeightSpec:
 
     seed: int
     tensor: int
+    shape: tuple[int, ...]
     codebook: str
     scale: float
     kept: int
@@ -121,17 +123,15 @@ class MaskedWeight(nn.Module):
     def __init__(
         self,
         spec: WeightSpec,
-        shape: torch.Size,
         score_bound: float,
         resampling: Resampling | None,
         device: torch.device,
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.shape = shape
         self.resampling = resampling
         self._score_bound: float | None = score_bound
-        count = shape.numel()
+        count = math.prod(spec.shape)
         self.register_buffer("random", self._initial_weights(count, device), persistent=False)
         draws = torch.zeros(count, dtype=torch.uint8, device=device) if resampling else None
         self.register_buffer("draws", draws)
@@ -147,7 +147,7 @@ class MaskedWeight(nn.Module):
         weight: Tensor = _MaskedProduct.apply(  # type: ignore[no-untyped-call]
             scores, self.random, self.spec.kept, self.spec.selection
         )
-        return weight.view(self.shape)
+        return weight.view(self.spec.shape)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Called once by ``register_parametrization``: the initial scores take the place of the weight."""
@@ -203,7 +203,7 @@ class MaskedWeight(nn.Module):
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
-        return f"{self.spec.codebook}, kept={self.spec.kept}/{self.shape.numel()}, {self.spec.selection}"
+        return f"{self.spec.codebook}, kept={self.spec.kept}/{math.prod(self.spec.shape)}, {self.spec.selection}"
 
 
 def make_subnetwork(
@@ -245,9 +245,11 @@ def make_subnetwork(
                 weight.copy_(random.view(weight.shape))
             continue
         kept = kept_count(weight.numel(), config.sparsity, name or type(layer).__name__)
-        spec = WeightSpec(config.seed, tensor, codebook.name, float(scale), kept, selection)
+        spec = WeightSpec(
+            config.seed, tensor, tuple(weight.shape), codebook.name, float(scale), kept, selection
+        )
         bound = preset.score_gain / math.sqrt(fan_in)
-        parts.append((layer, MaskedWeight(spec, weight.shape, bound, resampling, weight.device).to(weight.dtype)))
+        parts.append((layer, MaskedWeight(spec, bound, resampling, weight.device).to(weight.dtype)))
     for layer, part in parts:  # only now: a refused layer leaves the model as it was
         layer.weight.requires_grad_(True)
         parametrize.register_parametrization(layer, "weight", part)
@@ -351,7 +353,7 @@ def spec_from_state(state: dict[str, Any]) -> WeightSpec:
         CheckpointError: a field is missing or has the wrong type.
     """
     expected = {field.name: field.type for field in fields(WeightSpec)}
-    kinds = {"int": int, "str": str, "float": float}
+    kinds = {"int": int, "str": str, "float": float, "tuple[int, ...]": tuple}
     if set(state) != set(expected) or any(
         type(state[name]) is not kinds[str(kind)] for name, kind in expected.items()
     ):

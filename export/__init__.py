@@ -1,1 +1,35 @@
-"""..."""
+"""From a network in memory to one ONNX file that computes the same function.
+
+The names below load torch and onnx on first use only, so that importing this package is free.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .classifier import OnnxClassifier
+    from .exporter import export_onnx
+    from .opsets import supported_opsets
+    from .report import ExportReport
+
+__all__ = ["ExportReport", "OnnxClassifier", "export_onnx", "supported_opsets"]
+
+_HOME = {
+    "ExportReport": "report",
+    "OnnxClassifier": "classifier",
+    "export_onnx": "exporter",
+    "supported_opsets": "opsets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load the module that defines ``name`` when it is first asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,1 +1,58 @@
-"""..."""
+"""Data sets, their splits, and batches that depend on nothing but seed, epoch and position.
+
+Importing this package does not import torch; loading data does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import DataConfig
+
+if TYPE_CHECKING:
+    from .bundle import DataBundle, Split
+
+__all__ = ["DATASETS", "DataBundle", "Split", "load_data"]
+
+#: Names of the data sets; ``folder`` is an ImageFolder of the user's.
+DATASETS: tuple[str, ...] = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder")
+
+
+def load_data(
+    config: DataConfig,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+) -> DataBundle:
+    """Load a data set and split it.
+
+    Small images are decoded now and kept in memory (later on the device that asks for batches). Images with a
+    side above 96 pixels, or more than 1 GiB of them, are decoded when a batch needs them.
+
+    Args:
+        config: which data set, the share held out for validation, size and augmentation.
+        data_dir: folder that holds the data; ``None`` is ``iterand-compress`` in the user's cache folder
+            (``digits`` needs none, ``folder`` must be told).
+        download: fetch an absent data set, where torchvision can.
+        seed: decides the validation split, the order of the training images and their augmentation.
+        workers: processes that decode large images; ``None`` chooses by the number of cores and images.
+
+    Raises:
+        ConfigError: an unknown data set.
+        DataError: data that is absent, unreadable or inconsistent.
+        MissingExtraError: ``digits`` without scikit-learn.
+    """
+    from .loading import load
+
+    return load(config, data_dir=data_dir, download=download, seed=seed, workers=workers)
+
+
+def __getattr__(name: str) -> object:
+    if name in ("DataBundle", "Split"):
+        from . import bundle
+
+        return getattr(bundle, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

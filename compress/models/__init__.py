@@ -1,1 +1,35 @@
-"""..."""
+"""Architectures by name: the papers' networks, torchvision's, and the user's own.
+
+Importing this package does not import torch; building a model does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .architecture import Architecture, model_names, resolve
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Architecture", "build_model", "model_names", "resolve"]
+
+
+def build_model(arch: Architecture, *, allow_import: bool = False) -> nn.Module:
+    """Build the network that ``arch`` describes, on the CPU, in float32.
+
+    Built-in models and ``torchvision:NAME`` are looked up in a registry. ``package.module:factory`` is
+    imported (also from the working directory) and called as ``factory(num_classes=N)``, if ``allow_import``
+    is set.
+
+    Args:
+        arch: see ``resolve``.
+        allow_import: set it only for a name that the user typed, never for one that was read from a file.
+
+    Raises:
+        ConfigError: an unknown name, a network that does not fit the images, an import that is not allowed
+            or fails.
+    """
+    from .build import build
+
+    return build(arch, allow_import=allow_import)

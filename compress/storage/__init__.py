@@ -1,1 +1,34 @@
-"""..."""
+"""The ``.seedmask`` file: write, read, recover. Specified in docs/FORMAT.md. Never imports torch."""
+
+from .atomic import atomic_path
+from .container import write_safetensors
+from .log import ResamplingLog
+from .manifest import FORMAT_VERSION, Manifest, TensorEntry
+from .network import InputSpec, JsonScalar, MaskedTensor, Network
+from .reader import MAX_WEIGHTS, loads, read_seedmask
+from .report import LayerReport
+from .seedmask import SeedMask
+from .stored import StoredTensor
+from .writer import PackReport, dumps, write_seedmask
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MAX_WEIGHTS",
+    "InputSpec",
+    "JsonScalar",
+    "LayerReport",
+    "Manifest",
+    "MaskedTensor",
+    "Network",
+    "PackReport",
+    "ResamplingLog",
+    "SeedMask",
+    "StoredTensor",
+    "TensorEntry",
+    "atomic_path",
+    "dumps",
+    "loads",
+    "read_seedmask",
+    "write_safetensors",
+    "write_seedmask",
+]

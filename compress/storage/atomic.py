@@ -32,8 +32,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The block writes the temporary path in any way it likes. Afterwards the file is synced, gets the mode
     that a plain ``open`` would have given it (0666 without the umask), replaces ``path``, and the folder
-    is synced. When anything fails, also by Ctrl-C, the temporary file is removed and ``path`` is left as it was.
-    A symbolic link is followed: the file that it names is replaced.
+    is synced. When anything fails, also by Ctrl-C, the temporary file is removed and ``path`` is left as
+    it was. A symbolic link is followed: the file that it names is replaced.
 
     Raises:
         IterandError: the block or the replacement failed with an `OSError` (no space, read-only folder, …).
@@ -80,7 +80,7 @@ def _refuse_special(target: Path) -> None:
 
 
 def _create(temporary: Path) -> int:
-    """Create the file and return the mode that the kernel gave it (reading the umask itself is not thread-safe)."""
+    """Create the file; return the mode that the kernel gave it (asking for the umask is not thread-safe)."""
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
         return stat.S_IMODE(os.fstat(descriptor).st_mode)

@@ -1,7 +1,7 @@
 """Packing of small unsigned integers, and the least number of bits that they need.
 
-Bit ``i`` of a packed stream is bit ``i % 8`` (least significant first) of byte ``i // 8``. A value of ``width``
-bits fills ``width`` consecutive bits, least significant first. The padding bits of the last byte are 0.
+Bit ``i`` of a packed stream is bit ``i % 8`` (least significant first) of byte ``i // 8``. A value of
+``width`` bits fills ``width`` consecutive bits, least significant first. Padding bits of the last byte are 0.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def unpack_values(payload: bytes | memoryview, count: int, width: int) -> NDArra
         uint8 ``[count]``.
 
     Raises:
-        SeedMaskError: the payload has another size than ``count`` values need, or padding bits that are not 0.
+        SeedMaskError: the payload is larger or smaller than ``count`` values, or its padding bits are not 0.
     """
     expected = packed_bytes(count, width)
     if len(payload) != expected:
@@ -76,11 +76,12 @@ def unpack_values(payload: bytes | memoryview, count: int, width: int) -> NDArra
         raise SeedMaskError(
             f"expected padding bits of 0, got last byte {payload[-1]:#04x}; the file is damaged"
         )
-    data = np.frombuffer(payload, np.uint8) if expected else np.empty(0, np.uint8)
+    data: NDArray[np.uint8] = np.frombuffer(payload, np.uint8) if expected else np.empty(0, np.uint8)
     if width == 1:
-        return np.unpackbits(data, count=count, bitorder="little")
+        bits: NDArray[np.uint8] = np.unpackbits(data, count=count, bitorder="little")
+        return bits
     if width == 8:
-        return data.copy()
+        return np.array(data)
     out = np.empty(count, np.uint8)
     limit = np.uint64((1 << width) - 1)
     for start in range(0, count, _CHUNK):
@@ -101,9 +102,9 @@ def unpack_values(payload: bytes | memoryview, count: int, width: int) -> NDArra
 def symbol_entropy(counts: NDArray[np.int64]) -> float:
     """Bits that an ideal coder of independent symbols needs for all of them: sum of c * log2(total / c)."""
     total = int(counts.sum())
-    return sum(count * math.log2(total / count) for count in counts.tolist() if count)
+    return math.fsum(count * math.log2(total / count) for count in counts.tolist() if count)
 
 
 def binary_entropy(ones: int, total: int) -> float:
-    """Bits that an ideal coder needs for ``total`` independent bits of which ``ones`` are set: ``total * H(ones / total)``."""
+    """Bits that an ideal coder needs for ``total`` independent bits of which ``ones`` are set."""
     return symbol_entropy(np.array([ones, total - ones], np.int64))

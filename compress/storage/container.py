@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from ..errors import SeedMaskError
 from .atomic import atomic_path
-from .network import ITEM_SIZE, StoredTensor, data_bytes
+from .stored import ITEM_SIZE, StoredTensor, data_bytes
 from .text import canonical_json, parse_json
 
 __all__ = ["MAX_HEADER_BYTES", "Slots", "build_header", "layout", "read_header", "write_safetensors"]
@@ -52,7 +52,9 @@ def build_header(slots: Slots, metadata: Mapping[str, str] | None = None) -> byt
     text = canonical_json(header).encode("ascii")
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_BYTES:
-        raise SeedMaskError(f"header: expected at most {MAX_HEADER_BYTES} bytes, got {len(text)}; too many tensors")
+        raise SeedMaskError(
+            f"header: expected at most {MAX_HEADER_BYTES} bytes, got {len(text)}; too many tensors"
+        )
     return len(text).to_bytes(8, "little") + text
 
 
@@ -69,13 +71,17 @@ def read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, Any]]:
         raise SeedMaskError("the file is empty; get it again")
     start = stream.read(9)
     if len(start) == 9 and start[8:] != b"{":
-        raise SeedMaskError("not a .seedmask file (no safetensors header); give a file that `pack` has written")
+        raise SeedMaskError(
+            "not a .seedmask file (no safetensors header); give a file that `pack` has written"
+        )
     length = int.from_bytes(start[:8], "little")
     if len(start) < 9 or 8 + length > size:
         declared = f"{8 + length} bytes of header" if len(start) == 9 else "9 bytes or more"
         raise SeedMaskError(f"truncated: expected {declared}, got a file of {size} bytes; get it again")
     if length > MAX_HEADER_BYTES:
-        raise SeedMaskError(f"header: expected at most {MAX_HEADER_BYTES} bytes, got {length}; not a file of ours")
+        raise SeedMaskError(
+            f"header: expected at most {MAX_HEADER_BYTES} bytes, got {length}; not a file of ours"
+        )
     raw = start + stream.read(length - 1)
     if len(raw) != 8 + length:
         raise SeedMaskError(f"truncated: expected {8 + length} bytes of header, got {len(raw)}; get it again")
@@ -89,7 +95,8 @@ def explain_difference(found: dict[str, Any], slots: Slots) -> str:
         if name not in found:
             return f"tensor {name!r}: declared by the manifest, but absent from the header"
         if found[name] != entry:
-            return f"tensor {name!r}: expected the header entry {entry}, got {str(found[name])[:200]!a}"
+            expected, got = canonical_json(entry), canonical_json(found[name])[:200]
+            return f"tensor {name!r}: expected the header entry {expected}, got {got}"
     for name in found:
         if name != "__metadata__" and name not in implied:
             return f"tensor {name[:80]!a}: in the header, but not declared by the manifest"
@@ -97,7 +104,9 @@ def explain_difference(found: dict[str, Any], slots: Slots) -> str:
 
 
 def write_safetensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, StoredTensor],
+    metadata: Mapping[str, str] | None = None,
 ) -> int:
     """Write an ordinary safetensors file, atomically and tensor by tensor; return its size in bytes.
 
@@ -109,5 +118,5 @@ def write_safetensors(
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         stream.write(header)
         for name in layout(slots):
-            stream.write(tensors[name].data)
+            stream.write(tensors[name].data.data)
         return stream.tell()

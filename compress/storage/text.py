@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import SeedMaskError
 
-__all__ = ["MAX_NAME_BYTES", "canonical_json", "check_json", "check_text", "parse_json"]
+__all__ = ["MAX_NAME_BYTES", "canonical_json", "check_json", "check_text", "located", "parse_json"]
 
 MAX_NAME_BYTES = 512
 MAX_DEPTH = 16
+MAX_PARSED_DEPTH = 32
 MAX_INT_DIGITS = 20
 # Control characters, line and paragraph separators, marks that reorder text on a terminal, lone surrogates.
 # Written as ranges: `str.isprintable` depends on the Unicode version of the Python that runs.
@@ -27,7 +30,9 @@ def check_text(text: str, what: str, limit: int = MAX_NAME_BYTES) -> str:
     """
     bad = _FORBIDDEN.search(text)
     if bad:
-        raise SeedMaskError(f"{what}: {text[:80]!a} contains the control character {bad.group()!a}; remove it")
+        raise SeedMaskError(
+            f"{what}: {text[:80]!a} contains the control character {bad.group()!a}; remove it"
+        )
     size = len(text.encode())
     if not 0 < size <= limit:
         raise SeedMaskError(f"{what}: expected 1 to {limit} bytes of text, got {size}: {text[:80]!r}")
@@ -61,7 +66,9 @@ def check_json(value: object, what: str, depth: int = 0) -> None:
         if abs(value) >= 2**64:
             raise SeedMaskError(f"{what}: expected an integer below 2**64 in magnitude, got {value:.3e}")
     elif value is not None:
-        raise SeedMaskError(f"{what}: expected text, number, boolean, list or dict, got {type(value).__name__}")
+        raise SeedMaskError(
+            f"{what}: expected text, number, boolean, list or dict, got {type(value).__name__}"
+        )
 
 
 def canonical_json(value: object) -> str:
@@ -73,20 +80,24 @@ def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
     """Parse a JSON object, refusing what parsers tolerate and what breaks them.
 
     Raises:
-        SeedMaskError: invalid JSON, not an object, duplicate keys, NaN or infinity, huge numbers, deep nesting.
+        SeedMaskError: not JSON, not an object, duplicate keys, NaN or infinity, huge numbers, deep nesting.
     """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
         if len(result) != len(items):
-            keys = [key for key, _ in items]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise SeedMaskError(f"{what}: duplicate key {twice[:80]!a}; the file is damaged or was tampered with")
+            seen: set[str] = set()
+            twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise SeedMaskError(
+                f"{what}: duplicate key {twice[:80]!a}; the file is damaged or was tampered with"
+            )
         return result
 
     def integer(digits: str) -> int:
         if len(digits) > MAX_INT_DIGITS:
-            raise SeedMaskError(f"{what}: a number of {len(digits)} digits; expected {MAX_INT_DIGITS} at most")
+            raise SeedMaskError(
+                f"{what}: a number of {len(digits)} digits; expected {MAX_INT_DIGITS} at most"
+            )
         return int(digits)
 
     def real(digits: str) -> float:
@@ -107,4 +118,28 @@ def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
         raise SeedMaskError(f"{what}: not valid JSON ({error}); the file is damaged, get it again") from None
     if not isinstance(value, dict):
         raise SeedMaskError(f"{what}: expected a JSON object, got {type(value).__name__}")
+    if _depth(value) > MAX_PARSED_DEPTH:  # the limit of the parser itself depends on the stack
+        raise SeedMaskError(f"{what}: nested too deeply; not a file of ours")
     return value
+
+
+def _depth(value: object) -> int:
+    level, depth = [value], 0
+    while level:
+        level = [
+            inner
+            for item in level
+            if isinstance(item, (dict, list))
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        depth += 1
+    return depth
+
+
+@contextmanager
+def located(where: object) -> Iterator[None]:
+    """Put a place in front of the message of a `SeedMaskError` that the block raises."""
+    try:
+        yield
+    except SeedMaskError as error:
+        raise SeedMaskError(f"{where}: {error}") from None

@@ -7,6 +7,7 @@ and never runs code. It is written atomically: a reader sees the old file or the
 from __future__ import annotations
 
 import pickle
+import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: missing, damaged, foreign, newer, or a pickle that would run code.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns about what is refused a moment later
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:

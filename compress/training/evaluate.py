@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 if TYPE_CHECKING:
-    from ..data import DataBundle, Split
+    from ..data import Split
 
 __all__ = ["Score", "evaluate", "network_logits"]
 
@@ -52,15 +52,15 @@ def evaluate(
     return Score(int(correct), len(split), float(loss) / len(split))
 
 
-def network_logits(model: nn.Module, data: DataBundle) -> Callable[[Tensor], Tensor]:
-    """The classifier that a module is on a data set: normalise, then the module in evaluation mode."""
+def network_logits(model: nn.Module, normalize: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The classifier from pixels to logits: normalise, then the module in evaluation mode."""
 
     def logits(pixels: Tensor) -> Tensor:
         was_training = model.training
         model.eval()
         try:
             with parametrize.cached():
-                return model(data.normalize(pixels))  # type: ignore[no-any-return]
+                return model(normalize(pixels))  # type: ignore[no-any-return]
         finally:
             model.train(was_training)
 

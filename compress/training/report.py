@@ -67,3 +67,6 @@ class Reporter:
 
     def finish(self, test: Score) -> None:
         """The run is complete."""
+
+    def close(self) -> None:
+        """The run is over, however it ended."""

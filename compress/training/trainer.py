@@ -7,7 +7,7 @@ needs no random state of its own, and a resumed run goes on exactly where the ol
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,6 +99,8 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
     data_dir = options.data_dir or (Path(stored.data_dir) if stored and stored.data_dir else None)
     data = load_data(recipe.data, data_dir=data_dir, download=options.download, seed=recipe.subnetwork.seed)
     info = DataInfo(data.name, list(data.classes), list(data.image_shape), list(data.mean), list(data.std))
+    if stored and stored.data != info:
+        raise DataError(f"{options.out}: the data are not those that the run began with; give the same --data-dir")
     architecture = resolve(recipe.model, num_classes=len(data.classes), image_shape=data.image_shape)
     model = build_network(recipe, architecture, allow_import=options.allow_import)
     _check_output(model, data)
@@ -148,6 +150,7 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
     if not stored:
         save()  # a run that is killed in its first epoch can be resumed, too
     with (
+        closing(reporter),
         StopRequest() as stop,
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         MetricsLog(metrics_path(options.out), position.epoch, options.tensorboard) as log,
@@ -194,7 +197,7 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
             seconds = time.perf_counter() - began
             loss_sum, correct, images_seen = meter.tolist()
             validation = (
-                evaluate(network_logits(model, data), data.val, batch_size=EVAL_BATCH, device=device)
+                evaluate(network_logits(model, data.normalize), data.val, batch_size=EVAL_BATCH, device=device)
                 if data.val is not None
                 else None
             )
@@ -214,7 +217,7 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
             log.epoch(report)
             save()
             reporter.epoch(report)
-        test = evaluate(network_logits(model, data), data.test, batch_size=EVAL_BATCH, device=device)
+        test = evaluate(network_logits(model, data.normalize), data.test, batch_size=EVAL_BATCH, device=device)
         log.test(test, position)
         save(test)
     reporter.finish(test)

@@ -1,0 +1,49 @@
+# Everything a newcomer needs: `make demo` and `make test`. Both set up their own virtual environment.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PACKAGES := compress export cli
+CHECKED  := $(PACKAGES) tests examples benchmarks
+
+.PHONY: demo test test-quick lint format types wheel-test bench clean
+
+# The stamp follows pyproject.toml, so a changed dependency is installed again.
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py --folder demo-run
+
+test: lint types test-quick wheel-test
+
+test-quick: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+# mypy cannot follow the mapping from compress/ to iterand_compress.compress: show it the installed layout.
+types: $(VENV)/.installed
+	rm -rf build/types && mkdir -p build/types/iterand_compress
+	for package in $(PACKAGES); do ln -s ../../../$$package build/types/iterand_compress/$$package; done
+	cd build/types && MYPYPATH=. $(abspath $(BIN))/mypy --config-file ../../pyproject.toml \
+		-p iterand_compress.compress -p iterand_compress.export -p iterand_compress.cli
+
+# What users get: the wheel, in an environment without this tree.
+wheel-test: $(VENV)/.installed
+	$(BIN)/python tests/wheel_smoke.py
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/train_step.py
+
+clean:
+	rm -rf build dist demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,84 @@
+"""The group of all commands, and the one place where failures become one line and an exit code.
+
+Exit codes: 0 done, 1 the input is damaged or the work failed, 2 the request makes no sense, 130 stopped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from ..compress.errors import IterandError
+
+__all__ = ["cli", "main"]
+
+# Command modules import torch inside their functions only, so that --help and inspect stay quick.
+_COMMANDS = ("train", "pack", "inspect", "verify", "recover", "eval", "export")
+
+
+class _Commands(click.Group):
+    """Loads a command's module when it is needed, and reports expected failures in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f".{cmd_name}_command", __package__)
+        command: click.Command = module.command
+        return command
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        try:
+            result = super().main(*args, standalone_mode=False, **kwargs)
+        except IterandError as error:
+            _fail(str(error), error.exit_code)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(2)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "iterand-compress"
+            _fail(f"{error.format_message()} See '{command} --help'.", 2)
+        except click.ClickException as error:
+            _fail(error.format_message(), error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            _fail("stopped", 130)
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo("error: " + " ".join(message.split()), err=True)
+    sys.exit(code)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"iterand-compress {version('iterand-compress')}")
+        ctx.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)
+def cli() -> None:
+    """Turn a neural network into a seed, a mask and a few bits of log, and run it at the edge.
+
+    \b
+    iterand-compress train                                  # IteRand on the bundled digits
+    iterand-compress pack model.ckpt --out model.seedmask
+    iterand-compress export --onnx                          # the one .seedmask in this folder
+    """
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    cli()

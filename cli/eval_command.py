@@ -1,0 +1,127 @@
+"""``iterand-compress eval``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..compress.errors import ConfigError, DataError
+from .options import FilePath, data_options, device_option, json_option, model_option, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from ..compress.config import DataConfig, Recipe
+
+__all__ = ["command"]
+
+
+@click.command(
+    "eval",
+    short_help="Accuracy of a .ckpt, .seedmask or .onnx file.",
+    epilog="Example: iterand-compress eval model.onnx --data digits",
+)
+@click.argument("file", type=FilePath)
+@data_options
+@model_option
+@click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True)
+@device_option
+@json_option
+def command(
+    file: Path,
+    data: str | None,
+    data_dir: Path | None,
+    download: bool,
+    model: str | None,
+    split: str,
+    batch_size: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Accuracy of a checkpoint, a .seedmask or an ONNX file: the same number for all three.
+
+    The data set is the one the network was trained on, unless --data names another.
+    """
+    import torch
+
+    from ..compress.data import load_data
+    from ..compress.training.devices import resolve_device
+    from ..compress.training.evaluate import evaluate
+
+    where = torch.device("cpu") if file.suffix == ".onnx" else resolve_device(device)
+    logits, recipe, classes, shape = (
+        _onnx_classifier(file) if file.suffix == ".onnx" else _torch_classifier(file, model, where)
+    )
+    if recipe is None and data is None:
+        raise ConfigError(f"{file}: the file does not say what it was trained on; give --data")
+    config = _data_config(recipe, data)
+    seed = recipe.subnetwork.seed if recipe else 0
+    bundle = load_data(config, data_dir=data_dir, download=download, seed=seed)
+    if shape != tuple(bundle.image_shape):
+        raise DataError(f"{file} takes images of shape {shape}, {bundle.name} has {tuple(bundle.image_shape)}")
+    if classes is not None and len(classes) != len(bundle.classes):
+        raise DataError(f"{file} tells {len(classes)} classes apart, {bundle.name} has {len(bundle.classes)}")
+    images = bundle.test if split == "test" else bundle.val
+    if images is None:
+        raise DataError(f"{bundle.name}: no validation images (validation = {config.validation}); use --split test")
+    score = evaluate(logits, images, batch_size=batch_size, device=where)
+    if as_json:
+        print_json(
+            {
+                "file": str(file),
+                "data": bundle.name,
+                "split": split,
+                "correct": score.correct,
+                "images": score.images,
+                "accuracy": score.accuracy,
+                "loss": score.loss,
+            }
+        )
+        return
+    click.echo(
+        f"{file}: {100 * score.accuracy:.2f} % on {bundle.name} {split} "
+        f"({score.correct:,} of {score.images:,}), loss {score.loss:.4f}"
+    )
+
+
+def _data_config(recipe: Recipe | None, name: str | None) -> DataConfig:
+    from ..compress.config import DataConfig
+
+    config = recipe.data if recipe else DataConfig()
+    return config if name in {None, config.name} else config.model_copy(update={"name": name})
+
+
+_Classifier = tuple["Callable[[torch.Tensor], torch.Tensor]", "Recipe | None", "list[str] | None", tuple[int, ...]]
+
+
+def _torch_classifier(file: Path, model: str | None, device: torch.device) -> _Classifier:
+    from ..compress.recovery import load_network
+    from ..compress.training.evaluate import network_logits
+
+    network = load_network(file, model=model)
+    if network.data is None:
+        raise ConfigError(f"{file}: holds neither input shape nor normalisation; evaluate it in Python")
+    logits = network_logits(network.model.to(device), network.normalize)
+    return logits, network.recipe, network.data.classes, tuple(network.data.image_shape)
+
+
+def _onnx_classifier(file: Path) -> _Classifier:
+    import torch
+
+    from ..compress.config import Recipe, validated
+    from ..export import OnnxClassifier
+
+    classifier = OnnxClassifier(file)
+    text = classifier.metadata.get("iterand.recipe")
+    recipe = validated(Recipe, json.loads(text), f"{file}: recipe") if text else None
+
+    def logits(pixels: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(classifier.logits(pixels.numpy()))
+
+    return logits, recipe, classifier.classes, tuple(classifier.image_shape)

@@ -1,0 +1,47 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["FilePath", "data_options", "device_option", "json_option", "model_option", "print_json"]
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+#: A path given by the user; whether it exists is the business of the library, which says more.
+FilePath = click.Path(path_type=Path)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, cuda:N or mps."
+)
+model_option = click.option(
+    "--model",
+    metavar="NAME",
+    help="Architecture, where the file cannot say it: package.module:factory.",
+)
+
+
+def data_options(command: CommandT) -> CommandT:
+    """``--data``, ``--data-dir`` and ``--download``."""
+    for option in (
+        click.option(
+            "--download/--no-download", default=False, show_default=True, help="Fetch the data set if it is absent."
+        ),
+        click.option("--data-dir", type=FilePath, metavar="DIR", help="Folder of the data set."),
+        click.option(
+            "--data", metavar="NAME", help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """One JSON object on standard output."""
+    click.echo(json.dumps(values, indent=2, default=str))

@@ -1,0 +1,108 @@
+"""How a terminal, a log file and silence listen to a run."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ..compress.training.evaluate import Score
+from ..compress.training.report import EpochReport, Reporter, RunInfo, StepReport
+
+__all__ = ["LineReporter", "reporter"]
+
+
+def reporter(*, quiet: bool) -> Reporter:
+    """A progress bar on a terminal, one line an epoch elsewhere, nothing if ``quiet``."""
+    if quiet:
+        return Reporter()
+    return BarReporter() if sys.stderr.isatty() else LineReporter()
+
+
+def _headline(info: RunInfo) -> str:
+    recipe = info.recipe
+    begin = f", from step {info.position.step}" if info.position.step else ""
+    return (
+        f"{recipe.subnetwork.method} on {info.data.name}: {recipe.model.name}, {info.weights:,} weights, "
+        f"sparsity {recipe.subnetwork.sparsity:g}, {info.epochs} epochs of {info.steps_per_epoch} steps on {info.device}{begin}"
+    )
+
+
+def _epoch_line(report: EpochReport, epochs: int) -> str:
+    validation = f", validation {100 * report.val_accuracy:.2f} %" if report.val_accuracy is not None else ""
+    return (
+        f"epoch {report.epoch}/{epochs}: loss {report.loss:.4f}, accuracy {100 * report.accuracy:.2f} %{validation}, "
+        f"lr {report.lr:.4g}, {report.images_per_second:,.0f} images/s, {report.seconds:.1f} s"
+    )
+
+
+def _test_line(test: Score) -> str:
+    return f"test accuracy {100 * test.accuracy:.2f} % ({test.correct:,} of {test.images:,})"
+
+
+class LineReporter(Reporter):
+    """One line an epoch, for logs."""
+
+    def __init__(self) -> None:
+        self._epochs = 0
+
+    def start(self, info: RunInfo) -> None:
+        """Say what runs."""
+        self._epochs = info.epochs
+        click.echo(_headline(info))
+
+    def epoch(self, report: EpochReport) -> None:
+        """One line."""
+        click.echo(_epoch_line(report, self._epochs))
+
+    def finish(self, test: Score) -> None:
+        """The result."""
+        click.echo(_test_line(test))
+
+
+class BarReporter(LineReporter):
+    """A bar over all steps with accuracy, loss, speed and time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        super().__init__()
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+
+    def start(self, info: RunInfo) -> None:
+        """Say what runs, and show the bar."""
+        super().start(info)
+        total = info.epochs * info.steps_per_epoch
+        self._task = self._bar.add_task(
+            "", total=total, completed=info.position.step, epoch=info.position.epoch + 1, epochs=info.epochs, text=""
+        )
+        self._bar.start()
+
+    def step(self, report: StepReport) -> None:
+        """Move the bar."""
+        text = f"accuracy {100 * report.accuracy:.1f} %  loss {report.loss:.3f}  {report.images_per_second:,.0f} images/s"
+        self._bar.update(self._task, completed=report.position.step, epoch=report.position.epoch + 1, text=text)
+
+    def epoch(self, report: EpochReport) -> None:
+        """Move the bar; the line of the epoch stays above it."""
+        self._bar.update(self._task, completed=report.step)
+        self._console.print(_epoch_line(report, self._epochs), highlight=False)
+
+    def finish(self, test: Score) -> None:
+        """Take the bar away and print the result."""
+        self._bar.stop()
+        super().finish(test)
+
+    def close(self) -> None:
+        """Take the bar away, also after an error."""
+        self._bar.stop()

@@ -1,0 +1,148 @@
+"""``iterand-compress train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..compress.errors import ConfigError
+from .options import FilePath, data_options, device_option, json_option, print_json
+
+__all__ = ["command"]
+
+# Flags of single settings: flag, where the setting lives in a recipe, type, help.
+_SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
+    ("--model", "model.name", str, "Built-in name, torchvision:NAME, or package.module:factory."),
+    ("--width", "model.width", float, "Factor on the number of channels."),
+    ("--affine/--no-affine", "model.affine", bool, "Trained scales and shifts in BatchNorm."),
+    ("--method", "subnetwork.method", str, "iterand, edge-popup or dense."),
+    ("--distribution", "subnetwork.distribution", str, "signed-constant, uniform or normal."),
+    ("--selection", "subnetwork.selection", str, "Keep the largest signed scores or magnitudes."),
+    ("--sparsity", "subnetwork.sparsity", float, "Fraction of weights pruned, in [0, 1)."),
+    ("--resample-every", "subnetwork.resample_every", int, "Steps between resampling events (IteRand)."),
+    ("--resample-rate", "subnetwork.resample_rate", float, "Chance that an event redraws a pruned weight."),
+    ("--draws", "subnetwork.draws", int, "Number of values a weight cycles through, at most 256."),
+    ("--seed", "subnetwork.seed", int, "Seed of everything random, 64 bits."),
+    ("--epochs", "train.epochs", int, "Passes over the training images."),
+    ("--batch-size", "train.batch_size", int, "Images per step."),
+    ("--lr", "train.lr", float, "Peak learning rate."),
+    ("--weight-decay", "train.weight_decay", float, "L2 factor."),
+    ("--label-smoothing", "train.label_smoothing", float, "Of the cross entropy."),
+    ("--warmup-epochs", "train.warmup_epochs", int, "Epochs of linear warm-up."),
+    ("--precision", "train.precision", str, "auto, float32 or bfloat16."),
+    ("--validation", "data.validation", float, "Fraction of the training images held out."),
+    ("--image-size", "data.image_size", int, "Scale images to this side."),
+    ("--pad", "data.pad", int, "Zero pixels around a training image before cropping."),
+    ("--crop", "data.crop", str, "none, shift or resized."),
+    ("--flip/--no-flip", "data.flip", bool, "Mirror half of the training images."),
+)
+
+
+def _setting_options(function: Any) -> Any:
+    for flag, dotted, kind, text in reversed(_SETTINGS):
+        name = dotted.replace(".", "__")
+        if kind is bool:
+            function = click.option(flag, name, default=None, help=text)(function)
+        else:
+            function = click.option(flag, name, type=kind, help=text)(function)
+    return function
+
+
+@click.command(
+    "train",
+    short_help="Search for a subnetwork and leave a checkpoint.",
+    epilog="Example: iterand-compress train --recipe cifar10-conv6 --data-dir data --width 0.25 --out conv6.ckpt",
+)
+@click.option("--recipe", metavar="NAME|FILE.toml", help="Settings to start from; flags override them.")
+@data_options
+@_setting_options
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any other setting of a recipe.")
+@click.option("--out", type=FilePath, default=Path("model.ckpt"), show_default=True, help="The checkpoint.")
+@click.option("--resume", is_flag=True, help="Go on from --out, exactly where it stopped.")
+@click.option("--force", is_flag=True, help="Replace --out if it exists.")
+@device_option
+@click.option("--compile", "use_compile", is_flag=True, help="Run the network through torch.compile.")
+@click.option(
+    "--channels-last/--no-channels-last", default=None, help="Memory format of activations; default: on a GPU."
+)
+@click.option("--checkpoint-every", type=click.IntRange(min=0), default=0, metavar="STEPS", help="Save within epochs, too.")
+@click.option("--tensorboard", type=FilePath, metavar="DIR", help="Write TensorBoard event files.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
+@json_option
+def command(
+    recipe: str | None,
+    data: str | None,
+    data_dir: Path | None,
+    download: bool,
+    settings: tuple[str, ...],
+    out: Path,
+    resume: bool,
+    force: bool,
+    device: str,
+    use_compile: bool,
+    channels_last: bool | None,
+    checkpoint_every: int,
+    tensorboard: Path | None,
+    quiet: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Search for the subnetwork of a random network that does the job.
+
+    Without options: IteRand on the bundled digits. Progress goes to the terminal and to a .metrics.jsonl
+    beside the checkpoint. Ctrl-C saves the run; --resume continues it.
+    """
+    from ..compress.training.checkpoint import load_checkpoint
+    from ..compress.training.recipe import DEFAULT_RECIPE, load_recipe, override
+    from ..compress.training.trainer import RunOptions, train
+    from .progress import reporter
+
+    changes = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
+    if data is not None:
+        changes["data.name"] = data
+    changes |= dict(_parse_setting(text) for text in settings)
+    if recipe is None and resume:
+        base = load_checkpoint(out).recipe
+    else:
+        base = load_recipe(recipe or DEFAULT_RECIPE)
+    result = train(
+        override(base, changes),
+        RunOptions(
+            out=out,
+            data_dir=data_dir,
+            download=download,
+            device=device,
+            resume=resume,
+            force=force,
+            compile=use_compile,
+            channels_last=channels_last,
+            checkpoint_every=checkpoint_every,
+            tensorboard=tensorboard,
+        ),
+        reporter(quiet=quiet or as_json),
+    )
+    if as_json:
+        print_json(
+            {
+                "checkpoint": str(result.checkpoint),
+                "test_correct": result.test.correct,
+                "test_images": result.test.images,
+                "test_accuracy": result.test.accuracy,
+            }
+        )
+    elif not quiet:
+        click.echo(f"{out}: next, iterand-compress pack {out}")
+
+
+def _parse_setting(text: str) -> tuple[str, Any]:
+    import json
+
+    key, sign, value = text.partition("=")
+    if not sign or "." not in key:
+        raise ConfigError(f"--set: expected SECTION.KEY=VALUE, got {text!r}")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value

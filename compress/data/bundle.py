@@ -1,0 +1,78 @@
+"""What a loaded data set offers: splits that hand out batches, and the normalisation of its pixels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "DataBundle", "Split"]
+
+#: Pixels float32 ``[B, C, H, W]`` in [0, 1], and labels int64 ``[B]``.
+Batch = tuple[Tensor, Tensor]
+
+
+class Split(ABC):
+    """Images with labels, on their way to a device.
+
+    Attributes:
+        labels: int64 ``[n]``, on the CPU.
+    """
+
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Training batches of an epoch: the last partial batch is dropped, unless it is the only one."""
+        return max(1, len(self) // batch_size)
+
+    @abstractmethod
+    def batches(self, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+        """All images in order, not augmented, the last partial batch included."""
+
+    @abstractmethod
+    def train_batches(
+        self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0
+    ) -> Iterator[Batch]:
+        """The shuffled, augmented batches of an epoch, from batch ``start`` on."""
+
+
+@dataclass(frozen=True)
+class DataBundle:
+    """A data set, split.
+
+    Attributes:
+        name: of the data set.
+        classes: names of the classes; the index is the label.
+        image_shape: (channels, height, width).
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+        train: what is learned from.
+        val: held out of the training images, ``None`` if nothing was.
+        test: never used for a decision.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Split
+    val: Split | None
+    test: Split
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """``(pixels - mean) / std`` per channel of float ``[B, C, H, W]``."""
+        return (pixels - _per_channel(self.mean, pixels.device)) / _per_channel(self.std, pixels.device)
+
+
+@lru_cache(maxsize=32)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # the cached tensor must also serve where gradients are recorded
+        return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]

@@ -1,0 +1,114 @@
+"""From a data section to splits: find the data set, hold out, choose memory or streaming."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..config import DataConfig
+from ..errors import ConfigError, did_you_mean
+from . import DATASETS
+from .augment import Augmentation
+from .builtin import load_digits, load_from_torchvision
+from .bundle import DataBundle, Split
+from .decode import as_array, decode_all, pixel_counts, require_size, statistics
+from .folder import load_folder
+from .memory import MemorySplit
+from .order import held_out
+from .source import FileSource, ImageSource, RawData, image_header
+from .stream import LARGE_SIDE, StreamSplit, StreamTransform
+
+__all__ = ["load"]
+
+#: Data sets with more bytes than this, or large images, are streamed.
+LARGEST_IN_MEMORY = 2**30
+#: Pixel statistics of a streamed folder come from this many training images, evenly spaced.
+SAMPLE = 512
+
+
+def load(
+    config: DataConfig, *, data_dir: Path | None, download: bool, seed: int, workers: int | None
+) -> DataBundle:
+    """See ``load_data``."""
+    raw = _find(config.name, data_dir, download)
+    side = config.image_size or raw.image_size
+    shape = _image_shape(raw.train.source, side)
+    parts = {"train": raw.train, "test": raw.test}
+    if raw.val is not None:
+        parts["val"] = raw.val
+    elif config.validation > 0:
+        kept, out = held_out(seed, len(raw.train.labels), config.validation)
+        parts["train"], parts["val"] = raw.train.subset(kept), raw.train.subset(out)
+    count = sum(len(part.labels) for part in parts.values())
+    augmentation = Augmentation.from_config(config)
+    splits: dict[str, Split] = {}
+    if max(shape) > LARGE_SIDE or count * math.prod(shape) > LARGEST_IN_MEMORY:
+        if side is None:
+            _require_equal_sizes([part.source for part in parts.values()], shape)
+        transform = StreamTransform(shape[1], shape[2], side is not None, augmentation)
+        for name, part in parts.items():
+            labels = torch.from_numpy(part.labels)
+            splits[name] = StreamSplit(part.source, labels, transform, seed, workers)
+        mean, std = raw.statistics or statistics(_sampled_counts(raw.train.source, transform))
+    else:
+        decoded = {name: decode_all(part.source, shape, side) for name, part in parts.items()}
+        for name, part in parts.items():
+            images, labels = torch.from_numpy(decoded[name]), torch.from_numpy(part.labels)
+            splits[name] = MemorySplit(images, labels, augmentation, seed)
+        mean, std = raw.statistics or statistics(_counts(decoded, val_is_apart=raw.val is not None))
+    return DataBundle(
+        name=config.name,
+        classes=raw.classes,
+        image_shape=shape,
+        mean=mean,
+        std=std,
+        train=splits["train"],
+        val=splits.get("val"),
+        test=splits["test"],
+    )
+
+
+def _find(name: str, data_dir: Path | None, download: bool) -> RawData:
+    if name == "digits":
+        return load_digits()
+    if name == "folder":
+        return load_folder(data_dir)
+    if name not in DATASETS:
+        raise ConfigError(f"data: unknown {name!r}{did_you_mean(name, DATASETS)}")
+    return load_from_torchvision(name, data_dir, download=download)
+
+
+def _image_shape(source: ImageSource, side: int | None) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a network gets; without a size to scale to, that of the first image."""
+    if side is not None:
+        return source.channels, side, side
+    width, height = source.image(0).size
+    return source.channels, height, width
+
+
+def _require_equal_sizes(sources: Sequence[ImageSource], shape: tuple[int, int, int]) -> None:
+    for source in sources:
+        if isinstance(source, FileSource):
+            for path in source.paths:
+                require_size(path, image_header(path)[0], shape)
+
+
+def _counts(decoded: dict[str, NDArray[np.uint8]], *, val_is_apart: bool) -> NDArray[np.int64]:
+    """Of all training images, held-out ones too: normalisation must not depend on the seed of the split."""
+    counts = pixel_counts(decoded["train"])
+    if "val" in decoded and not val_is_apart:
+        counts += pixel_counts(decoded["val"])
+    return counts
+
+
+def _sampled_counts(source: ImageSource, transform: StreamTransform) -> NDArray[np.int64]:
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(SAMPLE, len(source)), dtype=np.int64))
+    counts = np.zeros((source.channels, 256), dtype=np.int64)
+    for index in chosen.tolist():
+        counts += pixel_counts(as_array(transform.evaluation(source.image(index)))[None])
+    return counts

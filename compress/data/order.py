@@ -1,0 +1,66 @@
+"""Every choice about data is a pure function of (seed, epoch, position), drawn from Philox.
+
+No generator has a state, so a run that is resumed in the middle of an epoch sees the very same batches.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from ..philox import Purpose, random_words
+
+__all__ = ["augmentation_words", "below", "epoch_order", "fixed_order", "held_out"]
+
+WORDS_PER_IMAGE = 8
+# Streams of Purpose.DATA_SPLIT (the third counter word).
+_VALIDATION, _FIXED_TEST = 0, 1
+
+
+def _permutation(seed: int, count: int, *, draw: int, tensor: int, purpose: Purpose) -> NDArray[np.int64]:
+    words = random_words(seed, 2 * count, draw=draw, tensor=tensor, purpose=purpose)
+    return np.argsort(words.view("<u8"), kind="stable").astype(np.int64)
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order of ``count`` training images in an epoch, int64 ``[count]``."""
+    return _permutation(seed, count, draw=epoch, tensor=0, purpose=Purpose.DATA_ORDER)
+
+
+def fixed_order(count: int) -> NDArray[np.int64]:
+    """One permutation for ever, int64 ``[count]``, for test sets that must not depend on anyone's seed."""
+    return _permutation(0, count, draw=0, tensor=_FIXED_TEST, purpose=Purpose.DATA_SPLIT)
+
+
+def held_out(seed: int, count: int, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split ``count`` images into (kept, held out), both sorted int64 indices.
+
+    At least one image is held out if ``fraction`` is above 0, and at least one is kept.
+
+    Raises:
+        DataError: there are not two images to split.
+    """
+    if fraction == 0:
+        return np.arange(count), np.arange(0)
+    if count < 2:
+        raise DataError(
+            f"{count} training image cannot be split for validation: add images, or set validation 0"
+        )
+    size = min(max(1, math.floor(fraction * count + 0.5)), count - 1)
+    order = _permutation(seed, count, draw=0, tensor=_VALIDATION, purpose=Purpose.DATA_SPLIT)
+    return np.sort(order[size:]), np.sort(order[:size])
+
+
+def augmentation_words(seed: int, epoch: int, count: int) -> NDArray[np.uint32]:
+    """Random words of the image at each position of an epoch, uint32 ``[count, 8]``."""
+    words = random_words(seed, WORDS_PER_IMAGE * count, draw=epoch, tensor=0, purpose=Purpose.AUGMENTATION)
+    return words.reshape(count, WORDS_PER_IMAGE)
+
+
+def below(words: NDArray[np.uint32], bound: NDArray[np.int64] | int) -> NDArray[np.int64]:
+    """Integers in [0, bound), by multiplication: ``word * bound >> 32``. ``bound`` must be below 2**31."""
+    product: NDArray[np.uint64] = words.astype(np.uint64) * np.asarray(bound, dtype=np.uint64)
+    return np.asarray(product >> np.uint64(32), dtype=np.int64)

@@ -1,0 +1,185 @@
+"""Large images: decoded by the workers of a DataLoader when a batch needs them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import DataError
+from .augment import Augmentation, to_pixels
+from .bundle import Batch, Split
+from .decode import as_array, scale, scale_and_crop
+from .order import augmentation_words, epoch_order
+from .source import ImageSource
+
+__all__ = ["LARGE_SIDE", "StreamSplit", "StreamTransform"]
+
+#: Images with a longer side are large: scaled with a margin, from which a window is cut.
+LARGE_SIDE = 96
+
+#: Below this many images, starting workers costs more than they save.
+_TINY = 512
+
+# What travels to a worker: the index of an image and its random words (none: no augmentation).
+_Item = tuple[int, NDArray[np.uint32] | None]
+
+
+@dataclass(frozen=True)
+class StreamTransform:
+    """From a decoded image to one of the size that the network takes.
+
+    Attributes:
+        height: of the result.
+        width: of the result.
+        scaled: whether images are scaled at all; otherwise they have the right size already.
+        augmentation: of training images.
+    """
+
+    height: int
+    width: int
+    scaled: bool
+    augmentation: Augmentation
+
+    @property
+    def _side(self) -> int:
+        """What the shorter side is scaled to before a window is cut out: 256 for a window of 224."""
+        return round(self.height * 256 / 224) if self._large else self.height
+
+    @property
+    def _large(self) -> bool:
+        return max(self.height, self.width) > LARGE_SIDE
+
+    def evaluation(self, image: Image.Image) -> Image.Image:
+        """Scale and cut out the centre."""
+        return scale_and_crop(image, self._side, self.height) if self.scaled else image
+
+    def training(self, image: Image.Image, words: NDArray[np.uint32]) -> Image.Image:
+        """Crop, scale and mirror by the random words (uint32 ``[8]``) of the image."""
+        augmentation = self.augmentation
+        if augmentation.crop == "none" or not self._large:
+            image = self.evaluation(image)
+        elif augmentation.crop == "shift" and self.scaled:
+            image = scale(image, self._side)
+        boxes = augmentation.boxes(words[None], (image.height, image.width), (self.height, self.width))
+        top, left, height, width, flip = boxes[0].tolist()
+        if augmentation.pad:
+            image = ImageOps.expand(image, augmentation.pad, fill=0)
+        if (height, width) != (image.height, image.width):
+            image = image.crop((left, top, left + width, top + height))
+        if image.size != (self.width, self.height):
+            image = image.resize((self.width, self.height), Image.Resampling.BILINEAR)
+        return ImageOps.mirror(image) if flip else image
+
+
+class StreamSplit(Split):
+    """A split that decodes its images anew in every pass.
+
+    Args:
+        source: the images.
+        labels: int64 ``[n]``.
+        transform: to the size of the network.
+        seed: of order and augmentation.
+        workers: decoding processes; ``None`` is one less than there are cores, at most 8 (few images: 0).
+    """
+
+    def __init__(
+        self, source: ImageSource, labels: Tensor, transform: StreamTransform, seed: int, workers: int | None
+    ) -> None:
+        self.labels = labels
+        self._dataset = _Images(source, labels, transform)
+        self._seed = seed
+        self._augmented = transform.augmentation != Augmentation()
+        if workers is None:
+            workers = 0 if len(source) < _TINY else min(8, (os.cpu_count() or 1) - 1)
+        self._workers = workers
+        self._plan = _Plan()
+        self._loader: DataLoader[Any] | None = None
+
+    def batches(self, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+        """See ``Split``."""
+        items: list[_Item] = [(index, None) for index in range(len(self))]
+        starts = range(0, len(items), batch_size)
+        return self._load([items[start : start + batch_size] for start in starts], device)
+
+    def train_batches(
+        self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0
+    ) -> Iterator[Batch]:
+        """See ``Split``."""
+        order = epoch_order(self._seed, epoch, len(self)).tolist()
+        words = augmentation_words(self._seed, epoch, len(self)) if self._augmented else None
+        plan = []
+        for step in range(start, self.steps_per_epoch(batch_size)):
+            positions = range(step * batch_size, min((step + 1) * batch_size, len(order)))
+            plan.append([(order[at], None if words is None else words[at]) for at in positions])
+        return self._load(plan, device)
+
+    def _load(self, plan: list[list[_Item]], device: torch.device | str) -> Iterator[Batch]:
+        pin = torch.device(device).type == "cuda"
+        if self._loader is None or self._loader.pin_memory != pin:
+            self._loader = DataLoader(
+                self._dataset,
+                batch_sampler=self._plan,
+                num_workers=self._workers,
+                collate_fn=_collate,
+                pin_memory=pin,
+                persistent_workers=self._workers > 0,
+                generator=torch.Generator(),  # else the loader would draw from the global one
+            )
+        self._plan.batches = plan
+        for batch in self._loader:
+            if isinstance(batch, DataError):
+                raise batch
+            images, labels = batch
+            yield to_pixels(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
+
+
+class _Plan:
+    """A batch sampler that is told what to hand out, so that one set of workers serves every pass."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[_Item]] = []
+
+    def __iter__(self) -> Iterator[list[_Item]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Images(Dataset[Any]):
+    def __init__(self, source: ImageSource, labels: Tensor, transform: StreamTransform) -> None:
+        self._source = source
+        self._labels = labels
+        self._transform = transform
+
+    def __getitem__(self, item: _Item) -> tuple[Tensor, Tensor] | DataError:
+        """An image, uint8 ``[C, H, W]``, and its label.
+
+        An error is returned: raised in a worker, it would reach the user as a traceback.
+        """
+        index, words = item
+        try:
+            image = self._source.image(index)
+        except DataError as error:
+            return error
+        image = self._transform.evaluation(image) if words is None else self._transform.training(image, words)
+        return torch.from_numpy(as_array(image)), self._labels[index]
+
+
+def _collate(samples: list[tuple[Tensor, Tensor] | DataError]) -> tuple[Tensor, Tensor] | DataError:
+    images, labels = [], []
+    for sample in samples:
+        if isinstance(sample, DataError):
+            return sample
+        images.append(sample[0])
+        labels.append(sample[1])
+    return torch.stack(images), torch.stack(labels)

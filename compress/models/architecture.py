@@ -1,0 +1,152 @@
+"""What an architecture is: a name and the few numbers that, with the name, determine every shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ..config import ModelConfig
+from ..errors import ConfigError, did_you_mean
+
+__all__ = ["Architecture", "model_names", "resolve"]
+
+#: Images of at least this side get the ImageNet stem when the stem is ``auto``.
+IMAGENET_STEM_SIZE = 96
+TORCHVISION = "torchvision:"
+STEMS = ("cifar", "imagenet", "none")
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What a built-in model can be asked for."""
+
+    has_stem: bool
+    has_batch_norm: bool
+    smallest_image: int
+
+
+_CONV = {f"conv{depth}": _Family(False, False, 2 ** (depth // 2)) for depth in (2, 4, 6, 8)}
+_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "wideresnet50-2")
+FAMILIES: dict[str, _Family] = {
+    "digits-cnn": _Family(False, True, 4),
+    **_CONV,
+    **dict.fromkeys(_RESNETS, _Family(True, True, 1)),
+}
+
+
+def model_names() -> tuple[str, ...]:
+    """Names of the built-in models."""
+    return tuple(FAMILIES)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that determines the shapes of a network. This is what a ``.seedmask`` file stores of it.
+
+    Attributes:
+        name: a built-in model, ``torchvision:NAME``, or ``package.module:factory``.
+        num_classes: number of outputs.
+        in_channels: channels of an input image.
+        image_size: side of a (square) input image in pixels.
+        width: factor on the number of channels (built-in models).
+        stem: ``cifar``, ``imagenet``, or ``none`` for networks that have no choice of stem.
+        affine: whether BatchNorm has trained scales and shifts (built-in models).
+
+    Raises:
+        ConfigError: a value of the wrong type or out of range.
+    """
+
+    name: str
+    num_classes: int
+    in_channels: int
+    image_size: int
+    width: float = 1.0
+    stem: str = "none"
+    affine: bool = False
+
+    def __post_init__(self) -> None:
+        _expect(self, "name", isinstance(self.name, str) and bool(self.name), "a name")
+        for field, largest in (("num_classes", 2**20), ("in_channels", 4096), ("image_size", 4096)):
+            value = getattr(self, field)
+            _expect(
+                self, field, type(value) is int and 1 <= value <= largest, f"an integer in [1, {largest}]"
+            )
+        _expect(
+            self, "width", type(self.width) in (int, float) and 0 < self.width <= 64, "a number in (0, 64]"
+        )
+        _expect(self, "stem", self.stem in STEMS, "one of " + ", ".join(STEMS))
+        _expect(self, "affine", type(self.affine) is bool, "true or false")
+        object.__setattr__(self, "width", float(self.width))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON scalars."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            ConfigError: a key is missing or unknown, or a value is not what the class allows.
+        """
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"architecture: unknown key {key!r}{did_you_mean(str(key), known)}")
+        missing = [key for key in known if key not in values]
+        if missing:
+            raise ConfigError(f"architecture: missing {', '.join(missing)}")
+        return cls(**values)
+
+
+def _expect(arch: Architecture, field: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"architecture: {field}: expected {expected}, got {getattr(arch, field)!r:.100}")
+
+
+def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, int, int]) -> Architecture:
+    """Settle what the settings leave open, given the data.
+
+    Args:
+        config: the model section of a recipe.
+        num_classes: of the data.
+        image_shape: (channels, height, width) of the data.
+
+    Raises:
+        ConfigError: an unknown model, images it cannot take, or a setting it does not have.
+    """
+    channels, height, width = image_shape
+    if height != width:
+        raise ConfigError(
+            f"model: images are {width}×{height} pixels, but a model takes square ones: give --image-size"
+        )
+    family = FAMILIES.get(config.name)
+    if family is None and ":" not in config.name:
+        raise ConfigError(
+            f"model: unknown {config.name!r}{did_you_mean(config.name, FAMILIES)} "
+            "(or torchvision:NAME, or package.module:factory)"
+        )
+    if family is None:
+        _refuse_set(config, "width", config.width != 1.0, "it belongs to the built-in models")
+        _refuse_set(config, "affine", config.affine, "it belongs to the built-in models")
+    elif config.affine and not family.has_batch_norm:
+        _refuse_set(config, "affine", True, "it has no BatchNorm")
+    elif height < family.smallest_image:
+        side = family.smallest_image
+        raise ConfigError(
+            f"model: {config.name} needs images of at least {side}×{side} pixels, got {width}×{height}"
+        )
+    stem = "none"
+    if family is not None and family.has_stem:
+        stem = config.stem
+        if stem == "auto":
+            stem = "imagenet" if height >= IMAGENET_STEM_SIZE else "cifar"
+    else:
+        _refuse_set(config, "stem", config.stem != "auto", "only the built-in ResNets have a choice of stem")
+    return Architecture(config.name, num_classes, channels, height, config.width, stem, config.affine)
+
+
+def _refuse_set(config: ModelConfig, key: str, is_set: bool, reason: str) -> None:
+    if is_set:
+        raise ConfigError(f"model: {config.name} does not take {key} = {getattr(config, key)!r}: {reason}")

@@ -1,0 +1,130 @@
+"""Residual networks in the papers' CIFAR and ImageNet forms.
+
+Sources: He et al. 2016 (ResNet), Zagoruyko & Komodakis 2016 (wide bottlenecks), Ramanujan et al. 2020 and
+Chijiwa et al. 2021 (supermask forms: no biases, BatchNorm without affine, a stem that stays 64 wide). Layers
+are named as in torchvision, so that tools written for its ResNets find their way.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .architecture import Architecture
+from .convnets import scaled
+
+__all__ = ["BasicBlock", "Bottleneck", "ResNet"]
+
+STEM_CHANNELS = 64
+
+
+def _shortcut(inputs: int, outputs: int, stride: int, affine: bool) -> nn.Sequential | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs, affine=affine)
+    )
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut; the first has the stride.
+
+    Input float ``[B, inputs, H, W]``, output float ``[B, channels, H / stride, W / stride]`` (rounded up).
+    """
+
+    expansion = 1
+
+    def __init__(self, inputs: int, channels: int, inner: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, inner, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner, affine=affine)
+        self.conv2 = nn.Conv2d(inner, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels, affine=affine)
+        self.downsample = _shortcut(inputs, channels, stride, affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Residual plus shortcut."""
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return torch.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3, 1×1 convolutions beside a shortcut; the 3×3 has the stride.
+
+    Input float ``[B, inputs, H, W]``, output float ``[B, channels, H / stride, W / stride]`` (rounded up).
+    """
+
+    expansion = 4
+
+    def __init__(self, inputs: int, channels: int, inner: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner, affine=affine)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner, affine=affine)
+        self.conv3 = nn.Conv2d(inner, channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels, affine=affine)
+        self.downsample = _shortcut(inputs, channels, stride, affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Residual plus shortcut."""
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = torch.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return torch.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """A stem, four stages of residual blocks, global average pooling and a linear layer without bias.
+
+    Stage ``s`` has ``64 * 2**s * width`` base channels; the stem has 64 whatever the width. The CIFAR stem is
+    a 3×3 convolution, the ImageNet stem a 7×7 one with stride 2 and a 3×3 max-pool with stride 2.
+
+    Input float ``[B, in_channels, H, W]``, output float ``[B, num_classes]``.
+
+    Args:
+        arch: classes, channels, width, stem, affine.
+        block: kind of the residual blocks.
+        counts: blocks per stage.
+        inner_factor: factor on the inner channels of a block (2 in WideResNet-50-2).
+    """
+
+    def __init__(
+        self,
+        arch: Architecture,
+        *,
+        block: type[BasicBlock | Bottleneck],
+        counts: tuple[int, int, int, int],
+        inner_factor: int = 1,
+    ) -> None:
+        super().__init__()
+        if arch.stem == "imagenet":
+            self.conv1 = nn.Conv2d(arch.in_channels, STEM_CHANNELS, 7, stride=2, padding=3, bias=False)
+            self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
+        else:
+            self.conv1 = nn.Conv2d(arch.in_channels, STEM_CHANNELS, 3, padding=1, bias=False)
+            self.maxpool = nn.Identity()
+        self.bn1 = nn.BatchNorm2d(STEM_CHANNELS, affine=arch.affine)
+        channels = STEM_CHANNELS
+        stages = []
+        for stage, count in enumerate(counts):
+            base = scaled(64 * 2**stage, arch.width)
+            blocks = []
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                outputs = base * block.expansion
+                blocks.append(block(channels, outputs, base * inner_factor, stride, arch.affine))
+                channels = outputs
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, arch.num_classes, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores."""
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return cast("Tensor", self.fc(torch.flatten(self.avgpool(x), 1)))

@@ -1,0 +1,117 @@
+"""From a trained subnetwork to a ``.seedmask`` file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from .errors import SeedMaskError
+from .selection import select
+from .storage import InputSpec, MaskedTensor, Network, PackReport, write_seedmask
+from .subnetwork import WeightSpec, spec_from_state
+from .tensors import to_stored
+from .training.checkpoint import Checkpoint
+
+__all__ = ["network_of", "network_of_checkpoint", "pack"]
+
+_MARK = ".parametrizations.weight."
+
+
+def network_of(
+    state: Mapping[str, Any],
+    *,
+    architecture: dict[str, Any] | None = None,
+    input: InputSpec | None = None,  # noqa: A002
+    classes: list[str] | None = None,
+    recipe: dict[str, Any] | None = None,
+) -> Network:
+    """Read seed, masks, draws and unmasked state off the state dict of a subnetwork.
+
+    Args:
+        state: ``model.state_dict()`` of a module made by ``make_subnetwork``; on any device.
+        architecture: what ``build_model`` needs to build the plain module.
+        input: shape and normalisation of an input.
+        classes: names of the classes.
+        recipe: settings of the run, for information.
+
+    Raises:
+        SeedMaskError: nothing is masked, or layers of several subnetworks are mixed.
+    """
+    layers: dict[int, tuple[str, WeightSpec]] = {}
+    rest: dict[str, Tensor] = {}
+    for key, value in state.items():
+        prefix, mark, part = ("." + key).partition(_MARK)
+        layer = prefix.removeprefix(".")
+        if not mark:
+            rest[key] = value
+        elif part == "0._extra_state":
+            spec = spec_from_state(value)
+            name = f"{layer}.weight" if layer else "weight"
+            if layers.setdefault(spec.tensor, (name, spec)) != (name, spec):
+                raise SeedMaskError(
+                    f"layers {layers[spec.tensor][0]} and {name} have the same random weights (index {spec.tensor}); "
+                    "make_subnetwork() was called on parts of this model: call it once, on the whole"
+                )
+    if not layers:
+        raise SeedMaskError(
+            "nothing to pack: the network has no masked weights (a densely trained one cannot be recovered from a "
+            "seed; export it from its checkpoint instead)"
+        )
+    seeds = {spec.seed for _, spec in layers.values()}
+    if len(seeds) != 1 or sorted(layers) != list(range(len(layers))):
+        raise SeedMaskError("expected the layers of one subnetwork, got a mixture; call make_subnetwork() on the whole model")
+    tensors = []
+    for index in range(len(layers)):
+        name, spec = layers[index]
+        prefix = name.removesuffix("weight") + "parametrizations.weight."
+        scores: Tensor = state[prefix + "original"].detach().cpu()
+        draws: Tensor | None = state.get(prefix + "0.draws")
+        tensors.append(
+            MaskedTensor(
+                name=name,
+                shape=spec.shape,
+                codebook=spec.codebook,
+                scale=np.float32(spec.scale),
+                mask=select(scores, spec.kept, spec.selection).numpy(),
+                draws=draws.cpu().numpy() if draws is not None else None,
+            )
+        )
+    return Network(
+        seed=seeds.pop(),
+        tensors=tuple(tensors),
+        state={name: to_stored(value, name) for name, value in rest.items()},
+        architecture=architecture,
+        input=input,
+        classes=classes,
+        recipe=recipe,
+    )
+
+
+def network_of_checkpoint(checkpoint: Checkpoint) -> Network:
+    """The network in a checkpoint, with everything its file tells about it. Local paths stay behind."""
+    data = checkpoint.data
+    return network_of(
+        checkpoint.model,
+        architecture=checkpoint.architecture.to_dict(),
+        input=InputSpec(shape=data.image_shape, mean=data.mean, std=data.std),
+        classes=data.classes,
+        recipe=checkpoint.recipe.model_dump(),
+    )
+
+
+def pack(model: nn.Module, path: str | Path, **about: Any) -> PackReport:
+    """Write a subnetwork to a ``.seedmask`` file.
+
+    Args:
+        model: a module made by ``make_subnetwork``.
+        path: the file; replaced atomically.
+        about: ``architecture``, ``input``, ``classes``, ``recipe`` as in ``network_of``.
+
+    Raises:
+        SeedMaskError: there is nothing to pack, or the file cannot be written.
+    """
+    return write_seedmask(network_of(model.state_dict(), **about), Path(path))

@@ -1,0 +1,156 @@
+"""From a file back to a plain network that runs anywhere torch does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .config import Recipe, validated
+from .errors import CheckpointError, ConfigError, SeedMaskError
+from .models import Architecture, build_model
+from .storage import SeedMask, read_seedmask
+from .subnetwork import materialise
+from .tensors import from_stored
+from .training.checkpoint import DataInfo, load_checkpoint
+from .training.trainer import build_network
+
+__all__ = ["LoadedNetwork", "load_network", "recover", "state_dict"]
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A plain network in evaluation mode, and what its file says about it.
+
+    Attributes:
+        model: stock layers only, on the CPU.
+        data: classes, image shape and normalisation; ``None`` if the file does not say.
+        recipe: settings of the run; ``None`` if the file does not hold a recipe this version knows.
+        digest: of the recovered weights (sha256, hex); ``None`` for a checkpoint.
+        sparsity: fraction of the masked weights that is pruned; ``None`` for a checkpoint.
+    """
+
+    model: nn.Module
+    data: DataInfo | None
+    recipe: Recipe | None
+    digest: str | None = None
+    sparsity: float | None = None
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Pixels (float32 ``[N, C, H, W]`` in [0, 1]) to network inputs."""
+        if self.data is None:
+            return pixels
+        mean = torch.tensor(self.data.mean, device=pixels.device).view(-1, 1, 1)
+        std = torch.tensor(self.data.std, device=pixels.device).view(-1, 1, 1)
+        return (pixels - mean) / std
+
+
+def state_dict(file: SeedMask) -> dict[str, Tensor]:
+    """Recovered weights and unmasked state, for ``load_state_dict(strict=True)`` of the plain module."""
+    weights = {name: torch.from_numpy(array) for name, array in file.weights().items()}
+    return weights | {name: from_stored(stored, name) for name, stored in file.state().items()}
+
+
+def recover(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Recover a network from a ``.seedmask`` file, bit for bit.
+
+    Args:
+        path: the file.
+        model: a plain module to load into; by default the built-in architecture that the file names.
+
+    Returns:
+        ``model``, or the new module, in evaluation mode.
+
+    Raises:
+        SeedMaskError: the file is damaged or does not fit the module.
+        ConfigError: the file names no built-in architecture and no module was given.
+    """
+    return _recovered(read_seedmask(Path(path)), model, None)
+
+
+def _recovered(file: SeedMask, model: nn.Module | None, name: str | None) -> nn.Module:
+    if model is None:
+        if file.manifest.architecture is None:
+            raise ConfigError(
+                f"{file.path}: the file does not say which architecture it is; give it (--model package.module:factory)"
+            )
+        architecture = Architecture.from_dict(dict(file.manifest.architecture))
+        if name is not None:
+            architecture = Architecture.from_dict({**architecture.to_dict(), "name": name})
+        model = build_model(architecture, allow_import=name is not None)
+    try:
+        model.load_state_dict(state_dict(file), strict=True)
+    except RuntimeError as error:
+        raise SeedMaskError(f"{file.path}: does not fit the model: {_summary(error)}") from None
+    return model.eval()
+
+
+def load_network(path: str | Path, *, model: str | None = None) -> LoadedNetwork:
+    """Load a ``.seedmask`` file or a checkpoint as a plain network.
+
+    Args:
+        path: the file; a checkpoint is recognised by its content.
+        model: name of the model, for files whose architecture is the user's own code.
+
+    Raises:
+        IterandError: the file is damaged, or its architecture is unknown here.
+    """
+    path = Path(path)
+    if is_checkpoint(path):
+        return _from_checkpoint(path, model)
+    file = read_seedmask(path)
+    plain = _recovered(file, None, model)
+    manifest = file.manifest
+    data = None
+    if manifest.input is not None:
+        section = (manifest.recipe or {}).get("data")
+        data = DataInfo(
+            str(section.get("name", "")) if isinstance(section, dict) else "",
+            list(manifest.classes or []),
+            list(manifest.input.shape),
+            list(manifest.input.mean),
+            list(manifest.input.std),
+        )
+    weights, kept = (sum(getattr(entry, what) for entry in file.tensors) for what in ("weights", "kept"))
+    return LoadedNetwork(
+        plain, data, _recipe(manifest.recipe, path), manifest.digests.weights, 1 - kept / weights
+    )
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a zip archive, as ``torch.save`` writes them."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return path.suffix == ".ckpt"
+
+
+def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
+    checkpoint = load_checkpoint(path)
+    architecture = checkpoint.architecture
+    if model is not None:
+        architecture = Architecture.from_dict({**architecture.to_dict(), "name": model})
+    network = build_network(checkpoint.recipe, architecture, allow_import=model is not None)
+    try:
+        network.load_state_dict(checkpoint.model)
+    except (RuntimeError, CheckpointError) as error:
+        raise CheckpointError(f"{path}: is of another model: {_summary(error)}") from None
+    return LoadedNetwork(materialise(network).eval(), checkpoint.data, checkpoint.recipe)
+
+
+def _recipe(values: dict[str, Any] | None, path: Path) -> Recipe | None:
+    if values is None:
+        return None
+    try:
+        return validated(Recipe, values, f"{path}: recipe")
+    except ConfigError:
+        return None  # written by another version; the weights do not depend on it
+
+
+def _summary(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[1:3] if len(lines) > 1 else lines)[:300]

@@ -1,0 +1,242 @@
+"""The manifest: one canonical JSON text that determines every byte of a file outside the payloads."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from ..codebooks import CODEBOOKS, get_codebook
+from ..errors import SeedMaskError
+from .codings import get_coding
+from .container import Slots
+from .log import LOG_KINDS
+from .network import InputSpec, JsonScalar, check_names, check_scale, check_settings
+from .stored import ITEM_SIZE, check_shape
+from .text import canonical_json, located, parse_json
+
+__all__ = ["FORMAT_VERSION", "Manifest", "TensorEntry", "parse_manifest"]
+
+FORMAT_VERSION = 1
+#: Features that a file may require of its reader; none exists in version 1.
+FEATURES: frozenset[str] = frozenset()
+GENERATORS = ("philox4x32-10",)
+UPDATE = "update: pip install --upgrade iterand-compress"
+DAMAGED = "the file is damaged, get it again"
+NO_DIGEST = "0" * 64
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class MaskEntry(_Part):
+    """How the mask of a tensor is stored: the coding, and the size of the payload in bytes."""
+
+    coding: str
+    bytes: int = Field(ge=0)
+
+
+class LogEntry(_Part):
+    """How the resampling log of a tensor is stored; ``width`` is the bits of a value before coding."""
+
+    kind: str
+    coding: str
+    width: int = Field(ge=0, le=8)
+    bytes: int = Field(ge=0)
+
+
+class TensorEntry(_Part):
+    """One masked tensor; its index in the manifest is the tensor word of its random numbers."""
+
+    name: str
+    shape: tuple[int, ...] = Field(strict=False)
+    codebook: str
+    scale: str = Field(pattern="^[0-9a-f]{8}$")
+    kept: int = Field(ge=0)
+    mask: MaskEntry
+    log: LogEntry
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, kept or pruned."""
+        return math.prod(self.shape)
+
+    @property
+    def scale_value(self) -> np.float32:
+        """The scale that the hexadecimal digits stand for."""
+        value: np.float32 = np.float32(struct.unpack(">f", bytes.fromhex(self.scale))[0])
+        return value
+
+
+class StateEntry(_Part):
+    """One tensor that is stored as it is."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = Field(strict=False)
+
+
+class Digests(_Part):
+    """SHA-256 digests in hexadecimal; see docs/FORMAT.md for what each one covers."""
+
+    payload: str = Field(pattern="^[0-9a-f]{64}$")
+    weights: str = Field(pattern="^[0-9a-f]{64}$")
+    manifest: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Manifest(_Part):
+    """The manifest of format version 1; field by field in docs/FORMAT.md."""
+
+    format_version: int
+    required_features: tuple[str, ...] = Field(strict=False)
+    generator: str
+    seed: str = Field(pattern="^[0-9a-f]{16}$")
+    tensors: tuple[TensorEntry, ...] = Field(strict=False, min_length=1)
+    state: tuple[StateEntry, ...] = Field(strict=False)
+    architecture: dict[str, JsonScalar] | None
+    input: InputSpec | None
+    classes: tuple[str, ...] | None = Field(strict=False)
+    recipe: dict[str, JsonValue] | None
+    digests: Digests
+
+    def to_text(self) -> str:
+        """The canonical JSON of the manifest."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def slots(self) -> Slots:
+        """The safetensors entries of the file: payloads as U8, and the state."""
+        slots: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for tensor in self.tensors:
+            slots[f"mask/{tensor.name}"] = ("U8", (tensor.mask.bytes,))
+            if tensor.log.kind != "none":
+                slots[f"log/{tensor.name}"] = ("U8", (tensor.log.bytes,))
+        for entry in self.state:
+            slots[f"state/{entry.name}"] = (entry.dtype, entry.shape)
+        return slots
+
+
+def sealed(manifest: Manifest) -> Manifest:
+    """The manifest with its own digest filled in."""
+    blank = manifest.model_copy(
+        update={"digests": manifest.digests.model_copy(update={"manifest": NO_DIGEST})}
+    )
+    digest = hashlib.sha256(blank.to_text().encode("ascii")).hexdigest()
+    return manifest.model_copy(update={"digests": blank.digests.model_copy(update={"manifest": digest})})
+
+
+def combined_digest(hex_digests: Iterable[str]) -> str:
+    """SHA-256 over the raw digests of the tensors, in their order."""
+    return hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in hex_digests)).hexdigest()
+
+
+def build_manifest(fields: dict[str, Any]) -> Manifest:
+    """Validate fields by their types.
+
+    Raises:
+        SeedMaskError: a field is absent, unknown, or of another type; it is named.
+    """
+    try:
+        return Manifest.model_validate(fields)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        raise SeedMaskError(
+            f"manifest: {where[:120]}: {message}, got {str(problem['input'])[:80]!a}"
+        ) from None
+
+
+def parse_manifest(text: str, max_weights: int) -> Manifest:
+    """Parse and check a manifest, version and features first: a newer file is called newer, not damaged.
+
+    Raises:
+        SeedMaskError: the file is too new, damaged, or describes something impossible.
+    """
+    fields = parse_json(text, "manifest")
+    _check_version(fields)
+    if not text.isascii() or canonical_json(fields) != text:
+        raise SeedMaskError(f"manifest: expected canonical JSON (sorted keys, no spaces, ASCII); {DAMAGED}")
+    manifest = build_manifest(fields)
+    if manifest.to_text() != text:  # an integer where a float belongs, for instance
+        raise SeedMaskError(f"manifest: a value is not in its canonical form; {DAMAGED}")
+    expected = sealed(manifest).digests.manifest
+    if manifest.digests.manifest != expected:
+        got = manifest.digests.manifest
+        raise SeedMaskError(f"manifest digest: expected {expected}, got {got}; {DAMAGED}")
+    _check_meaning(manifest, max_weights)
+    return manifest
+
+
+def _check_version(fields: dict[str, Any]) -> None:
+    version, features = fields.get("format_version"), fields.get("required_features")
+    if type(version) is not int or version < 1:
+        raise SeedMaskError(f"manifest: expected a format_version of 1 or more, got {version!a}; {DAMAGED}")
+    if version > FORMAT_VERSION:
+        raise SeedMaskError(
+            f"format version {version} was made by a newer iterand-compress; "
+            f"this one reads up to {FORMAT_VERSION}; {UPDATE}"
+        )
+    if not isinstance(features, list) or not all(isinstance(feature, str) for feature in features):
+        raise SeedMaskError(f"manifest: expected required_features as a list of names; {DAMAGED}")
+    unknown = [feature for feature in features if feature not in FEATURES]
+    if unknown:
+        raise SeedMaskError(
+            f"the file requires the feature {unknown[0][:80]!a}, which this version lacks; {UPDATE}"
+        )
+
+
+def _check_meaning(manifest: Manifest, max_weights: int) -> None:
+    if manifest.generator not in GENERATORS:
+        known = ", ".join(GENERATORS)
+        raise SeedMaskError(f"unknown generator {manifest.generator[:80]!a}; known: {known}; {UPDATE}")
+    check_names([tensor.name for tensor in manifest.tensors], [entry.name for entry in manifest.state])
+    check_settings(manifest.architecture, manifest.classes, manifest.recipe)
+    for tensor in manifest.tensors:
+        with located(f"tensor {tensor.name!r}"):
+            _check_tensor(tensor)
+    total = sum(tensor.weights for tensor in manifest.tensors)
+    if total > max_weights:
+        raise SeedMaskError(
+            f"expected at most {max_weights} weights, got {total}; raise max_weights if you trust the file"
+        )
+    for entry in manifest.state:
+        if entry.dtype not in ITEM_SIZE:
+            raise SeedMaskError(f"state {entry.name!r}: unknown dtype {entry.dtype[:80]!a}; {UPDATE}")
+        check_shape(entry.shape, f"state {entry.name!r}", least=0)
+    expected = combined_digest(tensor.sha256 for tensor in manifest.tensors)
+    if manifest.digests.weights != expected:
+        raise SeedMaskError(f"weights digest: expected {expected}, got {manifest.digests.weights}; {DAMAGED}")
+
+
+def _check_tensor(tensor: TensorEntry) -> None:
+    check_shape(tensor.shape, "shape", least=1)
+    if tensor.codebook not in CODEBOOKS:
+        known = ", ".join(CODEBOOKS)
+        raise SeedMaskError(f"unknown codebook {tensor.codebook[:80]!a}; known: {known}; {UPDATE}")
+    book = get_codebook(tensor.codebook)
+    check_scale(tensor.scale_value, book, "scale")
+    if tensor.kept > tensor.weights:
+        raise SeedMaskError(f"expected at most {tensor.weights} kept weights, got {tensor.kept}; {DAMAGED}")
+    get_coding(tensor.mask.coding)
+    get_coding(tensor.log.coding)
+    log = tensor.log
+    if log.kind not in LOG_KINDS:
+        raise SeedMaskError(f"unknown log kind {log.kind[:80]!a}; known: {', '.join(LOG_KINDS)}; {UPDATE}")
+    widths = {"none": range(1), "flips": range(1, 2), "draws": range(1, 9)}[log.kind]
+    if log.width not in widths:
+        raise SeedMaskError(
+            f"log {log.kind!r}: expected a width in {list(widths)}, got {log.width}; {DAMAGED}"
+        )
+    if log.kind == "none" and (log.bytes or log.coding != "raw"):
+        raise SeedMaskError(f"log 'none': expected an empty raw payload, got {log.bytes} bytes; {DAMAGED}")
+    if log.kind == "flips" and not book.two_valued:
+        raise SeedMaskError(
+            f"log 'flips': expected a two-valued codebook, got {tensor.codebook!r}; {DAMAGED}"
+        )

@@ -1,0 +1,81 @@
+"""The whole pipeline on real data: train, pack, verify, recover, export, evaluate three times.
+
+    python examples/demo.py --folder demo-run
+
+Every step is a command that a user would type; it is printed before it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+SCRIPT = Path(sys.executable).with_name("iterand-compress")
+console = Console()
+
+
+def run(folder: Path, *arguments: str) -> None:
+    """Run a command in the folder and show it."""
+    console.print(f"\n[bold]$ iterand-compress {' '.join(arguments)}[/bold]", highlight=False)
+    done = subprocess.run([str(SCRIPT), *arguments], cwd=folder, check=False)  # noqa: S603
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def accuracy(folder: Path, file: str) -> dict[str, float]:
+    """Right answers of a file on the test images."""
+    command = [str(SCRIPT), "eval", file, "--json"]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)  # noqa: S603
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+def main() -> None:
+    """Run the demo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("demo-run"), help="where the files go")
+    parser.add_argument("--epochs", type=int, help="fewer, for a quick look")
+    args = parser.parse_args()
+    folder = args.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    run(folder, "train", "--force", *(["--epochs", str(args.epochs)] if args.epochs else []))
+    run(folder, "pack", "model.ckpt", "--out", "model.seedmask")
+    run(folder, "inspect", "model.seedmask")
+    run(folder, "verify", "model.seedmask")
+    run(folder, "recover", "model.seedmask", "--out", "weights.safetensors")
+    run(folder, "export", "model.seedmask", "--onnx", "model.onnx")
+    rows = (
+        ("dense float32 weights", "weights.safetensors", None),
+        ("training checkpoint", "model.ckpt", "PyTorch"),
+        ("seed + mask + log", "model.seedmask", "recovered"),
+        ("ONNX", "model.onnx", "onnxruntime"),
+    )
+    seedmask = (folder / "model.seedmask").stat().st_size
+    table = Table(title="digits: 8×8 scans of handwritten digits")
+    for heading, side in (("what", "left"), ("file", "left"), ("bytes", "right"), ("× .seedmask", "right")):
+        table.add_column(heading, justify="right" if side == "right" else "left")
+    table.add_column("test accuracy", justify="right")
+    answers = set()
+    for what, file, runtime in rows:
+        size = (folder / file).stat().st_size
+        score = "–"
+        if runtime:
+            result = accuracy(folder, file)
+            answers.add(result["correct"])
+            score = f"{100 * result['accuracy']:.2f} % ({runtime})"
+        table.add_row(what, file, f"{size:,}", f"{size / seedmask:.1f}", score)
+    console.print()
+    console.print(table)
+    if len(answers) != 1:
+        console.print(f"error: PyTorch, recovered and onnxruntime disagree: {sorted(answers)}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

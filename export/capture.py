@@ -1,0 +1,119 @@
+"""From PyTorch to a raw ONNX model, without the exporter's own optimisations, chatter or tracebacks."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import re
+import warnings
+from collections.abc import Iterator
+
+import torch
+from onnx import ModelProto
+from torch import nn
+
+from ..compress.errors import ExportError
+from .opsets import BASE_OPSET
+from .runtime import first_line
+
+__all__ = ["BATCH", "LOGITS", "capture", "evaluation_copy"]
+
+BATCH = "batch"
+"""Name of the dynamic dimension."""
+LOGITS = "logits"
+"""Name of the output."""
+
+_LIMIT = 2**31 - 2**20  # one protobuf message; a MiB is room for the graph
+
+
+def evaluation_copy(model: nn.Module) -> nn.Module:
+    """Return a float32 copy of ``model`` on the CPU in evaluation mode; the model itself is left alone.
+
+    Raises:
+        ExportError: it cannot be copied, or its tensors do not fit one ONNX file (2 GB).
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    size = sum(4 * tensor.numel() for tensor in tensors)
+    if size > _LIMIT:
+        raise ExportError(
+            f"the model holds {size / 1e9:.2f} GB of float32 tensors; one ONNX file holds at most 2 GB"
+        )
+    try:
+        return copy.deepcopy(model).to("cpu", torch.float32).eval()
+    except Exception as error:
+        raise ExportError(f"the model cannot be copied for the export: {first_line(error)}") from error
+
+
+def capture(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelProto:
+    """Export ``model`` (see `evaluation_copy`) as PyTorch describes it.
+
+    Args:
+        model: takes one tensor, returns one tensor.
+        sample: an example input, float32 ``[2, C, H, W]``; the result takes any other batch size too.
+        input_name: name of the graph's input.
+
+    Raises:
+        ExportError: naming the operator, or the line of the model, that cannot be expressed.
+    """
+    try:
+        with _quiet(), torch.no_grad():
+            shapes = ({0: torch.export.Dim(BATCH)},)
+            traced = torch.export.export(model, (sample,), dynamic_shapes=shapes, strict=False)
+            program = torch.onnx.export(
+                traced,
+                dynamo=True,
+                opset_version=BASE_OPSET,
+                input_names=[input_name],
+                output_names=[LOGITS],
+                external_data=False,
+                optimize=False,
+                verbose=False,
+            )
+            assert program is not None
+            proto = program.model_proto
+    except Exception as error:
+        raise ExportError(f"{type(model).__name__} cannot be exported: {_reason(error)}") from error
+    _name_batch(proto)
+    return proto
+
+
+def _name_batch(model: ModelProto) -> None:
+    """Call the dynamic dimension "batch" in every shape; torch numbers its symbols."""
+    graph = model.graph
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if symbol and dim.HasField("dim_param"):
+                dim.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", BATCH, dim.dim_param)
+
+
+def _reason(error: BaseException) -> str:
+    """Return one line for what is nested in the exporter's long reports."""
+    chain: list[BaseException] = []
+    while error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__ or error
+    text = "\n".join(str(link) for link in chain)
+    operator = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text)
+    if operator:
+        return f"ONNX has no counterpart of the operator {operator[1]}"
+    if "data-dependent" in text:
+        place = re.search(
+            r'raised this error:\s+File "[^"]*?([^"/\\]+)", line (\d+), in (\w+)\n(?:[ \t]+(\S.*))?', text
+        )
+        where = f" in {place[3]} ({place[1]}:{place[2]})" if place else ""
+        where += f": {place[4].strip()}" if place and place[4] else ""
+        return f"its Python code branches on computed values{where}"
+    if "Constraints violated" in text or "specialized" in text:
+        return "it works for one batch size only (a reshape with a fixed first dimension, for instance)"
+    return f"{type(chain[-1]).__name__}: {first_line(chain[-1])}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence warnings, prints and log lines of the exporter."""
+    silence = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+        warnings.simplefilter("ignore")
+        yield

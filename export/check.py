@@ -1,0 +1,133 @@
+"""Does the file compute the same function as the network?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..compress.errors import ExportError
+from .runtime import first_line
+
+__all__ = ["TOLERANCE", "Agreement", "check_structure", "compare", "logits_of"]
+
+TOLERANCE = 1e-4
+"""Largest accepted difference, relative to the largest logit (or to 1 when that is smaller)."""
+
+_CHUNK = 64  # samples at a time
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How close two computations of the same logits are.
+
+    Attributes:
+        max_abs_difference: largest absolute difference of two outputs.
+        argmax_agreement: fraction of the samples with the same largest output.
+        samples: number of samples compared.
+    """
+
+    max_abs_difference: float
+    argmax_agreement: float
+    samples: int
+
+
+def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Run ``model`` in PyTorch without gradients.
+
+    Args:
+        model: an evaluation copy.
+        inputs: float32 ``[N, C, H, W]``.
+
+    Returns:
+        What it computes, first dimension N.
+
+    Raises:
+        ExportError: it fails, or returns anything but one floating-point tensor per sample.
+    """
+    name = type(model).__name__
+    try:
+        with torch.no_grad():
+            output = model(inputs)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ExportError(f"{name} does not take an input of shape {list(inputs.shape)}: {reason}") from error
+    if not isinstance(output, torch.Tensor) or not output.is_floating_point():
+        found = f"a tensor of {output.dtype}" if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ExportError(f"{name} must return one floating-point tensor, found {found}")
+    if output.ndim < 1 or output.shape[0] != inputs.shape[0]:
+        raise ExportError(
+            f"{name} must return one row per image, found shape {list(output.shape)} for {len(inputs)}"
+        )
+    return output
+
+
+def check_structure(path: str) -> None:
+    """Run onnx's full checker on a file.
+
+    Raises:
+        ExportError: the file is not a valid model.
+    """
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except Exception as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {first_line(error)}") from error
+
+
+def compare(
+    session: onnxruntime.InferenceSession, model: nn.Module, inputs: torch.Tensor, fed: torch.Tensor
+) -> Agreement:
+    """Compare the session with PyTorch, for one sample alone and for several at once.
+
+    Args:
+        session: the exported file.
+        model: an evaluation copy of the network.
+        inputs: what the network takes, float32 ``[N, C, H, W]``, N ≥ 1.
+        fed: the same images as the file takes them, for instance before normalisation.
+
+    Raises:
+        ExportError: a logit differs by more than `TOLERANCE`, or is not finite.
+    """
+    rows = [torch.tensor([0]), *torch.split(torch.arange(max(2, len(inputs))).remainder(len(inputs)), _CHUNK)]
+    largest, scale, same = 0.0, 1.0, 0
+    for batch in rows:
+        wanted = logits_of(model, inputs[batch]).numpy()
+        found = _run(session, fed[batch].numpy())
+        if found.shape != wanted.shape:
+            shapes = f"{list(found.shape)}, PyTorch {list(wanted.shape)}"
+            raise ExportError(f"for a batch of {len(batch)}, onnxruntime computes the shape {shapes}")
+        if not np.isfinite(wanted).all():
+            raise ExportError(
+                "the network computes logits that are not finite, so its export cannot be checked"
+            )
+        difference = float(np.abs(found.astype(np.float64) - wanted).max(initial=0.0))
+        largest = float(np.maximum(largest, difference))  # a NaN stays
+        scale = max(scale, float(np.abs(wanted).max(initial=0.0)))
+        same += int((_winners(found) == _winners(wanted)).sum())
+    if not largest <= TOLERANCE * scale:  # this way round, NaN is refused
+        raise ExportError(
+            f"onnxruntime and PyTorch differ: largest absolute difference of the logits {largest:.3g}, "
+            f"accepted {TOLERANCE * scale:.3g}; the file was not written"
+        )
+    return Agreement(largest, same / sum(map(len, rows)), len(inputs))
+
+
+def _run(session: onnxruntime.InferenceSession, batch: NDArray[np.float32]) -> NDArray[Any]:
+    try:
+        (output,) = session.run(None, {session.get_inputs()[0].name: batch})
+    except Exception as error:
+        reason = first_line(error)
+        raise ExportError(
+            f"onnxruntime cannot run the exported graph on a batch of {len(batch)}: {reason}"
+        ) from error
+    return np.asarray(output)
+
+
+def _winners(logits: NDArray[Any]) -> NDArray[np.intp]:
+    return np.asarray(logits.reshape(len(logits), -1).argmax(axis=1))

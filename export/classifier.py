@@ -1,0 +1,105 @@
+"""Run an exported file: the same few lines on a workstation and at the edge."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compress.errors import ConfigError, ExportError
+from .preprocessing import CLASSES, NORMALIZE, Preprocessing
+from .runtime import first_line, open_session
+
+__all__ = ["OnnxClassifier"]
+
+
+class OnnxClassifier:
+    """An ONNX classifier in onnxruntime, on the CPU.
+
+    Files of `export_onnx` describe their own input. Any other ONNX file works when it has one image input
+    ``[batch, C, H, W]`` with fixed C, H and W; then `normalize_baked` is None and the graph gets the pixels
+    as they are.
+
+    Attributes:
+        path: the file.
+        image_shape: channels, height, width.
+        classes: names of the classes, in the order of the logits; empty when the file does not name them.
+        metadata: all metadata entries of the file.
+        normalize_baked: True when the graph normalises its input itself, False when `logits` does it, None
+            when the file does not say (pixels are then not normalised).
+
+    Args:
+        path: the file.
+
+    Raises:
+        ExportError: it is missing, not ONNX, or its input is not an image of known shape.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ExportError(f"{self.path}: no such file")
+        try:
+            self._session = open_session(self.path)
+        except ExportError as error:
+            raise ExportError(f"{self.path}: onnxruntime cannot load it as an ONNX model: {error}") from error
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self._preprocessing: Preprocessing | None = None
+        self.normalize_baked: bool | None = None
+        self._input, from_graph = self._graph_input()
+        if NORMALIZE in self.metadata:
+            try:
+                self._preprocessing, self.normalize_baked = Preprocessing.from_metadata(self.metadata)
+                self.classes = tuple(str(name) for name in json.loads(self.metadata.get(CLASSES, "[]")))
+            except KeyError as error:
+                raise ExportError(f"{self.path}: its metadata lack {error}; export it again") from error
+            except (ValueError, TypeError, ConfigError) as error:
+                raise ExportError(f"{self.path}: damaged metadata: {error}; export it again") from error
+            self.image_shape = self._preprocessing.image_shape
+        elif from_graph is not None:
+            self.image_shape = from_graph
+            self.classes = ()
+        else:
+            reason = (
+                "not exported by iterand-compress, and its input has no fixed image shape [batch, C, H, W]"
+            )
+            raise ExportError(f"{self.path}: {reason}")
+
+    def logits(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Classify images.
+
+        Args:
+            pixels: float32 ``[N, C, H, W]`` in [0, 1], not normalised.
+
+        Returns:
+            The output of the graph, float32 ``[N, classes]``.
+
+        Raises:
+            ExportError: images of another shape or type, or the graph fails.
+        """
+        if pixels.ndim != 4 or pixels.shape[1:] != self.image_shape or pixels.dtype != np.float32:
+            expected = f"float32 [N, {', '.join(map(str, self.image_shape))}]"
+            raise ExportError(
+                f"{self.path}: expected pixels {expected}, found {pixels.dtype} {list(pixels.shape)}"
+            )
+        if self._preprocessing is not None and self.normalize_baked is False:
+            pixels = self._preprocessing.apply(pixels)
+        try:
+            (output,) = self._session.run(None, {self._input: pixels})
+        except Exception as error:
+            raise ExportError(f"{self.path}: onnxruntime cannot run it: {first_line(error)}") from error
+        return np.asarray(output)
+
+    def _graph_input(self) -> tuple[str, tuple[int, int, int] | None]:
+        """Return the name of the only input, and its image shape when that is fixed."""
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            found = f"{len(inputs)} and {len(outputs)}"
+            raise ExportError(f"{self.path}: a classifier has one input and one output, found {found}")
+        shape = inputs[0].shape
+        if len(shape) == 4 and all(isinstance(size, int) for size in shape[1:]):
+            return inputs[0].name, (shape[1], shape[2], shape[3])
+        return inputs[0].name, None

@@ -1,0 +1,161 @@
+"""An ONNX graph that passes can edit: Python lists and dictionaries, written back once at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    inliner,
+    numpy_helper,
+)
+
+__all__ = ["Graph"]
+
+
+class Graph:
+    """The parts of a model that mean something; stack traces, doc strings and local paths stay behind.
+
+    Names are unique (ONNX is in single-assignment form), so a value is known by its name and a node by the
+    name of its first output. `nodes` stays in topological order.
+
+    Attributes:
+        inputs: the graph's inputs (initialisers are not among them).
+        outputs: the graph's outputs.
+        nodes: in topological order.
+        initializers: constant tensors by name; parameters carry their dotted name, ``layer1.0.conv1.weight``.
+        values: what is known about the type and shape of intermediate values, by name.
+        opsets: version of each operator domain; ``""`` is ONNX's own.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        proto = model.graph
+        self.inputs: list[ValueInfoProto] = list(proto.input)
+        self.outputs: list[ValueInfoProto] = list(proto.output)
+        self.nodes: list[NodeProto] = list(proto.node)
+        self.initializers: dict[str, TensorProto] = {tensor.name: tensor for tensor in proto.initializer}
+        self.values: dict[str, ValueInfoProto] = {value.name: value for value in proto.value_info}
+        self.opsets: dict[str, int] = {entry.domain: entry.version for entry in model.opset_import}
+
+    def array(self, name: str) -> NDArray[Any] | None:
+        """Return the value of an initialiser (a copy), or None when ``name`` is not one."""
+        tensor = self.initializers.get(name)
+        return None if tensor is None else np.array(numpy_helper.to_array(tensor))
+
+    def put(self, name: str, array: NDArray[Any]) -> None:
+        """Set the initialiser ``name``."""
+        self.initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
+
+    def producers(self) -> dict[str, NodeProto]:
+        """Return the node that computes each value."""
+        return {output: node for node in self.nodes for output in node.output if output}
+
+    def users(self) -> dict[str, list[NodeProto]]:
+        """Return the nodes that read each value, also from inside their subgraphs; once per reading."""
+        users: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for name in _inputs(node):
+                users.setdefault(name, []).append(node)
+        return users
+
+    def captured(self) -> set[str]:
+        """Return the values that subgraphs read by name."""
+        return {name for node in self.nodes for graph in _subgraphs(node) for name in _reads(graph)}
+
+    def output_names(self) -> set[str]:
+        """Return the names of the graph's outputs."""
+        return {output.name for output in self.outputs}
+
+    def type_of(self, name: str) -> int | None:
+        """Return the element type (a `TensorProto.DataType`) of a value, or None when unknown."""
+        if name in self.initializers:
+            return self.initializers[name].data_type
+        value = self._value(name)
+        return value.type.tensor_type.elem_type or None if value is not None else None
+
+    def shape_of(self, name: str) -> list[int | None] | None:
+        """Return the shape of a value, with None for what varies; None when nothing is known."""
+        if name in self.initializers:
+            return list(self.initializers[name].dims)
+        value = self._value(name)
+        if value is None or not value.type.tensor_type.HasField("shape"):
+            return None
+        return [
+            dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim
+        ]
+
+    def fresh(self, name: str) -> str:
+        """Return ``name``, or ``name`` with a number behind it when it is taken."""
+        taken = {*self.initializers, *self.producers(), *(value.name for value in self.inputs)}
+        candidate, number = name, 1
+        while candidate in taken:
+            candidate, number = f"{name}_{number}", number + 1
+        return candidate
+
+    def remove(self, dead: set[str]) -> None:
+        """Remove the nodes whose first output is in ``dead``."""
+        self.nodes = [node for node in self.nodes if node.output[0] not in dead]
+
+    def model(self, *, name: str = "main_graph") -> ModelProto:
+        """Write the graph as a model that holds nothing but nodes, tensors and the shapes that are known."""
+        computed = self.producers().keys() - self.output_names()
+        graph = helper.make_graph(
+            self.nodes,
+            name,
+            self.inputs,
+            self.outputs,
+            initializer=list(self.initializers.values()),
+            value_info=[self.values[value] for value in sorted(computed & self.values.keys())],
+        )
+        _strip(graph)
+        opsets = [helper.make_opsetid(domain, version) for domain, version in sorted(self.opsets.items())]
+        return helper.make_model(graph, opset_imports=opsets)
+
+    def _value(self, name: str) -> ValueInfoProto | None:
+        if name in self.values:
+            return self.values[name]
+        return next((value for value in (*self.inputs, *self.outputs) if value.name == name), None)
+
+
+def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def _inputs(node: NodeProto) -> Iterator[str]:
+    """Yield what a node reads; a subgraph reads the values around it by name."""
+    yield from (name for name in node.input if name)
+    for graph in _subgraphs(node):
+        yield from _reads(graph)
+
+
+def _reads(graph: GraphProto) -> Iterator[str]:
+    yield from (output.name for output in graph.output)
+    for node in graph.node:
+        yield from _inputs(node)
+
+
+def _strip(graph: GraphProto) -> None:
+    """Clear every place where an exporter leaves stack traces, paths and notes."""
+    for item in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        item.ClearField("doc_string")
+        item.ClearField("metadata_props")
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.ClearField("doc_string")
+        for inner in _subgraphs(node):
+            _strip(inner)

@@ -1,0 +1,38 @@
+"""The one door to onnxruntime: sessions that are quiet, and failures that are one line."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import onnxruntime
+
+from ..compress.errors import ExportError
+
+__all__ = ["first_line", "open_session"]
+
+
+def open_session(model: bytes | str | os.PathLike[str]) -> onnxruntime.InferenceSession:
+    """Load a model (serialised, or a path) on the CPU, with the options that users have by default.
+
+    Raises:
+        ExportError: onnxruntime refuses it; the message is its reason alone.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # failures are raised anyway, warnings are not for the user
+    source = model if isinstance(model, bytes) else os.fspath(model)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base class
+        raise ExportError(first_line(error)) from error
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """Return the first line of an error of a C++ library, without colours and source locations."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text.strip())
+    text = re.sub(
+        r"^/\S+:\d+:? .*?\) (?=[A-Z])", "", text
+    )  # "/src/x.cc:46 void f(const Model&, bool) Reason"
+    line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,0 +1,46 @@
+"""A trained digits network, made once through the command line, for all tests that need a file."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner, Result
+
+from iterand_compress.cli.app import cli
+
+
+def invoke(*arguments: object) -> Result:
+    """Run a command in this process; standard output and error are kept apart."""
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments: object) -> str:
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def fail(code: int, *arguments: object) -> str:
+    """The one line that a failing command prints."""
+    result = invoke(*arguments)
+    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Checkpoint, .seedmask and ONNX of a small IteRand network with resampled weights."""
+    folder: Path = tmp_path_factory.mktemp("digits")
+    files = SimpleNamespace(
+        folder=folder,
+        checkpoint=folder / "model.ckpt",
+        seedmask=folder / "model.seedmask",
+        onnx=folder / "model.onnx",
+    )
+    succeed("train", "--epochs", 3, "--width", 0.5, "--resample-every", 10, "--device", "cpu", "--out", files.checkpoint)
+    succeed("pack", files.checkpoint, "--out", files.seedmask)
+    succeed("export", files.seedmask, "--onnx", files.onnx)
+    return files

@@ -1,0 +1,246 @@
+"""Data order and augmentation are pure functions of seed, epoch and position; crops equal slow ones."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from iterand_compress.compress.config import DataConfig
+from iterand_compress.compress.data.augment import Augmentation, augment
+from iterand_compress.compress.data.bundle import DataBundle
+from iterand_compress.compress.data.memory import MemorySplit
+from iterand_compress.compress.data.order import (
+    augmentation_words,
+    below,
+    epoch_order,
+    fixed_order,
+    held_out,
+)
+from iterand_compress.compress.errors import DataError
+from iterand_compress.compress.philox import Purpose, random_words
+from torch.nn import functional as F
+
+
+def images(count: int, channels: int = 3, height: int = 12, width: int = 12) -> torch.Tensor:
+    return torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (count, channels, height, width), dtype=np.uint8)
+    )
+
+
+def split(count: int = 50, seed: int = 3, **augmentation) -> MemorySplit:
+    return MemorySplit(images(count), torch.arange(count), Augmentation(**augmentation), seed)
+
+
+# --- Order -------------------------------------------------------------------------------------------------
+
+
+def test_epoch_order_is_the_stable_argsort_of_64_bit_keys():
+    words = random_words(5, 200, draw=7, tensor=0, purpose=Purpose.DATA_ORDER).tolist()
+    keys = [(words[2 * i] | words[2 * i + 1] << 32, i) for i in range(100)]
+    assert epoch_order(5, 7, 100).tolist() == [index for _, index in sorted(keys)]
+
+
+def test_epoch_order_is_a_permutation_that_depends_on_epoch_and_seed():
+    orders = [epoch_order(seed, epoch, 1000) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(sorted(order.tolist()) == list(range(1000)) for order in orders)
+    for i, first in enumerate(orders):
+        for second in orders[:i]:
+            assert np.mean(first == second) < 0.02
+    assert np.array_equal(epoch_order(1, 1, 1000), orders[3])
+
+
+def test_below_multiplies_and_shifts():
+    words = np.array([0, 1, 2**31, 2**32 - 1], dtype=np.uint32)
+    assert below(words, 10).tolist() == [int(w) * 10 >> 32 for w in words.tolist()] == [0, 0, 5, 9]
+    assert below(words, np.array([1, 1, 7, 2**31 - 1])).tolist() == [0, 0, 3, 2**31 - 2]
+
+
+def test_held_out_is_a_seeded_partition():
+    kept, out = held_out(4, 101, 0.1)
+    assert (len(kept), len(out)) == (91, 10)
+    assert sorted([*kept.tolist(), *out.tolist()]) == list(range(101))
+    assert np.array_equal(out, np.sort(out))
+    assert np.array_equal(held_out(4, 101, 0.1)[1], out)
+    assert not np.array_equal(held_out(5, 101, 0.1)[1], out)
+    assert [len(part) for part in held_out(0, 3, 0.01)] == [2, 1]
+    assert [len(part) for part in held_out(0, 3, 0.99)] == [1, 2]
+    assert [len(part) for part in held_out(0, 3, 0.0)] == [3, 0]
+
+
+def test_one_image_cannot_be_split():
+    with pytest.raises(DataError, match="1 training image cannot be split for validation"):
+        held_out(0, 1, 0.5)
+
+
+def test_fixed_order_never_changes():
+    # In clear: everybody's digits test set hangs on it.
+    assert fixed_order(1797)[:6].tolist() == [970, 172, 713, 1690, 132, 414]
+
+
+# --- Crops and flips ---------------------------------------------------------------------------------------
+
+
+def batch(count: int, crop: str, pad: int, flip: bool, height: int = 12, width: int = 9):
+    augmentation = Augmentation(pad, crop, flip)
+    pixels = images(count, height=height, width=width)
+    table = augmentation.boxes(augmentation_words(1, 2, count), (height, width), (height, width))
+    return pixels.numpy(), table, augment(pixels, torch.from_numpy(table), augmentation).numpy()
+
+
+@pytest.mark.parametrize(
+    ("crop", "pad", "flip"), [("shift", 4, True), ("shift", 2, False), ("none", 0, True)]
+)
+def test_shift_and_flip_equal_a_loop_over_images(crop, pad, flip):
+    pixels, table, found = batch(64, crop, pad, flip)
+    for image, (top, left, height, width, mirror), result in zip(pixels, table, found, strict=True):
+        padded = np.zeros((3, 12 + 2 * pad, 9 + 2 * pad), dtype=np.uint8)
+        padded[:, pad : pad + 12, pad : pad + 9] = image
+        expected = padded[:, top : top + 12, left : left + 9]
+        if mirror:
+            expected = expected[:, :, ::-1]
+        assert (height, width) == (12, 9)
+        np.testing.assert_array_equal(result, expected.astype(np.float32) / np.float32(255))
+    assert {*table[:, 0]} == {*range(2 * pad + 1)} == {*table[:, 1]}
+    assert {*table[:, 4]} == ({0, 1} if flip else {0})
+
+
+def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Slow resampling of [C, h, w]: each output pixel from its four neighbours, borders repeated."""
+    channels, h, w = image.shape
+    out = np.empty((channels, height, width))
+    for i in range(height):
+        for j in range(width):
+            y = min(max((i + 0.5) * h / height - 0.5, 0), h - 1)
+            x = min(max((j + 0.5) * w / width - 0.5, 0), w - 1)
+            y0, x0 = int(y), int(x)
+            y1, x1 = min(y0 + 1, h - 1), min(x0 + 1, w - 1)
+            upper = image[:, y0, x0] * (1 - (x - x0)) + image[:, y0, x1] * (x - x0)
+            lower = image[:, y1, x0] * (1 - (x - x0)) + image[:, y1, x1] * (x - x0)
+            out[:, i, j] = upper * (1 - (y - y0)) + lower * (y - y0)
+    return out
+
+
+@pytest.mark.parametrize("pad", [0, 4])
+def test_resized_crop_equals_slow_bilinear_of_the_box(pad):
+    pixels, table, found = batch(40, "resized", pad, flip=True)
+    for image, (top, left, height, width, mirror), result in zip(pixels, table, found, strict=True):
+        padded = np.pad(image.astype(np.float64) / 255, ((0, 0), (pad, pad), (pad, pad)))
+        expected = bilinear(padded[:, top : top + height, left : left + width], 12, 9)
+        if mirror:
+            expected = expected[:, :, ::-1]
+        np.testing.assert_allclose(result, expected, atol=2e-6)
+
+
+def test_resized_crop_of_the_whole_image_is_torchs_interpolation():
+    pixels = images(2, height=8, width=8)
+    augmentation = Augmentation(4, "resized")
+    table = torch.tensor([[0, 0, 16, 16, 0]] * 2)
+    expected = F.interpolate(F.pad(pixels.float() / 255, [4] * 4), (8, 8), mode="bilinear")
+    torch.testing.assert_close(augment(pixels, table, augmentation), expected, atol=1e-6, rtol=0)
+
+
+def test_resized_boxes_have_the_stated_area_and_aspect():
+    augmentation = Augmentation(0, "resized")
+    table = augmentation.boxes(augmentation_words(0, 0, 4000), (256, 256), (256, 256))
+    top, left, height, width, flip = table.T
+    assert top.min() >= 0
+    assert left.min() >= 0
+    assert (top + height).max() == 256
+    assert (left + width).max() == 256
+    area = height * width / 256**2
+    assert 0.078 < area.min() < 0.085
+    assert area.max() > 0.97
+    assert abs(np.median(area) - 0.54) < 0.02  # uniform in [0.08, 1]; boxes that would stick out are cut
+    small = area < 0.5  # not cut
+    aspect = (width / height)[small]
+    assert 0.74 < aspect.min() < 0.76
+    assert 1.32 < aspect.max() < 1.35
+    assert abs(np.log(aspect).mean()) < 0.01
+    assert not flip.any()
+
+
+def test_flip_comes_for_half_of_the_images():
+    table = Augmentation(flip=True).boxes(augmentation_words(0, 0, 10_000), (8, 8), (8, 8))
+    assert abs(table[:, 4].mean() - 0.5) < 0.02
+
+
+def test_padding_without_a_crop_does_nothing():
+    assert Augmentation.from_config(DataConfig(pad=4)) == Augmentation()
+
+
+# --- Batches -----------------------------------------------------------------------------------------------
+
+
+def test_batches_are_in_order_complete_and_untouched():
+    part = split(50, crop="shift", pad=4, flip=True)
+    pixels, labels = zip(*part.batches(16, "cpu"), strict=True)
+    assert [len(x) for x in pixels] == [16, 16, 16, 2]
+    assert torch.cat(labels).tolist() == list(range(50))
+    assert torch.equal(torch.cat(pixels), images(50).float() / 255)
+    assert pixels[0].dtype == torch.float32
+    assert labels[0].dtype == torch.int64
+
+
+def test_train_batches_follow_the_order_and_drop_the_rest():
+    part = split(50)
+    found = list(part.train_batches(2, 16, "cpu"))
+    assert len(found) == part.steps_per_epoch(16) == 3
+    order = epoch_order(3, 2, 50)[:48]
+    assert torch.cat([y for _, y in found]).tolist() == order.tolist()
+    assert torch.equal(torch.cat([x for x, _ in found]), images(50)[order].float() / 255)
+
+
+def test_augmentation_belongs_to_the_position_not_to_the_batch():
+    part = split(48, crop="resized", pad=2, flip=True)
+    whole = torch.cat([x for x, _ in part.train_batches(1, 48, "cpu")])
+    parts = torch.cat([x for x, _ in part.train_batches(1, 16, "cpu")])
+    assert torch.equal(whole, parts)
+    assert not torch.equal(whole, torch.cat([x for x, _ in part.train_batches(2, 48, "cpu")]))
+
+
+@pytest.mark.parametrize("crop", ["none", "shift", "resized"])
+@pytest.mark.parametrize("start", [0, 1, 3, 5])
+def test_starting_inside_an_epoch_equals_skipping(crop, start):
+    part = split(50, crop=crop, pad=4 if crop != "none" else 0, flip=True)
+    skipped = list(part.train_batches(1, 12, "cpu"))[start:]
+    resumed = list(part.train_batches(1, 12, "cpu", start=start))
+    assert len(resumed) == max(0, 4 - start)
+    for (x, y), (u, v) in zip(skipped, resumed, strict=True):
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
+
+
+def test_fewer_images_than_a_batch_are_one_batch():
+    part = split(5)
+    ((_, labels),) = part.train_batches(0, 16, "cpu")
+    assert sorted(labels.tolist()) == list(range(5))
+    assert part.steps_per_epoch(16) == 1
+
+
+def test_global_generators_are_neither_used_nor_read():
+    part = split(50, crop="resized", pad=4, flip=True)
+
+    def epoch():
+        return torch.cat([x for x, _ in part.train_batches(0, 10, "cpu")])
+
+    torch.manual_seed(1)
+    before = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())  # noqa: NPY002
+    first = epoch()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    assert random.getstate() == before[2]
+    torch.manual_seed(2)
+    assert torch.equal(epoch(), first)
+
+
+def test_normalize_is_per_channel_and_reusable_under_autograd():
+    part = split(4)
+    bundle = DataBundle("x", ("a",), (3, 12, 12), (0.1, 0.2, 0.3), (0.5, 0.25, 2.0), part, None, part)
+    pixels = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = bundle.normalize(pixels)
+    for channel, (mean, std) in enumerate(zip(bundle.mean, bundle.std, strict=True)):
+        torch.testing.assert_close(found[:, channel], (pixels[:, channel] - mean) / std)
+    pixels.requires_grad_(True)
+    bundle.normalize(pixels).square().sum().backward()
+    assert pixels.grad is not None

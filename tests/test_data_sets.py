@@ -1,0 +1,510 @@
+"""Digits, torchvision's data sets and folders of images, small and streamed, good and bad."""
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from iterand_compress.compress.config import DataConfig
+from iterand_compress.compress.data import DATASETS, load_data
+from iterand_compress.compress.data import loading as loading_module
+from iterand_compress.compress.data.augment import Augmentation
+from iterand_compress.compress.data.builtin import TORCHVISION_LOADERS
+from iterand_compress.compress.data.memory import MemorySplit
+from iterand_compress.compress.data.order import augmentation_words, epoch_order
+from iterand_compress.compress.data.stream import StreamSplit, StreamTransform
+from iterand_compress.compress.errors import ConfigError, DataError, MissingExtraError
+from PIL import Image
+
+
+def pixels_of(split) -> np.ndarray:
+    return torch.cat([x for x, _ in split.batches(64, "cpu")]).numpy()
+
+
+def noise(index: int, height: int, width: int, channels: int = 3) -> np.ndarray:
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return np.random.default_rng(index).integers(0, 256, shape, dtype=np.uint8)
+
+
+def make_folder(
+    root: Path, parts=("train", "test"), classes=("cat", "dog"), each=5, size=(10, 10), channels=3
+) -> Path:
+    """A folder of PNGs; the image at position k of a class of a part is ``noise(hash of its place)``."""
+    for p, part in enumerate(parts):
+        for c, name in enumerate(classes):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for k in range(each):
+                Image.fromarray(noise(1000 * p + 100 * c + k, *size, channels)).save(folder / f"{k}.png")
+    return root
+
+
+def folder_config(**settings) -> DataConfig:
+    return DataConfig(name="folder", **{"validation": 0.0, **settings})
+
+
+# --- Digits ------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_the_scans_split_without_overlap():
+    from sklearn.datasets import load_digits
+
+    data = load_data(DataConfig(validation=0.25), seed=3)
+    assert (len(data.train), len(data.val), len(data.test)) == (1078, 359, 360)
+    assert data.classes == tuple("0123456789")
+    assert data.image_shape == (1, 8, 8)
+    scans = load_digits()
+    expected = {
+        (np.floor(image * 255 / 16 + 0.5).astype(np.uint8).tobytes(), label)
+        for image, label in zip(scans.images, scans.target, strict=True)
+    }
+    found = []
+    for part in (data.train, data.val, data.test):
+        pixels = np.rint(pixels_of(part) * 255).astype(np.uint8)
+        found += [(x.tobytes(), y) for x, y in zip(pixels, part.labels.tolist(), strict=True)]
+    assert len(found) == 1797
+    assert len(set(found)) == len(expected)  # hence no image is in two parts
+    assert set(found) == expected
+
+
+def test_digits_test_set_and_statistics_do_not_depend_on_the_seed():
+    first = load_data(DataConfig(), seed=0)
+    second = load_data(DataConfig(), seed=1)
+    assert torch.equal(first.test.labels, second.test.labels)
+    assert np.array_equal(pixels_of(first.test), pixels_of(second.test))
+    assert not np.array_equal(pixels_of(first.val), pixels_of(second.val))
+    assert (first.mean, first.std) == (second.mean, second.std)
+    whole = pixels_of(load_data(DataConfig(validation=0.0)).train).astype(np.float64)
+    assert first.mean == pytest.approx([whole.mean()], abs=6e-7)
+    assert first.std == pytest.approx([whole.std()], abs=6e-7)
+    assert first.mean == tuple(round(value, 6) for value in first.mean)
+
+
+def test_digits_without_validation():
+    data = load_data(DataConfig(validation=0.0))
+    assert data.val is None
+    assert len(data.train) == 1437
+
+
+def test_digits_without_scikit_learn(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.delitem(sys.modules, "sklearn", raising=False)
+    with pytest.raises(MissingExtraError, match=r"pip install 'iterand-compress\[demo\]'"):
+        load_data(DataConfig())
+
+
+def test_digits_scaled_up():
+    data = load_data(DataConfig(image_size=16))
+    assert data.image_shape == (1, 16, 16)
+    assert pixels_of(data.test).shape == (360, 1, 16, 16)
+
+
+def test_unknown_data_set():
+    with pytest.raises(ConfigError, match=r"data: unknown 'cifar11'; did you mean .*'cifar10'"):
+        load_data(DataConfig(name="cifar11"))
+
+
+# --- torchvision -------------------------------------------------------------------------------------------
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """The real format of the MNIST files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(header + array.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "mean"), [("mnist", "MNIST", 0.1307), ("fashion-mnist", "FashionMNIST", 0.2860)]
+)
+def test_mnist_files(tmp_path, name, folder, mean):
+    train, test = noise(0, 20, 28 * 28, 1).reshape(20, 28, 28), noise(1, 8, 28 * 28, 1).reshape(8, 28, 28)
+    raw = tmp_path / folder / "raw"
+    write_idx(raw / "train-images-idx3-ubyte", train)
+    write_idx(raw / "train-labels-idx1-ubyte", np.arange(20, dtype=np.uint8) % 10)
+    write_idx(raw / "t10k-images-idx3-ubyte", test)
+    write_idx(raw / "t10k-labels-idx1-ubyte", np.arange(8, dtype=np.uint8))
+    data = load_data(DataConfig(name=name, validation=0.2), data_dir=tmp_path, seed=1)
+    assert (len(data.train), len(data.val), len(data.test)) == (16, 4, 8)
+    assert data.image_shape == (1, 28, 28)
+    assert data.mean == (mean,)
+    assert len(data.classes) == 10
+    np.testing.assert_array_equal(pixels_of(data.test)[:, 0], test.astype(np.float32) / np.float32(255))
+    assert data.test.labels.tolist() == list(range(8))
+
+
+class FakeCifar:
+    """The constructor and attributes of torchvision's CIFAR10."""
+
+    classes = ("plane", "car", "bird")
+
+    def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
+        if not Path(root).is_dir():
+            raise RuntimeError("Dataset not found or corrupted.\nYou can use download=True to download it")
+        count = 12 if train else 6
+        self.data = noise(int(train), count, 32 * 32 * 3, 1).reshape(count, 32, 32, 3)
+        self.targets = [k % 3 for k in range(count)]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
+def test_cifar(tmp_path, monkeypatch, name, kind):
+    import torchvision
+
+    monkeypatch.setattr(torchvision.datasets, kind, FakeCifar)
+    data = load_data(DataConfig(name=name, validation=0.0), data_dir=tmp_path)
+    assert data.classes == FakeCifar.classes
+    assert len(data.mean) == len(data.std) == 3
+    expected = FakeCifar(str(tmp_path)).data.transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(pixels_of(data.train), expected.astype(np.float32) / np.float32(255))
+    assert data.train.labels.tolist() == [k % 3 for k in range(12)]
+
+
+def test_imagenet_streams_files(tmp_path, monkeypatch):
+    import torchvision
+
+    make_folder(tmp_path, parts=("train", "val"), size=(30, 40), each=2)
+
+    class FakeImageNet:
+        classes = (("tench", "Tinca tinca"), ("crane",))
+
+        def __init__(self, root: str, split: str = "train") -> None:
+            files = sorted((Path(root) / split).glob("*/*.png"))
+            self.samples = [(str(file), int(file.parent.name == "dog")) for file in files]
+
+    monkeypatch.setattr(torchvision.datasets, "ImageNet", FakeImageNet)
+    data = load_data(DataConfig(name="imagenet", validation=0.0), data_dir=tmp_path)
+    assert data.classes == ("tench, Tinca tinca", "crane")
+    assert isinstance(data.test, StreamSplit)
+    assert pixels_of(data.test).shape == (4, 3, 224, 224)
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+    assert data.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100"])
+def test_absent_data_says_where_and_what_to_do(tmp_path, name):
+    folder = tmp_path / "nowhere"
+    with pytest.raises(
+        DataError, match=f"{name}: not found, or damaged, in {folder}: give --data-dir"
+    ) as caught:
+        load_data(DataConfig(name=name), data_dir=folder)
+    assert "or --download" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_imagenet_points_to_folder(tmp_path):
+    with pytest.raises(DataError, match=r"imagenet: not found.* archives of ILSVRC2012 .*--data folder"):
+        load_data(DataConfig(name="imagenet"), data_dir=tmp_path, download=True)
+
+
+def test_failed_download_is_one_line(tmp_path, monkeypatch):
+    import torchvision
+
+    def fail(root, train, download):
+        assert download
+        raise OSError("<urlopen error\nno route to host>")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", fail)
+    with pytest.raises(DataError, match=r"cifar10: download to .* failed: <urlopen error no route to host>$"):
+        load_data(DataConfig(name="cifar10"), data_dir=tmp_path, download=True)
+
+
+def test_without_a_data_dir_the_cache_folder_is_looked_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(DataError, match=str(tmp_path / "iterand-compress")):
+        load_data(DataConfig(name="cifar10"))
+
+
+def test_every_name_has_a_loader():
+    assert set(DATASETS) == {"digits", "folder", *TORCHVISION_LOADERS}
+
+
+# --- Small folders -----------------------------------------------------------------------------------------
+
+
+def test_folder_images_and_labels(tmp_path):
+    (make_folder(tmp_path) / "train" / "cat" / "notes.txt").write_text("not an image")
+    (tmp_path / "train" / ".hidden").mkdir()
+    data = load_data(folder_config(), data_dir=tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert data.image_shape == (3, 10, 10)
+    assert isinstance(data.train, MemorySplit)
+    assert data.train.labels.tolist() == [0] * 5 + [1] * 5
+    expected = np.stack([noise(100 * c + k, 10, 10) for c in range(2) for k in range(5)])
+    np.testing.assert_array_equal(
+        pixels_of(data.train), expected.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    )
+    scaled = expected.reshape(-1, 3) / 255
+    assert data.mean == pytest.approx(scaled.mean(0), abs=6e-7)
+    assert data.std == pytest.approx(scaled.std(0), abs=6e-7)
+
+
+def test_folder_validation_comes_from_train_and_never_from_test(tmp_path):
+    make_folder(tmp_path)
+    plain = load_data(folder_config(), data_dir=tmp_path)
+    data = load_data(folder_config(validation=0.3), data_dir=tmp_path, seed=8)
+    assert (len(data.train), len(data.val), len(data.test)) == (7, 3, 10)
+    assert (data.mean, data.std) == (plain.mean, plain.std)
+    together = {x.tobytes() for part in (data.train, data.val) for x in pixels_of(part)}
+    assert together == {x.tobytes() for x in pixels_of(plain.train)}
+    assert np.array_equal(pixels_of(data.test), pixels_of(plain.test))
+
+
+def test_val_folder_is_the_test_set_if_there_is_no_other(tmp_path):
+    data = load_data(folder_config(), data_dir=make_folder(tmp_path, parts=("train", "val")))
+    assert data.val is None
+    np.testing.assert_allclose(
+        pixels_of(data.test)[0], noise(1000, 10, 10).transpose(2, 0, 1) / 255, atol=1e-6
+    )
+
+
+def test_with_val_and_test_each_has_its_name(tmp_path):
+    make_folder(tmp_path, parts=("train", "val", "test"))
+    data = load_data(folder_config(validation=0.5), data_dir=tmp_path)
+    assert (len(data.train), len(data.val), len(data.test)) == (10, 10, 10)
+    np.testing.assert_allclose(
+        pixels_of(data.val)[0], noise(1000, 10, 10).transpose(2, 0, 1) / 255, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        pixels_of(data.test)[0], noise(2000, 10, 10).transpose(2, 0, 1) / 255, atol=1e-6
+    )
+    train = pixels_of(data.train).astype(np.float64)
+    assert data.mean == pytest.approx(train.mean((0, 2, 3)), abs=1e-6)
+
+
+def test_grey_folder_has_one_channel_until_one_image_has_colour(tmp_path):
+    make_folder(tmp_path, channels=1)
+    data = load_data(folder_config(), data_dir=tmp_path)
+    assert data.image_shape == (1, 10, 10)
+    np.testing.assert_allclose(pixels_of(data.train)[0, 0], noise(0, 10, 10, 1) / 255, atol=1e-6)
+    Image.fromarray(noise(5, 10, 10)).save(tmp_path / "test" / "dog" / "9.png")
+    data = load_data(folder_config(), data_dir=tmp_path)
+    assert data.image_shape == (3, 10, 10)
+    np.testing.assert_allclose(pixels_of(data.train)[0], [noise(0, 10, 10, 1) / 255] * 3, atol=1e-6)
+
+
+def test_palette_images_with_alpha_become_rgb_without_a_warning(tmp_path):
+    make_folder(tmp_path)
+    palette = Image.fromarray(noise(1, 10, 10)).quantize(16)
+    palette.save(tmp_path / "train" / "cat" / "0.png", transparency=bytes(range(0, 256, 16)))
+    data = load_data(folder_config(), data_dir=tmp_path)
+    expected = np.array(palette.convert("RGB")).transpose(2, 0, 1)
+    np.testing.assert_array_equal(np.rint(pixels_of(data.train)[0] * 255), expected)
+
+
+def test_image_size_scales_the_shorter_side_and_cuts_out_the_centre(tmp_path):
+    make_folder(tmp_path, size=(24, 16))
+    data = load_data(folder_config(image_size=8), data_dir=tmp_path)
+    assert data.image_shape == (3, 8, 8)
+    scaled = np.array(Image.fromarray(noise(0, 24, 16)).resize((8, 12), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(np.rint(pixels_of(data.train)[0] * 255), scaled[2:10].transpose(2, 0, 1))
+
+
+def test_a_constant_channel_is_not_divided_by_zero(tmp_path):
+    make_folder(tmp_path)
+    for file in tmp_path.glob("train/*/*.png"):
+        Image.new("RGB", (10, 10), (51, 0, 255)).save(file)
+    data = load_data(folder_config(), data_dir=tmp_path)
+    assert data.mean == (0.2, 0.0, 1.0)
+    assert data.std == (1.0, 1.0, 1.0)
+
+
+def _remove(root: Path, name: str) -> None:
+    import shutil
+
+    shutil.rmtree(root / name)
+
+
+def _truncate(root: Path, name: str) -> None:
+    data = (root / name).read_bytes()
+    (root / name).write_bytes(data[: len(data) // 2])
+
+
+def _empty_class(root: Path) -> None:
+    for file in (root / "train" / "dog").iterdir():
+        file.unlink()
+
+
+def _no_classes(root: Path) -> None:
+    for name in ("cat", "dog"):
+        _remove(root, f"test/{name}")
+
+
+def _sixteen_bits(root: Path) -> None:
+    Image.fromarray(np.zeros((10, 10), dtype=np.uint16)).save(root / "train" / "cat" / "0.png")
+
+
+BAD_FOLDERS = [
+    (lambda r: _remove(r, "train"), r"has no train/: expected train/<class>/"),
+    (lambda r: _remove(r, "test"), r"has neither test/ nor val/: one of them must hold the test images"),
+    (_no_classes, r"test has no class folders: expected one folder of images for each class"),
+    (_empty_class, r"class .*train/dog has no images: expected \.png, "),
+    (lambda r: (r / "test" / "dog").rename(r / "test" / "god"), r"test lacks 'dog'; .*train lacks 'god'"),
+    (
+        lambda r: _truncate(r, "test/dog/3.png"),
+        r"test/dog/3\.png: not a readable image \(.+\): repair or remove it",
+    ),
+    (lambda r: (r / "train/cat/0.png").write_text("hello"), r"train/cat/0\.png: not a readable image"),
+    (lambda r: (r / "train/dog/2.png").write_bytes(b""), r"train/dog/2\.png: not a readable image"),
+    (_sixteen_bits, r"train/cat/0\.png: an image with more than 8 bits a channel \(mode I;16\): convert it"),
+    (
+        lambda r: Image.fromarray(noise(0, 7, 9)).save(r / "test/cat/1.png"),
+        r"test/cat/1\.png: 9×7 pixels, but the first training image has 10×10: give --image-size",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), BAD_FOLDERS)
+def test_bad_folders_get_one_line(tmp_path, damage, message):
+    damage(make_folder(tmp_path))
+    with pytest.raises(DataError, match=message) as caught:
+        load_data(folder_config(), data_dir=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(DataError, match="folder: no folder given: give --data-dir"):
+        load_data(folder_config())
+    with pytest.raises(DataError, match=f"folder: {tmp_path}/x is not a folder: give --data-dir"):
+        load_data(folder_config(), data_dir=tmp_path / "x")
+
+
+def test_one_training_image_cannot_be_split(tmp_path):
+    make_folder(tmp_path, classes=("only",), each=1)
+    with pytest.raises(DataError, match="1 training image cannot be split for validation"):
+        load_data(folder_config(validation=0.5), data_dir=tmp_path)
+
+
+# --- Large images ------------------------------------------------------------------------------------------
+
+
+def large_folder(root: Path) -> Path:
+    make_folder(root, size=(130, 150), each=4)
+    Image.fromarray(noise(0, 200, 120)).save(root / "train" / "cat" / "0.png")
+    return root
+
+
+def test_large_images_are_streamed_scaled_with_a_margin_and_cut(tmp_path):
+    data = load_data(folder_config(image_size=112), data_dir=large_folder(tmp_path))
+    assert isinstance(data.train, StreamSplit)
+    assert data.image_shape == (3, 112, 112)
+    ((pixels, labels),) = data.train.batches(64, "cpu")
+    assert labels.tolist() == [0] * 4 + [1] * 4
+    scaled = Image.fromarray(noise(1, 130, 150)).resize((148, 128), Image.Resampling.BILINEAR)
+    expected = np.array(scaled)[8:120, 18:130].transpose(2, 0, 1)
+    np.testing.assert_array_equal(pixels[1].numpy(), expected.astype(np.float32) / np.float32(255))
+    whole = pixels.double()
+    assert data.mean == pytest.approx(whole.mean((0, 2, 3)).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("crop", ["none", "shift", "resized"])
+def test_streamed_training_equals_a_loop_with_pillow(tmp_path, crop):
+    pad = 6
+    config = folder_config(image_size=112, crop=crop, pad=pad, flip=True)
+    data = load_data(config, data_dir=large_folder(tmp_path), seed=5)
+    found = list(data.train.train_batches(3, 4, "cpu"))
+    order = epoch_order(5, 3, 8)
+    assert torch.cat([y for _, y in found]).tolist() == data.train.labels[order].tolist()
+    results = torch.cat([x for x, _ in found]).numpy()
+    words = augmentation_words(5, 3, 8)
+    files = sorted(tmp_path.glob("train/cat/*")) + sorted(tmp_path.glob("train/dog/*"))
+    flips = 0
+    for position, index in enumerate(order):
+        image = Image.open(files[index])
+        if crop != "resized":
+            scale = 128 / min(image.size)
+            image = image.resize(
+                (round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR
+            )
+        if crop == "none":
+            left, top = (image.width - 112) // 2, (image.height - 112) // 2
+            box, flip = (left, top, left + 112, top + 112), words[position, 2] >= 2**31
+        else:
+            augmentation = Augmentation(pad, crop, True)
+            row = augmentation.boxes(words[position : position + 1], image.size[::-1], (112, 112))[0]
+            top, left, height, width, flip = (int(value) for value in row)
+            canvas = Image.new("RGB", (image.width + 2 * pad, image.height + 2 * pad))
+            canvas.paste(image, (pad, pad))
+            image, box = canvas, (left, top, left + width, top + height)
+        expected = image.crop(box).resize((112, 112), Image.Resampling.BILINEAR)
+        array = np.array(expected)[:, ::-1] if flip else np.array(expected)
+        flips += bool(flip)
+        np.testing.assert_array_equal(np.rint(results[position] * 255), array.transpose(2, 0, 1))
+    assert 0 < flips < 8
+
+
+def test_streamed_epoch_resumes_in_the_middle(tmp_path):
+    config = folder_config(image_size=100, crop="resized", flip=True)
+    data = load_data(config, data_dir=large_folder(tmp_path))
+    skipped = list(data.train.train_batches(1, 3, "cpu"))[1:]
+    resumed = list(data.train.train_batches(1, 3, "cpu", start=1))
+    assert len(resumed) == len(skipped) == 1
+    assert torch.equal(skipped[0][0], resumed[0][0])
+    assert torch.equal(skipped[0][1], resumed[0][1])
+    assert [len(x) for x, _ in data.train.batches(3, "cpu")] == [3, 3, 2]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12+ about any fork beside threads
+def test_workers_change_nothing_and_report_errors_in_one_line(tmp_path):
+    large_folder(tmp_path)
+    config = folder_config(image_size=100, crop="resized", flip=True)
+    alone = load_data(config, data_dir=tmp_path, workers=0)
+    helped = load_data(config, data_dir=tmp_path, workers=1)
+    state = torch.get_rng_state()
+    for epoch in (0, 1):
+        pairs = zip(
+            alone.train.train_batches(epoch, 4, "cpu"),
+            helped.train.train_batches(epoch, 4, "cpu"),
+            strict=True,
+        )
+        assert all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in pairs)
+    assert torch.equal(torch.get_rng_state(), state)
+    (tmp_path / "train" / "dog" / "3.png").write_text("no image")
+    with pytest.raises(DataError, match=r"train/dog/3\.png: not a readable image") as caught:
+        list(helped.train.train_batches(0, 4, "cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_large_images_of_one_size_need_no_image_size(tmp_path):
+    make_folder(tmp_path, size=(120, 100), each=2)
+    data = load_data(folder_config(), data_dir=tmp_path)
+    assert data.image_shape == (3, 120, 100)
+    np.testing.assert_array_equal(
+        np.rint(pixels_of(data.test)[0] * 255), noise(1000, 120, 100).transpose(2, 0, 1)
+    )
+    Image.fromarray(noise(0, 120, 101)).save(tmp_path / "test" / "dog" / "1.png")
+    with pytest.raises(
+        DataError, match=r"dog/1\.png: 101×120 pixels, but the first .* 100×120: give --image-size"
+    ):
+        load_data(folder_config(), data_dir=tmp_path)
+
+
+def test_many_small_images_are_streamed_to_the_same_pixels(tmp_path, monkeypatch):
+    make_folder(tmp_path)
+    config = folder_config(crop="shift", pad=2, flip=True, image_size=8)
+    memory = load_data(config, data_dir=tmp_path)
+    monkeypatch.setattr(loading_module, "LARGEST_IN_MEMORY", 100)
+    streamed = load_data(config, data_dir=tmp_path)
+    assert isinstance(streamed.train, StreamSplit)
+    assert (streamed.mean, streamed.std) == (memory.mean, memory.std)
+    assert np.array_equal(pixels_of(streamed.test), pixels_of(memory.test))
+    ((x, y),) = memory.train.train_batches(2, 10, "cpu")
+    ((u, v),) = streamed.train.train_batches(2, 10, "cpu")
+    assert torch.equal(x, u)
+    assert torch.equal(y, v)
+
+
+def test_workers_default_to_none_for_few_images():
+    transform = StreamTransform(8, 8, False, Augmentation())
+
+    class Many:
+        def __len__(self):
+            return 10_000
+
+    few = StreamSplit([], torch.zeros(0), transform, 0, None)
+    many = StreamSplit(Many(), torch.zeros(10_000), transform, 0, None)
+    assert few._workers == 0
+    assert many._workers == min(8, os.cpu_count() - 1)

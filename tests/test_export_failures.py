@@ -1,0 +1,183 @@
+"""What cannot be exported is one clear line, and leaves no file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from iterand_compress.compress.errors import ExportError, IterandError
+from iterand_compress.export import check, export_onnx, exporter
+from iterand_compress.export.graph import Graph
+from torch import nn
+
+IMAGE = {"image_shape": (3, 8, 8), "mean": [0.5] * 3, "std": [0.2] * 3}
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(x.mean((2, 3)))
+
+
+class Branches(Pooled):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        if y.sum() > 0:
+            return y * 2
+        return y
+
+
+class Unsupported(Pooled):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return y * torch.kthvalue(y, 1, dim=1, keepdim=True).values
+
+
+class OneBatchSize(Pooled):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (
+            self.last(x.reshape(1, 3, -1).mean(2)) if len(x) == 1 else self.last(x.reshape(2, 3, -1).mean(2))
+        )
+
+
+class TwoOutputs(Pooled):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        return super().forward(x), x
+
+
+class Classes(Pooled):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).argmax(1)
+
+
+class MeanOverBatch(Pooled):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).mean(0)
+
+
+class NotANumber(Pooled):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * float("nan")
+
+
+class NoCopy(Pooled):
+    def __deepcopy__(self, memo: dict[int, object]) -> nn.Module:
+        raise TypeError("holds a lock")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            Branches(),
+            r"Branches cannot be exported: its Python code branches on computed values in forward \(test_\w+",
+        ),
+        (
+            Unsupported(),
+            r"Unsupported cannot be exported: ONNX has no counterpart of the operator aten\.kthvalue",
+        ),
+        (OneBatchSize(), "one batch size only"),
+        (nn.Linear(7, 5), r"Linear does not take an input of shape \[1, 3, 8, 8\]: RuntimeError: .*mat1"),
+        (TwoOutputs(), "must return one floating-point tensor, found tuple"),
+        (Classes(), r"must return one floating-point tensor, found a tensor of torch\.int64"),
+        (MeanOverBatch(), r"must return one row per image, found shape \[5\] for 1"),
+        (NotANumber(), "logits that are not finite"),
+        (NoCopy(), "cannot be copied for the export: holds a lock"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_one_line(model: nn.Module, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ExportError, match=message) as caught:
+        export_onnx(model, tmp_path / "net.onnx", **IMAGE)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_more_than_two_gigabytes(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = nn.Linear(30_000, 30_000)
+    with pytest.raises(ExportError, match=r"3\.60 GB of float32 tensors; one ONNX file holds at most 2 GB"):
+        export_onnx(model, tmp_path / "net.onnx", **IMAGE)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan")])
+def test_a_wrong_graph_leaves_the_old_file(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def corrupt(graph: Graph, factors: object) -> None:
+        weight = graph.array("last.weight")
+        weight[0, 0] += value
+        graph.put("last.weight", weight)
+
+    monkeypatch.setattr(exporter, "write_dense", corrupt)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"old")
+    message = r"PyTorch differ: largest absolute difference of the logits (\d\.\d+|nan), accepted 0\.0001"
+    with pytest.raises(ExportError, match=message):
+        export_onnx(Pooled(), path, **IMAGE)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_invalid_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def corrupt(graph: Graph, factors: object) -> None:
+        del graph.initializers["last.weight"]
+
+    monkeypatch.setattr(exporter, "write_dense", corrupt)
+    with pytest.raises(ExportError, match="not valid ONNX"):
+        export_onnx(Pooled(), tmp_path / "net.onnx", **IMAGE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_for_one_batch_size_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fix(graph: Graph, factors: object) -> None:
+        graph.put("two", np.array([2, 5]))
+        graph.nodes[-1].output[0] = "free"
+        graph.nodes.append(exporter.helper.make_node("Reshape", ["free", "two"], ["logits"]))
+
+    monkeypatch.setattr(exporter, "write_dense", fix)
+    with pytest.raises(ExportError, match="on a batch of 1"):
+        export_onnx(Pooled(), tmp_path / "net.onnx", **IMAGE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_shape_is_a_difference() -> None:
+    class Session:
+        def get_inputs(self) -> list[nn.Module]:
+            return [type("Input", (), {"name": "pixels"})()]
+
+        def run(self, names: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [np.zeros((len(feed["pixels"]), 1), np.float32)]  # would broadcast
+
+    images = torch.rand(2, 3, 8, 8)
+    with pytest.raises(ExportError, match=r"computes the shape \[1, 1\], PyTorch \[1, 5\]"):
+        check.compare(Session(), Pooled(), images, images)
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(IterandError, match=r"net\.onnx: cannot be written.*create the folder"):
+        export_onnx(Pooled(), tmp_path / "absent" / "net.onnx", **IMAGE)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="root may write everywhere")
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(IterandError, match=r"cannot be written"):
+            export_onnx(Pooled(), tmp_path / "net.onnx", **IMAGE)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_folder_in_the_place_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(IterandError, match="cannot be written"):
+        export_onnx(Pooled(), tmp_path, **IMAGE)

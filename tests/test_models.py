@@ -1,0 +1,365 @@
+"""Architectures against the papers' and torchvision's weight counts, and every way to name one wrongly."""
+
+import io
+import subprocess
+import sys
+
+import pytest
+import torch
+from iterand_compress.compress.config import ModelConfig
+from iterand_compress.compress.errors import ConfigError
+from iterand_compress.compress.models import Architecture, build_model, model_names, resolve
+from iterand_compress.compress.models.architecture import FAMILIES
+from iterand_compress.compress.models.build import BUILDERS
+from torch import nn
+
+
+def weights(model: nn.Module) -> int:
+    """Number of weights of convolutions and linear layers."""
+    return sum(m.weight.numel() for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+
+
+def built(name: str, *, classes: int = 10, shape: tuple[int, int, int] = (3, 32, 32), **config) -> nn.Module:
+    return build_model(resolve(ModelConfig(name=name, **config), num_classes=classes, image_shape=shape))
+
+
+# Conv-2/4/6/8 at width 1, by hand from the layer lists of the papers.
+CONV_WEIGHTS = {
+    "conv2": 9 * (3 * 64 + 64 * 64) + 64 * 16 * 16 * 256 + 256 * 256 + 2560,
+    "conv4": 9 * (3 * 64 + 64 * 64 + 64 * 128 + 128 * 128) + 128 * 8 * 8 * 256 + 256 * 256 + 2560,
+    "conv6": 9 * (3 * 64 + 64 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256 * 256)
+    + 256 * 4 * 4 * 256
+    + 256 * 256
+    + 2560,
+    "conv8": 9 * (3 * 64 + 64 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512)
+    + 512 * 2 * 2 * 256
+    + 256 * 256
+    + 2560,
+}
+
+
+@pytest.mark.parametrize(("name", "count"), CONV_WEIGHTS.items())
+def test_conv_nets_have_the_papers_weights_and_nothing_else(name, count):
+    model = built(name)
+    assert weights(model) == count
+    assert sum(p.numel() for p in model.parameters()) == count
+    assert not list(model.buffers())
+
+
+def test_conv6_at_quarter_width_is_the_prototype():
+    model = built("conv6", width=0.25)
+    assert weights(model) == 142_128
+    assert [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)] == [16, 16, 32, 32, 64, 64]
+
+
+def test_resnet18_for_cifar_has_the_known_count():
+    # The widely used CIFAR ResNet-18 has 11,173,962 parameters: 9,600 of BatchNorm and 10 biases more.
+    model = built("resnet18")
+    assert weights(model) == 11_173_962 - 9_600 - 10
+    assert sum(p.numel() for p in model.parameters()) == weights(model)
+    assert sum(p.numel() for p in built("resnet18", affine=True).parameters()) == 11_173_962 - 10
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("resnet18", "resnet18"),
+        ("resnet34", "resnet34"),
+        ("resnet50", "resnet50"),
+        ("resnet101", "resnet101"),
+        ("wideresnet50-2", "wide_resnet50_2"),
+    ],
+)
+def test_imagenet_form_equals_torchvision_layer_by_layer(name, theirs):
+    from torchvision import models
+
+    def shapes(model):
+        found = [
+            (key, tuple(m.weight.shape), getattr(m, "stride", None))
+            for key, m in model.named_modules()
+            if isinstance(m, (nn.Conv2d, nn.Linear))
+        ]
+        return sorted(found)
+
+    with torch.device("meta"):
+        ours = built(name, classes=1000, shape=(3, 224, 224))
+        reference = models.get_model(theirs, weights=None)
+    assert shapes(ours) == shapes(reference)
+    assert not [key for key, _ in ours.named_parameters() if key.endswith("bias")]
+
+
+def test_resnet_computes_what_torchvision_computes():
+    from torchvision import models
+
+    reference = models.resnet50(weights=None, num_classes=7).eval()
+    ours = built("resnet50", classes=7, shape=(3, 96, 96), affine=True).eval()
+    state = {key: value for key, value in reference.state_dict().items() if key != "fc.bias"}
+    ours.load_state_dict(state, strict=True)
+    x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), reference(x) - reference.fc.bias)
+
+
+@pytest.mark.parametrize("width", [0.25, 0.5, 2.0])
+def test_width_scales_the_stages_but_not_the_stem(width):
+    model = built("resnet18", width=width)
+    assert model.conv1.weight.shape == (64, 3, 3, 3)
+    assert model.layer1[0].conv1.in_channels == 64
+    stages = (model.layer1, model.layer2, model.layer3, model.layer4)
+    assert [s[-1].conv2.out_channels for s in stages] == [int(c * width) for c in (64, 128, 256, 512)]
+
+
+def test_stem_follows_the_image_size_and_the_settings():
+    small = resolve(ModelConfig(name="resnet18"), num_classes=10, image_shape=(3, 95, 95))
+    large = resolve(ModelConfig(name="resnet18"), num_classes=10, image_shape=(3, 96, 96))
+    told = resolve(ModelConfig(name="resnet18", stem="cifar"), num_classes=10, image_shape=(3, 224, 224))
+    assert (small.stem, large.stem, told.stem) == ("cifar", "imagenet", "cifar")
+    with torch.device("meta"):
+        model = build_model(large)
+    assert (model.conv1.kernel_size, model.conv1.stride) == ((7, 7), (2, 2))
+    assert isinstance(model.maxpool, nn.MaxPool2d)
+
+
+SMALLEST = {
+    "digits-cnn": (1, 8, 8),
+    "conv2": (1, 8, 8),
+    "conv4": (1, 28, 28),
+    "conv6": (3, 8, 8),
+    "conv8": (3, 16, 16),
+    "resnet18": (1, 8, 8),
+    "resnet34": (3, 16, 16),
+    "resnet50": (3, 16, 16),
+    "resnet101": (3, 16, 16),
+    "wideresnet50-2": (3, 16, 16),
+}
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_model_maps_images_to_class_scores_and_learns(name):
+    shape = SMALLEST[name]
+    model = built(name, classes=5, shape=shape, width=0.125)
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
+    out = model(x)
+    assert out.shape == (3, 5)
+    assert out.std() > 0
+    out.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters() if p.ndim > 1)
+    assert not [key for key, _ in model.named_parameters() if "bn" in key]
+
+
+def test_names_builders_and_families_agree():
+    assert set(model_names()) == set(FAMILIES) == set(BUILDERS)
+    assert model_names()[0] == ModelConfig().name
+
+
+def test_digits_cnn_weights():
+    model = built("digits-cnn", shape=(1, 8, 8))
+    assert weights(model) == sum(p.numel() for p in model.parameters()) == 226_880
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns about its own internals
+def test_models_export_to_onnx_with_a_dynamic_batch():
+    import numpy as np
+    import onnxruntime
+
+    for name, shape in (("digits-cnn", (1, 8, 8)), ("resnet18", (3, 16, 16))):
+        model = built(name, shape=shape, width=0.25).eval()
+        x = torch.rand(5, *shape, generator=torch.Generator().manual_seed(2))
+        file = io.BytesIO()
+        batch = {0: torch.export.Dim("batch")}
+        torch.onnx.export(model, (x[:2],), file, dynamo=True, dynamic_shapes=(batch,), verbose=False)
+        session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        np.testing.assert_allclose(found, model(x).detach().numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("conv2", (3, 8, 8)), ("digits-cnn", (1, 8, 8)), ("resnet18", (3, 8, 8))]
+)
+def test_models_compile_without_a_graph_break(name, shape):
+    model = built(name, shape=shape, width=0.125).eval()
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
+
+
+# --- Architecture ------------------------------------------------------------------------------------------
+
+ARCH = Architecture("resnet18", 10, 3, 32, 0.5, "cifar", True)
+
+
+def test_architecture_goes_through_json_scalars():
+    assert ARCH.to_dict() == {
+        "name": "resnet18",
+        "num_classes": 10,
+        "in_channels": 3,
+        "image_size": 32,
+        "width": 0.5,
+        "stem": "cifar",
+        "affine": True,
+    }
+    assert Architecture.from_dict(ARCH.to_dict()) == ARCH
+    assert type(Architecture.from_dict({**ARCH.to_dict(), "width": 1}).width) is float
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": True}, r"num_classes: expected an integer in \[1, 1048576\], got True"),
+        ({"num_classes": 0}, "num_classes: expected an integer"),
+        ({"image_size": 10**9}, "image_size: expected an integer"),
+        ({"in_channels": 3.0}, "in_channels: expected an integer"),
+        ({"width": 65}, r"width: expected a number in \(0, 64\], got 65"),
+        ({"width": float("nan")}, "width: expected a number"),
+        ({"stem": "nature"}, "stem: expected one of cifar, imagenet, none, got 'nature'"),
+        ({"affine": 1}, "affine: expected true or false, got 1"),
+        ({"name": ""}, "name: expected a name, got ''"),
+        ({"widht": 1.0}, "unknown key 'widht'; did you mean 'width'?"),
+    ],
+)
+def test_from_dict_is_strict(change, message):
+    with pytest.raises(ConfigError, match=message):
+        Architecture.from_dict({**ARCH.to_dict(), **change})
+
+
+def test_from_dict_names_missing_keys():
+    with pytest.raises(ConfigError, match=r"architecture: missing stem, affine$"):
+        Architecture.from_dict({k: v for k, v in ARCH.to_dict().items() if k not in ("stem", "affine")})
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "message"),
+    [
+        ({"name": "resnet19"}, (3, 32, 32), r"unknown 'resnet19'; did you mean .*'resnet18'"),
+        ({"name": "conv6"}, (3, 32, 48), r"48×32 pixels, but a model takes square ones: give --image-size"),
+        ({"name": "conv8"}, (1, 8, 8), r"conv8 needs images of at least 16×16 pixels, got 8×8"),
+        (
+            {"name": "conv6", "affine": True},
+            (3, 32, 32),
+            "conv6 does not take affine = True: it has no BatchNorm",
+        ),
+        (
+            {"name": "conv6", "stem": "cifar"},
+            (3, 32, 32),
+            "conv6 does not take stem = 'cifar': only the built-in",
+        ),
+        ({"name": "torchvision:resnet18", "width": 0.5}, (3, 32, 32), "does not take width = 0.5"),
+    ],
+)
+def test_resolve_refuses(config, shape, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(ModelConfig(**config), num_classes=10, image_shape=shape)
+
+
+def test_build_refuses_what_resolve_would_not_give():
+    with pytest.raises(ConfigError, match="unknown 'resnet19'"):
+        build_model(Architecture("resnet19", 10, 3, 32))
+    with pytest.raises(ConfigError, match="resnet18: expected stem cifar or imagenet, got none"):
+        build_model(Architecture("resnet18", 10, 3, 32))
+    with pytest.raises(ConfigError, match="conv8 needs images of at least 16 pixels, got 8"):
+        build_model(Architecture("conv8", 10, 3, 8))
+
+
+# --- Models of others --------------------------------------------------------------------------------------
+
+
+def test_torchvision_model_with_our_classes():
+    model = built("torchvision:squeezenet1_1", classes=7, shape=(3, 64, 64)).eval()
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_torchvision_models_get_the_image_size_and_one_output():
+    with torch.device("meta"):
+        vit = built("torchvision:vit_b_32", classes=3, shape=(3, 64, 64))
+        google = built("torchvision:googlenet", classes=3, shape=(3, 96, 96)).train()
+        assert vit(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+        assert google(torch.zeros(2, 3, 96, 96)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("resnet1", (3, 32, 32), "torchvision has no classifier 'resnet1'; did you mean .*'resnet18'"),
+        ("fcn_resnet50", (3, 32, 32), "torchvision has no classifier 'fcn_resnet50'"),
+        ("resnet18", (1, 28, 28), "takes images of 3 channels, the data has 1; choose a built-in model"),
+        ("vit_b_16", (3, 30, 30), "cannot take images of 30 pixels: AssertionError"),
+    ],
+)
+def test_torchvision_refusals(name, shape, message):
+    with pytest.raises(ConfigError, match=message):
+        built(f"torchvision:{name}", shape=shape)
+
+
+MODULE = """
+import torch
+
+def good(num_classes):
+    return torch.nn.Linear(4, num_classes)
+
+def number(num_classes):
+    return num_classes
+
+def failing(num_classes):
+    raise KeyError("no\\nsuch layer")
+
+def no_arguments():
+    return torch.nn.Linear(4, 4)
+
+constant = 3
+"""
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    (tmp_path / "my_nets_for_test.py").write_text(MODULE)
+    (tmp_path / "broken_nets_for_test.py").write_text("raise ValueError('two\\nlines')")
+    (tmp_path / "needy_nets_for_test.py").write_text("import no_such_package_at_all")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def own(name: str) -> Architecture:
+    return resolve(ModelConfig(name=name), num_classes=6, image_shape=(3, 8, 8))
+
+
+def test_own_factory_is_called_with_the_number_of_classes(workdir):
+    model = build_model(own("my_nets_for_test:good"), allow_import=True)
+    assert model.out_features == 6
+
+
+def test_a_file_never_makes_us_import(workdir):
+    with pytest.raises(ConfigError, match=r"give it yourself with --model broken_nets_for_test:good$"):
+        build_model(own("broken_nets_for_test:good"))
+    assert "broken_nets_for_test" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_nets_for_test:good", r"no module 'no_nets_for_test' in .* or among the installed packages"),
+        ("no_nets_for_test.sub:good", "no module 'no_nets_for_test' in"),
+        ("my_nets_for_test:goodd", "my_nets_for_test has no 'goodd'; did you mean 'good'?"),
+        ("my_nets_for_test:constant", "is a int, not a function that returns a module"),
+        ("my_nets_for_test:number", "my_nets_for_test:number returned a int, not a torch.nn.Module"),
+        ("my_nets_for_test:failing", r"failing\(num_classes=6\) failed: KeyError: 'no\\nsuch layer'"),
+        ("my_nets_for_test:no_arguments", r"no_arguments\(num_classes=6\) failed: TypeError: "),
+        ("broken_nets_for_test:good", "importing broken_nets_for_test failed: ValueError: two lines$"),
+        (
+            "needy_nets_for_test:good",
+            "importing needy_nets_for_test failed: ModuleNotFoundError: .*no_such_package",
+        ),
+        (":good", "expected package.module:factory, got ':good'"),
+    ],
+)
+def test_own_factory_refusals_are_one_line(workdir, name, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_model(own(name), allow_import=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_do_not_import_torch():
+    code = (
+        "import sys; from iterand_compress.compress.models import model_names, Architecture;"
+        "from iterand_compress.compress.data import DATASETS; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

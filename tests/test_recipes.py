@@ -1,0 +1,101 @@
+"""Recipes: the shipped ones hold the papers' settings, and mistakes are named."""
+
+import pytest
+
+from iterand_compress.compress import load_recipe
+from iterand_compress.compress.config import Recipe, TrainConfig
+from iterand_compress.compress.errors import ConfigError
+from iterand_compress.compress.training.recipe import differences, override, recipe_names
+from iterand_compress.compress.training.schedule import check_schedule, learning_rate
+
+
+def test_every_shipped_recipe_loads_and_has_a_schedule():
+    names = recipe_names()
+    assert names == (
+        "cifar10-conv6",
+        "cifar10-resnet18",
+        "cifar10-resnet34",
+        "digits",
+        "imagenet-resnet101",
+        "imagenet-resnet34",
+        "imagenet-resnet50",
+    )
+    for name in names:
+        check_schedule(load_recipe(name).train)
+
+
+@pytest.mark.parametrize(
+    ("name", "sparsity", "lr", "decay", "every", "epochs"),
+    [
+        ("cifar10-conv6", 0.5, 0.3, 1e-4, 300, 100),
+        ("cifar10-resnet18", 0.6, 0.1, 5e-4, 300, 100),
+        ("cifar10-resnet34", 0.6, 0.1, 5e-4, 300, 100),
+        ("imagenet-resnet34", 0.7, 0.1, 1e-4, 1000, 105),
+        ("imagenet-resnet50", 0.7, 0.1, 1e-4, 1000, 105),
+        ("imagenet-resnet101", 0.7, 0.1, 1e-4, 1000, 105),
+    ],
+)
+def test_settings_of_the_paper(name, sparsity, lr, decay, every, epochs):
+    recipe = load_recipe(name)
+    assert recipe.subnetwork.method == "iterand"
+    assert recipe.subnetwork.sparsity == sparsity
+    assert recipe.subnetwork.resample_every == every
+    assert recipe.subnetwork.resample_rate == 0.1
+    assert recipe.train.lr == lr
+    assert recipe.train.weight_decay == decay
+    assert recipe.train.epochs == epochs
+    assert recipe.train.batch_size == 128
+
+
+def test_imagenet_schedule():
+    train = load_recipe("imagenet-resnet50").train
+    rates = [learning_rate(train, epoch) for epoch in range(105)]
+    assert rates[:6] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+    assert rates[99] == pytest.approx(0.1 * 0.5 * (1 - 0.999453), rel=1e-2)
+    assert rates[100:] == [1e-5] * 5
+
+
+def test_cosine_per_epoch():
+    train = TrainConfig(epochs=4, lr=1.0)
+    assert [learning_rate(train, epoch) for epoch in range(4)] == pytest.approx([1, 0.853553, 0.5, 0.146447], rel=1e-5)
+
+
+def test_a_file_and_overrides(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[train]\nlr = 0.5\n[subnetwork]\nmethod = "edge-popup"\n')
+    recipe = override(load_recipe(str(path)), {"train.epochs": 7})
+    assert (recipe.train.lr, recipe.train.epochs, recipe.subnetwork.method) == (0.5, 7, "edge-popup")
+    assert differences(Recipe(), recipe) == ["subnetwork.method: 'iterand' → 'edge-popup'", "train.epochs: 30 → 7", "train.lr: 0.1 → 0.5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("[train]\nlearning_rat = 1.0\n", r"mine\.toml: unknown key 'train\.learning_rat'; known: batch_size"),
+        ("[train]\nbatchsize = 1\n", r"unknown key 'train\.batchsize'; did you mean 'batch_size'\?"),
+        ("[trian]\n", r"unknown key 'trian'; did you mean 'train'\?"),
+        ("[subnetwork]\nsparsity = 1.0\n", r"subnetwork\.sparsity: input should be less than 1, got 1\.0"),
+        ("[subnetwork]\nsparsity = -0.1\n", r"subnetwork\.sparsity: input should be greater than or equal to 0, got -0\.1"),
+        ("[subnetwork]\nmethod = 'iterant'\n", r"subnetwork\.method: unknown 'iterant'; did you mean 'iterand'\?"),
+        ("[train]\nlr = nan\n", r"train\.lr: input should be a finite number, got nan"),
+        ("[train]\nepochs = '3'\n", r"train\.epochs: input should be a valid integer, got '3'"),
+        ("lr = ", r"not valid TOML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, text, match):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=match):
+        load_recipe(str(path))
+
+
+def test_unknown_recipe_and_missing_file():
+    with pytest.raises(ConfigError, match=r"recipe: unknown 'cifar10-conv'; did you mean 'cifar10-conv6'"):
+        load_recipe("cifar10-conv")
+    with pytest.raises(ConfigError, match=r"recipe absent\.toml: cannot be read: No such file"):
+        load_recipe("absent.toml")
+
+
+def test_no_room_for_the_cosine():
+    with pytest.raises(ConfigError, match=r"warmup_epochs \(3\) and cooldown_epochs \(2\) must leave at least one of epochs \(5\)"):
+        check_schedule(TrainConfig(epochs=5, warmup_epochs=3, cooldown_epochs=2))

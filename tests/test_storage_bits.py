@@ -1,0 +1,124 @@
+"""Bit packing, codings, and the choice of the resampling log."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from iterand_compress.compress.errors import SeedMaskError
+from iterand_compress.compress.storage.bits import (
+    binary_entropy,
+    pack_values,
+    packed_bytes,
+    symbol_entropy,
+    unpack_values,
+)
+from iterand_compress.compress.storage.codings import get_coding
+from iterand_compress.compress.storage.log import choose_log, decode_log
+
+
+def naive_pack(values: list[int], width: int) -> bytes:
+    number = sum(value << width * i for i, value in enumerate(values))
+    return number.to_bytes(packed_bytes(len(values), width), "little")
+
+
+@given(st.data())
+def test_packing_is_one_long_little_endian_number(data: st.DataObject) -> None:
+    width = data.draw(st.integers(1, 8))
+    values = data.draw(st.lists(st.integers(0, 2**width - 1), max_size=70))
+    packed = pack_values(np.array(values, np.uint8), width)
+    assert packed == naive_pack(values, width)
+    assert unpack_values(packed, len(values), width).tolist() == values
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 8), st.integers(-9, 9), st.integers(0, 2**32))
+def test_round_trip_across_the_chunk_border(width: int, more: int, seed: int) -> None:
+    values = np.random.default_rng(seed).integers(0, 2**width, 65536 + more).astype(np.uint8)
+    packed = pack_values(values, width)
+    assert len(packed) == packed_bytes(len(values), width)
+    assert np.array_equal(unpack_values(packed, len(values), width), values)
+
+
+def test_packed_bytes_in_clear() -> None:
+    assert pack_values(np.array([1, 0, 0, 0, 0, 0, 0, 0, 1, 1], np.uint8), 1).hex() == "0103"
+    assert pack_values(np.array([1, 2, 3, 4, 5], np.uint8), 3).hex() == "d158"
+    assert pack_values(np.array([255, 1], np.uint8), 8).hex() == "ff01"
+
+
+@pytest.mark.parametrize("width", [1, 3, 8])
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_a_payload_of_another_size_is_refused(width: int, wrong: int) -> None:
+    size = packed_bytes(20, width) + wrong
+    with pytest.raises(SeedMaskError, match=rf"expected {size - wrong} bytes for 20 values .* got {size};"):
+        unpack_values(bytes(size), 20, width)
+
+
+@pytest.mark.parametrize(("count", "width"), [(1, 1), (15, 1), (3, 3), (5, 7)])
+def test_padding_bits_must_be_zero(count: int, width: int) -> None:
+    payload = bytearray(packed_bytes(count, width))
+    payload[-1] = 0x80
+    with pytest.raises(SeedMaskError, match="expected padding bits of 0, got last byte 0x80"):
+        unpack_values(bytes(payload), count, width)
+
+
+def test_entropy_bounds() -> None:
+    assert binary_entropy(4, 10) / 10 == pytest.approx(0.971, abs=5e-4)
+    assert binary_entropy(0, 10) == binary_entropy(10, 10) == binary_entropy(0, 0) == 0
+    assert symbol_entropy(np.array([4, 0, 4])) == 8
+    assert symbol_entropy(np.array([1, 2, 5])) == pytest.approx(3 + 2 * 2 + 5 * math.log2(8 / 5))
+
+
+def test_an_unknown_coding_is_refused_by_name() -> None:
+    with pytest.raises(SeedMaskError, match="unknown coding 'rans'; known: raw; update iterand-compress"):
+        get_coding("rans")
+
+
+def log_of(draws: list[int], differs: list[bool], *, two_valued: bool) -> tuple[str, int, bytes]:
+    log, coding, payload = choose_log(
+        np.array(draws, np.uint8), np.array(differs, np.bool_), two_valued=two_valued
+    )
+    decoded = decode_log(log.kind, coding, log.width, len(draws), payload)
+    assert np.array_equal(decoded.values, log.values)
+    return log.kind, log.width, payload
+
+
+def test_the_smallest_log_wins() -> None:
+    assert log_of([0, 0, 0], [False] * 3, two_valued=True) == ("none", 0, b"")
+    assert log_of([0, 3, 1], [False] * 3, two_valued=False) == ("none", 0, b""), "redrawn, same value"
+    assert log_of([0, 3, 1], [False, True, False], two_valued=True) == ("flips", 1, b"\x02")
+    assert log_of([0, 1, 1], [False, True, True], two_valued=True)[0] == "flips", "ties go to the first kind"
+    assert log_of([0, 3, 1], [False, True, False], two_valued=False) == ("draws", 2, b"\x1c")
+    assert log_of([255, 1], [True, True], two_valued=False) == ("draws", 8, b"\xff\x01")
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "payload", "message"),
+    [
+        ("none", 0, b"\0", "expected kind 'none' to be raw and empty"),
+        ("none", 1, b"", "expected kind 'none' to be raw and empty"),
+        ("flips", 1, b"\0", "expected at least one flip, got none"),
+        ("draws", 2, b"\x05", "expected draws of up to 2 bits, got a largest draw of 1"),
+        ("draws", 1, b"\x08", "padding"),
+    ],
+)
+def test_logs_that_the_packer_cannot_have_written(
+    kind: str, width: int, payload: bytes, message: str
+) -> None:
+    with pytest.raises(SeedMaskError, match=message):
+        decode_log(kind, "raw", width, 3, payload)
+
+
+def test_bounds_of_logs() -> None:
+    flips = choose_log(
+        np.array([1, 0, 0, 0], np.uint8), np.array([True, False, False, False]), two_valued=True
+    )
+    assert flips[0].bound() == pytest.approx(4 * 0.811278, rel=1e-5)
+    draws = choose_log(
+        np.array([0, 1, 2, 3], np.uint8), np.array([False, True, True, True]), two_valued=False
+    )
+    assert draws[0].bound() == 8
+    assert choose_log(np.zeros(4, np.uint8), np.zeros(4, np.bool_), two_valued=True)[0].bound() == 0

@@ -1,0 +1,211 @@
+"""Golden files open for ever; docs/FORMAT.md says what they hold; a decoder written from it alone agrees."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden.make import FOLDER, GOLDEN
+from iterand_compress.compress.codebooks import CODEBOOKS
+from iterand_compress.compress.philox import random_bytes
+from iterand_compress.compress.storage import dumps, loads, read_seedmask
+
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "FORMAT.md").read_text()
+
+# Digest of the file, and the first weights of each tensor as little-endian float32. Never edit a line.
+PROMISES = {
+    "v1-none": (
+        "f5b74e51af629dc4bc14acbdcdea0e07491fe98b3ed1d09417d17d5ae0b9a368",
+        {"fc.weight": "246213bf 6c8b34bf 00000000 00000000 00000000 281fa23e 2462933d 00000000"},
+    ),
+    "v1-flips": (
+        "acefbe2429d4044ede07809ef7bbc0dd852bb8c51dbb3a14bda0f8d9628bf9bf",
+        {
+            "conv.weight": "abaaaabe abaaaabe 00000000 00000000 00000000 abaaaabe abaaaabe 00000000 00000000 "
+            "00000000 abaaaabe abaaaa3e",
+            "fc.weight": "ec05513f ec0551bf 00000000 ec05513f 00000000 ec0551bf",
+        },
+    ),
+    "v1-draws": (
+        "bdcc452d6e0fa307bd42b9937d643f580f8b356d1e42e89dee91feaa4b3ff658",
+        {
+            "a": "b1631d3f 176c423f 00000000 9dfb153f 00000000 2120463f d5592abe 00000000 96b6f0be 00000000",
+            "b": "a936d63f f749fbbf 00000000 00000000 00000000 e4dac93f 6e92e2bf 00000000 00000000 00000000 "
+            "c0000ac0 ded2833d",
+            "c": "91a5cbbd ba12763f cb5cafbe",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("stem", PROMISES)
+def test_golden_files_are_as_they_always_were(stem: str) -> None:
+    digest, _ = PROMISES[stem]
+    assert hashlib.sha256((FOLDER / f"{stem}.seedmask").read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize("stem", PROMISES)
+def test_golden_files_give_the_same_weights(stem: str) -> None:
+    weights = read_seedmask(FOLDER / f"{stem}.seedmask").weights()
+    _, promised = PROMISES[stem]
+    assert list(weights) == list(promised)
+    for name, first in promised.items():
+        expected = bytes.fromhex(first)
+        assert weights[name].astype("<f4").tobytes()[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("stem", PROMISES)
+def test_golden_networks_still_pack_to_the_same_bytes(stem: str) -> None:
+    data = (FOLDER / f"{stem}.seedmask").read_bytes()
+    assert dumps(GOLDEN[stem]()) == data
+    assert dumps(loads(data).network()) == data
+
+
+def test_what_a_golden_file_says_about_the_model() -> None:
+    seedmask = read_seedmask(FOLDER / "v1-flips.seedmask")
+    manifest = seedmask.manifest
+    assert seedmask.seed == 2**64 - 1
+    assert manifest.architecture == {
+        "name": "tiny",
+        "width": 0.25,
+        "affine": False,
+        "stem": None,
+        "classes": 2,
+    }
+    assert manifest.input is not None
+    assert manifest.input.model_dump() == {"shape": (2, 3, 3), "mean": (0.5, 0.25), "std": (0.25, 1.0)}
+    assert manifest.classes == ("größer", "kleiner")
+    assert manifest.recipe == {"train": {"lr": 1e-05, "epochs": 3}, "tags": ["a", ""]}
+    state = seedmask.state()
+    assert {name: (t.dtype, t.numpy().tolist()) for name, t in state.items()} == {
+        "bn.count": ("I64", 39000),
+        "bn.half": ("BF16", [0x3F80]),
+        "fc.bias": ("F32", [0.5, -0.25]),
+        "flag": ("BOOL", [[True, False]]),
+    }
+
+
+def test_every_golden_file_has_a_promise() -> None:
+    assert {path.stem for path in FOLDER.glob("*.seedmask")} == set(PROMISES)
+
+
+# ---- A decoder of its own, from docs/FORMAT.md and with the standard library only.
+
+
+def philox(counter: list[int], key: list[int]) -> list[int]:
+    c, k = counter, key
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [p1 >> 32 ^ c[1] ^ k[0], p1 % 2**32, p0 >> 32 ^ c[3] ^ k[1], p0 % 2**32]
+        k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+    return c
+
+
+def byte(seed: int, t: int, draw: int, i: int) -> int:
+    words = philox([i // 16, draw, t, 0], [seed % 2**32, seed // 2**32])
+    return (words[i % 16 // 4] >> 8 * (i % 4)) % 256
+
+
+def table() -> list[int]:
+    return [int(word) for word in block("text normal").split()]
+
+
+def entry(codebook: str, b: int) -> int:
+    if codebook == "signed-constant":
+        return -1 if b < 128 else 1
+    if codebook == "uniform":
+        return 2 * (b // 2) - 127
+    assert codebook == "normal"
+    return table()[b - 128] if b >= 128 else -table()[127 - b]
+
+
+def row(payload: bytes, count: int, width: int) -> list[int]:
+    number = int.from_bytes(payload, "little")
+    return [(number >> i * width) % 2**width for i in range(count)]
+
+
+def decode(data: bytes) -> dict[str, bytes]:
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    manifest = json.loads(header["__metadata__"]["seedmask"])
+
+    def payload(name: str) -> bytes:
+        start, end = header[name]["data_offsets"]
+        return data[8 + length + start : 8 + length + end]
+
+    weights = {}
+    for t, tensor in enumerate(manifest["tensors"]):
+        name, book, log = tensor["name"], tensor["codebook"], tensor["log"]
+        scale = struct.unpack(">f", bytes.fromhex(tensor["scale"]))[0]
+        mask = row(payload(f"mask/{name}"), math.prod(tensor["shape"]), 1)
+        kept = [i for i, bit in enumerate(mask) if bit]
+        values = (
+            row(payload(f"log/{name}"), len(kept), log["width"]) if log["kind"] != "none" else [0] * len(kept)
+        )
+        codes = [0] * len(mask)
+        for i, value in zip(kept, values, strict=True):
+            codes[i] = entry(
+                book, byte(int(manifest["seed"], 16), t, value if log["kind"] == "draws" else 0, i)
+            )
+            if log["kind"] == "flips" and value:
+                codes[i] = -codes[i]
+        # An 8-bit times a 24-bit number is exact in double precision, so that `pack` rounds once.
+        weights[name] = struct.pack(f"<{len(codes)}f", *(code * scale for code in codes))
+        assert hashlib.sha256(weights[name]).hexdigest() == tensor["sha256"]
+    return weights
+
+
+@pytest.mark.parametrize("stem", PROMISES)
+def test_a_decoder_written_from_the_specification_agrees(stem: str) -> None:
+    data = (FOLDER / f"{stem}.seedmask").read_bytes()
+    ours = {name: values.astype("<f4").tobytes() for name, values in loads(data).weights().items()}
+    assert decode(data) == ours
+
+
+# ---- The document.
+
+
+def block(tag: str) -> str:
+    """The content of the one fenced block of the document with a tag."""
+    (content,) = re.findall(rf"^```{tag}\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
+    return str(content)
+
+
+def test_the_documented_normal_table() -> None:
+    assert CODEBOOKS["normal"].entries.tolist() == [-code for code in reversed(table())] + table()
+
+
+def test_the_documented_example_is_the_golden_file() -> None:
+    header = block("json header").rstrip("\n").encode() + b" " * 3
+    data = bytes.fromhex(block("hex length")) + header + bytes.fromhex(block("hex data"))
+    assert data == (FOLDER / "v1-none.seedmask").read_bytes()
+
+
+def test_the_documented_bytes_codes_and_weights() -> None:
+    seedmask = read_seedmask(FOLDER / "v1-none.seedmask")
+    raw = random_bytes(0x0123456789ABCDEF, 0, 20, draw=0, tensor=0)
+    assert raw.tobytes() == bytes.fromhex(block("hex bytes"))
+    assert np.array_equal(
+        seedmask.codes("fc.weight").ravel(), [int(code) for code in block("text codes").split()]
+    )
+    assert seedmask.weights()["fc.weight"].astype("<f4").tobytes() == bytes.fromhex(block("hex weights"))
+    for phrase in ("-H[81]` = -40", "-H[93]` = -49"):
+        index, code = re.findall(r"-?\d+", phrase)
+        assert phrase in DOCUMENT
+        assert -table()[int(index)] == int(code)
+    assert f"({float(seedmask.tensors[0].scale_value)!r})" in DOCUMENT
+    assert "b850222e c58cb04b 14a7a020 7a84fff9" in DOCUMENT
+    assert philox([0, 0, 0, 0], [0x89ABCDEF, 0x01234567]) == [0xB850222E, 0xC58CB04B, 0x14A7A020, 0x7A84FFF9]
+
+
+def test_the_documented_fields_are_those_of_the_manifest() -> None:
+    manifest = read_seedmask(FOLDER / "v1-flips.seedmask").manifest.model_dump()
+    section = DOCUMENT[DOCUMENT.index("## 3.") : DOCUMENT.index("**Limits.**")]
+    documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert documented == set(manifest) | set(manifest["tensors"][0])

@@ -1,0 +1,253 @@
+"""Runs: exact resume, interruption, what is refused, what is logged."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import fail, invoke, succeed
+
+from iterand_compress.compress import load_network, read_seedmask
+from iterand_compress.compress.config import Recipe
+from iterand_compress.compress.errors import CheckpointError, IterandError, TrainingError
+from iterand_compress.compress.training import trainer
+from iterand_compress.compress.training.checkpoint import load_checkpoint
+from iterand_compress.compress.training.interrupt import Interrupted
+from iterand_compress.compress.training.recipe import override
+from iterand_compress.compress.training.report import Reporter
+from iterand_compress.compress.training.trainer import RunOptions, train
+
+QUICK = override(
+    Recipe(),
+    {"model.width": 0.25, "train.epochs": 3, "subnetwork.resample_every": 5, "data.pad": 1, "data.crop": "shift"},
+)
+SCRIPT = Path(sys.executable).with_name("iterand-compress")
+
+
+def packed(checkpoint: Path) -> bytes:
+    target = checkpoint.with_suffix(".seedmask")
+    succeed("pack", checkpoint, "--out", target)
+    return target.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "model.ckpt"
+    train(QUICK, RunOptions(out, device="cpu"))
+    return packed(out)
+
+
+def test_same_seed_same_file_other_seed_other_file(tmp_path, undisturbed):
+    train(QUICK, RunOptions(tmp_path / "a.ckpt", device="cpu"))
+    assert packed(tmp_path / "a.ckpt") == undisturbed
+    train(override(QUICK, {"subnetwork.seed": 1}), RunOptions(tmp_path / "b.ckpt", device="cpu"))
+    assert packed(tmp_path / "b.ckpt") != undisturbed
+
+
+class StopAt(Reporter):
+    """Sends this process a Ctrl-C during the given step."""
+
+    def __init__(self, step: int) -> None:
+        self.at = step
+
+    def step(self, report) -> None:
+        if report.position.step >= self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_interrupted_in_the_middle_of_an_epoch_and_resumed(tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setattr(trainer, "LOOK_EVERY", 1)
+    out = tmp_path / "model.ckpt"
+    with pytest.raises(Interrupted, match=r"stopped at step 27; .*iterand-compress train --resume --out .*model\.ckpt"):
+        train(QUICK, RunOptions(out, device="cpu"), StopAt(27))
+    position = load_checkpoint(out).position
+    assert (position.epoch, position.batch, position.step) == (1, 7, 27)
+    train(QUICK, RunOptions(out, device="cpu", resume=True))
+    assert packed(out) == undisturbed
+    lines = [json.loads(line) for line in (tmp_path / "model.metrics.jsonl").read_text().splitlines()]
+    assert [line.get("epoch") for line in lines] == [1, 2, 3, None]
+
+
+def test_killed_and_resumed(tmp_path, undisturbed):
+    out = tmp_path / "model.ckpt"
+    recipe = tmp_path / "quick.toml"
+    recipe.write_text(
+        '[model]\nwidth = 0.25\n[train]\nepochs = 3\n[subnetwork]\nresample_every = 5\n[data]\npad = 1\ncrop = "shift"\n'
+    )
+    command = [str(SCRIPT), "train", "--recipe", str(recipe), "--device", "cpu", "-q", "--out", str(out)]
+    process = subprocess.Popen([*command, "--checkpoint-every", "3"])
+    first = None
+    while process.poll() is None:  # kill it once it has saved itself in the middle of an epoch
+        if out.exists():
+            first = first or out.stat().st_mtime_ns
+            if out.stat().st_mtime_ns != first:
+                process.send_signal(signal.SIGKILL)
+        time.sleep(0.002)
+    assert process.wait() == -signal.SIGKILL
+    stopped = load_checkpoint(out)
+    assert 0 < stopped.position.step
+    assert not stopped.complete
+    subprocess.run([str(SCRIPT), "train", "--resume", "--device", "cpu", "-q", "--out", str(out)], check=True)
+    assert packed(out) == undisturbed
+
+
+def test_resuming_a_complete_run_changes_nothing(tmp_path, digits):
+    before = digits.checkpoint.read_bytes()
+    assert "test accuracy" in succeed("train", "--resume", "--device", "cpu", "--out", digits.checkpoint)
+    assert digits.checkpoint.read_bytes() == before
+
+
+def test_resume_with_changed_settings_names_them(digits):
+    line = fail(2, "train", "--resume", "--out", digits.checkpoint, "--device", "cpu", "--lr", 0.5, "--sparsity", 0.25)
+    assert "subnetwork.sparsity: 0.5 → 0.25; train.lr: 0.1 → 0.5" in line
+
+
+def test_an_existing_checkpoint_is_not_overwritten(digits):
+    before = digits.checkpoint.read_bytes()
+    assert "exists already; --resume goes on from it, --force replaces it" in fail(1, "train", "--out", digits.checkpoint)
+    assert digits.checkpoint.read_bytes() == before
+
+
+def test_metrics_are_logged(digits):
+    lines = [json.loads(line) for line in (digits.folder / "model.metrics.jsonl").read_text().splitlines()]
+    assert [line.get("epoch") for line in lines] == [1, 2, 3, None]
+    assert lines[0]["lr"] == 0.1
+    assert lines[2]["loss"] < lines[0]["loss"]
+    assert lines[3]["test_images"] == 360
+    assert lines[3]["test_correct"] / 360 == lines[3]["test_accuracy"]
+
+
+def test_a_non_finite_loss_is_named_and_the_last_good_state_kept(tmp_path, monkeypatch):
+    out = tmp_path / "model.ckpt"
+    real = trainer.F.cross_entropy
+    calls = []
+
+    def poisoned(*args, **kwargs):
+        calls.append(1)
+        return real(*args, **kwargs) * (float("nan") if len(calls) >= 30 else 1.0)
+
+    monkeypatch.setattr(trainer.F, "cross_entropy", poisoned)
+    with pytest.raises(TrainingError, match=r"not finite at step \d+ \(epoch 2, learning rate 0\.075\); .*last good state"):
+        train(QUICK, RunOptions(out, device="cpu"))
+    kept = load_checkpoint(out)
+    assert kept.position.epoch == 1
+    for key, value in kept.model.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            assert value.isfinite().all(), key
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    out = tmp_path / "model.ckpt"
+    saves = []
+    real = torch.save
+
+    def failing(content, path):
+        saves.append(1)
+        if len(saves) == 2:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(content, path)
+
+    monkeypatch.setattr(torch, "save", failing)
+    with pytest.raises(IterandError, match=r"model\.ckpt: cannot be written: No space left on device; free some disk space"):
+        train(QUICK, RunOptions(out, device="cpu"))
+    assert load_checkpoint(out).position.step == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt", "model.metrics.jsonl"]
+
+
+class Malicious:
+    def __reduce__(self):
+        return (os.system, ("true",))
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (None, r"no such checkpoint"),
+        (b"", r"damaged|not an iterand-compress checkpoint"),
+        (b"hello", r"damaged|not an iterand-compress checkpoint"),
+        (pickle.dumps(Malicious()), r"refused: not an iterand-compress checkpoint"),
+    ],
+)
+def test_files_that_are_no_checkpoints(tmp_path, content, match):
+    path = tmp_path / "model.ckpt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=match):
+        load_checkpoint(path)
+    assert "model.ckpt" in fail(1, "pack", path)
+
+
+def test_a_checkpoint_with_code_is_refused(tmp_path):
+    path = tmp_path / "evil.ckpt"
+    torch.save({"format": Malicious()}, path)
+    assert "it may run code when loaded" in fail(1, "pack", path)
+
+
+def test_a_damaged_checkpoint(tmp_path, digits):
+    path = tmp_path / "cut.ckpt"
+    path.write_bytes(digits.checkpoint.read_bytes()[:-2000])
+    assert "damaged" in fail(1, "pack", path)
+
+
+def test_a_bare_state_dict(tmp_path):
+    path = tmp_path / "bare.ckpt"
+    torch.save({"weight": torch.zeros(3)}, path)
+    assert "not an iterand-compress checkpoint" in fail(1, "pack", path)
+
+
+def test_a_checkpoint_of_another_model(tmp_path, digits):
+    content = torch.load(digits.checkpoint, weights_only=True)
+    content["architecture"]["width"] = 1.0
+    path = tmp_path / "other.ckpt"
+    torch.save(content, path)
+    assert "is of another model" in fail(1, "eval", path)
+
+
+def test_dense_training_and_its_checkpoint(tmp_path):
+    out = tmp_path / "dense.ckpt"
+    succeed("train", "--method", "dense", "--width", 0.25, "--epochs", 2, "--lr", 0.05, "--device", "cpu", "--out", out)
+    assert "nothing to pack: the network has no masked weights" in fail(1, "pack", out)
+    network = load_network(out)
+    assert network.recipe.subnetwork.method == "dense"
+    succeed("export", out, "--onnx", tmp_path / "dense.onnx")
+
+
+def test_label_smoothing_warm_up_and_bfloat16_run(tmp_path):
+    out = tmp_path / "model.ckpt"
+    succeed(
+        "train", "--width", 0.25, "--epochs", 2, "--warmup-epochs", 1, "--label-smoothing", 0.1, "--precision", "bfloat16",
+        "--distribution", "normal", "--draws", 2, "--device", "cpu", "--out", out, "--set", "train.momentum=0.8",
+        "--tensorboard", tmp_path / "board",
+    )  # fmt: skip
+    recipe = load_checkpoint(out).recipe
+    assert (recipe.train.momentum, recipe.train.precision, recipe.subnetwork.draws) == (0.8, "bfloat16", 2)
+    assert list((tmp_path / "board").glob("events.out.tfevents.*"))
+
+
+def test_a_torchvision_model_trains_packs_and_exports(tmp_path):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for index, name in enumerate(("dark", "light")):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (32, 32), (index * 128 + number,) * 3).save(folder / f"{number}.png")
+    out = tmp_path / "model.ckpt"
+    succeed(
+        "train", "--data", "folder", "--data-dir", tmp_path / "data", "--model", "torchvision:squeezenet1_1", "--epochs", 1,
+        "--batch-size", 4, "--validation", 0, "--pad", 0, "--crop", "none", "--device", "cpu", "--out", out,
+    )  # fmt: skip
+    succeed("pack", out)
+    report = json.loads(succeed("export", out.with_suffix(".seedmask"), "--onnx", tmp_path / "m.onnx", "--json"))
+    assert report["max_abs_difference"] < 1e-4
+    stored = read_seedmask(out.with_suffix(".seedmask"))
+    assert "features.0.bias" in stored.state()
+    assert invoke("eval", tmp_path / "m.onnx", "--data-dir", tmp_path / "data").exit_code == 0
