@@ -19,10 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import environment, save
 
+from common import environment, save
 from iterand_compress.compress.codebooks import CODEBOOKS, random_codes
-from iterand_compress.compress.generator import random_scores, random_weights, resampling_decisions, weights_at
+from iterand_compress.compress.generator import (
+    random_scores,
+    random_weights,
+    resampling_decisions,
+    weights_at,
+)
 from iterand_compress.compress.philox import Purpose, random_words
 
 SIZES = (1, 40_961, 50_000_000)
@@ -81,10 +86,31 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             began = time.perf_counter()
             script = str(Path(sys.executable).with_name("iterand-compress"))
-            command = [script, "train", "--recipe", "cifar10-resnet18", "--data", "folder", "--data-dir", str(args.data_dir)]
-            command += ["--epochs", str(args.epochs), "--device", args.device, "--out", f"{name}/r.ckpt", "--json"]
+            command = [
+                script,
+                "train",
+                "--recipe",
+                "cifar10-resnet18",
+                "--data",
+                "folder",
+                "--data-dir",
+                str(args.data_dir),
+            ]
+            command += [
+                "--epochs",
+                str(args.epochs),
+                "--device",
+                args.device,
+                "--out",
+                f"{name}/r.ckpt",
+                "--json",
+            ]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            results["cifar10_resnet18"] = {**json.loads(done.stdout), "epochs": args.epochs, "seconds": time.perf_counter() - began}
+            results["cifar10_resnet18"] = {
+                **json.loads(done.stdout),
+                "epochs": args.epochs,
+                "seconds": time.perf_counter() - began,
+            }
             print(results["cifar10_resnet18"])
     save(results, args.json)
     sys.exit(1 if wrong else 0)

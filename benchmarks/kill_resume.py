@@ -1,6 +1,6 @@
 """SIGKILL at random moments, then --resume: the .seedmask must be the one of an undisturbed run, byte for byte.
 
-    python benchmarks/kill_resume.py --kills 20
+python benchmarks/kill_resume.py --kills 20
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def main() -> None:
             got = digest(out)
             same += got == expected
             moments.append(round(delay, 2))
-            print(f"killed {delay:5.2f} s after the first checkpoint, resumed: {'same' if got == expected else 'DIFFERS ' + got}")
+            verdict = "same" if got == expected else f"DIFFERS {got}"
+            print(f"killed {delay:5.2f} s after the first checkpoint, resumed: {verdict}", flush=True)
     results: dict[str, Any] = {
         "environment": environment(), "sha256": expected, "kills": args.kills, "identical": same, "moments": moments,
     }  # fmt: skip

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from common import environment, save
 from iterand_compress.compress.codebooks import get_codebook
 from iterand_compress.compress.storage import (
@@ -98,9 +99,7 @@ def work(operation: str, case: str, sparsity: float, path: Path) -> None:
 
 def in_process(operation: str, case: str, sparsity: float, path: Path) -> dict[str, float]:
     arguments = ["--work", operation, "--case", case, "--sparsity", str(sparsity), "--path", str(path)]
-    result = subprocess.run(
-        [sys.executable, __file__, *arguments], check=True, capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
     return json.loads(result.stdout)  # type: ignore[no-any-return]
 
 
@@ -202,9 +201,7 @@ def main() -> None:
         "cases": {},
     }
     print("\n".join(f"{name}: {value}" for name, value in results["environment"].items()))
-    print(
-        f"n = {arguments.repeat}, median; sparsity {arguments.sparsity}; load {results['load_average']:.1f}"
-    )
+    print(f"n = {arguments.repeat}, median; sparsity {arguments.sparsity}; load {results['load_average']:.1f}")
     with tempfile.TemporaryDirectory() as folder:
         for case in CASES:
             results["cases"][case] = measure(case, arguments.sparsity, arguments.repeat, Path(folder))

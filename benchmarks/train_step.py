@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import environment, save
 from torch.nn import functional as F
 
+from common import environment, save
 from iterand_compress.compress.config import ModelConfig, Recipe, SubnetworkConfig
 from iterand_compress.compress.models import resolve
 from iterand_compress.compress.subnetwork import masked_layers, refresh
@@ -30,13 +30,17 @@ from iterand_compress.compress.training.trainer import build_network
 METHODS = ("dense", "edge-popup", "iterand")
 
 
-def stepper(method: str, args: argparse.Namespace, device: torch.device) -> tuple[torch.nn.Module, Callable[[int], None]]:
+def stepper(
+    method: str, args: argparse.Namespace, device: torch.device
+) -> tuple[torch.nn.Module, Callable[[int], None]]:
     recipe = Recipe(
         model=ModelConfig(name=args.model),
         subnetwork=SubnetworkConfig(method=method, sparsity=args.sparsity, resample_every=args.resample_every),
     )
     shape = (3, args.image_size, args.image_size)
-    model = build_network(recipe, resolve(recipe.model, num_classes=10, image_shape=shape), allow_import=False).to(device)
+    model = build_network(recipe, resolve(recipe.model, num_classes=10, image_shape=shape), allow_import=False).to(
+        device
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(args.batch_size, *shape, generator=generator).to(device)
@@ -67,7 +71,16 @@ def timed(function: Callable[[int], None], index: int) -> float:
 
 def peak_memory(method: str, args: argparse.Namespace) -> int:
     """Peak bytes of a fresh process (CPU), or of the allocator (GPU), over three steps."""
-    command = [sys.executable, __file__, "--worker", method, "--model", args.model, "--batch-size", str(args.batch_size)]
+    command = [
+        sys.executable,
+        __file__,
+        "--worker",
+        method,
+        "--model",
+        args.model,
+        "--batch-size",
+        str(args.batch_size),
+    ]
     command += ["--image-size", str(args.image_size), "--device", args.device, "--precision", args.precision]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -110,9 +123,12 @@ def main() -> None:
         for method in METHODS if index % 2 else METHODS[::-1]:
             seconds[method].append(timed(built[method][1], index + 2))
     parts = list(masked_layers(built["iterand"][0]))
-    event = statistics.median(
-        timed(lambda number: [part.resample(scores, number) for _, part, scores in parts] and None, n + 1) for n in range(5)
-    )
+
+    def resample(number: int) -> None:
+        for _, part, scores in parts:
+            part.resample(scores, number)
+
+    event = statistics.median(timed(resample, number) for number in range(1, 6))
     medians = {method: statistics.median(values) for method, values in seconds.items()}
     amortised = medians["iterand"] + event / args.resample_every
     results: dict[str, Any] = {
@@ -131,16 +147,21 @@ def main() -> None:
         ),
         "resampling_event_seconds": event,
     }
-    del built, parts
+    built.clear()
+    parts.clear()
     memory = {method: peak_memory(method, args) for method in METHODS}
     results["peak_bytes"] = memory
     results["iterand_bytes_per_weight_above_dense"] = (memory["iterand"] - memory["dense"]) / weights
-    print(f"{args.model}, {weights:,} weights, batch {args.batch_size}, {args.device}, {args.precision}, n={args.rounds}")
+    print(
+        f"{args.model}, {weights:,} weights, batch {args.batch_size}, {args.device}, {args.precision}, n={args.rounds}"
+    )
     print(f"{results['environment']}")
     for method in METHODS:
         print(f"  {method:<11} {medians[method] * 1e3:9.1f} ms/step  peak {memory[method] / 2**20:8.0f} MiB")
     print(f"  resampling event {event * 1e3:.1f} ms, every {args.resample_every} steps")
-    print(f"  IteRand / dense    {results['iterand_over_dense']:.3f} (paired {results['iterand_over_dense_paired']:.3f})")
+    print(
+        f"  IteRand / dense    {results['iterand_over_dense']:.3f} (paired {results['iterand_over_dense_paired']:.3f})"
+    )
     print(f"  edge-popup / dense {results['edge_popup_over_dense']:.3f}")
     print(f"  IteRand above dense: {results['iterand_bytes_per_weight_above_dense']:.2f} bytes per weight at the peak")
     save(results, args.json)

@@ -12,7 +12,7 @@ from ..compress.errors import ConfigError, DataError
 from .options import FilePath, data_options, device_option, json_option, model_option, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import torch
 
@@ -97,7 +97,7 @@ def _data_config(recipe: Recipe | None, name: str | None) -> DataConfig:
     return config if name in {None, config.name} else config.model_copy(update={"name": name})
 
 
-_Classifier = tuple["Callable[[torch.Tensor], torch.Tensor]", "Recipe | None", "list[str] | None", tuple[int, ...]]
+_Classifier = tuple["Callable[[torch.Tensor], torch.Tensor]", "Recipe | None", "Sequence[str] | None", tuple[int, ...]]
 
 
 def _torch_classifier(file: Path, model: str | None, device: torch.device) -> _Classifier:

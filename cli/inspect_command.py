@@ -61,7 +61,7 @@ def command(file: Path, as_json: bool) -> None:
             }
         )
         return
-    table = [("tensor", "shape", "weights", "sparsity", "mask", "bound", "log", "bits", "bound")]
+    table: list[tuple[str, ...]] = [("tensor", "shape", "weights", "sparsity", "mask", "bound", "log", "bits", "bound")]
     table += [
         (
             row.name,

@@ -31,11 +31,16 @@ def data_options(command: CommandT) -> CommandT:
     """``--data``, ``--data-dir`` and ``--download``."""
     for option in (
         click.option(
-            "--download/--no-download", default=False, show_default=True, help="Fetch the data set if it is absent."
+            "--download/--no-download",
+            default=False,
+            show_default=True,
+            help="Fetch the data set if it is absent.",
         ),
         click.option("--data-dir", type=FilePath, metavar="DIR", help="Folder of the data set."),
         click.option(
-            "--data", metavar="NAME", help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder."
+            "--data",
+            metavar="NAME",
+            help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder.",
         ),
     ):
         command = option(command)

@@ -24,7 +24,8 @@ def _headline(info: RunInfo) -> str:
     begin = f", from step {info.position.step}" if info.position.step else ""
     return (
         f"{recipe.subnetwork.method} on {info.data.name}: {recipe.model.name}, {info.weights:,} weights, "
-        f"sparsity {recipe.subnetwork.sparsity:g}, {info.epochs} epochs of {info.steps_per_epoch} steps on {info.device}{begin}"
+        f"sparsity {recipe.subnetwork.sparsity:g}, {info.epochs} epochs of {info.steps_per_epoch} steps "
+        f"on {info.device}{begin}"
     )
 
 
@@ -84,13 +85,20 @@ class BarReporter(LineReporter):
         super().start(info)
         total = info.epochs * info.steps_per_epoch
         self._task = self._bar.add_task(
-            "", total=total, completed=info.position.step, epoch=info.position.epoch + 1, epochs=info.epochs, text=""
+            "",
+            total=total,
+            completed=info.position.step,
+            epoch=info.position.epoch + 1,
+            epochs=info.epochs,
+            text="",
         )
         self._bar.start()
 
     def step(self, report: StepReport) -> None:
         """Move the bar."""
-        text = f"accuracy {100 * report.accuracy:.1f} %  loss {report.loss:.3f}  {report.images_per_second:,.0f} images/s"
+        text = (
+            f"accuracy {100 * report.accuracy:.1f} %  loss {report.loss:.3f}  {report.images_per_second:,.0f} images/s"
+        )
         self._bar.update(self._task, completed=report.position.step, epoch=report.position.epoch + 1, text=text)
 
     def epoch(self, report: EpochReport) -> None:

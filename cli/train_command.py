@@ -65,9 +65,17 @@ def _setting_options(function: Any) -> Any:
 @device_option
 @click.option("--compile", "use_compile", is_flag=True, help="Run the network through torch.compile.")
 @click.option(
-    "--channels-last/--no-channels-last", default=None, help="Memory format of activations; default: on a GPU."
+    "--channels-last/--no-channels-last",
+    default=None,
+    help="Memory format of activations; default: on a GPU.",
 )
-@click.option("--checkpoint-every", type=click.IntRange(min=0), default=0, metavar="STEPS", help="Save within epochs, too.")
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="STEPS",
+    help="Save within epochs, too.",
+)
 @click.option("--tensorboard", type=FilePath, metavar="DIR", help="Write TensorBoard event files.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
 @json_option

@@ -83,16 +83,12 @@ def random_weights(
     """The initial weights (draw 0) of a tensor, float32 ``[count]`` in row-major order."""
     table = weight_table(codebook, scale, device)
     out = torch.empty(count, dtype=torch.float32, device=device)
-    for where, values in _units(
-        seed, count, 8, draw=0, tensor=tensor, purpose=Purpose.WEIGHTS, device=device
-    ):
+    for where, values in _units(seed, count, 8, draw=0, tensor=tensor, purpose=Purpose.WEIGHTS, device=device):
         out[where] = table[values]
     return out
 
 
-def weights_at(
-    seed: int, tensor: int, codebook: Codebook, scale: np.float32, index: Tensor, draws: Tensor
-) -> Tensor:
+def weights_at(seed: int, tensor: int, codebook: Codebook, scale: np.float32, index: Tensor, draws: Tensor) -> Tensor:
     """Single weights, float32 ``[n]``.
 
     Args:
@@ -120,9 +116,7 @@ def random_scores(seed: int, tensor: int, bound: float, count: int, device: torc
     """Initial scores, float32 ``[count]``, uniform on [-bound, bound): 24 random bits each, rounded once."""
     out = torch.empty(count, dtype=torch.float32, device=device)
     limit = float(np.float32(bound))
-    for where, values in _units(
-        seed, count, 32, draw=0, tensor=tensor, purpose=Purpose.SCORES, device=device
-    ):
+    for where, values in _units(seed, count, 32, draw=0, tensor=tensor, purpose=Purpose.SCORES, device=device):
         # k * 2**-23 - 1 for a 24-bit k is exact in float32; only the product with the bound rounds.
         out[where] = ((values >> 8).to(torch.float32) * 2.0**-23 - 1.0) * limit
     return out
@@ -137,8 +131,6 @@ def resampling_decisions(
     probability is ``threshold / 65536``.
     """
     out = torch.empty(count, dtype=torch.bool, device=device)
-    for where, values in _units(
-        seed, count, 16, draw=event, tensor=tensor, purpose=Purpose.RESAMPLING, device=device
-    ):
+    for where, values in _units(seed, count, 16, draw=event, tensor=tensor, purpose=Purpose.RESAMPLING, device=device):
         out[where] = values < threshold
     return out

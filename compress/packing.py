@@ -63,7 +63,9 @@ def network_of(
         )
     seeds = {spec.seed for _, spec in layers.values()}
     if len(seeds) != 1 or sorted(layers) != list(range(len(layers))):
-        raise SeedMaskError("expected the layers of one subnetwork, got a mixture; call make_subnetwork() on the whole model")
+        raise SeedMaskError(
+            "expected the layers of one subnetwork, got a mixture; call make_subnetwork() on the whole model"
+        )
     tensors = []
     for index in range(len(layers)):
         name, spec = layers[index]

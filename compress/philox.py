@@ -100,7 +100,7 @@ def philox4x32(
 
 
 def random_words(seed: int, count: int, *, draw: int, tensor: int, purpose: int) -> NDArray[np.uint32]:
-    """The first ``count`` 32-bit words of a stream, uint32 ``[count]``; word ``i`` is word ``i % 4`` of block ``i // 4``."""
+    """The first ``count`` words of a stream, uint32 ``[count]``; word ``i`` is word ``i % 4`` of block ``i // 4``."""
     blocks = np.arange(-(-count // 4), dtype=np.uint64)
     return philox4x32(seed, blocks, draw, tensor, purpose).reshape(-1)[:count]
 
@@ -108,7 +108,7 @@ def random_words(seed: int, count: int, *, draw: int, tensor: int, purpose: int)
 def random_bytes(
     seed: int, start: int, stop: int, *, draw: int, tensor: int, purpose: int = Purpose.WEIGHTS
 ) -> NDArray[np.uint8]:
-    """Bytes ``start`` to ``stop`` of a stream, uint8 ``[stop - start]``; byte ``i`` is byte ``i % 16`` of block ``i // 16``."""
+    """Bytes ``start`` to ``stop`` of a stream, uint8; byte ``i`` is byte ``i % 16`` of block ``i // 16``."""
     first, last = start // 16, -(-stop // 16)
     words = philox4x32(seed, np.arange(first, last, dtype=np.uint64), draw, tensor, purpose)
     return words.reshape(-1).view(np.uint8)[start - 16 * first : stop - 16 * first]

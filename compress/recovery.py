@@ -77,9 +77,7 @@ def _recovered(file: SeedMask, model: nn.Module | None, name: str | None) -> nn.
             raise ConfigError(
                 f"{file.path}: the file does not say which architecture it is; give it (--model package.module:factory)"
             )
-        architecture = Architecture.from_dict(dict(file.manifest.architecture))
-        if name is not None:
-            architecture = Architecture.from_dict({**architecture.to_dict(), "name": name})
+        architecture = _architecture({**file.manifest.architecture, **({"name": name} if name else {})}, file.path)
         model = build_model(architecture, allow_import=name is not None)
     try:
         model.load_state_dict(state_dict(file), strict=True)
@@ -115,9 +113,7 @@ def load_network(path: str | Path, *, model: str | None = None) -> LoadedNetwork
             list(manifest.input.std),
         )
     weights, kept = (sum(getattr(entry, what) for entry in file.tensors) for what in ("weights", "kept"))
-    return LoadedNetwork(
-        plain, data, _recipe(manifest.recipe, path), manifest.digests.weights, 1 - kept / weights
-    )
+    return LoadedNetwork(plain, data, _recipe(manifest.recipe, path), manifest.digests.weights, 1 - kept / weights)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -133,13 +129,20 @@ def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
     checkpoint = load_checkpoint(path)
     architecture = checkpoint.architecture
     if model is not None:
-        architecture = Architecture.from_dict({**architecture.to_dict(), "name": model})
+        architecture = _architecture({**architecture.to_dict(), "name": model}, path)
     network = build_network(checkpoint.recipe, architecture, allow_import=model is not None)
     try:
         network.load_state_dict(checkpoint.model)
     except (RuntimeError, CheckpointError) as error:
         raise CheckpointError(f"{path}: is of another model: {_summary(error)}") from None
     return LoadedNetwork(materialise(network).eval(), checkpoint.data, checkpoint.recipe)
+
+
+def _architecture(values: dict[str, Any], path: Path) -> Architecture:
+    try:
+        return Architecture.from_dict(values)
+    except ConfigError as error:
+        raise SeedMaskError(f"{path}: {error}") from None
 
 
 def _recipe(values: dict[str, Any] | None, path: Path) -> Recipe | None:

@@ -96,17 +96,17 @@ class _MaskedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, scores: Tensor, weights: Tensor, kept: int, selection: str) -> Tensor:
-        magnitude = selection == "magnitude"
-        ctx.save_for_backward(weights, scores if magnitude else None)
+        saved = (weights, scores) if selection == "magnitude" else (weights,)
+        ctx.save_for_backward(*saved)
         # where, not a product: -w * 0 would be -0, and a recovered pruned weight is +0.
         return torch.where(select(scores, kept, selection), weights, 0.0)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        weights, scores = ctx.saved_tensors
+        weights, *scores = ctx.saved_tensors
         gradient = grad * weights
-        if scores is not None:
-            gradient = gradient * scores.sign()
+        if scores:
+            gradient = gradient * scores[0].sign()
         return gradient, None, None, None
 
 
@@ -178,9 +178,7 @@ class MaskedWeight(nn.Module):
 
     def _at(self, index: Tensor, draws: Tensor) -> Tensor:
         spec = self.spec
-        weights = weights_at(
-            spec.seed, spec.tensor, get_codebook(spec.codebook), np.float32(spec.scale), index, draws
-        )
+        weights = weights_at(spec.seed, spec.tensor, get_codebook(spec.codebook), np.float32(spec.scale), index, draws)
         return weights.to(self.random.dtype)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -190,7 +188,9 @@ class MaskedWeight(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Refuse the scores of another network."""
         mine = asdict(self.spec)
-        differing = [f"{key} {mine[key]!r} here, {state.get(key)!r} there" for key in mine if mine[key] != state.get(key)]
+        differing = [
+            f"{key} {mine[key]!r} here, {state.get(key)!r} there" for key in mine if mine[key] != state.get(key)
+        ]
         if differing:
             raise CheckpointError("state dict of another subnetwork: " + "; ".join(differing))
 
@@ -206,9 +206,7 @@ class MaskedWeight(nn.Module):
         return f"{self.spec.codebook}, kept={self.spec.kept}/{math.prod(self.spec.shape)}, {self.spec.selection}"
 
 
-def make_subnetwork(
-    model: ModuleT, config: SubnetworkConfig, *, where: LayerFilter | None = None
-) -> ModuleT:
+def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFilter | None = None) -> ModuleT:
     """Turn a module, in place, into one whose weights come from a seed.
 
     For ``method="dense"`` the weights become the initial random ones and stay ordinary parameters.
@@ -245,9 +243,7 @@ def make_subnetwork(
                 weight.copy_(random.view(weight.shape))
             continue
         kept = kept_count(weight.numel(), config.sparsity, name or type(layer).__name__)
-        spec = WeightSpec(
-            config.seed, tensor, tuple(weight.shape), codebook.name, float(scale), kept, selection
-        )
+        spec = WeightSpec(config.seed, tensor, tuple(weight.shape), codebook.name, float(scale), kept, selection)
         bound = preset.score_gain / math.sqrt(fan_in)
         parts.append((layer, MaskedWeight(spec, bound, resampling, weight.device).to(weight.dtype)))
     for layer, part in parts:  # only now: a refused layer leaves the model as it was
@@ -279,9 +275,7 @@ def _maskable_layers(model: nn.Module, where: LayerFilter | None) -> Iterator[tu
             raise ConfigError(f"layer {name}: sparse gradients cannot reach the scores; use sparse=False")
         other = owners.setdefault(id(layer.weight), name)
         if other != name:
-            raise ConfigError(
-                f"layers {other} and {name} share one weight; untie them, or leave one out with where="
-            )
+            raise ConfigError(f"layers {other} and {name} share one weight; untie them, or leave one out with where=")
         yield name, layer
 
 
@@ -354,8 +348,6 @@ def spec_from_state(state: dict[str, Any]) -> WeightSpec:
     """
     expected = {field.name: field.type for field in fields(WeightSpec)}
     kinds = {"int": int, "str": str, "float": float, "tuple[int, ...]": tuple}
-    if set(state) != set(expected) or any(
-        type(state[name]) is not kinds[str(kind)] for name, kind in expected.items()
-    ):
+    if set(state) != set(expected) or any(type(state[name]) is not kinds[str(kind)] for name, kind in expected.items()):
         raise CheckpointError(f"subnetwork state: expected {expected}, got {state!r:.200}")
     return WeightSpec(**state)

@@ -79,11 +79,7 @@ def _affine(graph: Graph, node: NodeProto) -> tuple[Doubles, Doubles] | None:
 
 def _start(graph: Graph, layer: NodeProto | None, users: dict[str, list[NodeProto]]) -> _Fold | None:
     """Return the layer with factor 1 and its own bias as the shift; None when nothing folds into it."""
-    if (
-        layer is None
-        or layer.domain != ""
-        or layer.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul")
-    ):
+    if layer is None or layer.domain != "" or layer.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return None
     weight = graph.initializers.get(layer.input[1])
     if weight is None or weight.data_type != TensorProto.FLOAT or len(users[weight.name]) != 1:
@@ -91,9 +87,7 @@ def _start(graph: Graph, layer: NodeProto | None, users: dict[str, list[NodeProt
     settings = _settings(layer)
     if layer.op_type == "Gemm" and (settings.get("alpha", 1.0), settings.get("beta", 1.0)) != (1.0, 1.0):
         return None
-    if layer.op_type == "MatMul" and (
-        len(weight.dims) != 2 or len(graph.shape_of(layer.output[0]) or ()) != 2
-    ):
+    if layer.op_type == "MatMul" and (len(weight.dims) != 2 or len(graph.shape_of(layer.output[0]) or ()) != 2):
         return None  # with more dimensions the channels of a BatchNorm are not the columns of the product
     channels = _channels(layer, weight)
     if len(layer.input) < 3 or not layer.input[2]:

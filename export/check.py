@@ -62,9 +62,7 @@ def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         found = f"a tensor of {output.dtype}" if isinstance(output, torch.Tensor) else type(output).__name__
         raise ExportError(f"{name} must return one floating-point tensor, found {found}")
     if output.ndim < 1 or output.shape[0] != inputs.shape[0]:
-        raise ExportError(
-            f"{name} must return one row per image, found shape {list(output.shape)} for {len(inputs)}"
-        )
+        raise ExportError(f"{name} must return one row per image, found shape {list(output.shape)} for {len(inputs)}")
     return output
 
 
@@ -103,9 +101,7 @@ def compare(
             shapes = f"{list(found.shape)}, PyTorch {list(wanted.shape)}"
             raise ExportError(f"for a batch of {len(batch)}, onnxruntime computes the shape {shapes}")
         if not np.isfinite(wanted).all():
-            raise ExportError(
-                "the network computes logits that are not finite, so its export cannot be checked"
-            )
+            raise ExportError("the network computes logits that are not finite, so its export cannot be checked")
         difference = float(np.abs(found.astype(np.float64) - wanted).max(initial=0.0))
         largest = float(np.maximum(largest, difference))  # a NaN stays
         scale = max(scale, float(np.abs(wanted).max(initial=0.0)))
@@ -123,9 +119,7 @@ def _run(session: onnxruntime.InferenceSession, batch: NDArray[np.float32]) -> N
         (output,) = session.run(None, {session.get_inputs()[0].name: batch})
     except Exception as error:
         reason = first_line(error)
-        raise ExportError(
-            f"onnxruntime cannot run the exported graph on a batch of {len(batch)}: {reason}"
-        ) from error
+        raise ExportError(f"onnxruntime cannot run the exported graph on a batch of {len(batch)}: {reason}") from error
     return np.asarray(output)
 
 

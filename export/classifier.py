@@ -63,9 +63,7 @@ class OnnxClassifier:
             self.image_shape = from_graph
             self.classes = ()
         else:
-            reason = (
-                "not exported by iterand-compress, and its input has no fixed image shape [batch, C, H, W]"
-            )
+            reason = "not exported by iterand-compress, and its input has no fixed image shape [batch, C, H, W]"
             raise ExportError(f"{self.path}: {reason}")
 
     def logits(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -82,9 +80,7 @@ class OnnxClassifier:
         """
         if pixels.ndim != 4 or pixels.shape[1:] != self.image_shape or pixels.dtype != np.float32:
             expected = f"float32 [N, {', '.join(map(str, self.image_shape))}]"
-            raise ExportError(
-                f"{self.path}: expected pixels {expected}, found {pixels.dtype} {list(pixels.shape)}"
-            )
+            raise ExportError(f"{self.path}: expected pixels {expected}, found {pixels.dtype} {list(pixels.shape)}")
         if self._preprocessing is not None and self.normalize_baked is False:
             pixels = self._preprocessing.apply(pixels)
         try:

@@ -130,15 +130,11 @@ def _pixels(samples: torch.Tensor | None, preprocessing: Preprocessing) -> torch
         generator = torch.Generator().manual_seed(0)  # of its own: the global one is not touched
         return torch.rand(_RANDOM_SAMPLES, *shape, generator=generator)
     if samples.ndim != 4 or tuple(samples.shape[1:]) != shape or len(samples) == 0:
-        raise ConfigError(
-            f"samples have the shape {list(samples.shape)}, expected [N, {', '.join(map(str, shape))}]"
-        )
+        raise ConfigError(f"samples have the shape {list(samples.shape)}, expected [N, {', '.join(map(str, shape))}]")
     return samples.detach().to("cpu", torch.float32).contiguous()
 
 
-def _properties(
-    preprocessing: Preprocessing, normalize: bool, metadata: Mapping[str, str] | None
-) -> dict[str, str]:
+def _properties(preprocessing: Preprocessing, normalize: bool, metadata: Mapping[str, str] | None) -> dict[str, str]:
     own = preprocessing.metadata(baked=normalize)
     given = dict(metadata or {})
     taken = sorted(own.keys() & given.keys())

@@ -91,9 +91,7 @@ class Graph:
         value = self._value(name)
         if value is None or not value.type.tensor_type.HasField("shape"):
             return None
-        return [
-            dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim
-        ]
+        return [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
 
     def fresh(self, name: str) -> str:
         """Return ``name``, or ``name`` with a number behind it when it is taken."""

@@ -45,9 +45,7 @@ def export_network(
     """
     network = load_network(source, model=model)
     if network.data is None:
-        raise ExportError(
-            f"{source}: holds neither input shape nor normalisation; use export_onnx() in Python"
-        )
+        raise ExportError(f"{source}: holds neither input shape nor normalisation; use export_onnx() in Python")
     data = network.data
     return export_onnx(
         network.model,

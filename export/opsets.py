@@ -35,9 +35,7 @@ def supported_opsets() -> tuple[int, ...]:
         )
         try:
             open_session(probe.SerializeToString())
-        except (
-            ExportError
-        ):  # "… is till opset 26", "Unsupported model IR version": nothing newer works either
+        except ExportError:  # "… is till opset 26", "Unsupported model IR version": nothing newer works either
             break
         accepted.append(opset)
     return tuple(accepted)
@@ -69,8 +67,6 @@ def convert(model: ModelProto, opset: int) -> ModelProto:
             model = onnx.version_converter.convert_version(model, opset)
         except (RuntimeError, ValueError) as error:
             reason = first_line(error)
-            raise ExportError(
-                f"cannot convert the graph from opset {current} to {opset}: {reason}"
-            ) from error
+            raise ExportError(f"cannot convert the graph from opset {current} to {opset}: {reason}") from error
     model.ir_version = ir_version_for(opset)
     return model

@@ -44,9 +44,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise ConfigError(
-                f"image shape {self.image_shape}: expected channels, height, width, each at least 1"
-            )
+            raise ConfigError(f"image shape {self.image_shape}: expected channels, height, width, each at least 1")
         channels = self.image_shape[0]
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels:

@@ -31,8 +31,6 @@ def first_line(error: BaseException, limit: int = 200) -> str:
     """Return the first line of an error of a C++ library, without colours and source locations."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text.strip())
-    text = re.sub(
-        r"^/\S+:\d+:? .*?\) (?=[A-Z])", "", text
-    )  # "/src/x.cc:46 void f(const Model&, bool) Reason"
+    text = re.sub(r"^/\S+:\d+:? .*?\) (?=[A-Z])", "", text)  # "/src/x.cc:46 void f(const Model&, bool) Reason"
     line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return line if len(line) <= limit else line[: limit - 1] + "…"

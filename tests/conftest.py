@@ -40,7 +40,19 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         seedmask=folder / "model.seedmask",
         onnx=folder / "model.onnx",
     )
-    succeed("train", "--epochs", 3, "--width", 0.5, "--resample-every", 10, "--device", "cpu", "--out", files.checkpoint)
+    succeed(
+        "train",
+        "--epochs",
+        3,
+        "--width",
+        0.5,
+        "--resample-every",
+        10,
+        "--device",
+        "cpu",
+        "--out",
+        files.checkpoint,
+    )
     succeed("pack", files.checkpoint, "--out", files.seedmask)
     succeed("export", files.seedmask, "--onnx", files.onnx)
     return files

@@ -7,9 +7,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import fail, invoke, succeed
 from safetensors.numpy import load_file
 
+from conftest import fail, invoke, succeed
 from iterand_compress.compress import load_network, read_seedmask, recover
 from iterand_compress.compress.models import Architecture, build_model
 from iterand_compress.compress.recovery import state_dict
@@ -17,7 +17,9 @@ from iterand_compress.compress.training.checkpoint import load_checkpoint
 
 
 def test_three_files_one_accuracy(digits):
-    results = [json.loads(succeed("eval", file, "--json")) for file in (digits.checkpoint, digits.seedmask, digits.onnx)]
+    results = [
+        json.loads(succeed("eval", file, "--json")) for file in (digits.checkpoint, digits.seedmask, digits.onnx)
+    ]
     assert len({result["correct"] for result in results}) == 1
     assert results[0]["images"] == 360
     assert results[0]["accuracy"] > 0.6, "three epochs at half width"
@@ -99,7 +101,9 @@ def test_export_without_names_takes_the_one_file(digits, tmp_path, monkeypatch):
     succeed("export", "--onnx")
     assert (tmp_path / "net.onnx").read_bytes() == digits.onnx.read_bytes()
     shutil.copy(digits.seedmask, tmp_path / "second.seedmask")
-    assert "expected one .seedmask file in this folder, got net.seedmask, second.seedmask" in fail(2, "export", "--onnx")
+    assert "expected one .seedmask file in this folder, got net.seedmask, second.seedmask" in fail(
+        2, "export", "--onnx"
+    )
 
 
 def test_export_provenance(digits):
@@ -141,7 +145,11 @@ MISTAKES = [
     (1, ("train", "--data", "folder", "--data-dir", "absent"), "absent"),
     (1, ("train", "--data", "mnist", "--data-dir", "absent", "--no-download"), "--download"),
     (1, ("train", "--resume"), "model.ckpt: no such checkpoint"),
-    (1, ("train", "--out", "missing/model.ckpt"), "missing/model.ckpt: cannot be written: No such file or directory; create the folder"),
+    (
+        1,
+        ("train", "--out", "missing/model.ckpt"),
+        "missing/model.ckpt: cannot be written: No such file or directory; create the folder",
+    ),
     (2, ("trian",), "No such command 'trian'"),
     (2, ("export",), "Missing option '--onnx'"),
     (2, ("export", "--onnx"), "expected one .seedmask file in this folder, got none"),
@@ -154,7 +162,11 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("code", "arguments", "text"), MISTAKES, ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None)
+@pytest.mark.parametrize(
+    ("code", "arguments", "text"),
+    MISTAKES,
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
+)
 def test_mistakes_get_one_line(code, arguments, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert text in fail(code, *arguments)
@@ -167,13 +179,22 @@ def test_damaged_seedmask_files_get_one_line(digits, tmp_path):
         "truncated": (whole[: len(whole) // 2], "truncated"),
         "empty": (b"", "the file is empty"),
         "foreign": (digits.onnx.read_bytes(), "foreign.seedmask"),
-        "newer": (whole.replace(b'\\"format_version\\":1', b'\\"format_version\\":7'), "newer iterand-compress"),
+        "newer": (
+            whole.replace(b'\\"format_version\\":1', b'\\"format_version\\":7'),
+            "newer iterand-compress",
+        ),
         "weights": (whole.replace(b"digits-cnn", b"digits-cnm"), "manifest digest"),
     }
     for name, (content, text) in cases.items():
         path = tmp_path / f"{name}.seedmask"
         path.write_bytes(content)
-        for command in (("inspect",), ("verify",), ("recover",), ("eval",), ("export", "--onnx", tmp_path / "x.onnx")):
+        for command in (
+            ("inspect",),
+            ("verify",),
+            ("recover",),
+            ("eval",),
+            ("export", "--onnx", tmp_path / "x.onnx"),
+        ):
             assert text in fail(1, command[0], path, *command[1:]), (name, command)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".seedmask"] * 5
 

@@ -7,9 +7,10 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from test_philox import naive_byte
+
 from iterand_compress.compress.codebooks import CODEBOOKS, Codebook, get_codebook, random_codes
 from iterand_compress.compress.errors import ConfigError
-from test_philox import naive_byte
 
 BOOKS = list(CODEBOOKS.values())
 

@@ -5,6 +5,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+
 from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data.augment import Augmentation, augment
 from iterand_compress.compress.data.bundle import DataBundle
@@ -18,13 +20,10 @@ from iterand_compress.compress.data.order import (
 )
 from iterand_compress.compress.errors import DataError
 from iterand_compress.compress.philox import Purpose, random_words
-from torch.nn import functional as F
 
 
 def images(count: int, channels: int = 3, height: int = 12, width: int = 12) -> torch.Tensor:
-    return torch.from_numpy(
-        np.random.default_rng(0).integers(0, 256, (count, channels, height, width), dtype=np.uint8)
-    )
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, channels, height, width), dtype=np.uint8))
 
 
 def split(count: int = 50, seed: int = 3, **augmentation) -> MemorySplit:
@@ -87,9 +86,7 @@ def batch(count: int, crop: str, pad: int, flip: bool, height: int = 12, width: 
     return pixels.numpy(), table, augment(pixels, torch.from_numpy(table), augmentation).numpy()
 
 
-@pytest.mark.parametrize(
-    ("crop", "pad", "flip"), [("shift", 4, True), ("shift", 2, False), ("none", 0, True)]
-)
+@pytest.mark.parametrize(("crop", "pad", "flip"), [("shift", 4, True), ("shift", 2, False), ("none", 0, True)])
 def test_shift_and_flip_equal_a_loop_over_images(crop, pad, flip):
     pixels, table, found = batch(64, crop, pad, flip)
     for image, (top, left, height, width, mirror), result in zip(pixels, table, found, strict=True):

@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data import DATASETS, load_data
 from iterand_compress.compress.data import loading as loading_module
 from iterand_compress.compress.data.augment import Augmentation
 from iterand_compress.compress.data.builtin import TORCHVISION_LOADERS
 from iterand_compress.compress.data.memory import MemorySplit
-from iterand_compress.compress.data.order import augmentation_words, epoch_order
+from iterand_compress.compress.data.order import augmentation_words, epoch_order, fixed_order
 from iterand_compress.compress.data.stream import StreamSplit, StreamTransform
 from iterand_compress.compress.errors import ConfigError, DataError, MissingExtraError
-from PIL import Image
 
 
 def pixels_of(split) -> np.ndarray:
@@ -28,9 +29,7 @@ def noise(index: int, height: int, width: int, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(index).integers(0, 256, shape, dtype=np.uint8)
 
 
-def make_folder(
-    root: Path, parts=("train", "test"), classes=("cat", "dog"), each=5, size=(10, 10), channels=3
-) -> Path:
+def make_folder(root: Path, parts=("train", "test"), classes=("cat", "dog"), each=5, size=(10, 10), channels=3) -> Path:
     """A folder of PNGs; the image at position k of a class of a part is ``noise(hash of its place)``."""
     for p, part in enumerate(parts):
         for c, name in enumerate(classes):
@@ -80,6 +79,16 @@ def test_digits_test_set_and_statistics_do_not_depend_on_the_seed():
     assert first.mean == pytest.approx([whole.mean()], abs=6e-7)
     assert first.std == pytest.approx([whole.std()], abs=6e-7)
     assert first.mean == tuple(round(value, 6) for value in first.mean)
+
+
+def test_digits_test_set_is_the_same_for_ever():
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    chosen = np.sort(fixed_order(1797)[:360])
+    data = load_data(DataConfig())
+    assert data.test.labels.tolist() == scans.target[chosen].tolist()
+    np.testing.assert_array_equal(np.rint(pixels_of(data.test)[:, 0] * 255), np.rint(scans.images[chosen] * 255 / 16))
 
 
 def test_digits_without_validation():
@@ -187,9 +196,7 @@ def test_imagenet_streams_files(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100"])
 def test_absent_data_says_where_and_what_to_do(tmp_path, name):
     folder = tmp_path / "nowhere"
-    with pytest.raises(
-        DataError, match=f"{name}: not found, or damaged, in {folder}: give --data-dir"
-    ) as caught:
+    with pytest.raises(DataError, match=f"{name}: not found, or damaged, in {folder}: give --data-dir") as caught:
         load_data(DataConfig(name=name), data_dir=folder)
     assert "or --download" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -256,21 +263,15 @@ def test_folder_validation_comes_from_train_and_never_from_test(tmp_path):
 def test_val_folder_is_the_test_set_if_there_is_no_other(tmp_path):
     data = load_data(folder_config(), data_dir=make_folder(tmp_path, parts=("train", "val")))
     assert data.val is None
-    np.testing.assert_allclose(
-        pixels_of(data.test)[0], noise(1000, 10, 10).transpose(2, 0, 1) / 255, atol=1e-6
-    )
+    np.testing.assert_allclose(pixels_of(data.test)[0], noise(1000, 10, 10).transpose(2, 0, 1) / 255, atol=1e-6)
 
 
 def test_with_val_and_test_each_has_its_name(tmp_path):
     make_folder(tmp_path, parts=("train", "val", "test"))
     data = load_data(folder_config(validation=0.5), data_dir=tmp_path)
     assert (len(data.train), len(data.val), len(data.test)) == (10, 10, 10)
-    np.testing.assert_allclose(
-        pixels_of(data.val)[0], noise(1000, 10, 10).transpose(2, 0, 1) / 255, atol=1e-6
-    )
-    np.testing.assert_allclose(
-        pixels_of(data.test)[0], noise(2000, 10, 10).transpose(2, 0, 1) / 255, atol=1e-6
-    )
+    np.testing.assert_allclose(pixels_of(data.val)[0], noise(1000, 10, 10).transpose(2, 0, 1) / 255, atol=1e-6)
+    np.testing.assert_allclose(pixels_of(data.test)[0], noise(2000, 10, 10).transpose(2, 0, 1) / 255, atol=1e-6)
     train = pixels_of(data.train).astype(np.float64)
     assert data.mean == pytest.approx(train.mean((0, 2, 3)), abs=1e-6)
 
@@ -416,9 +417,7 @@ def test_streamed_training_equals_a_loop_with_pillow(tmp_path, crop):
         image = Image.open(files[index])
         if crop != "resized":
             scale = 128 / min(image.size)
-            image = image.resize(
-                (round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR
-            )
+            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
         if crop == "none":
             left, top = (image.width - 112) // 2, (image.height - 112) // 2
             box, flip = (left, top, left + 112, top + 112), words[position, 2] >= 2**31
@@ -472,13 +471,9 @@ def test_large_images_of_one_size_need_no_image_size(tmp_path):
     make_folder(tmp_path, size=(120, 100), each=2)
     data = load_data(folder_config(), data_dir=tmp_path)
     assert data.image_shape == (3, 120, 100)
-    np.testing.assert_array_equal(
-        np.rint(pixels_of(data.test)[0] * 255), noise(1000, 120, 100).transpose(2, 0, 1)
-    )
+    np.testing.assert_array_equal(np.rint(pixels_of(data.test)[0] * 255), noise(1000, 120, 100).transpose(2, 0, 1))
     Image.fromarray(noise(0, 120, 101)).save(tmp_path / "test" / "dog" / "1.png")
-    with pytest.raises(
-        DataError, match=r"dog/1\.png: 101×120 pixels, but the first .* 100×120: give --image-size"
-    ):
+    with pytest.raises(DataError, match=r"dog/1\.png: 101×120 pixels, but the first .* 100×120: give --image-size"):
         load_data(folder_config(), data_dir=tmp_path)
 
 

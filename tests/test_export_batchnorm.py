@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from iterand_compress.export import export_onnx
 from onnx import numpy_helper
 from torch import nn
+
+from iterand_compress.export import export_onnx
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
@@ -101,10 +102,22 @@ class Sequence(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.linear, self.bn, self.last = nn.Linear(8, 8, bias=False), nn.BatchNorm1d(24), nn.Linear(192, 5)
+        self.weight = nn.Parameter(torch.randn(8, 24))
+        self.bn, self.last = nn.BatchNorm1d(24), nn.Linear(576, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.bn(self.linear(x.flatten(1, 2))).flatten(1))
+        return self.last(self.bn(x.flatten(1, 2) @ self.weight).flatten(1))
+
+
+class Joined(nn.Module):
+    """A concatenation of one tensor, which the exporter writes as Identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.tail = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(*head(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.tail(self.bn(torch.cat([self.conv(x)], 1)))
 
 
 def conv_bn(**kwargs: object) -> nn.Module:
@@ -134,6 +147,7 @@ FOLDED = {
     "dropout between": lambda: nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.Dropout(), nn.Identity(), nn.BatchNorm2d(4), *head(4)
     ),
+    "identity between": Joined,
     "two in a row": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4), *head(4)),
     "last": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.BatchNorm1d(5)),
 }
@@ -183,9 +197,7 @@ def test_names_and_values_are_those_of_the_definition(tmp_path: Path) -> None:
     bias = (state["bn1.bias"] - state["bn1.running_mean"] * factor).astype(np.float32)
     assert np.array_equal(tensors["conv1.weight"], weight)
     assert np.array_equal(tensors["conv1.bias"], bias)
-    assert np.array_equal(tensors["head.weight"], state["head.weight"].astype(np.float32)), (
-        "no BatchNorm: same bits"
-    )
+    assert np.array_equal(tensors["head.weight"], state["head.weight"].astype(np.float32)), "no BatchNorm: same bits"
 
 
 def test_a_bias_that_two_layers_share_is_not_overwritten(tmp_path: Path) -> None:
@@ -198,7 +210,5 @@ def test_a_bias_that_two_layers_share_is_not_overwritten(tmp_path: Path) -> None
 @pytest.mark.parametrize(("name", "convolutions"), [("resnet18", 20), ("mobilenet_v3_small", 52)])
 def test_torchvision(name: str, convolutions: int, tmp_path: Path) -> None:
     torchvision = pytest.importorskip("torchvision")
-    count = export(
-        torchvision.models.get_model(name, weights=None, num_classes=10), tmp_path / "net.onnx", size=64
-    )
+    count = export(torchvision.models.get_model(name, weights=None, num_classes=10), tmp_path / "net.onnx", size=64)
     assert (count["Conv"], count["BatchNormalization"], count["Shape"]) == (convolutions, 0, 0)

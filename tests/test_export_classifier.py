@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from iterand_compress.compress.errors import ExportError
-from iterand_compress.export import OnnxClassifier, export_onnx
 from onnx import TensorProto, helper
 from torch import nn
+
+from iterand_compress.compress.errors import ExportError
+from iterand_compress.export import OnnxClassifier, export_onnx
 
 IMAGE = {"image_shape": (1, 6, 8), "mean": [0.3], "std": [0.4]}
 CLASSES = ["zero", "ein Käse"]
@@ -76,9 +77,7 @@ def test_a_foreign_file_with_a_fixed_image_shape(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [["n", 3, "h", "w"], ["n", 12]])
 def test_a_foreign_file_without_an_image_shape(shape: list[int | str], tmp_path: Path) -> None:
-    with pytest.raises(
-        ExportError, match=r"f\.onnx: not exported by iterand-compress, and its input has no fixed"
-    ):
+    with pytest.raises(ExportError, match=r"f\.onnx: not exported by iterand-compress, and its input has no fixed"):
         OnnxClassifier(foreign(tmp_path / "f.onnx", shape))
 
 
@@ -91,9 +90,7 @@ def test_a_foreign_file_with_two_outputs(tmp_path: Path) -> None:
 def test_not_an_onnx_file(content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "f.onnx"
     path.write_bytes(content)
-    with pytest.raises(
-        ExportError, match=r"f\.onnx: onnxruntime cannot load it as an ONNX model: "
-    ) as caught:
+    with pytest.raises(ExportError, match=r"f\.onnx: onnxruntime cannot load it as an ONNX model: ") as caught:
         OnnxClassifier(path)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
@@ -123,9 +120,7 @@ def test_no_such_file(tmp_path: Path) -> None:
         ("iterand.std", None, "its metadata lack 'iterand.std'"),
     ],
 )
-def test_damaged_metadata(
-    files: dict[bool, Path], key: str, value: str | None, message: str, tmp_path: Path
-) -> None:
+def test_damaged_metadata(files: dict[bool, Path], key: str, value: str | None, message: str, tmp_path: Path) -> None:
     model = onnx.load(files[True])
     entries = {entry.key: entry.value for entry in model.metadata_props}
     entries[key] = value or ""

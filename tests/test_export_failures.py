@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from iterand_compress.compress.errors import ExportError, IterandError
 from iterand_compress.export import check, export_onnx, exporter
 from iterand_compress.export.graph import Graph
-from torch import nn
 
 IMAGE = {"image_shape": (3, 8, 8), "mean": [0.5] * 3, "std": [0.2] * 3}
 
@@ -41,9 +42,7 @@ class Unsupported(Pooled):
 
 class OneBatchSize(Pooled):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (
-            self.last(x.reshape(1, 3, -1).mean(2)) if len(x) == 1 else self.last(x.reshape(2, 3, -1).mean(2))
-        )
+        return self.last(x.reshape(1, 3, -1).mean(2)) if len(x) == 1 else self.last(x.reshape(2, 3, -1).mean(2))
 
 
 class TwoOutputs(Pooled):
@@ -110,9 +109,7 @@ def test_more_than_two_gigabytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0.5, float("nan")])
-def test_a_wrong_graph_leaves_the_old_file(
-    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_graph_leaves_the_old_file(value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def corrupt(graph: Graph, factors: object) -> None:
         weight = graph.array("last.weight")
         weight[0, 0] += value

@@ -15,9 +15,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
+
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.export import ExportReport, export_onnx, supported_opsets
-from torch import nn
 
 IMAGE = {"image_shape": (3, 8, 8), "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
 HERE = Path(__file__).parent
@@ -52,9 +53,7 @@ def run(path: Path, values: torch.Tensor) -> np.ndarray:
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
-    return (pixels - torch.tensor(IMAGE["mean"]).view(1, 3, 1, 1)) / torch.tensor(IMAGE["std"]).view(
-        1, 3, 1, 1
-    )
+    return (pixels - torch.tensor(IMAGE["mean"]).view(1, 3, 1, 1)) / torch.tensor(IMAGE["std"]).view(1, 3, 1, 1)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
@@ -77,9 +76,7 @@ def test_report(exported: tuple[nn.Module, Path, ExportReport]) -> None:
 def test_signature_and_metadata(exported: tuple[nn.Module, Path, ExportReport]) -> None:
     model = onnx.load(exported[1])
     (source,), (target,) = model.graph.input, model.graph.output
-    shapes = [
-        [dim.dim_param or dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in (source, target)
-    ]
+    shapes = [[dim.dim_param or dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in (source, target)]
     assert (source.name, target.name, shapes) == ("pixels", "logits", [["batch", 3, 8, 8], ["batch", 5]])
     entries = {entry.key: entry.value for entry in model.metadata_props}
     assert list(entries) == sorted(entries)
@@ -147,9 +144,7 @@ def test_opsets(opset: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("opset", [7, 17, supported_opsets()[-1] + 1, 999])
 def test_an_unsupported_opset_names_the_supported_ones(opset: int, tmp_path: Path) -> None:
     newest = supported_opsets()[-1]
-    with pytest.raises(
-        ConfigError, match=rf"opset {opset} is not supported: expected 18 to {newest} .*onnxruntime"
-    ):
+    with pytest.raises(ConfigError, match=rf"opset {opset} is not supported: expected 18 to {newest} .*onnxruntime"):
         export_onnx(network(), tmp_path / "net.onnx", opset=opset, **IMAGE)
     assert not list(tmp_path.iterdir())
 

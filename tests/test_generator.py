@@ -95,7 +95,9 @@ def test_same_bits_without_vector_instructions():
         environment = {key: value for key, value in os.environ.items() if key != "ATEN_CPU_CAPABILITY"}
         if capability:
             environment["ATEN_CPU_CAPABILITY"] = capability
-        run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
         digests.add(run.stdout.strip())
     assert len(digests) == 1
     book = get_codebook("normal")

@@ -6,12 +6,13 @@ import sys
 
 import pytest
 import torch
+from torch import nn
+
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.models import Architecture, build_model, model_names, resolve
 from iterand_compress.compress.models.architecture import FAMILIES
 from iterand_compress.compress.models.build import BUILDERS
-from torch import nn
 
 
 def weights(model: nn.Module) -> int:
@@ -173,9 +174,7 @@ def test_models_export_to_onnx_with_a_dynamic_batch():
         np.testing.assert_allclose(found, model(x).detach().numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [("conv2", (3, 8, 8)), ("digits-cnn", (1, 8, 8)), ("resnet18", (3, 8, 8))]
-)
+@pytest.mark.parametrize(("name", "shape"), [("conv2", (3, 8, 8)), ("digits-cnn", (1, 8, 8)), ("resnet18", (3, 8, 8))])
 def test_models_compile_without_a_graph_break(name, shape):
     model = built(name, shape=shape, width=0.125).eval()
     x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(3))

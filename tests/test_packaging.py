@@ -42,7 +42,14 @@ def modules_after(*arguments: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["train", "--help"], ["export", "--help"], ["eval", "--help"], ["recover", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["export", "--help"],
+        ["eval", "--help"],
+        ["recover", "--help"],
+    ],
 )
 def test_help_imports_neither_torch_nor_numpy(arguments):
     assert not {"torch", "numpy", "onnx", "onnxruntime", "torchvision"} & modules_after(*arguments)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.philox import MAX_SEED, check_seed, philox4x32, random_bytes, random_words
 
@@ -55,9 +56,7 @@ def test_the_ten_thousandth_output_that_the_cpp26_standard_demands() -> None:
     tensor=st.integers(0, MASK),
     purpose=st.integers(0, 6),
 )
-def test_equals_the_scalar_implementation(
-    seed: int, block: int, draw: int, tensor: int, purpose: int
-) -> None:
+def test_equals_the_scalar_implementation(seed: int, block: int, draw: int, tensor: int, purpose: int) -> None:
     got = philox4x32(seed, np.array([block], np.uint64), draw, tensor, purpose)
     assert got[0].tolist() == naive_philox([block, draw, tensor, purpose], [seed & MASK, seed >> 32])
 

@@ -65,18 +65,31 @@ def test_a_file_and_overrides(tmp_path):
     path.write_text('[train]\nlr = 0.5\n[subnetwork]\nmethod = "edge-popup"\n')
     recipe = override(load_recipe(str(path)), {"train.epochs": 7})
     assert (recipe.train.lr, recipe.train.epochs, recipe.subnetwork.method) == (0.5, 7, "edge-popup")
-    assert differences(Recipe(), recipe) == ["subnetwork.method: 'iterand' → 'edge-popup'", "train.epochs: 30 → 7", "train.lr: 0.1 → 0.5"]
+    assert differences(Recipe(), recipe) == [
+        "subnetwork.method: 'iterand' → 'edge-popup'",
+        "train.epochs: 30 → 7",
+        "train.lr: 0.1 → 0.5",
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("[train]\nlearning_rat = 1.0\n", r"mine\.toml: unknown key 'train\.learning_rat'; known: batch_size"),
+        (
+            "[train]\nlearning_rat = 1.0\n",
+            r"mine\.toml: unknown key 'train\.learning_rat'; known: batch_size",
+        ),
         ("[train]\nbatchsize = 1\n", r"unknown key 'train\.batchsize'; did you mean 'batch_size'\?"),
         ("[trian]\n", r"unknown key 'trian'; did you mean 'train'\?"),
         ("[subnetwork]\nsparsity = 1.0\n", r"subnetwork\.sparsity: input should be less than 1, got 1\.0"),
-        ("[subnetwork]\nsparsity = -0.1\n", r"subnetwork\.sparsity: input should be greater than or equal to 0, got -0\.1"),
-        ("[subnetwork]\nmethod = 'iterant'\n", r"subnetwork\.method: unknown 'iterant'; did you mean 'iterand'\?"),
+        (
+            "[subnetwork]\nsparsity = -0.1\n",
+            r"subnetwork\.sparsity: input should be greater than or equal to 0, got -0\.1",
+        ),
+        (
+            "[subnetwork]\nmethod = 'iterant'\n",
+            r"subnetwork\.method: unknown 'iterant'; did you mean 'iterand'\?",
+        ),
         ("[train]\nlr = nan\n", r"train\.lr: input should be a finite number, got nan"),
         ("[train]\nepochs = '3'\n", r"train\.epochs: input should be a valid integer, got '3'"),
         ("lr = ", r"not valid TOML"),
@@ -97,5 +110,8 @@ def test_unknown_recipe_and_missing_file():
 
 
 def test_no_room_for_the_cosine():
-    with pytest.raises(ConfigError, match=r"warmup_epochs \(3\) and cooldown_epochs \(2\) must leave at least one of epochs \(5\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"warmup_epochs \(3\) and cooldown_epochs \(2\) must leave at least one of epochs \(5\)",
+    ):
         check_schedule(TrainConfig(epochs=5, warmup_epochs=3, cooldown_epochs=2))

@@ -44,11 +44,15 @@ def test_large_random_scores():
     assert scores[mask].min() >= scores[~mask].max()
 
 
-@pytest.mark.parametrize(("weights", "sparsity", "kept"), [(10, 0.5, 5), (10, 0.6, 4), (3, 0.5, 1), (7, 0.0, 7), (11, 0.9, 1)])
+@pytest.mark.parametrize(
+    ("weights", "sparsity", "kept"), [(10, 0.5, 5), (10, 0.6, 4), (3, 0.5, 1), (7, 0.0, 7), (11, 0.9, 1)]
+)
 def test_kept_count(weights, sparsity, kept):
     assert kept_count(weights, sparsity, "x") == kept
 
 
 def test_layer_too_small_for_the_sparsity():
-    with pytest.raises(ConfigError, match=r"layer fc: too small for sparsity 0\.9: of its 4 weights none would be kept"):
+    with pytest.raises(
+        ConfigError, match=r"layer fc: too small for sparsity 0\.9: of its 4 weights none would be kept"
+    ):
         kept_count(4, 0.9, "fc")

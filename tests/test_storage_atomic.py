@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from iterand_compress.compress.errors import IterandError
 from iterand_compress.compress.storage import StoredTensor, atomic_path, write_safetensors
 
@@ -107,9 +108,7 @@ def test_a_full_disk_is_one_line_with_advice(target: Path) -> None:
 
 
 @pytest.mark.parametrize("function", ["fsync", "open"])
-def test_failing_system_calls_leave_the_old_file(
-    target: Path, monkeypatch: pytest.MonkeyPatch, function: str
-) -> None:
+def test_failing_system_calls_leave_the_old_file(target: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     calls = 0
     real = getattr(os, function)
 
@@ -127,9 +126,7 @@ def test_failing_system_calls_leave_the_old_file(
     assert_untouched(target)
 
 
-@pytest.mark.parametrize(
-    "exception", [OSError(errno.EXDEV, "Invalid cross-device link"), KeyboardInterrupt()]
-)
+@pytest.mark.parametrize("exception", [OSError(errno.EXDEV, "Invalid cross-device link"), KeyboardInterrupt()])
 def test_a_failing_replacement_leaves_the_old_file(
     target: Path, monkeypatch: pytest.MonkeyPatch, exception: BaseException
 ) -> None:
@@ -142,9 +139,7 @@ def test_a_failing_replacement_leaves_the_old_file(
     assert_untouched(target)
 
 
-def test_a_file_system_that_cannot_sync_folders_is_fine(
-    target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_that_cannot_sync_folders_is_fine(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def sync(descriptor: int) -> None:

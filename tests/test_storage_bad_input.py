@@ -13,10 +13,11 @@ import pytest
 from golden.make import FOLDER, GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
+
 from iterand_compress.compress.errors import SeedMaskError
 from iterand_compress.compress.storage import loads, read_seedmask
 from iterand_compress.compress.storage.text import canonical_json
-from safetensors.numpy import save
 
 FILES = {stem: (FOLDER / f"{stem}.seedmask").read_bytes() for stem in GOLDEN}
 
@@ -29,9 +30,7 @@ def split(data: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
     return header, manifest, data[8 + length :]
 
 
-def join(
-    header: dict[str, Any], manifest: dict[str, Any] | str, payload: bytes, *, seal: bool = True
-) -> bytes:
+def join(header: dict[str, Any], manifest: dict[str, Any] | str, payload: bytes, *, seal: bool = True) -> bytes:
     """A file with the given parts, whose digests of manifest and payload are right unless ``seal`` is off."""
     if isinstance(manifest, dict):
         if seal and isinstance(manifest.get("digests"), dict):
@@ -374,9 +373,7 @@ def test_a_changed_payload() -> None:
 def test_headers_that_hold_more_than_the_manifest_says() -> None:
     header, manifest, payload = split(FILES["v1-none"])
     extra = {**header, "mask/evil": {"dtype": "U8", "shape": [0], "data_offsets": [3, 3]}}
-    refuse(
-        join(extra, manifest, payload), "tensor 'mask/evil': in the header, but not declared by the manifest"
-    )
+    refuse(join(extra, manifest, payload), "tensor 'mask/evil': in the header, but not declared by the manifest")
     field = {"mask/fc.weight": {**header["mask/fc.weight"], "x": 1}}
     refuse(join(field, manifest, payload), "tensor 'mask/fc.weight': expected the header entry")
     good = FILES["v1-none"]
@@ -437,7 +434,5 @@ def test_a_missing_file_a_folder_and_a_device(tmp_path: Path) -> None:
 def test_the_path_stands_in_front_of_every_message(tmp_path: Path) -> None:
     path = tmp_path / "x.seedmask"
     path.write_bytes(FILES["v1-none"][:-1])
-    with pytest.raises(
-        SeedMaskError, match=f"^{path}: truncated: expected 867 bytes, got 866; the file is damaged"
-    ):
+    with pytest.raises(SeedMaskError, match=f"^{path}: truncated: expected 867 bytes, got 866; the file is damaged"):
         read_seedmask(path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from iterand_compress.compress.errors import SeedMaskError
 from iterand_compress.compress.storage.bits import (
     binary_entropy,
@@ -78,9 +79,7 @@ def test_an_unknown_coding_is_refused_by_name() -> None:
 
 
 def log_of(draws: list[int], differs: list[bool], *, two_valued: bool) -> tuple[str, int, bytes]:
-    log, coding, payload = choose_log(
-        np.array(draws, np.uint8), np.array(differs, np.bool_), two_valued=two_valued
-    )
+    log, coding, payload = choose_log(np.array(draws, np.uint8), np.array(differs, np.bool_), two_valued=two_valued)
     decoded = decode_log(log.kind, coding, log.width, len(draws), payload)
     assert np.array_equal(decoded.values, log.values)
     return log.kind, log.width, payload
@@ -105,20 +104,14 @@ def test_the_smallest_log_wins() -> None:
         ("draws", 1, b"\x08", "padding"),
     ],
 )
-def test_logs_that_the_packer_cannot_have_written(
-    kind: str, width: int, payload: bytes, message: str
-) -> None:
+def test_logs_that_the_packer_cannot_have_written(kind: str, width: int, payload: bytes, message: str) -> None:
     with pytest.raises(SeedMaskError, match=message):
         decode_log(kind, "raw", width, 3, payload)
 
 
 def test_bounds_of_logs() -> None:
-    flips = choose_log(
-        np.array([1, 0, 0, 0], np.uint8), np.array([True, False, False, False]), two_valued=True
-    )
+    flips = choose_log(np.array([1, 0, 0, 0], np.uint8), np.array([True, False, False, False]), two_valued=True)
     assert flips[0].bound() == pytest.approx(4 * 0.811278, rel=1e-5)
-    draws = choose_log(
-        np.array([0, 1, 2, 3], np.uint8), np.array([False, True, True, True]), two_valued=False
-    )
+    draws = choose_log(np.array([0, 1, 2, 3], np.uint8), np.array([False, True, True, True]), two_valued=False)
     assert draws[0].bound() == 8
     assert choose_log(np.zeros(4, np.uint8), np.zeros(4, np.bool_), two_valued=True)[0].bound() == 0

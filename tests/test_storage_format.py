@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden.make import FOLDER, GOLDEN
+
 from iterand_compress.compress.codebooks import CODEBOOKS
 from iterand_compress.compress.philox import random_bytes
 from iterand_compress.compress.storage import dumps, loads, read_seedmask
@@ -145,14 +146,10 @@ def decode(data: bytes) -> dict[str, bytes]:
         scale = struct.unpack(">f", bytes.fromhex(tensor["scale"]))[0]
         mask = row(payload(f"mask/{name}"), math.prod(tensor["shape"]), 1)
         kept = [i for i, bit in enumerate(mask) if bit]
-        values = (
-            row(payload(f"log/{name}"), len(kept), log["width"]) if log["kind"] != "none" else [0] * len(kept)
-        )
+        values = row(payload(f"log/{name}"), len(kept), log["width"]) if log["kind"] != "none" else [0] * len(kept)
         codes = [0] * len(mask)
         for i, value in zip(kept, values, strict=True):
-            codes[i] = entry(
-                book, byte(int(manifest["seed"], 16), t, value if log["kind"] == "draws" else 0, i)
-            )
+            codes[i] = entry(book, byte(int(manifest["seed"], 16), t, value if log["kind"] == "draws" else 0, i))
             if log["kind"] == "flips" and value:
                 codes[i] = -codes[i]
         # An 8-bit times a 24-bit number is exact in double precision, so that `pack` rounds once.
@@ -191,9 +188,7 @@ def test_the_documented_bytes_codes_and_weights() -> None:
     seedmask = read_seedmask(FOLDER / "v1-none.seedmask")
     raw = random_bytes(0x0123456789ABCDEF, 0, 20, draw=0, tensor=0)
     assert raw.tobytes() == bytes.fromhex(block("hex bytes"))
-    assert np.array_equal(
-        seedmask.codes("fc.weight").ravel(), [int(code) for code in block("text codes").split()]
-    )
+    assert np.array_equal(seedmask.codes("fc.weight").ravel(), [int(code) for code in block("text codes").split()])
     assert seedmask.weights()["fc.weight"].astype("<f4").tobytes() == bytes.fromhex(block("hex weights"))
     for phrase in ("-H[81]` = -40", "-H[93]` = -49"):
         index, code = re.findall(r"-?\d+", phrase)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
+
 from iterand_compress.compress.errors import ConfigError, IterandError, SeedMaskError
 from iterand_compress.compress.storage import InputSpec, MaskedTensor, Network, StoredTensor, dumps
-from pydantic import ValidationError
 
 MASK = np.array([True, False, True, True, False, True])
 
@@ -151,9 +152,7 @@ def test_the_array_of_a_stored_tensor_is_a_writable_copy() -> None:
         ("BOOL", (1,), b"\2", "expected bytes 0 and 1 in a BOOL tensor"),
     ],
 )
-def test_a_stored_tensor_that_does_not_fit(
-    dtype: str, shape: tuple[int, ...], data: bytes, message: str
-) -> None:
+def test_a_stored_tensor_that_does_not_fit(dtype: str, shape: tuple[int, ...], data: bytes, message: str) -> None:
     with pytest.raises(SeedMaskError, match=message):
         StoredTensor(dtype, shape, np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8))
 

@@ -14,6 +14,9 @@ import pytest
 from golden.make import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import load_file, save
+
 from iterand_compress.compress.codebooks import CODEBOOKS, get_codebook, random_codes
 from iterand_compress.compress.errors import IterandError, SeedMaskError
 from iterand_compress.compress.storage import (
@@ -30,12 +33,8 @@ from iterand_compress.compress.storage import (
     writer,
 )
 from iterand_compress.compress.storage.container import build_header
-from safetensors import safe_open
-from safetensors.numpy import load_file, save
 
-NAMES = st.text(
-    st.characters(exclude_categories=["C"], exclude_characters="\u2028\u2029"), min_size=1, max_size=9
-)
+NAMES = st.text(st.characters(exclude_categories=["C"], exclude_characters="\u2028\u2029"), min_size=1, max_size=9)
 
 
 def expected_weights(network: Network) -> dict[str, np.ndarray]:
@@ -62,9 +61,7 @@ def networks(draw: st.DrawFn) -> Network:
         limit = draw(st.sampled_from([0, 1, 2, 5, 256]))
         draws = rng.integers(0, limit, count).astype(np.uint8) if limit else None
         book = CODEBOOKS[draw(st.sampled_from(sorted(CODEBOOKS)))]
-        tensors.append(
-            MaskedTensor(name, shape, book.name, book.scale(draw(st.integers(1, 9999))), mask, draws)
-        )
+        tensors.append(MaskedTensor(name, shape, book.name, book.scale(draw(st.integers(1, 9999))), mask, draws))
     state = {}
     for name in names[masked:]:
         dtype = draw(st.sampled_from(["?", "u1", "f2", "f4", "i8"]))
@@ -119,9 +116,7 @@ def test_tensors_of_several_chunks(codebook: str, redrawn: bool) -> None:
     tensors = []
     for i, count in enumerate((200_001, 65_536, 65_537, 7)):
         draws = rng.geometric(0.5, count).astype(np.uint8) - np.uint8(1) if redrawn else None
-        tensors.append(
-            MaskedTensor(str(i), (count,), codebook, np.float32(0.1), rng.random(count) < 0.4, draws)
-        )
+        tensors.append(MaskedTensor(str(i), (count,), codebook, np.float32(0.1), rng.random(count) < 0.4, draws))
     network = Network(seed=99, tensors=tuple(tensors))
     seedmask = loads(dumps(network))
     for name, values in expected_weights(network).items():
@@ -145,9 +140,7 @@ def test_the_order_of_the_state_changes_nothing() -> None:
     network = GOLDEN["v1-flips"]()
     turned = dict(reversed(list(network.state.items())))
     recipe = dict(reversed(list((network.recipe or {}).items())))
-    other = Network(
-        network.seed, network.tensors, turned, network.architecture, network.input, network.classes, recipe
-    )
+    other = Network(network.seed, network.tensors, turned, network.architecture, network.input, network.classes, recipe)
     assert dumps(other) == dumps(network)
 
 
@@ -240,9 +233,7 @@ def test_write_safetensors(tmp_path: Path) -> None:
         "d": np.zeros((0, 2)),
     }
     path = tmp_path / "weights.safetensors"
-    size = write_safetensors(
-        path, {k: StoredTensor.from_numpy(v) for k, v in arrays.items()}, {"x": "ü", "w": "1"}
-    )
+    size = write_safetensors(path, {k: StoredTensor.from_numpy(v) for k, v in arrays.items()}, {"x": "ü", "w": "1"})
     assert size == path.stat().st_size
     loaded = load_file(path)
     assert loaded.keys() == arrays.keys()
@@ -272,9 +263,7 @@ def test_a_packer_that_does_not_recover_the_weights_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "decode_mask", lambda coding, n, kept, payload: np.ones(n, np.bool_))
-    with pytest.raises(
-        IterandError, match=r"net: tensor 'fc.weight': expected recovered weights .* bug in the packer"
-    ):
+    with pytest.raises(IterandError, match=r"net: tensor 'fc.weight': expected recovered weights .* bug in the packer"):
         write_seedmask(GOLDEN["v1-none"](), tmp_path / "net")
     assert not list(tmp_path.iterdir())
 

@@ -55,7 +55,7 @@ def layer_of(model: nn.Module, name: str):
 
 def test_effective_weight_is_mask_times_reference_weight():
     model = make_subnetwork(small_net(), ITERAND)
-    part, scores = layer_of(model, "4.weight")
+    _, scores = layer_of(model, "4.weight")
     book = get_codebook("signed-constant")
     codes = random_codes(17, 1, book, 0, 2160)
     random = codes.astype(np.float32) * book.scale(216)
@@ -277,10 +277,18 @@ def test_refusals():
     tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     tied[1].weight = tied[0].weight
     refuse(tied, "layers 0 and 1 share one weight")
-    refuse(nn.Sequential(nn.Linear(64, 8), nn.Linear(2, 2)), "layer 1: too small for sparsity 0.9", ITERAND.model_copy(update={"sparsity": 0.9}))
+    refuse(
+        nn.Sequential(nn.Linear(64, 8), nn.Linear(2, 2)),
+        "layer 1: too small for sparsity 0.9",
+        ITERAND.model_copy(update={"sparsity": 0.9}),
+    )
     refuse(nn.Sequential(nn.Embedding(4, 4, sparse=True)), "layer 0: sparse gradients")
     refuse(make_subnetwork(small_net(), ITERAND), "layer 0: parametrized already")
-    refuse(small_net(), "resample_rate: expected 0 or at least", ITERAND.model_copy(update={"resample_rate": 1e-9}))
+    refuse(
+        small_net(),
+        "resample_rate: expected 0 or at least",
+        ITERAND.model_copy(update={"resample_rate": 1e-9}),
+    )
     refuse(nn.Sequential(nn.LazyLinear(4)), "layer 0: a lazy layer without a shape")
 
 

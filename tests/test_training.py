@@ -11,21 +11,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import fail, invoke, succeed
 
+from conftest import fail, invoke, succeed
 from iterand_compress.compress import load_network, read_seedmask
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.errors import CheckpointError, IterandError, TrainingError
 from iterand_compress.compress.training import trainer
 from iterand_compress.compress.training.checkpoint import load_checkpoint
-from iterand_compress.compress.training.interrupt import Interrupted
+from iterand_compress.compress.training.interrupt import RunStoppedError
 from iterand_compress.compress.training.recipe import override
 from iterand_compress.compress.training.report import Reporter
 from iterand_compress.compress.training.trainer import RunOptions, train
 
 QUICK = override(
     Recipe(),
-    {"model.width": 0.25, "train.epochs": 3, "subnetwork.resample_every": 5, "data.pad": 1, "data.crop": "shift"},
+    {
+        "model.width": 0.25,
+        "train.epochs": 3,
+        "subnetwork.resample_every": 5,
+        "data.pad": 1,
+        "data.crop": "shift",
+    },
 )
 SCRIPT = Path(sys.executable).with_name("iterand-compress")
 
@@ -64,7 +70,9 @@ class StopAt(Reporter):
 def test_interrupted_in_the_middle_of_an_epoch_and_resumed(tmp_path, undisturbed, monkeypatch):
     monkeypatch.setattr(trainer, "LOOK_EVERY", 1)
     out = tmp_path / "model.ckpt"
-    with pytest.raises(Interrupted, match=r"stopped at step 27; .*iterand-compress train --resume --out .*model\.ckpt"):
+    with pytest.raises(
+        RunStoppedError, match=r"stopped at step 27; .*iterand-compress train --resume --out .*model\.ckpt"
+    ):
         train(QUICK, RunOptions(out, device="cpu"), StopAt(27))
     position = load_checkpoint(out).position
     assert (position.epoch, position.batch, position.step) == (1, 7, 27)
@@ -78,7 +86,8 @@ def test_killed_and_resumed(tmp_path, undisturbed):
     out = tmp_path / "model.ckpt"
     recipe = tmp_path / "quick.toml"
     recipe.write_text(
-        '[model]\nwidth = 0.25\n[train]\nepochs = 3\n[subnetwork]\nresample_every = 5\n[data]\npad = 1\ncrop = "shift"\n'
+        "[model]\nwidth = 0.25\n[train]\nepochs = 3\n[subnetwork]\nresample_every = 5\n"
+        '[data]\npad = 1\ncrop = "shift"\n'
     )
     command = [str(SCRIPT), "train", "--recipe", str(recipe), "--device", "cpu", "-q", "--out", str(out)]
     process = subprocess.Popen([*command, "--checkpoint-every", "3"])
@@ -91,7 +100,7 @@ def test_killed_and_resumed(tmp_path, undisturbed):
         time.sleep(0.002)
     assert process.wait() == -signal.SIGKILL
     stopped = load_checkpoint(out)
-    assert 0 < stopped.position.step
+    assert stopped.position.step > 0
     assert not stopped.complete
     subprocess.run([str(SCRIPT), "train", "--resume", "--device", "cpu", "-q", "--out", str(out)], check=True)
     assert packed(out) == undisturbed
@@ -110,7 +119,9 @@ def test_resume_with_changed_settings_names_them(digits):
 
 def test_an_existing_checkpoint_is_not_overwritten(digits):
     before = digits.checkpoint.read_bytes()
-    assert "exists already; --resume goes on from it, --force replaces it" in fail(1, "train", "--out", digits.checkpoint)
+    assert "exists already; --resume goes on from it, --force replaces it" in fail(
+        1, "train", "--out", digits.checkpoint
+    )
     assert digits.checkpoint.read_bytes() == before
 
 
@@ -133,7 +144,9 @@ def test_a_non_finite_loss_is_named_and_the_last_good_state_kept(tmp_path, monke
         return real(*args, **kwargs) * (float("nan") if len(calls) >= 30 else 1.0)
 
     monkeypatch.setattr(trainer.F, "cross_entropy", poisoned)
-    with pytest.raises(TrainingError, match=r"not finite at step \d+ \(epoch 2, learning rate 0\.075\); .*last good state"):
+    with pytest.raises(
+        TrainingError, match=r"not finite at step \d+ \(epoch 2, learning rate 0\.075\); .*last good state"
+    ):
         train(QUICK, RunOptions(out, device="cpu"))
     kept = load_checkpoint(out)
     assert kept.position.epoch == 1
@@ -147,15 +160,17 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     saves = []
     real = torch.save
 
-    def failing(content, path):
+    def failing(content, file):
         saves.append(1)
         if len(saves) == 2:
-            Path(path).write_bytes(b"half")
+            file.write(b"half")
             raise OSError(28, "No space left on device")
-        real(content, path)
+        real(content, file)
 
     monkeypatch.setattr(torch, "save", failing)
-    with pytest.raises(IterandError, match=r"model\.ckpt: cannot be written: No space left on device; free some disk space"):
+    with pytest.raises(
+        IterandError, match=r"model\.ckpt: cannot be written: No space left on device; free some disk space"
+    ):
         train(QUICK, RunOptions(out, device="cpu"))
     assert load_checkpoint(out).position.step == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt", "model.metrics.jsonl"]
@@ -212,7 +227,21 @@ def test_a_checkpoint_of_another_model(tmp_path, digits):
 
 def test_dense_training_and_its_checkpoint(tmp_path):
     out = tmp_path / "dense.ckpt"
-    succeed("train", "--method", "dense", "--width", 0.25, "--epochs", 2, "--lr", 0.05, "--device", "cpu", "--out", out)
+    succeed(
+        "train",
+        "--method",
+        "dense",
+        "--width",
+        0.25,
+        "--epochs",
+        2,
+        "--lr",
+        0.05,
+        "--device",
+        "cpu",
+        "--out",
+        out,
+    )
     assert "nothing to pack: the network has no masked weights" in fail(1, "pack", out)
     network = load_network(out)
     assert network.recipe.subnetwork.method == "dense"
@@ -222,7 +251,8 @@ def test_dense_training_and_its_checkpoint(tmp_path):
 def test_label_smoothing_warm_up_and_bfloat16_run(tmp_path):
     out = tmp_path / "model.ckpt"
     succeed(
-        "train", "--width", 0.25, "--epochs", 2, "--warmup-epochs", 1, "--label-smoothing", 0.1, "--precision", "bfloat16",
+        "train", "--width", 0.25, "--epochs", 2, "--warmup-epochs", 1, "--label-smoothing", 0.1,
+        "--precision", "bfloat16",
         "--distribution", "normal", "--draws", 2, "--device", "cpu", "--out", out, "--set", "train.momentum=0.8",
         "--tensorboard", tmp_path / "board",
     )  # fmt: skip
@@ -242,7 +272,8 @@ def test_a_torchvision_model_trains_packs_and_exports(tmp_path):
                 Image.new("RGB", (32, 32), (index * 128 + number,) * 3).save(folder / f"{number}.png")
     out = tmp_path / "model.ckpt"
     succeed(
-        "train", "--data", "folder", "--data-dir", tmp_path / "data", "--model", "torchvision:squeezenet1_1", "--epochs", 1,
+        "train", "--data", "folder", "--data-dir", tmp_path / "data", "--model", "torchvision:squeezenet1_1",
+        "--epochs", 1,
         "--batch-size", 4, "--validation", 0, "--pad", 0, "--crop", "none", "--device", "cpu", "--out", out,
     )  # fmt: skip
     succeed("pack", out)

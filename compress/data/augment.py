@@ -42,9 +42,7 @@ class Augmentation:
         """The augmentation of a data section; without a crop there is nothing to pad for."""
         return cls(config.pad if config.crop != "none" else 0, config.crop, config.flip)
 
-    def boxes(
-        self, words: NDArray[np.uint32], size: tuple[int, int], window: tuple[int, int]
-    ) -> NDArray[np.int64]:
+    def boxes(self, words: NDArray[np.uint32], size: tuple[int, int], window: tuple[int, int]) -> NDArray[np.int64]:
         """Choose a box for each image, in pixels of the padded image, and whether to mirror it.
 
         Args:

@@ -37,9 +37,7 @@ class Split(ABC):
         """All images in order, not augmented, the last partial batch included."""
 
     @abstractmethod
-    def train_batches(
-        self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0
-    ) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0) -> Iterator[Batch]:
         """The shuffled, augmented batches of an epoch, from batch ``start`` on."""
 
 

@@ -29,20 +29,12 @@ def load_folder(data_dir: Path | None) -> RawData:
     if data_dir is None:
         raise DataError("folder: no folder given: give --data-dir with train/ and test/ (or val/) in it")
     if not data_dir.is_dir():
-        raise DataError(
-            f"folder: {data_dir} is not a folder: give --data-dir with train/ and test/ (or val/)"
-        )
-    listings = {
-        part: _list_classes(data_dir / part)
-        for part in ("train", "val", "test")
-        if (data_dir / part).is_dir()
-    }
+        raise DataError(f"folder: {data_dir} is not a folder: give --data-dir with train/ and test/ (or val/)")
+    listings = {part: _list_classes(data_dir / part) for part in ("train", "val", "test") if (data_dir / part).is_dir()}
     if "train" not in listings:
         raise DataError(f"folder: {data_dir} has no train/: expected train/<class>/ with the training images")
     if len(listings) == 1:
-        raise DataError(
-            f"folder: {data_dir} has neither test/ nor val/: one of them must hold the test images"
-        )
+        raise DataError(f"folder: {data_dir} has neither test/ nor val/: one of them must hold the test images")
     for part, listing in listings.items():
         _require_same_classes(data_dir / "train", listings["train"], data_dir / part, listing)
     paths = [path for listing in listings.values() for files in listing.values() for path in files]
@@ -57,9 +49,7 @@ def _list_classes(folder: Path) -> _Listing:
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not names:
-        raise DataError(
-            f"folder: {folder} has no class folders: expected one folder of images for each class"
-        )
+        raise DataError(f"folder: {folder} has no class folders: expected one folder of images for each class")
     listing = {}
     for name in names:
         with os.scandir(folder / name) as entries:
@@ -69,9 +59,7 @@ def _list_classes(folder: Path) -> _Listing:
                 if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
             )
         if not files:
-            raise DataError(
-                f"folder: class {folder / name} has no images: expected {', '.join(SUFFIXES)} files"
-            )
+            raise DataError(f"folder: class {folder / name} has no images: expected {', '.join(SUFFIXES)} files")
         listing[name] = files
     return listing
 

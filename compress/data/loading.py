@@ -31,9 +31,7 @@ LARGEST_IN_MEMORY = 2**30
 SAMPLE = 512
 
 
-def load(
-    config: DataConfig, *, data_dir: Path | None, download: bool, seed: int, workers: int | None
-) -> DataBundle:
+def load(config: DataConfig, *, data_dir: Path | None, download: bool, seed: int, workers: int | None) -> DataBundle:
     """See ``load_data``."""
     raw = _find(config.name, data_dir, download)
     side = config.image_size or raw.image_size

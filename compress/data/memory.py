@@ -43,9 +43,7 @@ class MemorySplit(Split):
             part = slice(start, start + batch_size)
             yield to_pixels(self._images[part]), self._device_labels[part]
 
-    def train_batches(
-        self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0
-    ) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0) -> Iterator[Batch]:
         """See ``Split``. The choices of the whole epoch are drawn and moved to the device at once."""
         self._move(device)
         order = torch.from_numpy(epoch_order(self._seed, epoch, len(self))).to(device)

@@ -46,9 +46,7 @@ def held_out(seed: int, count: int, fraction: float) -> tuple[NDArray[np.int64],
     if fraction == 0:
         return np.arange(count), np.arange(0)
     if count < 2:
-        raise DataError(
-            f"{count} training image cannot be split for validation: add images, or set validation 0"
-        )
+        raise DataError(f"{count} training image cannot be split for validation: add images, or set validation 0")
     size = min(max(1, math.floor(fraction * count + 0.5)), count - 1)
     order = _permutation(seed, count, draw=0, tensor=_VALIDATION, purpose=Purpose.DATA_SPLIT)
     return np.sort(order[size:]), np.sort(order[:size])

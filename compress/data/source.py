@@ -115,9 +115,7 @@ def image_header(path: str) -> tuple[tuple[int, int], str]:
 
 def _refuse_deep(image: Image.Image, path: str) -> None:
     if image.mode.startswith(_TOO_DEEP):
-        raise DataError(
-            f"{path}: an image with more than 8 bits a channel (mode {image.mode}): convert it to 8 bits"
-        )
+        raise DataError(f"{path}: an image with more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
 
 
 def _unreadable(path: str, error: Exception) -> DataError:

@@ -110,9 +110,7 @@ class StreamSplit(Split):
         starts = range(0, len(items), batch_size)
         return self._load([items[start : start + batch_size] for start in starts], device)
 
-    def train_batches(
-        self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0
-    ) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0) -> Iterator[Batch]:
         """See ``Split``."""
         order = epoch_order(self._seed, epoch, len(self)).tolist()
         words = augmentation_words(self._seed, epoch, len(self)) if self._augmented else None

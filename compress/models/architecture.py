@@ -69,12 +69,8 @@ class Architecture:
         _expect(self, "name", isinstance(self.name, str) and bool(self.name), "a name")
         for field, largest in (("num_classes", 2**20), ("in_channels", 4096), ("image_size", 4096)):
             value = getattr(self, field)
-            _expect(
-                self, field, type(value) is int and 1 <= value <= largest, f"an integer in [1, {largest}]"
-            )
-        _expect(
-            self, "width", type(self.width) in (int, float) and 0 < self.width <= 64, "a number in (0, 64]"
-        )
+            _expect(self, field, type(value) is int and 1 <= value <= largest, f"an integer in [1, {largest}]")
+        _expect(self, "width", type(self.width) in (int, float) and 0 < self.width <= 64, "a number in (0, 64]")
         _expect(self, "stem", self.stem in STEMS, "one of " + ", ".join(STEMS))
         _expect(self, "affine", type(self.affine) is bool, "true or false")
         object.__setattr__(self, "width", float(self.width))
@@ -134,9 +130,7 @@ def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, in
         _refuse_set(config, "affine", True, "it has no BatchNorm")
     elif height < family.smallest_image:
         side = family.smallest_image
-        raise ConfigError(
-            f"model: {config.name} needs images of at least {side}×{side} pixels, got {width}×{height}"
-        )
+        raise ConfigError(f"model: {config.name} needs images of at least {side}×{side} pixels, got {width}×{height}")
     stem = "none"
     if family is not None and family.has_stem:
         stem = config.stem

@@ -45,8 +45,7 @@ def build(arch: Architecture, *, allow_import: bool) -> nn.Module:
     family = FAMILIES[arch.name]
     if arch.image_size < family.smallest_image:
         raise ConfigError(
-            f"model: {arch.name} needs images of at least {family.smallest_image} pixels, "
-            f"got {arch.image_size}"
+            f"model: {arch.name} needs images of at least {family.smallest_image} pixels, got {arch.image_size}"
         )
     expected = tuple(stem for stem in STEMS if (stem != "none") == family.has_stem)
     if arch.stem not in expected:

@@ -69,8 +69,7 @@ def from_factory(arch: Architecture) -> nn.Module:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise ConfigError(f"model: importing {module_name} failed: {_one_line(error)}") from error
         raise ConfigError(
-            f"model: no module {error.name!r} in {here} or among the installed packages "
-            f"(from --model {arch.name})"
+            f"model: no module {error.name!r} in {here} or among the installed packages (from --model {arch.name})"
         ) from error
     except Exception as error:  # the user's module may raise anything
         raise ConfigError(f"model: importing {module_name} failed: {_one_line(error)}") from error
@@ -79,15 +78,11 @@ def from_factory(arch: Architecture) -> nn.Module:
         public = [name for name in vars(module) if not name.startswith("_")]
         raise ConfigError(f"model: {module_name} has no {attribute!r}{did_you_mean(attribute, public)}")
     if not callable(factory):
-        raise ConfigError(
-            f"model: {arch.name} is a {type(factory).__name__}, not a function that returns a module"
-        )
+        raise ConfigError(f"model: {arch.name} is a {type(factory).__name__}, not a function that returns a module")
     try:
         model = factory(num_classes=arch.num_classes)
     except Exception as error:
-        raise ConfigError(
-            f"model: {arch.name}(num_classes={arch.num_classes}) failed: {_one_line(error)}"
-        ) from error
+        raise ConfigError(f"model: {arch.name}(num_classes={arch.num_classes}) failed: {_one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: {arch.name} returned a {type(model).__name__}, not a torch.nn.Module")
     return model

@@ -73,9 +73,7 @@ def unpack_values(payload: bytes | memoryview, count: int, width: int) -> NDArra
         )
     used = count * width % 8
     if used and payload[-1] >> used:
-        raise SeedMaskError(
-            f"expected padding bits of 0, got last byte {payload[-1]:#04x}; the file is damaged"
-        )
+        raise SeedMaskError(f"expected padding bits of 0, got last byte {payload[-1]:#04x}; the file is damaged")
     data: NDArray[np.uint8] = np.frombuffer(payload, np.uint8) if expected else np.empty(0, np.uint8)
     if width == 1:
         bits: NDArray[np.uint8] = np.unpackbits(data, count=count, bitorder="little")

@@ -52,9 +52,7 @@ def build_header(slots: Slots, metadata: Mapping[str, str] | None = None) -> byt
     text = canonical_json(header).encode("ascii")
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_BYTES:
-        raise SeedMaskError(
-            f"header: expected at most {MAX_HEADER_BYTES} bytes, got {len(text)}; too many tensors"
-        )
+        raise SeedMaskError(f"header: expected at most {MAX_HEADER_BYTES} bytes, got {len(text)}; too many tensors")
     return len(text).to_bytes(8, "little") + text
 
 
@@ -71,17 +69,13 @@ def read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, Any]]:
         raise SeedMaskError("the file is empty; get it again")
     start = stream.read(9)
     if len(start) == 9 and start[8:] != b"{":
-        raise SeedMaskError(
-            "not a .seedmask file (no safetensors header); give a file that `pack` has written"
-        )
+        raise SeedMaskError("not a .seedmask file (no safetensors header); give a file that `pack` has written")
     length = int.from_bytes(start[:8], "little")
     if len(start) < 9 or 8 + length > size:
         declared = f"{8 + length} bytes of header" if len(start) == 9 else "9 bytes or more"
         raise SeedMaskError(f"truncated: expected {declared}, got a file of {size} bytes; get it again")
     if length > MAX_HEADER_BYTES:
-        raise SeedMaskError(
-            f"header: expected at most {MAX_HEADER_BYTES} bytes, got {length}; not a file of ours"
-        )
+        raise SeedMaskError(f"header: expected at most {MAX_HEADER_BYTES} bytes, got {length}; not a file of ours")
     raw = start + stream.read(length - 1)
     if len(raw) != 8 + length:
         raise SeedMaskError(f"truncated: expected {8 + length} bytes of header, got {len(raw)}; get it again")

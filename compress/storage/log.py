@@ -78,16 +78,12 @@ def decode_log(kind: str, coding: str, width: int, kept: int, payload: bytes | m
     """
     if kind == "none":
         if len(payload) or width or coding != "raw":
-            raise SeedMaskError(
-                f"log: expected kind 'none' to be raw and empty, got {coding!r}, width {width}"
-            )
+            raise SeedMaskError(f"log: expected kind 'none' to be raw and empty, got {coding!r}, width {width}")
         return NO_LOG
     values = get_coding(coding).decode(payload, kept, width)
     largest = int(values.max(initial=0))
     if kind == "flips" and not largest:
-        raise SeedMaskError(
-            "log: expected at least one flip, got none; the packer writes kind 'none' for that"
-        )
+        raise SeedMaskError("log: expected at least one flip, got none; the packer writes kind 'none' for that")
     if kind == "draws" and largest.bit_length() != width:
         raise SeedMaskError(f"log: expected draws of up to {width} bits, got a largest draw of {largest}")
     return ResamplingLog(kind, width, values)

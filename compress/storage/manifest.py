@@ -124,9 +124,7 @@ class Manifest(_Part):
 
 def sealed(manifest: Manifest) -> Manifest:
     """The manifest with its own digest filled in."""
-    blank = manifest.model_copy(
-        update={"digests": manifest.digests.model_copy(update={"manifest": NO_DIGEST})}
-    )
+    blank = manifest.model_copy(update={"digests": manifest.digests.model_copy(update={"manifest": NO_DIGEST})})
     digest = hashlib.sha256(blank.to_text().encode("ascii")).hexdigest()
     return manifest.model_copy(update={"digests": blank.digests.model_copy(update={"manifest": digest})})
 
@@ -148,9 +146,7 @@ def build_manifest(fields: dict[str, Any]) -> Manifest:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
-        raise SeedMaskError(
-            f"manifest: {where[:120]}: {message}, got {str(problem['input'])[:80]!a}"
-        ) from None
+        raise SeedMaskError(f"manifest: {where[:120]}: {message}, got {str(problem['input'])[:80]!a}") from None
 
 
 def parse_manifest(text: str, max_weights: int) -> Manifest:
@@ -187,9 +183,7 @@ def _check_version(fields: dict[str, Any]) -> None:
         raise SeedMaskError(f"manifest: expected required_features as a list of names; {DAMAGED}")
     unknown = [feature for feature in features if feature not in FEATURES]
     if unknown:
-        raise SeedMaskError(
-            f"the file requires the feature {unknown[0][:80]!a}, which this version lacks; {UPDATE}"
-        )
+        raise SeedMaskError(f"the file requires the feature {unknown[0][:80]!a}, which this version lacks; {UPDATE}")
 
 
 def _check_meaning(manifest: Manifest, max_weights: int) -> None:
@@ -231,12 +225,8 @@ def _check_tensor(tensor: TensorEntry) -> None:
         raise SeedMaskError(f"unknown log kind {log.kind[:80]!a}; known: {', '.join(LOG_KINDS)}; {UPDATE}")
     widths = {"none": range(1), "flips": range(1, 2), "draws": range(1, 9)}[log.kind]
     if log.width not in widths:
-        raise SeedMaskError(
-            f"log {log.kind!r}: expected a width in {list(widths)}, got {log.width}; {DAMAGED}"
-        )
+        raise SeedMaskError(f"log {log.kind!r}: expected a width in {list(widths)}, got {log.width}; {DAMAGED}")
     if log.kind == "none" and (log.bytes or log.coding != "raw"):
         raise SeedMaskError(f"log 'none': expected an empty raw payload, got {log.bytes} bytes; {DAMAGED}")
     if log.kind == "flips" and not book.two_valued:
-        raise SeedMaskError(
-            f"log 'flips': expected a two-valued codebook, got {tensor.codebook!r}; {DAMAGED}"
-        )
+        raise SeedMaskError(f"log 'flips': expected a two-valued codebook, got {tensor.codebook!r}; {DAMAGED}")

@@ -30,9 +30,7 @@ def check_scale(scale: np.float32, codebook: Codebook, what: str) -> None:
     largest = int(np.abs(codebook.entries.astype(np.int64)).max())
     limits = np.finfo(np.float32)
     if not (math.isfinite(scale) and float(limits.tiny) <= float(scale) <= float(limits.max) / largest):
-        raise SeedMaskError(
-            f"{what}: expected a positive, finite, normal float32 as scale, got {float(scale)!r}"
-        )
+        raise SeedMaskError(f"{what}: expected a positive, finite, normal float32 as scale, got {float(scale)!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +63,7 @@ class MaskedTensor:
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
         check_shape(self.shape, what, least=1)
         if not isinstance(self.scale, np.float32):
-            raise SeedMaskError(
-                f"{what}: expected the scale as numpy.float32, got {type(self.scale).__name__}"
-            )
+            raise SeedMaskError(f"{what}: expected the scale as numpy.float32, got {type(self.scale).__name__}")
         check_scale(self.scale, get_codebook(self.codebook), what)
         for field_name, values, dtype in (("mask", self.mask, np.bool_), ("draws", self.draws, np.uint8)):
             if values is not None and (values.dtype != dtype or values.shape != (self.weights,)):
@@ -137,9 +133,7 @@ class Network:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         if not self.tensors:
-            raise SeedMaskError(
-                "network: expected at least one masked tensor, got none; train a subnetwork first"
-            )
+            raise SeedMaskError("network: expected at least one masked tensor, got none; train a subnetwork first")
         check_names([tensor.name for tensor in self.tensors], list(self.state))
         check_settings(self.architecture, self.classes, self.recipe)
 

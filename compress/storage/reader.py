@@ -21,9 +21,7 @@ __all__ = ["MAX_WEIGHTS", "loads", "read_seedmask"]
 MAX_WEIGHTS = 2**33
 
 
-def read_seedmask(
-    path: str | os.PathLike[str], *, verify: bool = True, max_weights: int = MAX_WEIGHTS
-) -> SeedMask:
+def read_seedmask(path: str | os.PathLike[str], *, verify: bool = True, max_weights: int = MAX_WEIGHTS) -> SeedMask:
     """Open a file.
 
     Args:

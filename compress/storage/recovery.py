@@ -35,9 +35,7 @@ def decode_mask(coding: str, weights: int, kept: int, payload: bytes | memoryvie
     mask = get_coding(coding).decode(payload, weights, 1).view(np.bool_)
     found = int(np.count_nonzero(mask))
     if found != kept:
-        raise SeedMaskError(
-            f"expected a mask that keeps {kept} of {weights} weights, got {found}; the file is damaged"
-        )
+        raise SeedMaskError(f"expected a mask that keeps {kept} of {weights} weights, got {found}; the file is damaged")
     return mask
 
 

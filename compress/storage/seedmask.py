@@ -111,9 +111,7 @@ class SeedMask:
         weights, digest = recover_weights(self._chunks(entry), entry.scale_value, entry.weights)
         if digest != entry.sha256:
             with self._tensor(entry):
-                raise SeedMaskError(
-                    f"expected recovered weights with SHA-256 {entry.sha256}, got {digest}; {DAMAGED}"
-                )
+                raise SeedMaskError(f"expected recovered weights with SHA-256 {entry.sha256}, got {digest}; {DAMAGED}")
         return weights.reshape(entry.shape)
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
@@ -123,9 +121,7 @@ class SeedMask:
             SeedMaskError: the weights are not those that were packed.
         """
         names = [entry.name for entry in self.tensors]
-        return dict(
-            zip(names, thread_map(self.weight, names, lambda name: self._entry(name).weights), strict=True)
-        )
+        return dict(zip(names, thread_map(self.weight, names, lambda name: self._entry(name).weights), strict=True))
 
     def network(self) -> Network:
         """The network that was packed, as far as recovery needs it; packing it again gives the same bytes.

@@ -30,9 +30,7 @@ def check_text(text: str, what: str, limit: int = MAX_NAME_BYTES) -> str:
     """
     bad = _FORBIDDEN.search(text)
     if bad:
-        raise SeedMaskError(
-            f"{what}: {text[:80]!a} contains the control character {bad.group()!a}; remove it"
-        )
+        raise SeedMaskError(f"{what}: {text[:80]!a} contains the control character {bad.group()!a}; remove it")
     size = len(text.encode())
     if not 0 < size <= limit:
         raise SeedMaskError(f"{what}: expected 1 to {limit} bytes of text, got {size}: {text[:80]!r}")
@@ -66,9 +64,7 @@ def check_json(value: object, what: str, depth: int = 0) -> None:
         if abs(value) >= 2**64:
             raise SeedMaskError(f"{what}: expected an integer below 2**64 in magnitude, got {value:.3e}")
     elif value is not None:
-        raise SeedMaskError(
-            f"{what}: expected text, number, boolean, list or dict, got {type(value).__name__}"
-        )
+        raise SeedMaskError(f"{what}: expected text, number, boolean, list or dict, got {type(value).__name__}")
 
 
 def canonical_json(value: object) -> str:
@@ -88,16 +84,12 @@ def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
         if len(result) != len(items):
             seen: set[str] = set()
             twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise SeedMaskError(
-                f"{what}: duplicate key {twice[:80]!a}; the file is damaged or was tampered with"
-            )
+            raise SeedMaskError(f"{what}: duplicate key {twice[:80]!a}; the file is damaged or was tampered with")
         return result
 
     def integer(digits: str) -> int:
         if len(digits) > MAX_INT_DIGITS:
-            raise SeedMaskError(
-                f"{what}: a number of {len(digits)} digits; expected {MAX_INT_DIGITS} at most"
-            )
+            raise SeedMaskError(f"{what}: a number of {len(digits)} digits; expected {MAX_INT_DIGITS} at most")
         return int(digits)
 
     def real(digits: str) -> float:
@@ -109,9 +101,7 @@ def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        value = json.loads(
-            text, object_pairs_hook=pairs, parse_int=integer, parse_float=real, parse_constant=real
-        )
+        value = json.loads(text, object_pairs_hook=pairs, parse_int=integer, parse_float=real, parse_constant=real)
     except RecursionError:
         raise SeedMaskError(f"{what}: nested too deeply; not a file of ours") from None
     except ValueError as error:

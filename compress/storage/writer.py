@@ -154,9 +154,7 @@ def _assemble(network: Network) -> tuple[Manifest, list[bytes | memoryview]]:
     digests["payload"] = payload.hexdigest()
     manifest = sealed(build_manifest(fields))
     text = manifest.to_text()
-    parse_manifest(
-        text, max_weights=sum(tensor.weights for tensor in network.tensors)
-    )  # what a reader will do
+    parse_manifest(text, max_weights=sum(tensor.weights for tensor in network.tensors))  # what a reader will do
     return manifest, [build_header(slots, {"seedmask": text}), *pieces]
 
 

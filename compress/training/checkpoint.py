@@ -95,12 +95,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "data_dir": checkpoint.data_dir,
         "test": checkpoint.test,
     }
-    with atomic_path(path) as temporary:
-        try:
-            torch.save(content, temporary)
-        except RuntimeError as error:
-            # torch's zip writer reports a full disk as a RuntimeError
-            raise CheckpointError(f"{path}: cannot be written (is the disk full?): {_first_line(error)}") from None
+    # Through a file object: given a path, torch's own writer would report a full disk as a RuntimeError.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -126,11 +123,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint: {_first_line(error)}") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(
-            f"{path}: not an iterand-compress checkpoint (a bare state dict has no recipe; use the library's pack())"
+            f"{path}: not an iterand-compress checkpoint (for a bare state dict, use the library's pack())"
         )
     if content["version"] != _VERSION:
         raise CheckpointError(
-            f"{path}: checkpoint version: expected {_VERSION}, got {content['version']!r}; use the version that wrote it"
+            f"{path}: checkpoint version: expected {_VERSION}, got {content['version']!r}; "
+            "use the version that wrote it"
         )
     expected = {field.name for field in fields(Checkpoint)} | {"format", "version"}
     if set(content) != expected:

@@ -32,9 +32,7 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(
-    logits: Callable[[Tensor], Tensor], split: Split, *, batch_size: int, device: torch.device
-) -> Score:
+def evaluate(logits: Callable[[Tensor], Tensor], split: Split, *, batch_size: int, device: torch.device) -> Score:
     """Run a split through a classifier.
 
     Args:

@@ -6,17 +6,20 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import IterandError
 from .checkpoint import Position
 
-__all__ = ["Interrupted", "StopRequest"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["RunStoppedError", "StopRequest"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(IterandError):
+class RunStoppedError(IterandError):
     """A run was asked to stop and has saved itself."""
 
     exit_code = 130
@@ -35,12 +38,12 @@ class StopRequest:
         self.requested = False
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
         self._restore()
 

@@ -7,13 +7,16 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import IterandError, import_extra
 from ..storage import atomic_path
 from .checkpoint import Position
 from .evaluate import Score
 from .report import EpochReport
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["MetricsLog", "metrics_path"]
 
@@ -40,7 +43,7 @@ class MetricsLog:
             self._board = SummaryWriter(str(tensorboard), purge_step=epochs_done)  # type: ignore[no-untyped-call]
             self._stack.callback(self._board.close)
 
-    def __enter__(self) -> MetricsLog:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

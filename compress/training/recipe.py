@@ -24,7 +24,9 @@ _FOLDER = resources.files(__package__) / "recipes"
 
 def recipe_names() -> tuple[str, ...]:
     """Names of the shipped recipes."""
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in _FOLDER.iterdir() if entry.name.endswith(".toml")))
+    return tuple(
+        sorted(entry.name.removesuffix(".toml") for entry in _FOLDER.iterdir() if entry.name.endswith(".toml"))
+    )
 
 
 def load_recipe(name_or_path: str) -> Recipe:

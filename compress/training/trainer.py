@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import Recipe
-from ..data import DataBundle, load_data
+from ..data import DataBundle, Split, load_data
 from ..errors import CheckpointError, ConfigError, DataError, TrainingError
 from ..models import Architecture, build_model, resolve
 from ..subnetwork import make_subnetwork, refresh
 from .checkpoint import Checkpoint, DataInfo, Position, load_checkpoint, save_checkpoint
 from .devices import resolve_device
 from .evaluate import Score, evaluate, network_logits
-from .interrupt import Interrupted, StopRequest
+from .interrupt import RunStoppedError, StopRequest
 from .metrics import MetricsLog, metrics_path
 from .recipe import differences, override
 from .report import EpochReport, Reporter, RunInfo, StepReport
@@ -85,7 +85,7 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
 
     Raises:
         IterandError: bad settings, data or checkpoint; a non-finite loss.
-        Interrupted: Ctrl-C or SIGTERM came; the checkpoint holds the run up to the last whole step.
+        RunStoppedError: Ctrl-C or SIGTERM came; the checkpoint holds the run up to the last whole step.
     """
     reporter = reporter or Reporter()
     check_schedule(recipe.train)
@@ -96,132 +96,160 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
         test = Score(**stored.test)
         reporter.finish(test)
         return TrainResult(options.out, test)
-    data_dir = options.data_dir or (Path(stored.data_dir) if stored and stored.data_dir else None)
-    data = load_data(recipe.data, data_dir=data_dir, download=options.download, seed=recipe.subnetwork.seed)
-    info = DataInfo(data.name, list(data.classes), list(data.image_shape), list(data.mean), list(data.std))
-    if stored and stored.data != info:
-        raise DataError(f"{options.out}: the data are not those that the run began with; give the same --data-dir")
-    architecture = resolve(recipe.model, num_classes=len(data.classes), image_shape=data.image_shape)
-    model = build_network(recipe, architecture, allow_import=options.allow_import)
-    _check_output(model, data)
-    model.to(device)
-    settings = recipe.train
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
-    meter = torch.zeros(3, dtype=torch.float64, device=device)  # loss sum, right answers, images
-    position = Position()
-    if stored:
-        model.load_state_dict(stored.model)
-        if stored.optimizer is not None:
-            optimizer.load_state_dict(stored.optimizer)
-        meter += torch.tensor(stored.meter, dtype=torch.float64).to(device)
-        position = stored.position
-    forward = torch.compile(model) if options.compile else model
-    channels_last = options.channels_last if options.channels_last is not None else device.type == "cuda"
-    steps_per_epoch = data.train.steps_per_epoch(settings.batch_size)
-    reporter.start(RunInfo(recipe, device, info, position, settings.epochs, steps_per_epoch, count_weights(model)))
-
-    def save(test: Score | None = None) -> None:
-        save_checkpoint(
-            Checkpoint(
-                recipe=recipe,
-                architecture=architecture,
-                data=info,
-                position=position,
-                model=model.state_dict(),
-                optimizer=None if test else optimizer.state_dict(),
-                meter=meter.tolist(),
-                data_dir=str(data_dir.resolve()) if data_dir else None,
-                test=asdict(test) if test else None,
-            ),
-            options.out,
-        )
-
-    def look(loss: Tensor, first_bad: Tensor, lr: float) -> float:
-        bad = int(first_bad)
-        if bad >= 0:
-            raise TrainingError(
-                f"the loss is not finite at step {bad} (epoch {position.epoch + 1}, learning rate {lr:g}); "
-                f"{options.out} still holds the last good state; try a smaller learning rate or a longer warm-up"
-            )
-        return float(loss)
-
+    run = _Run(recipe, options, device, stored)
+    reporter.start(run.info())
     if not stored:
-        save()  # a run that is killed in its first epoch can be resumed, too
+        run.save()  # a run that is killed in its first epoch can be resumed, too
     with (
         closing(reporter),
         StopRequest() as stop,
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        MetricsLog(metrics_path(options.out), position.epoch, options.tensorboard) as log,
+        MetricsLog(metrics_path(options.out), run.position.epoch, options.tensorboard) as log,
     ):
-        while position.epoch < settings.epochs:
-            epoch, began, seen = position.epoch, time.perf_counter(), 0
-            lr = learning_rate(settings, epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            model.train()
-            first_bad = torch.full((), -1, dtype=torch.int64, device=device)
-            batches = data.train.train_batches(epoch, settings.batch_size, device, start=position.batch)
-            for pixels, labels in batches:
-                torch.manual_seed(_step_seed(recipe.subnetwork.seed, position.step))  # for dropout
-                refresh(model, position.step)
-                images = data.normalize(pixels)
-                if channels_last:
-                    images = images.contiguous(memory_format=torch.channels_last)
-                with _autocast(settings.precision, device):
-                    logits = forward(images)
-                    loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                with torch.no_grad():
-                    loss = loss.detach()
-                    meter[0] += loss * len(labels)
-                    meter[1] += (logits.argmax(dim=1) == labels).sum()
-                    meter[2] += len(labels)
-                    fine = loss.isfinite() | (first_bad >= 0)
-                    first_bad = torch.where(fine, first_bad, position.step)
-                position = Position(epoch, position.batch + 1, position.step + 1)
-                seen += len(labels)
-                if position.batch % LOOK_EVERY == 0 and position.batch < steps_per_epoch:
-                    value = look(loss, first_bad, lr)
-                    accuracy = float(meter[1] / meter[2])
-                    reporter.step(StepReport(position, value, accuracy, seen / (time.perf_counter() - began)))
-                if stop.requested or (options.checkpoint_every and position.step % options.checkpoint_every == 0):
-                    look(loss, first_bad, lr)
-                    save()
-                    if stop.requested:
-                        raise Interrupted(options.out, position)
-            look(loss, first_bad, lr)
-            seconds = time.perf_counter() - began
-            loss_sum, correct, images_seen = meter.tolist()
-            validation = (
-                evaluate(network_logits(model, data.normalize), data.val, batch_size=EVAL_BATCH, device=device)
-                if data.val is not None
-                else None
-            )
-            report = EpochReport(
-                epoch=epoch + 1,
-                step=position.step,
-                lr=lr,
-                loss=loss_sum / images_seen,
-                accuracy=correct / images_seen,
-                val_loss=validation.loss if validation else None,
-                val_accuracy=validation.accuracy if validation else None,
-                seconds=seconds,
-                images_per_second=seen / seconds,
-            )
-            position = Position(epoch + 1, 0, position.step)
-            meter.zero_()
+        while run.position.epoch < recipe.train.epochs:
+            report = run.epoch(stop, reporter)
             log.epoch(report)
-            save()
+            run.save()
             reporter.epoch(report)
-        test = evaluate(network_logits(model, data.normalize), data.test, batch_size=EVAL_BATCH, device=device)
-        log.test(test, position)
-        save(test)
+        test = run.evaluate(run.data.test)
+        log.test(test, run.position)
+        run.save(test)
     reporter.finish(test)
     return TrainResult(options.out, test)
+
+
+class _Run:
+    """Network, optimizer, data and position of a run: all that changes while it goes on."""
+
+    def __init__(self, recipe: Recipe, options: RunOptions, device: torch.device, stored: Checkpoint | None) -> None:
+        self.recipe, self.options, self.device = recipe, options, device
+        self.data_dir = options.data_dir or (Path(stored.data_dir) if stored and stored.data_dir else None)
+        seed = recipe.subnetwork.seed
+        self.data = load_data(recipe.data, data_dir=self.data_dir, download=options.download, seed=seed)
+        self.data_info = _describe(self.data)
+        if stored and stored.data != self.data_info:
+            raise DataError(f"{options.out}: the data are not those that the run began with; give the same --data-dir")
+        self.architecture = resolve(recipe.model, num_classes=len(self.data.classes), image_shape=self.data.image_shape)
+        self.model = build_network(recipe, self.architecture, allow_import=options.allow_import)
+        _check_output(self.model, self.data)
+        self.model.to(device)
+        self.forward = torch.compile(self.model) if options.compile else self.model
+        settings = recipe.train
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        self.channels_last = device.type == "cuda" if options.channels_last is None else options.channels_last
+        self.steps_per_epoch = self.data.train.steps_per_epoch(settings.batch_size)
+        self.position = Position()
+        # Kept on the device, and looked at now and then: sums of loss, right answers and images of the epoch,
+        # and the first step whose loss was not finite.
+        self.meter = torch.zeros(3, dtype=torch.float64, device=device)
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+        if stored:
+            self.model.load_state_dict(stored.model)
+            if stored.optimizer is not None:
+                self.optimizer.load_state_dict(stored.optimizer)
+            self.meter += torch.tensor(stored.meter, dtype=torch.float64).to(device)
+            self.position = stored.position
+
+    def step(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """One training step; nothing in it waits for the device. Returns the loss, a scalar on the device."""
+        step = self.position.step
+        torch.manual_seed(_step_seed(self.recipe.subnetwork.seed, step))  # for dropout and the like
+        refresh(self.model, step)
+        images = self.data.normalize(pixels)
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with _autocast(self.recipe.train.precision, self.device):
+            logits = self.forward(images)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.train.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        with torch.no_grad():
+            loss = loss.detach()
+            self.meter[0] += loss * len(labels)
+            self.meter[1] += (logits.argmax(dim=1) == labels).sum()
+            self.meter[2] += len(labels)
+            self.first_bad = torch.where(loss.isfinite() | (self.first_bad >= 0), self.first_bad, step)
+        self.position = Position(self.position.epoch, self.position.batch + 1, step + 1)
+        return loss
+
+    def epoch(self, stop: StopRequest, reporter: Reporter) -> EpochReport:
+        """Do what is left of the current epoch and validate."""
+        settings, epoch = self.recipe.train, self.position.epoch
+        lr = learning_rate(settings, epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        began, seen = time.perf_counter(), 0
+        for pixels, labels in self.data.train.train_batches(
+            epoch, settings.batch_size, self.device, start=self.position.batch
+        ):
+            loss = self.step(pixels, labels)
+            seen += len(labels)
+            every, batch = self.options.checkpoint_every, self.position.batch
+            if batch % LOOK_EVERY == 0 and batch < self.steps_per_epoch:
+                self.check_finite(lr)
+                accuracy, speed = float(self.meter[1] / self.meter[2]), seen / (time.perf_counter() - began)
+                reporter.step(StepReport(self.position, float(loss), accuracy, speed))
+            if stop.requested or (every and self.position.step % every == 0):
+                self.check_finite(lr)
+                self.save()
+            if stop.requested:
+                raise RunStoppedError(self.options.out, self.position)
+        self.check_finite(lr)
+        seconds = time.perf_counter() - began
+        loss_sum, correct, images = self.meter.tolist()
+        validation = self.evaluate(self.data.val) if self.data.val is not None else None
+        self.position = Position(epoch + 1, 0, self.position.step)
+        self.meter.zero_()
+        return EpochReport(
+            epoch=epoch + 1,
+            step=self.position.step,
+            lr=lr,
+            loss=loss_sum / images,
+            accuracy=correct / images,
+            val_loss=validation.loss if validation else None,
+            val_accuracy=validation.accuracy if validation else None,
+            seconds=seconds,
+            images_per_second=seen / seconds,
+        )
+
+    def check_finite(self, lr: float) -> None:
+        """Read back whether a loss was not finite, and end the run if so."""
+        bad = int(self.first_bad)
+        if bad >= 0:
+            raise TrainingError(
+                f"the loss is not finite at step {bad} (epoch {self.position.epoch + 1}, learning rate {lr:g}); "
+                f"{self.options.out} still holds the last good state; try a smaller learning rate or a longer warm-up"
+            )
+
+    def evaluate(self, split: Split) -> Score:
+        """Score of the network as it is."""
+        classifier = network_logits(self.model, self.data.normalize)
+        return evaluate(classifier, split, batch_size=EVAL_BATCH, device=self.device)
+
+    def save(self, test: Score | None = None) -> None:
+        """Write the checkpoint; with the final score, without what only a running search needs."""
+        checkpoint = Checkpoint(
+            recipe=self.recipe,
+            architecture=self.architecture,
+            data=self.data_info,
+            position=self.position,
+            model=self.model.state_dict(),
+            optimizer=None if test else self.optimizer.state_dict(),
+            meter=self.meter.tolist(),
+            data_dir=str(self.data_dir.resolve()) if self.data_dir else None,
+            test=asdict(test) if test else None,
+        )
+        save_checkpoint(checkpoint, self.options.out)
+
+    def info(self) -> RunInfo:
+        """What the audience is told first."""
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        epochs = self.recipe.train.epochs
+        return RunInfo(self.recipe, self.device, self.data_info, self.position, epochs, self.steps_per_epoch, weights)
 
 
 def build_network(recipe: Recipe, architecture: Architecture, *, allow_import: bool) -> nn.Module:
@@ -232,9 +260,8 @@ def build_network(recipe: Recipe, architecture: Architecture, *, allow_import: b
     return make_subnetwork(model, recipe.subnetwork)
 
 
-def count_weights(model: nn.Module) -> int:
-    """Number of trained parameters: one per weight of the network."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def _describe(data: DataBundle) -> DataInfo:
+    return DataInfo(data.name, list(data.classes), list(data.image_shape), list(data.mean), list(data.std))
 
 
 def _resolved(recipe: Recipe, device: torch.device) -> Recipe:
@@ -255,7 +282,8 @@ def _stored_run(recipe: Recipe, options: RunOptions) -> Checkpoint | None:
     changed = differences(stored.recipe, recipe)
     if changed:
         raise ConfigError(
-            f"{options.out}: cannot resume with other settings ({'; '.join(changed)}); leave them out, or start a new run"
+            f"{options.out}: cannot resume with other settings ({'; '.join(changed)}); "
+            "leave them out, or start a new run"
         )
     return stored
 
@@ -274,7 +302,8 @@ def _check_output(model: nn.Module, data: DataBundle) -> None:
     model.train(was_training)
     if shape != expected:
         raise DataError(
-            f"the model's output for 2 images: expected {expected} ({len(data.classes)} classes of {data.name}), got {shape}"
+            f"the model's output for 2 images: expected {expected} ({len(data.classes)} classes of {data.name}), "
+            f"got {shape}"
         )
 
 

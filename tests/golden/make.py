@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from iterand_compress.compress.codebooks import CODEBOOKS
 from iterand_compress.compress.storage import InputSpec, MaskedTensor, Network, StoredTensor, write_seedmask
 
