@@ -20,6 +20,7 @@ _SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--method", "subnetwork.method", str, "iterand, edge-popup or dense."),
     ("--distribution", "subnetwork.distribution", str, "signed-constant, uniform or normal."),
     ("--selection", "subnetwork.selection", str, "Keep the largest signed scores or magnitudes."),
+    ("--score-scale", "subnetwork.score_scale", float, "Factor on the initial scores."),
     ("--sparsity", "subnetwork.sparsity", float, "Fraction of weights pruned, in [0, 1)."),
     ("--resample-every", "subnetwork.resample_every", int, "Steps between resampling events (IteRand)."),
     ("--resample-rate", "subnetwork.resample_rate", float, "Chance that an event redraws a pruned weight."),

@@ -46,6 +46,8 @@ class SubnetworkConfig(Section):
         method: a preset over distribution, selection and refresh (see ``methods.py``); ``dense`` trains the weights.
         distribution: codebook of the random weights.
         selection: keep the largest scores (``signed``) or absolute scores (``magnitude``); ``None`` as the method does.
+        score_scale: factor on the width of the uniform distribution that the scores start from; smaller scores
+            let the mask move faster at the same learning rate.
         sparsity: fraction of the weights of each layer that is pruned, in [0, 1).
         seed: 64-bit seed of everything random.
         resample_every: steps between two resampling events (IteRand's K_per).
@@ -56,6 +58,7 @@ class SubnetworkConfig(Section):
     method: Method = "iterand"
     distribution: Distribution = "signed-constant"
     selection: Literal["signed", "magnitude"] | None = None
+    score_scale: float = Field(1.0, gt=0)
     sparsity: float = Field(0.5, ge=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**64)
     resample_every: int = Field(300, ge=1)

@@ -244,7 +244,7 @@ def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFil
             continue
         kept = kept_count(weight.numel(), config.sparsity, name or type(layer).__name__)
         spec = WeightSpec(config.seed, tensor, tuple(weight.shape), codebook.name, float(scale), kept, selection)
-        bound = preset.score_gain / math.sqrt(fan_in)
+        bound = config.score_scale * preset.score_gain / math.sqrt(fan_in)
         parts.append((layer, MaskedWeight(spec, bound, resampling, weight.device).to(weight.dtype)))
     for layer, part in parts:  # only now: a refused layer leaves the model as it was
         layer.weight.requires_grad_(True)

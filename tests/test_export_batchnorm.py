@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torchvision
 from onnx import numpy_helper
 from torch import nn
 
@@ -209,6 +210,5 @@ def test_a_bias_that_two_layers_share_is_not_overwritten(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("name", "convolutions"), [("resnet18", 20), ("mobilenet_v3_small", 52)])
 def test_torchvision(name: str, convolutions: int, tmp_path: Path) -> None:
-    torchvision = pytest.importorskip("torchvision")
     count = export(torchvision.models.get_model(name, weights=None, num_classes=10), tmp_path / "net.onnx", size=64)
     assert (count["Conv"], count["BatchNormalization"], count["Shape"]) == (convolutions, 0, 0)

@@ -88,8 +88,8 @@ def test_gradient_passes_straight_through(selection):
 
 
 def test_score_start_of_each_method():
-    for method, gain in (("iterand", 6**0.5), ("edge-popup", 1.0)):
-        model = make_subnetwork(small_net(), SubnetworkConfig(method=method))
+    for method, scale, gain in (("iterand", 1.0, 6**0.5), ("edge-popup", 1.0, 1.0), ("edge-popup", 0.5, 0.5)):
+        model = make_subnetwork(small_net(), SubnetworkConfig(method=method, score_scale=scale))
         _, scores = layer_of(model, "0.weight")
         words = random_words(0, 54, draw=0, tensor=0, purpose=Purpose.SCORES)
         expected = ((words >> 8) / 2**23 - 1) * gain / 3

@@ -1,0 +1,41 @@
+"""The documents say what the code does."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from iterand_compress.compress import read_seedmask
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_command_line_page_is_current():
+    """click 8.5 and newer print the same help; older ones may wrap differently, so white space does not count."""
+    made = runpy.run_path(str(ROOT / "docs" / "make_cli.py"))["reference"]()
+    page = (ROOT / "docs" / "CLI.md").read_text(encoding="utf-8")
+    assert made.split() == page.split(), "run: python docs/make_cli.py"
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    batches = [(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))] * 2
+    scope = {"batches": batches}
+    exec(compile(code, "README.md", "exec"), scope)  # noqa: S102
+    trained, plain = scope["materialise"](scope["model"]), scope["plain"]
+    for name, value in trained.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]), name
+    assert (tmp_path / "model.onnx").exists()
+    assert len(read_seedmask("model.seedmask").tensors) == 21
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/FORMAT.md", "CHANGELOG.md"])
+def test_files_that_documents_name_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:compress|export|cli|docs|tests|examples|benchmarks)/[\w./-]+?)`", text)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
