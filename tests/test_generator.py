@@ -70,6 +70,8 @@ def test_decisions_follow_their_definition():
     halves = np.stack([words & 0xFFFF, words >> 16], axis=1).reshape(-1)[:1001]
     got = generator.resampling_decisions(11, 4, 9, 6554, 1001, CPU).numpy()
     np.testing.assert_array_equal(got, halves < 6554)
+    edge = int(halves[5])  # a threshold that occurs: strictly below, or the rate would be off by 1/65536
+    np.testing.assert_array_equal(generator.resampling_decisions(11, 4, 9, edge, 1001, CPU).numpy(), halves < edge)
     assert 60 < got.sum() < 140
 
 

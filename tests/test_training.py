@@ -15,7 +15,7 @@ import torch
 from conftest import fail, invoke, succeed
 from iterand_compress.compress import load_network, read_seedmask
 from iterand_compress.compress.config import Recipe
-from iterand_compress.compress.errors import CheckpointError, IterandError, TrainingError
+from iterand_compress.compress.errors import CheckpointError, DataError, IterandError, TrainingError
 from iterand_compress.compress.training import trainer
 from iterand_compress.compress.training.checkpoint import load_checkpoint
 from iterand_compress.compress.training.interrupt import RunStoppedError
@@ -54,6 +54,28 @@ def test_same_seed_same_file_other_seed_other_file(tmp_path, undisturbed):
     assert packed(tmp_path / "a.ckpt") == undisturbed
     train(override(QUICK, {"subnetwork.seed": 1}), RunOptions(tmp_path / "b.ckpt", device="cpu"))
     assert packed(tmp_path / "b.ckpt") != undisturbed
+
+
+def test_resampling_counts_steps_across_epochs(tmp_path):
+    """Two events in 60 steps of three epochs; each redraws every pruned weight."""
+    recipe = override(QUICK, {"subnetwork.resample_every": 25, "subnetwork.resample_rate": 1.0})
+    train(recipe, RunOptions(tmp_path / "model.ckpt", device="cpu"))
+    state = load_checkpoint(tmp_path / "model.ckpt").model
+    draws = [value for key, value in state.items() if key.endswith(".draws")]
+    assert len(draws) == 4
+    assert max(int(values.max()) for values in draws) == 2
+
+
+def test_resuming_on_other_data_is_refused(tmp_path, monkeypatch):
+    out = tmp_path / "model.ckpt"
+    monkeypatch.setattr(trainer, "LOOK_EVERY", 1)
+    with pytest.raises(RunStoppedError):
+        train(QUICK, RunOptions(out, device="cpu"), StopAt(2))
+    content = torch.load(out, weights_only=True)
+    content["data"]["classes"][3] = "three"
+    torch.save(content, out)
+    with pytest.raises(DataError, match=r"model\.ckpt: the data are not those that the run began with"):
+        train(QUICK, RunOptions(out, device="cpu", resume=True))
 
 
 class StopAt(Reporter):
@@ -134,7 +156,8 @@ def test_metrics_are_logged(digits):
     assert lines[3]["test_correct"] / 360 == lines[3]["test_accuracy"]
 
 
-def test_a_non_finite_loss_is_named_and_the_last_good_state_kept(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("every", "steps"), [(0, 20), (1, 28)])
+def test_a_non_finite_loss_is_named_and_the_last_good_state_kept(tmp_path, monkeypatch, every, steps):
     out = tmp_path / "model.ckpt"
     real = trainer.F.cross_entropy
     calls = []
@@ -147,9 +170,9 @@ def test_a_non_finite_loss_is_named_and_the_last_good_state_kept(tmp_path, monke
     with pytest.raises(
         TrainingError, match=r"not finite at step \d+ \(epoch 2, learning rate 0\.075\); .*last good state"
     ):
-        train(QUICK, RunOptions(out, device="cpu"))
+        train(QUICK, RunOptions(out, device="cpu", checkpoint_every=every))
     kept = load_checkpoint(out)
-    assert kept.position.epoch == 1
+    assert kept.position.step == steps
     for key, value in kept.model.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             assert value.isfinite().all(), key
