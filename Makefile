@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PACKAGES := compress export cli
 CHECKED  := $(PACKAGES) tests examples benchmarks
 
-.PHONY: demo test test-quick lint format types wheel-test bench clean
+.PHONY: demo test test-quick lint format types wheel-test bench bench-gpu clean
 
 # The stamp follows pyproject.toml, so a changed dependency is installed again.
 $(VENV)/.installed: pyproject.toml
@@ -44,6 +44,9 @@ wheel-test: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/storage.py
 	$(BIN)/python benchmarks/train_step.py
+
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python benchmarks/gpu_check.py --json benchmarks/results/gpu.json
 
 clean:
 	rm -rf build dist demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

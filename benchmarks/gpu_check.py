@@ -30,7 +30,6 @@ from iterand_compress.compress.generator import (
 )
 from iterand_compress.compress.philox import Purpose, random_words
 
-SIZES = (1, 40_961, 50_000_000)
 HERE = Path(__file__).parent
 
 
@@ -38,9 +37,9 @@ def equal_bits(got: torch.Tensor, expected: np.ndarray[Any, Any]) -> bool:
     return bool(np.array_equal(got.cpu().numpy().view(np.uint8), expected.view(np.uint8)))
 
 
-def check_generator(device: torch.device) -> dict[str, bool]:
+def check_generator(device: torch.device, largest: int) -> dict[str, bool]:
     checks = {}
-    for count in SIZES:
+    for count in (1, 40_961, largest):
         for book in CODEBOOKS.values():
             scale = book.scale(27)
             initial = random_codes(2**63 + 5, 3, book, 0, count).astype(np.float32) * scale
@@ -60,11 +59,11 @@ def check_generator(device: torch.device) -> dict[str, bool]:
     return checks
 
 
-def step_ratio(batch: int, device: str) -> dict[str, Any]:
+def step_ratio(batch: int, device: str, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "step.json"
         command = [sys.executable, str(HERE / "train_step.py"), "--device", device, "--precision", "bfloat16"]
-        subprocess.run([*command, "--batch-size", str(batch), "--rounds", "50", "--json", str(out)], check=True)
+        subprocess.run([*command, "--batch-size", str(batch), "--rounds", str(rounds), "--json", str(out)], check=True)
         result: dict[str, Any] = json.loads(out.read_text())
     return result
 
@@ -73,38 +72,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--largest", type=int, default=50_000_000, help="weights of the largest tensor")
+    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[128, 512])
+    parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     device = torch.device(args.device)
     results: dict[str, Any] = {"environment": environment()}
-    results["generator"] = check_generator(device)
+    results["generator"] = check_generator(device, args.largest)
     wrong = [name for name, fine in results["generator"].items() if not fine]
     print(f"generator: {len(results['generator']) - len(wrong)} checks equal, wrong: {wrong or 'none'}")
-    results["step"] = [step_ratio(batch, args.device) for batch in (128, 512)]
+    results["step"] = [step_ratio(batch, args.device, args.rounds) for batch in args.batch_sizes]
     if args.data_dir:
         with tempfile.TemporaryDirectory() as name:
             began = time.perf_counter()
             script = str(Path(sys.executable).with_name("iterand-compress"))
-            command = [
-                script,
-                "train",
-                "--recipe",
-                "cifar10-resnet18",
-                "--data",
-                "folder",
-                "--data-dir",
-                str(args.data_dir),
-            ]
-            command += [
-                "--epochs",
-                str(args.epochs),
-                "--device",
-                args.device,
-                "--out",
-                f"{name}/r.ckpt",
-                "--json",
-            ]
+            command = [script, *["train", "--recipe", "cifar10-resnet18", "--data", "folder", "--json"]]
+            command += ["--data-dir", str(args.data_dir), "--device", args.device]
+            command += ["--epochs", str(args.epochs), "--out", f"{name}/r.ckpt"]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             results["cifar10_resnet18"] = {
                 **json.loads(done.stdout),

@@ -35,7 +35,7 @@ def command(checkpoint: Path, out: Path | None, as_json: bool) -> None:
             {
                 "file": str(target),
                 "file_bytes": report.file_bytes,
-                "dense_bytes": report.weights * 4,
+                "dense_bytes": report.dense_bytes,
                 "weights": report.weights,
                 "kept": report.kept,
                 "mask_bits": report.mask_bits,
@@ -47,5 +47,5 @@ def command(checkpoint: Path, out: Path | None, as_json: bool) -> None:
     click.echo(
         f"{target}: {report.file_bytes:,} bytes for {report.weights:,} weights ({report.kept:,} kept); "
         f"mask {report.mask_bits / report.weights:.3f} and log {report.log_bits / report.weights:.3f} bits per weight; "
-        f"{report.weights * 4 / report.file_bytes:.1f} times smaller than the weights in float32"
+        f"{report.dense_bytes / report.file_bytes:.1f} times smaller than in float32"
     )
