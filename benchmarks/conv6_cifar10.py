@@ -2,7 +2,7 @@
 
     python benchmarks/conv6_cifar10.py --data-dir cifar10 --folder runs [--json OUT]
 
-`--data-dir` holds `train/CLASS/*` and `test/CLASS/*`. Runs go on where they stopped, and a finished run is only read, so
+`--data-dir` holds `train/CLASS/*` and `test/CLASS/*`. Runs go on where they stopped, a finished run is only read, so
 the command can be repeated until all are done. The accuracy is that of the last epoch on the 10,000 test images.
 """
 
@@ -21,7 +21,7 @@ from common import environment, save
 
 SETTING = (
     *("--recipe", "cifar10-conv6", "--data", "folder", "--width", "0.25", "--epochs", "12", "--device", "cpu"),
-    *("--crop", "shift", "--validation", "0", "--resample-every", "90"),
+    *("--crop", "shift", "--pad-value", "mean", "--validation", "0", "--resample-every", "90"),
 )
 # Both methods from the same initial scores, uniform on ±1/√fan_in: IteRand's own are √6 times as wide, which suits
 # its 100 epochs; in 12 epochs the mask would still be close to where it started.

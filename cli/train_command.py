@@ -35,7 +35,8 @@ _SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--precision", "train.precision", str, "auto, float32 or bfloat16."),
     ("--validation", "data.validation", float, "Fraction of the training images held out."),
     ("--image-size", "data.image_size", int, "Scale images to this side."),
-    ("--pad", "data.pad", int, "Zero pixels around a training image before cropping."),
+    ("--pad", "data.pad", int, "Pixels around a training image before cropping."),
+    ("--pad-value", "data.pad_value", str, "black or mean: colour of these pixels."),
     ("--crop", "data.crop", str, "none, shift or resized."),
     ("--flip/--no-flip", "data.flip", bool, "Mirror half of the training images."),
 )

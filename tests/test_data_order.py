@@ -79,18 +79,22 @@ def test_fixed_order_never_changes():
 # --- Crops and flips ---------------------------------------------------------------------------------------
 
 
-def batch(count: int, crop: str, pad: int, flip: bool, height: int = 12, width: int = 9):
-    augmentation = Augmentation(pad, crop, flip)
+def batch(count: int, crop: str, pad: int, flip: bool, height: int = 12, width: int = 9, fill: tuple[int, ...] = ()):
+    augmentation = Augmentation(pad, fill, crop, flip)
     pixels = images(count, height=height, width=width)
     table = augmentation.boxes(augmentation_words(1, 2, count), (height, width), (height, width))
     return pixels.numpy(), table, augment(pixels, torch.from_numpy(table), augmentation).numpy()
 
 
-@pytest.mark.parametrize(("crop", "pad", "flip"), [("shift", 4, True), ("shift", 2, False), ("none", 0, True)])
-def test_shift_and_flip_equal_a_loop_over_images(crop, pad, flip):
-    pixels, table, found = batch(64, crop, pad, flip)
+@pytest.mark.parametrize(
+    ("crop", "pad", "flip", "fill"),
+    [("shift", 4, True, ()), ("shift", 2, False, ()), ("none", 0, True, ()), ("shift", 3, True, (10, 200, 30))],
+)
+def test_shift_and_flip_equal_a_loop_over_images(crop, pad, flip, fill):
+    pixels, table, found = batch(64, crop, pad, flip, fill=fill)
     for image, (top, left, height, width, mirror), result in zip(pixels, table, found, strict=True):
         padded = np.zeros((3, 12 + 2 * pad, 9 + 2 * pad), dtype=np.uint8)
+        padded[:] = np.array(fill or (0, 0, 0), dtype=np.uint8)[:, None, None]
         padded[:, pad : pad + 12, pad : pad + 9] = image
         expected = padded[:, top : top + 12, left : left + 9]
         if mirror:
@@ -130,14 +134,14 @@ def test_resized_crop_equals_slow_bilinear_of_the_box(pad):
 
 def test_resized_crop_of_the_whole_image_is_torchs_interpolation():
     pixels = images(2, height=8, width=8)
-    augmentation = Augmentation(4, "resized")
+    augmentation = Augmentation(4, crop="resized")
     table = torch.tensor([[0, 0, 16, 16, 0]] * 2)
     expected = F.interpolate(F.pad(pixels.float() / 255, [4] * 4), (8, 8), mode="bilinear")
     torch.testing.assert_close(augment(pixels, table, augmentation), expected, atol=1e-6, rtol=0)
 
 
 def test_resized_boxes_have_the_stated_area_and_aspect():
-    augmentation = Augmentation(0, "resized")
+    augmentation = Augmentation(crop="resized")
     table = augmentation.boxes(augmentation_words(0, 0, 4000), (256, 256), (256, 256))
     top, left, height, width, flip = table.T
     assert top.min() >= 0
@@ -162,7 +166,9 @@ def test_flip_comes_for_half_of_the_images():
 
 
 def test_padding_without_a_crop_does_nothing():
-    assert Augmentation.from_config(DataConfig(pad=4)) == Augmentation()
+    assert Augmentation.from_config(DataConfig(pad=4), (0.5,)) == Augmentation()
+    mean = DataConfig(pad=4, crop="shift", pad_value="mean")
+    assert Augmentation.from_config(mean, (0.5, 0.1, 1.0)) == Augmentation(4, (128, 26, 255), "shift")
 
 
 # --- Batches -----------------------------------------------------------------------------------------------

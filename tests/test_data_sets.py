@@ -404,8 +404,10 @@ def test_large_images_are_streamed_scaled_with_a_margin_and_cut(tmp_path):
 @pytest.mark.parametrize("crop", ["none", "shift", "resized"])
 def test_streamed_training_equals_a_loop_with_pillow(tmp_path, crop):
     pad = 6
-    config = folder_config(image_size=112, crop=crop, pad=pad, flip=True)
+    fill = "mean" if crop == "shift" else "black"
+    config = folder_config(image_size=112, crop=crop, pad=pad, flip=True, pad_value=fill)
     data = load_data(config, data_dir=large_folder(tmp_path), seed=5)
+    colour = tuple(round(255 * value) for value in data.mean) if fill == "mean" else (0, 0, 0)
     found = list(data.train.train_batches(3, 4, "cpu"))
     order = epoch_order(5, 3, 8)
     assert torch.cat([y for _, y in found]).tolist() == data.train.labels[order].tolist()
@@ -422,10 +424,10 @@ def test_streamed_training_equals_a_loop_with_pillow(tmp_path, crop):
             left, top = (image.width - 112) // 2, (image.height - 112) // 2
             box, flip = (left, top, left + 112, top + 112), words[position, 2] >= 2**31
         else:
-            augmentation = Augmentation(pad, crop, True)
+            augmentation = Augmentation(pad, (), crop, True)
             row = augmentation.boxes(words[position : position + 1], image.size[::-1], (112, 112))[0]
             top, left, height, width, flip = (int(value) for value in row)
-            canvas = Image.new("RGB", (image.width + 2 * pad, image.height + 2 * pad))
+            canvas = Image.new("RGB", (image.width + 2 * pad, image.height + 2 * pad), colour)
             canvas.paste(image, (pad, pad))
             image, box = canvas, (left, top, left + width, top + height)
         expected = image.crop(box).resize((112, 112), Image.Resampling.BILINEAR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,19 +29,26 @@ class Augmentation:
     """What happens to a training image.
 
     Attributes:
-        pad: zero pixels added on each side before cropping.
+        pad: pixels added on each side before cropping.
+        fill: colour of these pixels, 0 to 255 for each channel; empty means black.
         crop: ``none``, ``shift`` or ``resized``.
         flip: mirror half of the images.
     """
 
     pad: int = 0
+    fill: tuple[int, ...] = ()
     crop: str = "none"
     flip: bool = False
 
     @classmethod
-    def from_config(cls, config: DataConfig) -> Augmentation:
-        """The augmentation of a data section; without a crop there is nothing to pad for."""
-        return cls(config.pad if config.crop != "none" else 0, config.crop, config.flip)
+    def from_config(cls, config: DataConfig, mean: Sequence[float]) -> Augmentation:
+        """The augmentation of a data section, for images of a mean colour in [0, 1].
+
+        Without a crop there is nothing to pad for.
+        """
+        pad = config.pad if config.crop != "none" else 0
+        fill = tuple(round(255 * value) for value in mean) if pad and config.pad_value == "mean" else ()
+        return cls(pad, fill, config.crop, config.flip)
 
     def boxes(self, words: NDArray[np.uint32], size: tuple[int, int], window: tuple[int, int]) -> NDArray[np.int64]:
         """Choose a box for each image, in pixels of the padded image, and whether to mirror it.
@@ -90,7 +98,7 @@ def augment(images: Tensor, table: Tensor, augmentation: Augmentation) -> Tensor
     """
     height, width = images.shape[2:]
     if augmentation.pad:
-        images = F.pad(images, [augmentation.pad] * 4)
+        images = _padded(images, augmentation)
     top, left, box_height, box_width, flip = table.unsqueeze(-1).unbind(1)
     down = torch.arange(height, device=images.device)
     across = torch.arange(width, device=images.device)
@@ -100,6 +108,15 @@ def augment(images: Tensor, table: Tensor, augmentation: Augmentation) -> Tensor
         columns = left + _bilinear_positions(across, box_width, width)
         return _sample(to_pixels(images), rows, columns)
     return to_pixels(_gather(images, top + down, left + across))
+
+
+def _padded(images: Tensor, augmentation: Augmentation) -> Tensor:
+    """Add a rim of ``augmentation.fill`` around each image."""
+    rim = [augmentation.pad] * 4
+    if not augmentation.fill:
+        return F.pad(images, rim)
+    channels = zip(images.unbind(dim=1), augmentation.fill, strict=True)
+    return torch.stack([F.pad(channel, rim, value=value) for channel, value in channels], dim=1)
 
 
 def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

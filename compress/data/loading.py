@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,22 +44,23 @@ def load(config: DataConfig, *, data_dir: Path | None, download: bool, seed: int
         kept, out = held_out(seed, len(raw.train.labels), config.validation)
         parts["train"], parts["val"] = raw.train.subset(kept), raw.train.subset(out)
     count = sum(len(part.labels) for part in parts.values())
-    augmentation = Augmentation.from_config(config)
     splits: dict[str, Split] = {}
     if max(shape) > LARGE_SIDE or count * math.prod(shape) > LARGEST_IN_MEMORY:
         if side is None:
             _require_equal_sizes([part.source for part in parts.values()], shape)
-        transform = StreamTransform(shape[1], shape[2], side is not None, augmentation)
+        plain = StreamTransform(shape[1], shape[2], side is not None, Augmentation())
+        mean, std = raw.statistics or statistics(_sampled_counts(raw.train.source, plain))
+        transform = replace(plain, augmentation=Augmentation.from_config(config, mean))
         for name, part in parts.items():
             labels = torch.from_numpy(part.labels)
             splits[name] = StreamSplit(part.source, labels, transform, seed, workers)
-        mean, std = raw.statistics or statistics(_sampled_counts(raw.train.source, transform))
     else:
         decoded = {name: decode_all(part.source, shape, side) for name, part in parts.items()}
+        mean, std = raw.statistics or statistics(_counts(decoded, val_is_apart=raw.val is not None))
+        augmentation = Augmentation.from_config(config, mean)
         for name, part in parts.items():
             images, labels = torch.from_numpy(decoded[name]), torch.from_numpy(part.labels)
             splits[name] = MemorySplit(images, labels, augmentation, seed)
-        mean, std = raw.statistics or statistics(_counts(decoded, val_is_apart=raw.val is not None))
     return DataBundle(
         name=config.name,
         classes=raw.classes,

@@ -72,7 +72,8 @@ class StreamTransform:
         boxes = augmentation.boxes(words[None], (image.height, image.width), (self.height, self.width))
         top, left, height, width, flip = boxes[0].tolist()
         if augmentation.pad:
-            image = ImageOps.expand(image, augmentation.pad, fill=0)
+            fill = augmentation.fill or (0,) * len(image.getbands())
+            image = ImageOps.expand(image, augmentation.pad, fill=fill if len(fill) > 1 else fill[0])
         if (height, width) != (image.height, image.width):
             image = image.crop((left, top, left + width, top + height))
         if image.size != (self.width, self.height):
