@@ -25,7 +25,7 @@ from common import environment, save
 from iterand_compress.compress.config import ModelConfig, Recipe, SubnetworkConfig
 from iterand_compress.compress.models import resolve
 from iterand_compress.compress.subnetwork import masked_layers, refresh
-from iterand_compress.compress.training.trainer import build_network
+from iterand_compress.compress.training.run import build_network
 
 METHODS = ("dense", "edge-popup", "iterand")
 

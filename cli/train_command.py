@@ -106,7 +106,8 @@ def command(
     """
     from ..compress.training.checkpoint import load_checkpoint
     from ..compress.training.recipe import DEFAULT_RECIPE, load_recipe, override
-    from ..compress.training.trainer import RunOptions, train
+    from ..compress.training.run import RunOptions
+    from ..compress.training.trainer import train
     from .progress import reporter
 
     changes = {name.replace("__", "."): value for name, value in flags.items() if value is not None}

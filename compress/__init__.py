@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .storage import read_seedmask
     from .subnetwork import make_subnetwork, masked_layers, materialise, refresh
     from .training.recipe import load_recipe
-    from .training.trainer import RunOptions, train
+    from .training.run import RunOptions
+    from .training.trainer import train
 
 __all__ = [
     "DataConfig",
@@ -47,7 +48,8 @@ _HOME = {
     "storage": ("read_seedmask",),
     "subnetwork": ("make_subnetwork", "masked_layers", "materialise", "refresh"),
     "training.recipe": ("load_recipe",),
-    "training.trainer": ("RunOptions", "train"),
+    "training.run": ("RunOptions",),
+    "training.trainer": ("train",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from .errors import SeedMaskError
+from .masked_weight import WeightSpec, spec_from_state
 from .selection import select
 from .storage import InputSpec, MaskedTensor, Network, PackReport, write_seedmask
-from .subnetwork import WeightSpec, spec_from_state
 from .tensors import to_stored
 from .training.checkpoint import Checkpoint
 

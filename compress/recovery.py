@@ -16,7 +16,7 @@ from .storage import SeedMask, read_seedmask
 from .subnetwork import materialise
 from .tensors import from_stored
 from .training.checkpoint import DataInfo, load_checkpoint
-from .training.trainer import build_network
+from .training.run import build_network
 
 __all__ = ["LoadedNetwork", "load_network", "recover", "state_dict"]
 

@@ -16,7 +16,7 @@ from conftest import fail, invoke, succeed
 from iterand_compress.compress import load_network, read_seedmask
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.errors import CheckpointError, DataError, IterandError, TrainingError
-from iterand_compress.compress.training import trainer
+from iterand_compress.compress.training import run as run_module
 from iterand_compress.compress.training.checkpoint import load_checkpoint
 from iterand_compress.compress.training.interrupt import RunStoppedError
 from iterand_compress.compress.training.recipe import override
@@ -68,7 +68,7 @@ def test_resampling_counts_steps_across_epochs(tmp_path):
 
 def test_resuming_on_other_data_is_refused(tmp_path, monkeypatch):
     out = tmp_path / "model.ckpt"
-    monkeypatch.setattr(trainer, "LOOK_EVERY", 1)
+    monkeypatch.setattr(run_module, "LOOK_EVERY", 1)
     with pytest.raises(RunStoppedError):
         train(QUICK, RunOptions(out, device="cpu"), StopAt(2))
     content = torch.load(out, weights_only=True)
@@ -90,7 +90,7 @@ class StopAt(Reporter):
 
 
 def test_interrupted_in_the_middle_of_an_epoch_and_resumed(tmp_path, undisturbed, monkeypatch):
-    monkeypatch.setattr(trainer, "LOOK_EVERY", 1)
+    monkeypatch.setattr(run_module, "LOOK_EVERY", 1)
     out = tmp_path / "model.ckpt"
     with pytest.raises(
         RunStoppedError, match=r"stopped at step 27; .*iterand-compress train --resume --out .*model\.ckpt"
@@ -159,14 +159,14 @@ def test_metrics_are_logged(digits):
 @pytest.mark.parametrize(("every", "steps"), [(0, 20), (1, 28)])
 def test_a_non_finite_loss_is_named_and_the_last_good_state_kept(tmp_path, monkeypatch, every, steps):
     out = tmp_path / "model.ckpt"
-    real = trainer.F.cross_entropy
+    real = run_module.F.cross_entropy
     calls = []
 
     def poisoned(*args, **kwargs):
         calls.append(1)
         return real(*args, **kwargs) * (float("nan") if len(calls) >= 30 else 1.0)
 
-    monkeypatch.setattr(trainer.F, "cross_entropy", poisoned)
+    monkeypatch.setattr(run_module.F, "cross_entropy", poisoned)
     with pytest.raises(
         TrainingError, match=r"not finite at step \d+ \(epoch 2, learning rate 0\.075\); .*last good state"
     ):
