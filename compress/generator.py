@@ -19,7 +19,7 @@ __all__ = ["philox4x32", "random_scores", "random_weights", "resampling_decision
 
 _LOW = 0xFFFFFFFF
 # Temporaries of a chunk stay in the CPU's cache, and within bounds on an accelerator.
-_CHUNK_CPU, _CHUNK_DEVICE = 1 << 14, 1 << 22
+_CHUNK_CPU, _CHUNK_DEVICE = 1 << 14, 1 << 20
 DECISION_STEPS = 1 << 16
 
 

@@ -137,7 +137,7 @@ MISTAKES = [
     (2, ("train", "--sparsity", 0.9999), "too small for sparsity 0.9999"),
     (2, ("train", "--draws", 300), "subnetwork.draws: input should be less than or equal to 256, got 300"),
     (2, ("train", "--device", "cuda:7"), "device: 'cuda:7' was asked for"),
-    (2, ("train", "--device", "gpu"), "device: expected auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
+    (2, ("train", "--device", "gpu"), "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
     (2, ("train", "--set", "train.learning_rate=1"), "unknown key 'train.learning_rate'"),
     (2, ("train", "--set", "lr"), "--set: expected SECTION.KEY=VALUE, got 'lr'"),
     (2, ("train", "--epochs", "many"), "Invalid value for '--epochs'"),

@@ -37,7 +37,7 @@ class RunOptions:
         out: the checkpoint.
         data_dir: folder of the data set.
         download: whether torchvision may download it.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         resume: go on from ``out``.
         force: replace ``out`` if it exists.
         compile: run the network through ``torch.compile``.
