@@ -96,15 +96,18 @@ class BarReporter(LineReporter):
 
     def step(self, report: StepReport) -> None:
         """Move the bar."""
-        text = (
-            f"accuracy {100 * report.accuracy:.1f} %  loss {report.loss:.3f}  {report.images_per_second:,.0f} images/s"
-        )
-        self._bar.update(self._task, completed=report.position.step, epoch=report.position.epoch + 1, text=text)
+        self._show(report.position.step, report.position.epoch + 1, report)
 
     def epoch(self, report: EpochReport) -> None:
         """Move the bar; the line of the epoch stays above it."""
-        self._bar.update(self._task, completed=report.step)
-        self._console.print(_epoch_line(report, self._epochs), highlight=False)
+        self._show(report.step, min(report.epoch + 1, self._epochs), report)
+        self._console.print(_epoch_line(report, self._epochs), highlight=False, soft_wrap=True)
+
+    def _show(self, step: int, epoch: int, report: StepReport | EpochReport) -> None:
+        text = f"accuracy {100 * report.accuracy:.1f} %  loss {report.loss:.3f}"
+        self._bar.update(
+            self._task, completed=step, epoch=epoch, text=f"{text}  {report.images_per_second:,.0f} images/s"
+        )
 
     def finish(self, test: Score) -> None:
         """Take the bar away and print the result."""
