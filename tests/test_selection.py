@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from iterand_compress.compress import selection
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.selection import kept_count, select, topk_mask
 
@@ -37,11 +38,42 @@ def test_magnitude_and_signed_selection_differ():
     assert select(scores, 2, "magnitude").tolist() == [True, False, True, False]
 
 
-def test_large_random_scores():
-    scores = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
-    mask = topk_mask(torch.from_numpy(scores), 40_000).numpy()
-    assert mask.sum() == 40_000
-    assert scores[mask].min() >= scores[~mask].max()
+def shaped(kind: str) -> np.ndarray:
+    scores = np.random.default_rng(0).standard_normal(300_000).astype(np.float32)
+    if kind == "every 64th is large":  # the sample that brackets the threshold is useless
+        scores[::64] += 100
+    elif kind == "many ties":
+        scores = np.round(scores, 1)
+    elif kind == "all equal":
+        scores[:] = 0.5
+    return scores
+
+
+@pytest.mark.parametrize("kept", [1, 3_000, 120_000, 299_999])
+@pytest.mark.parametrize("kind", ["random", "every 64th is large", "many ties", "all equal"])
+@pytest.mark.parametrize("implementation", [selection._host_mask, selection._device_mask])
+def test_large_layers_on_both_paths(implementation, kind, kept):
+    scores = shaped(kind)
+    order = np.argsort(-scores, kind="stable")
+    expected = np.zeros(len(scores), bool)
+    expected[order[:kept]] = True
+    np.testing.assert_array_equal(implementation(torch.from_numpy(scores), kept).numpy(), expected)
+
+
+def test_the_bracket_spares_most_keys(monkeypatch):
+    """Otherwise the CPU path would be right, but pointless."""
+    sizes = []
+    real = torch.Tensor.kthvalue
+
+    def counting(keys, k):
+        sizes.append(keys.numel())
+        return real(keys, k)
+
+    monkeypatch.setattr(torch.Tensor, "kthvalue", counting)
+    for kind in ("random", "every 64th is large"):
+        topk_mask(torch.from_numpy(shaped(kind)), 120_000)
+    assert sizes[0] < 50_000
+    assert sizes[1] == 300_000
 
 
 @pytest.mark.parametrize(
