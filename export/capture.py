@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator
 
+import onnx
 import torch
 from onnx import ModelProto
 from torch import nn
@@ -24,6 +25,8 @@ BATCH = "batch"
 LOGITS = "logits"
 """Name of the output."""
 
+# The newer exporter of torch 2.6 and today's onnxscript do not fit together (operators with several outputs fail).
+_OLD_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 7)
 _LIMIT = 2**31 - 2**20  # one protobuf message; a MiB is room for the graph
 
 
@@ -56,24 +59,46 @@ def capture(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelPro
     """
     try:
         with _quiet(), torch.no_grad():
-            shapes = ({0: torch.export.Dim(BATCH)},)
-            traced = torch.export.export(model, (sample,), dynamic_shapes=shapes, strict=False)
-            program = torch.onnx.export(
-                traced,
-                dynamo=True,
-                opset_version=BASE_OPSET,
-                input_names=[input_name],
-                output_names=[LOGITS],
-                external_data=False,
-                optimize=False,
-                verbose=False,
-            )
-            assert program is not None
-            proto = program.model_proto
+            proto = (_traced if _OLD_TORCH else _exported)(model, sample, input_name)
     except Exception as error:
         raise ExportError(f"{type(model).__name__} cannot be exported: {_reason(error)}") from error
     _name_batch(proto)
     return proto
+
+
+def _exported(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelProto:
+    shapes = ({0: torch.export.Dim(BATCH)},)
+    traced = torch.export.export(model, (sample,), dynamic_shapes=shapes, strict=False)
+    program = torch.onnx.export(
+        traced,
+        dynamo=True,
+        opset_version=BASE_OPSET,
+        input_names=[input_name],
+        output_names=[LOGITS],
+        external_data=False,
+        optimize=False,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _traced(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelProto:
+    """Record one pass through the model; code that branches on values is refused, not baked in."""
+    warnings.simplefilter("error", torch.jit.TracerWarning)
+    file = io.BytesIO()
+    torch.onnx.export(
+        model,
+        (sample,),
+        file,
+        dynamo=False,
+        opset_version=BASE_OPSET,
+        input_names=[input_name],
+        output_names=[LOGITS],
+        dynamic_axes={input_name: {0: BATCH}, LOGITS: {0: BATCH}},
+        do_constant_folding=False,
+    )
+    return onnx.load_from_string(file.getvalue())
 
 
 def _name_batch(model: ModelProto) -> None:
@@ -96,6 +121,8 @@ def _reason(error: BaseException) -> str:
     operator = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text)
     if operator:
         return f"ONNX has no counterpart of the operator {operator[1]}"
+    if any(isinstance(link, torch.jit.TracerWarning) for link in chain):
+        return f"its Python code branches on computed values: {first_line(chain[0])}"
     if "data-dependent" in text:
         place = re.search(
             r'raised this error:\s+File "[^"]*?([^"/\\]+)", line (\d+), in (\w+)\n(?:[ \t]+(\S.*))?', text
