@@ -9,6 +9,7 @@ the median of the ratios of neighbouring steps is printed beside it. Peak memory
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from common import environment, save
 from iterand_compress.compress.config import ModelConfig, Recipe, SubnetworkConfig
@@ -32,7 +34,7 @@ METHODS = ("dense", "edge-popup", "iterand")
 
 def stepper(
     method: str, args: argparse.Namespace, device: torch.device
-) -> tuple[torch.nn.Module, Callable[[int], None]]:
+) -> tuple[torch.nn.Module, torch.optim.SGD, Callable[[int], None]]:
     recipe = Recipe(
         model=ModelConfig(name=args.model),
         subnetwork=SubnetworkConfig(method=method, sparsity=args.sparsity, resample_every=args.resample_every),
@@ -52,15 +54,15 @@ def stepper(
 
     def step(index: int) -> None:
         refresh(model, index)
+        optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(model(images).float(), labels)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    return model, step
+    return model, optimizer, step
 
 
 def timed(function: Callable[[int], None], index: int) -> float:
@@ -69,8 +71,8 @@ def timed(function: Callable[[int], None], index: int) -> float:
     return time.perf_counter() - began
 
 
-def peak_memory(method: str, args: argparse.Namespace) -> int:
-    """Peak bytes of a fresh process (CPU), or of the allocator (GPU), over three steps."""
+def peak_memory(method: str, args: argparse.Namespace) -> dict[str, int]:
+    """Peak bytes of a fresh process: of the process, and of its tensors alone."""
     command = [
         sys.executable,
         __file__,
@@ -82,20 +84,33 @@ def peak_memory(method: str, args: argparse.Namespace) -> int:
         str(args.batch_size),
     ]
     command += ["--image-size", str(args.image_size), "--device", args.device, "--precision", args.precision]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    result: dict[str, int] = json.loads(output.splitlines()[-1])
+    return result
 
 
 def worker(args: argparse.Namespace, device: torch.device) -> None:
-    args.resample_every = 2  # a resampling event among the three steps
-    _, step = stepper(args.worker, args, device)
-    for index in range(3):
-        step(index)
+    args.resample_every = 3  # the measured step has a resampling event
+    model, optimizer, step = stepper(args.worker, args, device)
+    step(0)
+    step(1)
     if device.type == "cuda":
-        print(torch.cuda.max_memory_allocated())
-    else:
-        # Not getrusage: its maximum starts with that of the process that forked this one.
-        (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-        print(int(line) * 1024)
+        step(2)
+        peak = torch.cuda.max_memory_allocated()
+        print(json.dumps({"process": peak, "tensors": peak}))
+        return
+    optimizer.zero_grad(set_to_none=True)
+    state = [*model.parameters(), *model.buffers(), *(v["momentum_buffer"] for v in optimizer.state.values())]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step(2)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = sum(tensor.numel() * tensor.element_size() for tensor in state)
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    # Not getrusage: its maximum starts with that of the process that forked this one.
+    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    print(json.dumps({"process": int(line) * 1024, "tensors": peak}))
 
 
 def main() -> None:
@@ -117,13 +132,13 @@ def main() -> None:
         return
     built = {method: stepper(method, args, device) for method in METHODS}
     weights = sum(p.numel() for p in built["dense"][0].parameters())
-    for _, step in built.values():
+    for _, _, step in built.values():
         step(0)
         step(1)
     seconds: dict[str, list[float]] = {method: [] for method in METHODS}
     for index in range(args.rounds):
         for method in METHODS if index % 2 else METHODS[::-1]:
-            seconds[method].append(timed(built[method][1], index + 2))
+            seconds[method].append(timed(built[method][2], index + 2))
     parts = list(masked_layers(built["iterand"][0]))
 
     def resample(number: int) -> None:
@@ -153,19 +168,28 @@ def main() -> None:
     parts.clear()
     memory = {method: peak_memory(method, args) for method in METHODS}
     results["peak_bytes"] = memory
-    results["iterand_bytes_per_weight_above_dense"] = (memory["iterand"] - memory["dense"]) / weights
+    # At the end of the forward pass, where activations peak, dense training holds weights and momentum: 8 bytes.
+    tensors = {method: values["tensors"] for method, values in memory.items()}
+    results["iterand_weight_bytes"] = (tensors["iterand"] - tensors["dense"]) / weights + 8
     print(
         f"{args.model}, {weights:,} weights, batch {args.batch_size}, {args.device}, {args.precision}, n={args.rounds}"
     )
     print(f"{results['environment']}")
     for method in METHODS:
-        print(f"  {method:<11} {medians[method] * 1e3:9.1f} ms/step  peak {memory[method] / 2**20:8.0f} MiB")
+        peak = {kind: f"{size / 2**20:.0f} MiB" for kind, size in memory[method].items()}
+        print(
+            f"  {method:<11} {medians[method] * 1e3:9.1f} ms/step  "
+            f"peak of tensors {peak['tensors']}, of the process {peak['process']}"
+        )
     print(f"  resampling event {event * 1e3:.1f} ms, every {args.resample_every} steps")
     print(
         f"  IteRand / dense    {results['iterand_over_dense']:.3f} (paired {results['iterand_over_dense_paired']:.3f})"
     )
     print(f"  edge-popup / dense {results['edge_popup_over_dense']:.3f}")
-    print(f"  IteRand above dense: {results['iterand_bytes_per_weight_above_dense']:.2f} bytes per weight at the peak")
+    print(
+        f"  IteRand holds {results['iterand_weight_bytes']:.2f} bytes per weight at its peak (17 = scores, gradient or "
+        "masked weight, momentum, random weight, draw count)"
+    )
     save(results, args.json)
 
 

@@ -99,13 +99,15 @@ class Run:
         step = self.position.step
         torch.manual_seed(_step_seed(self.recipe.subnetwork.seed, step))  # for dropout and the like
         refresh(self.model, step)
+        # Before the forward pass: the masked weights, which live from there to the backward pass, then take the
+        # place of the gradients instead of adding to them.
+        self.optimizer.zero_grad(set_to_none=True)
         images = self.data.normalize(pixels)
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with _autocast(self.recipe.train.precision, self.device):
             logits = self.forward(images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.train.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         with torch.no_grad():
