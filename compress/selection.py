@@ -68,7 +68,7 @@ def _device_mask(keys: Tensor, kept: int) -> Tensor:
 # An operator of its own, because it branches on values and torch.compile must not look inside.
 @torch.library.custom_op("iterand_compress::host_mask", mutates_args=())
 def _host_mask(keys: Tensor, kept: int) -> Tensor:
-    """The same on a CPU, where looking at a value costs nothing: a fifth of the time."""
+    """The same on a CPU, where looking at a value costs nothing: a third of the time."""
     threshold = _kth_largest(keys, kept)
     mask = keys >= threshold
     excess = int(mask.sum()) - kept

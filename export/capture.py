@@ -13,6 +13,7 @@ import onnx
 import torch
 from onnx import ModelProto
 from torch import nn
+from torch.jit._trace import TracerWarning
 
 from ..compress.errors import ExportError
 from .opsets import BASE_OPSET
@@ -85,12 +86,12 @@ def _exported(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelP
 
 def _traced(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelProto:
     """Record one pass through the model; code that branches on values is refused, not baked in."""
-    warnings.simplefilter("error", torch.jit.TracerWarning)
+    warnings.simplefilter("error", TracerWarning)
     file = io.BytesIO()
     torch.onnx.export(
         model,
         (sample,),
-        file,
+        file,  # type: ignore[arg-type]
         dynamo=False,
         opset_version=BASE_OPSET,
         input_names=[input_name],
@@ -121,7 +122,7 @@ def _reason(error: BaseException) -> str:
     operator = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text)
     if operator:
         return f"ONNX has no counterpart of the operator {operator[1]}"
-    if any(isinstance(link, torch.jit.TracerWarning) for link in chain):
+    if any(isinstance(link, TracerWarning) for link in chain):
         return f"its Python code branches on computed values: {first_line(chain[0])}"
     if "data-dependent" in text:
         place = re.search(
