@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PACKAGES := compress export cli
-CHECKED  := $(PACKAGES) tests examples benchmarks
+CHECKED  := $(PACKAGES) tests examples benchmarks docs
 
 .PHONY: demo test test-quick lint format types wheel-test bench bench-gpu clean
 

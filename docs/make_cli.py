@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,8 +20,8 @@ Failures print one line on standard error. Nothing is overwritten before the new
 
 def reference() -> str:
     """The whole page."""
-    settings = {"max_content_width": 100, "terminal_width": 100}
-    top = click.Context(cli, info_name="iterand-compress", **settings)
+    settings: dict[str, Any] = {"max_content_width": 100, "terminal_width": 100}
+    top = click.Context(cli, info_name="iterand-compress", **{**cli.context_settings, **settings})
     parts = [HEADER, f"```\n{cli.get_help(top)}\n```\n"]
     for name in cli.list_commands(top):
         command = cli.get_command(top, name)

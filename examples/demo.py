@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 SCRIPT = Path(sys.executable).with_name("iterand-compress")
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 100)
 
 
 def run(folder: Path, *arguments: str) -> None:
@@ -51,16 +51,17 @@ def main() -> None:
     run(folder, "recover", "model.seedmask", "--out", "weights.safetensors")
     run(folder, "export", "model.seedmask", "--onnx", "model.onnx")
     rows = (
-        ("dense float32 weights", "weights.safetensors", None),
-        ("training checkpoint", "model.ckpt", "PyTorch"),
+        ("dense float32", "weights.safetensors", None),
+        ("checkpoint", "model.ckpt", "PyTorch"),
         ("seed + mask + log", "model.seedmask", "recovered"),
         ("ONNX", "model.onnx", "onnxruntime"),
     )
     seedmask = (folder / "model.seedmask").stat().st_size
-    table = Table(title="digits: 8×8 scans of handwritten digits")
-    for heading, side in (("what", "left"), ("file", "left"), ("bytes", "right"), ("× .seedmask", "right")):
-        table.add_column(heading, justify="right" if side == "right" else "left")
-    table.add_column("test accuracy", justify="right")
+    table = Table(title="digits: 8×8 scans of handwritten digits, 360 of them for the test")
+    for heading in ("what", "file"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("bytes", "× .seedmask", "test accuracy"):
+        table.add_column(heading, justify="right", no_wrap=True)
     answers = set()
     for what, file, runtime in rows:
         size = (folder / file).stat().st_size
