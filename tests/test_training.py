@@ -199,6 +199,29 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt", "model.metrics.jsonl"]
 
 
+def test_a_file_that_cannot_grow_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    """The same with a real limit of the operating system, so that torch's own writer meets it."""
+    out = tmp_path / "model.ckpt"
+    monkeypatch.setattr(run_module, "LOOK_EVERY", 1)
+    with pytest.raises(RunStoppedError):
+        train(override(QUICK, {"model.width": 1.0}), RunOptions(out, device="cpu"), StopAt(2))
+    before = out.read_bytes()
+    program = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2},) * 2)\n"
+        "from iterand_compress.cli import main\n"
+        f"sys.argv[1:] = ['train', '--resume', '-q', '--device', 'cpu', '--out', {str(out)!r}]\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {out}: cannot be written: File too large"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt", "model.metrics.jsonl"]
+
+
 class Malicious:
     def __reduce__(self):
         return (os.system, ("true",))

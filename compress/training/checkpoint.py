@@ -95,9 +95,14 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "data_dir": checkpoint.data_dir,
         "test": checkpoint.test,
     }
-    # Through a file object: given a path, torch's own writer would report a full disk as a RuntimeError.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # torch's zip writer stumbles over the end of a file that a full disk has cut short
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
