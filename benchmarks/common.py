@@ -26,7 +26,8 @@ def environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        # Names instead of absolute paths: the folders of one machine mean nothing elsewhere.
+        "command": " ".join(Path(word).name if Path(word).is_absolute() else word for word in _command()),
     }
 
 
@@ -34,6 +35,10 @@ def save(results: dict[str, Any], path: Path | None) -> None:
     """Write results as JSON, if a path was given."""
     if path is not None:
         path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def _command() -> list[str]:
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def _processor() -> str:

@@ -175,5 +175,8 @@ def spec_from_state(state: dict[str, Any]) -> WeightSpec:
     expected = {field.name: field.type for field in fields(WeightSpec)}
     kinds = {"int": int, "str": str, "float": float, "tuple[int, ...]": tuple}
     if set(state) != set(expected) or any(type(state[name]) is not kinds[str(kind)] for name, kind in expected.items()):
-        raise CheckpointError(f"subnetwork state: expected {expected}, got {state!r:.200}")
-    return WeightSpec(**state)
+        raise CheckpointError(f"subnetwork state: expected {expected}, got {str(state)[:200]}")
+    spec = WeightSpec(**state)
+    if not 0 < spec.kept <= math.prod(spec.shape) or spec.selection not in {"signed", "magnitude"}:
+        raise CheckpointError(f"subnetwork state: impossible: {spec}")
+    return spec

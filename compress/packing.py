@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from .errors import SeedMaskError
+from .errors import CheckpointError, SeedMaskError
 from .masked_weight import WeightSpec, spec_from_state
 from .selection import select
 from .storage import InputSpec, MaskedTensor, Network, PackReport, write_seedmask
@@ -40,6 +41,7 @@ def network_of(
 
     Raises:
         SeedMaskError: nothing is masked, or layers of several subnetworks are mixed.
+        CheckpointError: the state is damaged.
     """
     layers: dict[int, tuple[str, WeightSpec]] = {}
     rest: dict[str, Tensor] = {}
@@ -72,6 +74,8 @@ def network_of(
         prefix = name.removesuffix("weight") + "parametrizations.weight."
         scores: Tensor = state[prefix + "original"].detach().cpu()
         draws: Tensor | None = state.get(prefix + "0.draws")
+        if scores.numel() != math.prod(spec.shape):
+            raise CheckpointError(f"{name}: expected {math.prod(spec.shape)} scores, got {scores.numel()}")
         tensors.append(
             MaskedTensor(
                 name=name,

@@ -258,6 +258,34 @@ def test_a_damaged_checkpoint(tmp_path, digits):
     assert "damaged" in fail(1, "pack", path)
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"kept": 0}, "impossible"),
+        ({"kept": 10**9}, "impossible"),
+        ({"selection": "any"}, "impossible"),
+        ({"codebook": "gauss"}, "unknown 'gauss'"),
+        ({"shape": (3, 3)}, "scores"),
+        ({"scale": float("nan")}, "scale"),
+        ({"seed": "0"}, "subnetwork state: expected"),
+        ({"tensor": 1}, "have the same random weights"),
+    ],
+)
+def test_a_checkpoint_with_impossible_weights(tmp_path, digits, change, text):
+    content = torch.load(digits.checkpoint, weights_only=True)
+    content["model"]["features.0.parametrizations.weight.0._extra_state"].update(change)
+    if change.get("shape"):
+        content["model"]["features.0.parametrizations.weight.0._extra_state"]["kept"] = 4
+    path = tmp_path / "other.ckpt"
+    torch.save(content, path)
+    result = invoke("pack", path)
+    assert result.exit_code in (1, 2)
+    assert result.stderr.startswith("error: ")
+    assert text in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not path.with_suffix(".seedmask").exists()
+
+
 def test_a_bare_state_dict(tmp_path):
     path = tmp_path / "bare.ckpt"
     torch.save({"weight": torch.zeros(3)}, path)
