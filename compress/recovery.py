@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Recipe, validated
+from .data.bundle import normalize
 from .errors import CheckpointError, ConfigError, SeedMaskError
 from .models import Architecture, build_model
 from .storage import SeedMask, read_seedmask
@@ -43,9 +44,7 @@ class LoadedNetwork:
         """Pixels (float32 ``[N, C, H, W]`` in [0, 1]) to network inputs."""
         if self.data is None:
             return pixels
-        mean = torch.tensor(self.data.mean, device=pixels.device).view(-1, 1, 1)
-        std = torch.tensor(self.data.std, device=pixels.device).view(-1, 1, 1)
-        return (pixels - mean) / std
+        return normalize(pixels, self.data.mean, self.data.std)
 
 
 def state_dict(file: SeedMask) -> dict[str, Tensor]:

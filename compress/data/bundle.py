@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "DataBundle", "Split"]
+__all__ = ["Batch", "DataBundle", "Split", "normalize"]
 
 #: Pixels float32 ``[B, C, H, W]`` in [0, 1], and labels int64 ``[B]``.
 Batch = tuple[Tensor, Tensor]
@@ -67,7 +67,12 @@ class DataBundle:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """``(pixels - mean) / std`` per channel of float ``[B, C, H, W]``."""
-        return (pixels - _per_channel(self.mean, pixels.device)) / _per_channel(self.std, pixels.device)
+        return normalize(pixels, self.mean, self.std)
+
+
+def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """``(pixels - mean) / std`` per channel of float ``[B, C, H, W]``."""
+    return (pixels - _per_channel(tuple(mean), pixels.device)) / _per_channel(tuple(std), pixels.device)
 
 
 @lru_cache(maxsize=32)
