@@ -46,7 +46,7 @@ def join(header: dict[str, Any], manifest: dict[str, Any] | str, payload: bytes,
 
 def refuse(data: bytes, message: str) -> None:
     with pytest.raises(SeedMaskError, match=message) as caught:
-        loads(data)
+        loads(data).verify()
     assert str(caught.value).startswith("<memory>: ")
     assert "\n" not in str(caught.value)
 
@@ -194,13 +194,23 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
     ),
     "mask coding": (
         "v1-none",
-        change("tensors.0.mask.coding", "rans"),
-        "tensor 'fc.weight': unknown coding 'rans'; known: raw; update",
+        change("tensors.0.mask.coding", "zstd"),
+        "tensor 'fc.weight': unknown coding 'zstd'; known: raw, rans, gaps; update",
     ),
     "log coding": (
         "v1-flips",
+        change("tensors.0.log.coding", "zstd"),
+        "tensor 'conv.weight': unknown coding 'zstd'",
+    ),
+    "feature absent": (
+        "v1-flips",
         change("tensors.0.log.coding", "rans"),
-        "tensor 'conv.weight': unknown coding 'rans'",
+        r"manifest: expected required_features \['rans'\], got \[\]",
+    ),
+    "feature without need": (
+        "v1-none",
+        change("required_features", ["gaps"]),
+        r"manifest: expected required_features \[\], got \['gaps'\]",
     ),
     "log kind": (
         "v1-flips",
@@ -425,7 +435,7 @@ def test_a_missing_file_a_folder_and_a_device(tmp_path: Path) -> None:
         SeedMaskError, match=r"none\.seedmask: cannot be read: No such file or directory; check the path"
     ):
         read_seedmask(tmp_path / "none.seedmask")
-    with pytest.raises(SeedMaskError, match="cannot be read: Is a directory"):
+    with pytest.raises(SeedMaskError, match=r"not a regular file; give the path of a \.seedmask file"):
         read_seedmask(tmp_path)
     with pytest.raises(SeedMaskError, match="/dev/null: not a regular file"):
         read_seedmask("/dev/null")

@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iterand_compress.compress.errors import SeedMaskError
+from iterand_compress.compress.errors import ConfigError, SeedMaskError
 from iterand_compress.compress.storage.bits import (
+    Row,
     binary_entropy,
     pack_values,
     packed_bytes,
     symbol_entropy,
     unpack_values,
 )
-from iterand_compress.compress.storage.codings import get_coding
-from iterand_compress.compress.storage.log import choose_log, decode_log
+from iterand_compress.compress.storage.codings import check_coding, decode_rows, encode_rows, plan
+from iterand_compress.compress.storage.log import ResamplingLog, choose_log
 
 
 def naive_pack(values: list[int], width: int) -> bytes:
@@ -74,15 +75,43 @@ def test_entropy_bounds() -> None:
 
 
 def test_an_unknown_coding_is_refused_by_name() -> None:
-    with pytest.raises(SeedMaskError, match="unknown coding 'rans'; known: raw; update iterand-compress"):
-        get_coding("rans")
+    with pytest.raises(SeedMaskError, match="unknown coding 'zstd'; known: raw, rans, gaps; update iterand-compress"):
+        check_coding("zstd")
+    with pytest.raises(ConfigError, match="coding: unknown 'ran'; did you mean 'rans'"):
+        plan(Row.pack(np.zeros(3, np.uint8), 1), "ran")
+
+
+@pytest.mark.parametrize(("density", "coding"), [(0.5, "raw"), (0.4, "rans"), (0.005, "gaps")])
+def test_the_smallest_coding_is_taken_and_reaches_the_bound(density: float, coding: str) -> None:
+    bits = (np.random.default_rng(0).random(1_000_000) < density).astype(np.uint8)
+    row = Row.pack(bits, 1)
+    (coded,) = encode_rows([plan(row)])
+    assert coded.coding == coding
+    bound = binary_entropy(int(bits.sum()), len(bits)) / 8
+    assert bound <= len(coded.payload) < 1.005 * bound + 60
+    others = [encode_rows([plan(row, choice)], choice)[0] for choice in ("raw", "rans")]
+    assert len(coded.payload) <= min(len(other.payload) for other in others)
+    for item in (coded, *others):
+        assert np.array_equal(decode_rows([("", item)])[0].values(), bits)
+
+
+@given(st.binary(max_size=40), st.integers(0, 80), st.integers(0, 80))
+def test_any_part_of_a_row_of_bits(data: bytes, start: int, stop: int) -> None:
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little") if data else np.empty(0, np.uint8)
+    row = Row.pack(bits, 1)
+    start, stop = min(start, len(bits)), min(stop, len(bits))
+    if start <= stop:
+        assert row.values(start, stop).tolist() == bits[start:stop].tolist()
+    assert row.ones() == bits.sum()
 
 
 def log_of(draws: list[int], differs: list[bool], *, two_valued: bool) -> tuple[str, int, bytes]:
-    log, coding, payload = choose_log(np.array(draws, np.uint8), np.array(differs, np.bool_), two_valued=two_valued)
-    decoded = decode_log(log.kind, coding, log.width, len(draws), payload)
-    assert np.array_equal(decoded.values, log.values)
-    return log.kind, log.width, payload
+    log, planned = choose_log(np.array(draws, np.uint8), np.array(differs, np.bool_), two_valued=two_valued)
+    if planned is None:
+        return log.kind, log.width, b""
+    (coded,) = encode_rows([planned])
+    assert np.array_equal(decode_rows([("", coded)])[0].values(), log.values)
+    return log.kind, log.width, bytes(coded.payload)
 
 
 def test_the_smallest_log_wins() -> None:
@@ -95,18 +124,16 @@ def test_the_smallest_log_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "width", "payload", "message"),
+    ("kind", "width", "values", "message"),
     [
-        ("none", 0, b"\0", "expected kind 'none' to be raw and empty"),
-        ("none", 1, b"", "expected kind 'none' to be raw and empty"),
-        ("flips", 1, b"\0", "expected at least one flip, got none"),
-        ("draws", 2, b"\x05", "expected draws of up to 2 bits, got a largest draw of 1"),
-        ("draws", 1, b"\x08", "padding"),
+        ("flips", 1, [0, 0, 0], "expected at least one flip, got none"),
+        ("draws", 2, [1, 1, 0], "expected draws of 2 bits, got 1 as the largest"),
+        ("draws", 1, [0, 0, 0], "expected draws of 1 bits, got 0 as the largest"),
     ],
 )
-def test_logs_that_the_packer_cannot_have_written(kind: str, width: int, payload: bytes, message: str) -> None:
+def test_logs_that_the_packer_cannot_have_written(kind: str, width: int, values: list[int], message: str) -> None:
     with pytest.raises(SeedMaskError, match=message):
-        decode_log(kind, "raw", width, 3, payload)
+        ResamplingLog(kind, Row.pack(np.array(values, np.uint8), width))
 
 
 def test_bounds_of_logs() -> None:

@@ -42,6 +42,24 @@ PROMISES = {
             "c": "91a5cbbd ba12763f cb5cafbe",
         },
     ),
+    "v1-rans": (
+        "31995b02e83c8c1f2f89986b7225ea14262f29e5c4304f02a52ec1f1ef1b2b86",
+        {
+            "conv.weight": "91c8663d 00000000 00000000 00000000 00000000 00000000",
+            "fc.weight": "9ba9d63c 00000000 00000000 a9df54be 00000000 2acc80bc",
+            "full": "d388213e e61c17be f0e691bd 037b07be 72a455be b62a31be",
+            "small": "d1b8063f 7ed88cbf 00000000 00000000 00000000 3f74dcbe",
+        },
+    ),
+    "v1-gaps": (
+        "f25cac8cec778d8e8af9ed3af5e0d25ded92dfc078c72711f6cce84af0e65a4f",
+        {
+            "sparse": "00000000 00000000 00000000 00000000 00000000 00000000",
+            "sparser": "00000000 00000000 00000000 00000000 00000000 00000000",
+            "flipped": "a532843e a53284be a53284be a532843e a532843e a532843e",
+            "one": "00000000 00000000 00000000 00000000 00000000 00000000",
+        },
+    ),
 }
 
 
@@ -126,9 +144,60 @@ def entry(codebook: str, b: int) -> int:
     return table()[b - 128] if b >= 128 else -table()[127 - b]
 
 
-def row(payload: bytes, count: int, width: int) -> list[int]:
+def row(coding: str, payload: bytes, count: int, width: int) -> list[int]:
+    if coding == "gaps":
+        bits: list[int] = []
+        for s in symbols(payload, None, width):
+            bits += [0] * s + ([] if s == 255 else [1])
+        return bits + [0] * (count - len(bits))
+    if coding == "rans":
+        payload_symbols = symbols(payload, math.ceil(count / 8) if width == 1 else count, width)
+        if width > 1:
+            return payload_symbols
+        payload = bytes(payload_symbols)
     number = int.from_bytes(payload, "little")
     return [(number >> i * width) % 2**width for i in range(count)]
+
+
+def symbols(payload: bytes, count: int | None, width: int) -> list[int]:
+    """The symbols of coding ``rans``, or of ``gaps`` if their number stands in the payload."""
+    rest = iter(payload)
+
+    def varint() -> int:
+        byte = next(rest)
+        return byte if byte < 128 else byte % 128 + 128 * varint()
+
+    def little(size: int) -> int:
+        return int.from_bytes(bytes(next(rest) for _ in range(size)), "little")
+
+    if count is None:
+        k = next(rest)
+        count = varint()
+        classes = [s // 2**k if s < 255 else 254 // 2**k + 1 for s in range(256)]
+    else:
+        classes = [s.bit_count() for s in range(256)] if width == 1 else list(range(2**width))
+    lane = varint()
+    frequency = [varint() for _ in range(max(classes) + 1)]
+    order = sorted(range(len(classes)), key=lambda s: (classes[s], s))
+    slots = [s for s in order for _ in range(frequency[classes[s]])]
+    assert len(slots) == 65536
+    lanes = math.ceil(count / lane)
+    states = [little(4) for _ in range(lanes)]
+    lengths = [little(2) for _ in range(lanes)]
+    found = []
+    for i, (x, length) in enumerate(zip(states, lengths, strict=True)):
+        words = iter([little(2) for _ in range(length)])
+        for _ in range(min(lane, count - i * lane)):
+            slot = x % 65536
+            s = slots[slot]
+            x = frequency[classes[s]] * (x // 65536) + slot - slots.index(s)
+            if x < 65536:
+                x = 65536 * x + next(words)
+            found.append(s)
+        assert x == 65536
+        assert not list(words)
+    assert not list(rest)
+    return found
 
 
 def decode(data: bytes) -> dict[str, bytes]:
@@ -144,9 +213,11 @@ def decode(data: bytes) -> dict[str, bytes]:
     for t, tensor in enumerate(manifest["tensors"]):
         name, book, log = tensor["name"], tensor["codebook"], tensor["log"]
         scale = struct.unpack(">f", bytes.fromhex(tensor["scale"]))[0]
-        mask = row(payload(f"mask/{name}"), math.prod(tensor["shape"]), 1)
+        mask = row(tensor["mask"]["coding"], payload(f"mask/{name}"), math.prod(tensor["shape"]), 1)
         kept = [i for i, bit in enumerate(mask) if bit]
-        values = row(payload(f"log/{name}"), len(kept), log["width"]) if log["kind"] != "none" else [0] * len(kept)
+        values = [0] * len(kept)
+        if log["kind"] != "none":
+            values = row(log["coding"], payload(f"log/{name}"), len(kept), log["width"])
         codes = [0] * len(mask)
         for i, value in zip(kept, values, strict=True):
             codes[i] = entry(book, byte(int(manifest["seed"], 16), t, value if log["kind"] == "draws" else 0, i))

@@ -9,6 +9,7 @@ from .reader import MAX_WEIGHTS, loads, read_seedmask
 from .report import LayerReport
 from .seedmask import SeedMask
 from .stored import StoredTensor
+from .unpack import write_masks, write_weights
 from .writer import PackReport, dumps, write_seedmask
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "dumps",
     "loads",
     "read_seedmask",
+    "write_masks",
     "write_safetensors",
     "write_seedmask",
+    "write_weights",
 ]

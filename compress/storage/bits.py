@@ -7,15 +7,17 @@ Bit ``i`` of a packed stream is bit ``i % 8`` (least significant first) of byte 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SeedMaskError
 
-__all__ = ["binary_entropy", "pack_values", "packed_bytes", "symbol_entropy", "unpack_values"]
+__all__ = ["Row", "binary_entropy", "pack_values", "packed_bytes", "symbol_entropy", "unpack_values"]
 
 _CHUNK = 1 << 16  # values at a time, so that temporaries stay inside the cache; a multiple of 8
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1).astype(np.uint8)
 
 
 def packed_bytes(count: int, width: int) -> int:
@@ -65,15 +67,7 @@ def unpack_values(payload: bytes | memoryview, count: int, width: int) -> NDArra
     Raises:
         SeedMaskError: the payload is larger or smaller than ``count`` values, or its padding bits are not 0.
     """
-    expected = packed_bytes(count, width)
-    if len(payload) != expected:
-        raise SeedMaskError(
-            f"expected {expected} bytes for {count} values of {width} bits, got {len(payload)}; "
-            "the file is damaged, get it again"
-        )
-    used = count * width % 8
-    if used and payload[-1] >> used:
-        raise SeedMaskError(f"expected padding bits of 0, got last byte {payload[-1]:#04x}; the file is damaged")
+    expected = _check_payload(payload, count, width)
     data: NDArray[np.uint8] = np.frombuffer(payload, np.uint8) if expected else np.empty(0, np.uint8)
     if width == 1:
         bits: NDArray[np.uint8] = np.unpackbits(data, count=count, bitorder="little")
@@ -95,6 +89,81 @@ def unpack_values(payload: bytes | memoryview, count: int, width: int) -> NDArra
         stop = min(start + _CHUNK, count)
         out[start:stop] = values.reshape(-1)[: stop - start]
     return out
+
+
+def _check_payload(payload: bytes | memoryview, count: int, width: int) -> int:
+    expected = packed_bytes(count, width)
+    if len(payload) != expected:
+        raise SeedMaskError(
+            f"expected {expected} bytes for {count} values of {width} bits, got {len(payload)}; "
+            "the file is damaged, get it again"
+        )
+    used = count * width % 8
+    if used and payload[-1] >> used:
+        raise SeedMaskError(f"expected padding bits of 0, got last byte {payload[-1]:#04x}; the file is damaged")
+    return expected
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Values of a fixed width in memory: packed if they are bits, one a byte otherwise.
+
+    Attributes:
+        count: number of values.
+        width: bits of a value, 1 to 8.
+        symbols: uint8; ``[ceil(count / 8)]`` packed bits for width 1, else ``[count]`` values.
+    """
+
+    count: int
+    width: int
+    symbols: NDArray[np.uint8]
+
+    @classmethod
+    def pack(cls, values: NDArray[np.uint8], width: int) -> Row:
+        """A row of uint8 values below ``2**width``."""
+        symbols = np.packbits(values, bitorder="little") if width == 1 else values
+        return cls(len(values), width, symbols)
+
+    @classmethod
+    def unpack(cls, payload: bytes | memoryview, count: int, width: int) -> Row:
+        """Undo `packed`.
+
+        Raises:
+            SeedMaskError: the payload is larger or smaller than ``count`` values, or its padding bits are not 0.
+        """
+        if width > 1:
+            return cls(count, width, unpack_values(payload, count, width))
+        _check_payload(payload, count, 1)
+        return cls(count, 1, np.frombuffer(payload, np.uint8) if count else np.empty(0, np.uint8))
+
+    def packed(self) -> bytes:
+        """The bytes of coding ``raw``."""
+        return self.symbols.tobytes() if self.width == 1 else pack_values(self.symbols, self.width)
+
+    def checked(self) -> Row:
+        """This row, if its padding bits are 0.
+
+        Raises:
+            SeedMaskError: they are not.
+        """
+        if self.width == 1:
+            _check_payload(self.symbols.data, self.count, 1)
+        return self
+
+    def values(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Values ``start`` to ``stop``, uint8, one a byte."""
+        stop = self.count if stop is None else stop
+        if self.width > 1:
+            return self.symbols[start:stop]
+        part = self.symbols[start // 8 : -(-stop // 8)]
+        bits: NDArray[np.uint8] = np.unpackbits(part, count=start % 8 + stop - start, bitorder="little")
+        return bits[start % 8 :]
+
+    def ones(self) -> int:
+        """Number of ones; for bits."""
+        return sum(
+            int(_ONES[self.symbols[i : i + _CHUNK]].sum(dtype=np.int64)) for i in range(0, len(self.symbols), _CHUNK)
+        )
 
 
 def symbol_entropy(counts: NDArray[np.int64]) -> float:

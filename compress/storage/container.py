@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import SeedMaskError
 from .atomic import atomic_path
+from .source import Source
 from .stored import ITEM_SIZE, StoredTensor, data_bytes
 from .text import canonical_json, parse_json
 
@@ -56,8 +57,8 @@ def build_header(slots: Slots, metadata: Mapping[str, str] | None = None) -> byt
     return len(text).to_bytes(8, "little") + text
 
 
-def read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, Any]]:
-    """Read the header of a file of ``size`` bytes, and nothing after it.
+def read_header(source: Source) -> tuple[bytes, dict[str, Any]]:
+    """Read the header of a file, and nothing after it.
 
     Returns:
         The raw bytes up to the data section, and the parsed JSON.
@@ -65,9 +66,10 @@ def read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, Any]]:
     Raises:
         SeedMaskError: the file is empty, truncated, not a safetensors file, or has a bad header.
     """
+    size = source.size
     if not size:
         raise SeedMaskError("the file is empty; get it again")
-    start = stream.read(9)
+    start = bytes(source.read(0, min(9, size)))
     if len(start) == 9 and start[8:] != b"{":
         raise SeedMaskError("not a .seedmask file (no safetensors header); give a file that `pack` has written")
     length = int.from_bytes(start[:8], "little")
@@ -76,9 +78,7 @@ def read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, Any]]:
         raise SeedMaskError(f"truncated: expected {declared}, got a file of {size} bytes; get it again")
     if length > MAX_HEADER_BYTES:
         raise SeedMaskError(f"header: expected at most {MAX_HEADER_BYTES} bytes, got {length}; not a file of ours")
-    raw = start + stream.read(length - 1)
-    if len(raw) != 8 + length:
-        raise SeedMaskError(f"truncated: expected {8 + length} bytes of header, got {len(raw)}; get it again")
+    raw = bytes(source.read(0, 8 + length))
     return raw, parse_json(raw[8:], "header")
 
 

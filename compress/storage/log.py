@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SeedMaskError
-from .bits import binary_entropy, symbol_entropy
-from .codings import encode_smallest, get_coding
+from .bits import Row, binary_entropy, symbol_entropy
+from .codings import Plan, plan
 
-__all__ = ["LOG_KINDS", "ResamplingLog", "choose_log", "decode_log"]
+__all__ = ["LOG_KINDS", "ResamplingLog", "choose_log"]
 
 #: In the order in which ties of size are resolved.
 LOG_KINDS = ("none", "flips", "draws")
@@ -28,62 +28,63 @@ class ResamplingLog:
 
     Attributes:
         kind: one of `LOG_KINDS`.
-        width: bits per value: 0 for ``none``, 1 for ``flips``, those of the largest draw for ``draws``.
-        values: uint8 ``[kept]``; empty for ``none``.
+        row: one value for each kept weight; empty for ``none``.
+
+    Raises:
+        SeedMaskError: the values are none that the packer writes under this kind.
     """
 
     kind: str
-    width: int
-    values: NDArray[np.uint8]
+    row: Row
+
+    def __post_init__(self) -> None:
+        if self.kind == "flips" and not self.row.ones():
+            raise SeedMaskError("log: expected at least one flip, got none; the packer writes kind 'none' for that")
+        if self.kind == "draws":
+            largest = 1 if self.row.width == 1 and self.row.ones() else int(self.row.symbols.max(initial=0))
+            if largest.bit_length() != self.row.width:
+                raise SeedMaskError(f"log: expected draws of {self.row.width} bits, got {largest} as the largest")
+
+    @property
+    def width(self) -> int:
+        """Bits of a value: 0 for ``none``, 1 for ``flips``, those of the largest draw for ``draws``."""
+        return self.row.width
+
+    @property
+    def values(self) -> NDArray[np.uint8]:
+        """uint8 ``[kept]``; empty for ``none``."""
+        return self.row.values()
 
     def bound(self) -> float:
         """Bits that an ideal coder of independent symbols needs."""
         if self.kind == "none":
             return 0.0
-        if self.kind == "flips":
-            return binary_entropy(int(np.count_nonzero(self.values)), len(self.values))
-        return symbol_entropy(np.bincount(self.values))
+        if self.width == 1:
+            return binary_entropy(self.row.ones(), self.row.count)
+        return symbol_entropy(np.bincount(self.row.symbols))
 
 
-NO_LOG = ResamplingLog("none", 0, np.empty(0, np.uint8))
+NO_LOG = ResamplingLog("none", Row(0, 0, np.empty(0, np.uint8)))
 
 
 def choose_log(
-    draws: NDArray[np.uint8], differs: NDArray[np.bool_], *, two_valued: bool
-) -> tuple[ResamplingLog, str, bytes]:
-    """The smallest log that recovers the kept weights.
+    draws: NDArray[np.uint8], differs: NDArray[np.bool_], *, two_valued: bool, coding: str = "auto"
+) -> tuple[ResamplingLog, Plan | None]:
+    """The log that promises the smallest payload of those that recover the kept weights.
 
     Args:
         draws: uint8 ``[kept]``, the draw of each kept weight.
         differs: bool ``[kept]``, whether the value of that draw differs from the value of draw 0.
         two_valued: whether the codebook has two values.
+        coding: see `codings.plan`.
 
     Returns:
-        The log, the name of its coding, and its payload.
+        The log, and how to code it (``None``: there is nothing to code).
     """
     if not differs.any():
-        return NO_LOG, "raw", b""
-    logs = [ResamplingLog("draws", int(draws.max()).bit_length(), draws)]
+        return NO_LOG, None
+    logs = [ResamplingLog("draws", Row.pack(draws, int(draws.max()).bit_length()))]
     if two_valued:
-        logs.insert(0, ResamplingLog("flips", 1, differs.view(np.uint8)))
-    coded = [(log, *encode_smallest(log.values, log.width)) for log in logs]
-    return min(coded, key=lambda item: len(item[2]))
-
-
-def decode_log(kind: str, coding: str, width: int, kept: int, payload: bytes | memoryview) -> ResamplingLog:
-    """Undo the coding of a log.
-
-    Raises:
-        SeedMaskError: the payload is none that `choose_log` can have produced.
-    """
-    if kind == "none":
-        if len(payload) or width or coding != "raw":
-            raise SeedMaskError(f"log: expected kind 'none' to be raw and empty, got {coding!r}, width {width}")
-        return NO_LOG
-    values = get_coding(coding).decode(payload, kept, width)
-    largest = int(values.max(initial=0))
-    if kind == "flips" and not largest:
-        raise SeedMaskError("log: expected at least one flip, got none; the packer writes kind 'none' for that")
-    if kind == "draws" and largest.bit_length() != width:
-        raise SeedMaskError(f"log: expected draws of up to {width} bits, got a largest draw of {largest}")
-    return ResamplingLog(kind, width, values)
+        logs.insert(0, ResamplingLog("flips", Row.pack(differs.view(np.uint8), 1)))
+    planned = [(log, plan(log.row, coding)) for log in logs]
+    return min(planned, key=lambda item: item[1].bytes)

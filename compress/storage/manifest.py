@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ..codebooks import CODEBOOKS, get_codebook
 from ..errors import SeedMaskError
-from .codings import get_coding
+from .codings import check_coding
 from .container import Slots
 from .log import LOG_KINDS
 from .network import InputSpec, JsonScalar, check_names, check_scale, check_settings
@@ -23,8 +23,8 @@ from .text import canonical_json, located, parse_json
 __all__ = ["FORMAT_VERSION", "Manifest", "TensorEntry", "parse_manifest"]
 
 FORMAT_VERSION = 1
-#: Features that a file may require of its reader; none exists in version 1.
-FEATURES: frozenset[str] = frozenset()
+#: Features that a file may require of its reader: the codings that came after the first release of the format.
+FEATURES = frozenset({"gaps", "rans"})
 GENERATORS = ("philox4x32-10",)
 UPDATE = "update: pip install --upgrade iterand-compress"
 DAMAGED = "the file is damaged, get it again"
@@ -122,6 +122,11 @@ class Manifest(_Part):
         return slots
 
 
+def required_features(tensors: Iterable[TensorEntry]) -> list[str]:
+    """The features that the entries use, sorted."""
+    return sorted({part.coding for entry in tensors for part in (entry.mask, entry.log)} & FEATURES)
+
+
 def sealed(manifest: Manifest) -> Manifest:
     """The manifest with its own digest filled in."""
     blank = manifest.model_copy(update={"digests": manifest.digests.model_copy(update={"manifest": NO_DIGEST})})
@@ -195,6 +200,11 @@ def _check_meaning(manifest: Manifest, max_weights: int) -> None:
     for tensor in manifest.tensors:
         with located(f"tensor {tensor.name!r}"):
             _check_tensor(tensor)
+    features = required_features(manifest.tensors)
+    if list(manifest.required_features) != features:
+        raise SeedMaskError(
+            f"manifest: expected required_features {features}, got {list(manifest.required_features)}; {DAMAGED}"
+        )
     total = sum(tensor.weights for tensor in manifest.tensors)
     if total > max_weights:
         raise SeedMaskError(
@@ -218,8 +228,8 @@ def _check_tensor(tensor: TensorEntry) -> None:
     check_scale(tensor.scale_value, book, "scale")
     if tensor.kept > tensor.weights:
         raise SeedMaskError(f"expected at most {tensor.weights} kept weights, got {tensor.kept}; {DAMAGED}")
-    get_coding(tensor.mask.coding)
-    get_coding(tensor.log.coding)
+    check_coding(tensor.mask.coding)
+    check_coding(tensor.log.coding)
     log = tensor.log
     if log.kind not in LOG_KINDS:
         raise SeedMaskError(f"unknown log kind {log.kind[:80]!a}; known: {', '.join(LOG_KINDS)}; {UPDATE}")

@@ -110,7 +110,8 @@ class Network:
 
     Attributes:
         seed: 64-bit seed of the random weights.
-        tensors: the masked tensors, at least one.
+        tensors: the masked tensors, at least one; a tuple, or for networks larger than the memory a sequence that
+            makes a tensor when it is asked for one (its names are checked when it is packed).
         state: the other tensors of the model (normalisation statistics, biases), by parameter name.
         architecture: how a built-in model is constructed; ``None`` if the user supplies the model.
         input: the images that it takes.
@@ -123,7 +124,7 @@ class Network:
     """
 
     seed: int
-    tensors: tuple[MaskedTensor, ...]
+    tensors: Sequence[MaskedTensor]
     state: Mapping[str, StoredTensor] = field(default_factory=dict)
     architecture: dict[str, JsonScalar] | None = None
     input: InputSpec | None = None
@@ -134,7 +135,8 @@ class Network:
         check_seed(self.seed)
         if not self.tensors:
             raise SeedMaskError("network: expected at least one masked tensor, got none; train a subnetwork first")
-        check_names([tensor.name for tensor in self.tensors], list(self.state))
+        if isinstance(self.tensors, tuple):
+            check_names([tensor.name for tensor in self.tensors], list(self.state))
         check_settings(self.architecture, self.classes, self.recipe)
 
 

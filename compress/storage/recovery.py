@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codebooks import Codebook, random_codes
+from ..codebooks import Codebook, get_codebook, random_codes
 from ..errors import SeedMaskError
-from .codings import get_coding
+from .bits import Row
 from .log import ResamplingLog
 
-__all__ = ["decode_mask", "find_draws", "recover_codes", "recover_weights", "thread_map", "weights_digest"]
+__all__ = ["CHUNK", "TensorRecovery", "ahead", "find_draws", "grouped", "thread_map", "weights_digest"]
 
 CHUNK = 1 << 16  # weights at a time: 4096 blocks of the generator
 ItemT = TypeVar("ItemT")
@@ -26,74 +27,73 @@ class _Sink(Protocol):
     def update(self, data: memoryview, /) -> object: ...
 
 
-def decode_mask(coding: str, weights: int, kept: int, payload: bytes | memoryview) -> NDArray[np.bool_]:
-    """The mask of a tensor, bool ``[weights]``, row-major; True = kept.
+@dataclass(frozen=True, eq=False)
+class TensorRecovery:
+    """All that determines the weights of a tensor.
 
-    Raises:
-        SeedMaskError: the payload does not fit, or does not keep ``kept`` weights.
-    """
-    mask = get_coding(coding).decode(payload, weights, 1).view(np.bool_)
-    found = int(np.count_nonzero(mask))
-    if found != kept:
-        raise SeedMaskError(f"expected a mask that keeps {kept} of {weights} weights, got {found}; the file is damaged")
-    return mask
-
-
-def recover_codes(
-    seed: int, index: int, codebook: Codebook, mask: NDArray[np.bool_], log: ResamplingLog
-) -> Iterator[tuple[slice, NDArray[np.int8]]]:
-    """The codes of a tensor, chunk by chunk; 0 = pruned.
-
-    Args:
+    Attributes:
         seed: seed of the network.
         index: index of the tensor in the network.
-        codebook: its distribution.
-        mask: bool ``[n]``.
+        codebook: name of its distribution.
+        scale: float32 factor on the codes.
+        mask: bits, 1 = kept.
         log: its resampling log, one value for each kept weight.
-
-    Yields:
-        The place of a chunk, and its codes as int8.
     """
-    position = 0
-    both = int(codebook.entries[0]) + int(codebook.entries[-1])  # of a two-valued codebook: low + high
-    for start in range(0, len(mask), CHUNK):
-        part = slice(start, min(start + CHUNK, len(mask)))
-        kept = mask[part]
-        if log.kind == "none":
-            codes = random_codes(seed, index, codebook, part.start, part.stop)
-        else:
-            count = int(np.count_nonzero(kept))
-            values = np.zeros(len(kept), np.uint8)
-            values[kept] = log.values[position : position + count]
-            position += count
-            if log.kind == "draws":
-                codes = random_codes(seed, index, codebook, part.start, part.stop, values)
+
+    seed: int
+    index: int
+    codebook: str
+    scale: np.float32
+    mask: Row
+    log: ResamplingLog
+
+    def codes(self) -> Iterator[tuple[slice, NDArray[np.int8]]]:
+        """The codes, chunk by chunk: its place, and int8 codes; 0 = pruned."""
+        book = get_codebook(self.codebook)
+        position = 0
+        both = int(book.entries[0]) + int(book.entries[-1])  # of a two-valued codebook: low + high
+        for start in range(0, self.mask.count, CHUNK):
+            part = slice(start, min(start + CHUNK, self.mask.count))
+            kept = self.mask.values(part.start, part.stop)
+            if self.log.kind == "none":
+                codes = random_codes(self.seed, self.index, book, part.start, part.stop)
             else:
-                first = random_codes(seed, index, codebook, part.start, part.stop)
-                codes = np.where(values.view(np.bool_), np.int8(both) - first, first)
-        yield part, codes * kept.view(np.int8)
+                count = int(np.count_nonzero(kept))
+                values = np.zeros(len(kept), np.uint8)
+                values[kept.view(np.bool_)] = self.log.row.values(position, position + count)
+                position += count
+                if self.log.kind == "draws":
+                    codes = random_codes(self.seed, self.index, book, part.start, part.stop, values)
+                else:
+                    first = random_codes(self.seed, self.index, book, part.start, part.stop)
+                    codes = np.where(values.view(np.bool_), np.int8(both) - first, first)
+            yield part, codes * kept.view(np.int8)
+
+    def weights(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """The weights, chunk by chunk: its place, and float32 weights in little-endian order."""
+        for part, codes in self.codes():
+            out = codes.astype("<f4")
+            np.multiply(out, self.scale, out=out)
+            yield part, out
+
+    def whole(self) -> tuple[NDArray[np.float32], str]:
+        """All weights, float32 ``[n]``, and the SHA-256 of their little-endian bytes."""
+        out = np.empty(self.mask.count, "<f4")
+        digest = hashlib.sha256()
+        for part, codes in self.codes():
+            _scale_into(out[part], codes, self.scale, digest)
+        return out.astype(np.float32, copy=False), digest.hexdigest()
+
+    def digest(self) -> str:
+        """The digest that `whole` returns, without holding the weights."""
+        return weights_digest((codes for _, codes in self.codes()), self.scale)
 
 
-def recover_weights(
-    chunks: Iterator[tuple[slice, NDArray[np.int8]]], scale: np.float32, weights: int
-) -> tuple[NDArray[np.float32], str]:
-    """Multiply codes by their scale.
-
-    Returns:
-        float32 ``[weights]``, and the SHA-256 of its little-endian bytes.
-    """
-    out = np.empty(weights, "<f4")
-    digest = hashlib.sha256()
-    for part, codes in chunks:
-        _scale_into(out[part], codes, scale, digest)
-    return out.astype(np.float32, copy=False), digest.hexdigest()
-
-
-def weights_digest(chunks: Iterator[tuple[slice, NDArray[np.int8]]], scale: np.float32) -> str:
-    """The digest that `recover_weights` returns, without holding the weights."""
+def weights_digest(chunks: Iterable[NDArray[np.int8]], scale: np.float32) -> str:
+    """SHA-256 of the little-endian float32 weights that chunks of codes stand for."""
     digest = hashlib.sha256()
     buffer = np.empty(CHUNK, "<f4")
-    for _, codes in chunks:
+    for codes in chunks:
         _scale_into(buffer[: len(codes)], codes, scale, digest)
     return digest.hexdigest()
 
@@ -134,6 +134,32 @@ def find_draws(seed: int, index: int, codebook: Codebook, flipped: NDArray[np.bo
         else:
             raise SeedMaskError(f"tensor {index}: no draw gives the other value of a weight")
     return draws
+
+
+def grouped(items: Iterable[ItemT], size: Callable[[ItemT], int], limit: int) -> Iterator[list[ItemT]]:
+    """Neighbouring items in groups whose sizes sum to ``limit`` at most; a larger item makes a group alone."""
+    group: list[ItemT] = []
+    total = 0
+    for item in items:
+        if group and total + size(item) > limit:
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += size(item)
+    if group:
+        yield group
+
+
+def ahead(items: Iterator[ItemT]) -> Iterator[ItemT]:
+    """The same items, each made in the background while the one before it is worked on."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]
 
 
 def thread_map(

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..codebooks import get_codebook
 from ..errors import SeedMaskError
+from .bits import Row
+from .codings import Coded, decode_rows
 from .container import layout
-from .log import ResamplingLog, decode_log
+from .log import NO_LOG, ResamplingLog
 from .manifest import DAMAGED, Manifest, TensorEntry
 from .network import MaskedTensor, Network
-from .recovery import decode_mask, find_draws, recover_codes, recover_weights, thread_map
+from .recovery import TensorRecovery, ahead, find_draws, grouped, thread_map
 from .report import LayerReport
+from .source import Source
 from .stored import StoredTensor
 from .text import located
 
 __all__ = ["SeedMask"]
+
+#: Weights whose payloads are decoded together: enough lanes for NumPy, 16 MB of masks and logs at most.
+GROUP = 1 << 26
+ResultT = TypeVar("ResultT")
 
 
 class SeedMask:
@@ -32,12 +40,14 @@ class SeedMask:
         file_bytes: its size.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, data: memoryview, file_bytes: int) -> None:
+    def __init__(self, path: Path, manifest: Manifest, source: Source, data_start: int) -> None:
         self.path = path
         self.manifest = manifest
-        self.file_bytes = file_bytes
-        self._data = data
-        self._places = layout(manifest.slots())
+        self.file_bytes = source.size
+        self._source = source
+        self._places = {
+            name: (data_start + start, data_start + end) for name, (start, end) in layout(manifest.slots()).items()
+        }
         self._index = {tensor.name: i for i, tensor in enumerate(manifest.tensors)}
 
     @property
@@ -74,9 +84,8 @@ class SeedMask:
         Raises:
             SeedMaskError: there is no such tensor, or its payload is damaged.
         """
-        entry = self._entry(name)
-        with self._tensor(entry):
-            return decode_mask(entry.mask.coding, entry.weights, entry.kept, self._payload(f"mask/{name}"))
+        mask: NDArray[np.bool_] = self._rows([self._entry(name)], log=False)[0][0].values().view(np.bool_)
+        return mask
 
     def log(self, name: str) -> ResamplingLog:
         """The resampling log of a tensor.
@@ -84,10 +93,7 @@ class SeedMask:
         Raises:
             SeedMaskError: there is no such tensor, or its payload is damaged.
         """
-        entry = self._entry(name)
-        with self._tensor(entry):
-            payload = self._payload(f"log/{name}") if entry.log.kind != "none" else b""
-            return decode_log(entry.log.kind, entry.log.coding, entry.log.width, entry.kept, payload)
+        return self._rows([self._entry(name)], mask=False)[0][1]
 
     def codes(self, name: str) -> NDArray[np.int8]:
         """The codes of a tensor in its shape, int8, not yet compared with its digest; 0 = pruned.
@@ -97,7 +103,7 @@ class SeedMask:
         """
         entry = self._entry(name)
         out = np.empty(entry.weights, np.int8)
-        for part, codes in self._chunks(entry):
+        for part, codes in self._decoded([entry])[0].codes():
             out[part] = codes
         return out.reshape(entry.shape)
 
@@ -107,21 +113,57 @@ class SeedMask:
         Raises:
             SeedMaskError: there is no such tensor, or its weights are not those that were packed.
         """
-        entry = self._entry(name)
-        weights, digest = recover_weights(self._chunks(entry), entry.scale_value, entry.weights)
-        if digest != entry.sha256:
-            with self._tensor(entry):
-                raise SeedMaskError(f"expected recovered weights with SHA-256 {entry.sha256}, got {digest}; {DAMAGED}")
-        return weights.reshape(entry.shape)
+        return self.weights([name])[name]
 
-    def weights(self) -> dict[str, NDArray[np.float32]]:
-        """All masked tensors, float32, each compared with its digest; uses all cores.
+    def weights(self, names: Sequence[str] | None = None) -> dict[str, NDArray[np.float32]]:
+        """Masked tensors by name, float32, each compared with its digest; uses all cores.
+
+        Args:
+            names: which; by default all.
 
         Raises:
-            SeedMaskError: the weights are not those that were packed.
+            SeedMaskError: there is no such tensor, or the weights are not those that were packed.
         """
-        names = [entry.name for entry in self.tensors]
-        return dict(zip(names, thread_map(self.weight, names, lambda name: self._entry(name).weights), strict=True))
+        found = self.map(TensorRecovery.whole, names)
+        return {entry.name: weights.reshape(entry.shape) for entry, (weights, _) in found}
+
+    def verify(self) -> None:
+        """Recover all weights and compare them with their digests, in memory bounded by the largest mask and log.
+
+        Raises:
+            SeedMaskError: the weights are not those that were packed, or the state is damaged.
+        """
+        for _ in self.map(lambda recovery: (None, recovery.digest())):
+            pass
+        self.state()
+
+    def map(
+        self, function: Callable[[TensorRecovery], tuple[ResultT, str]], names: Sequence[str] | None = None
+    ) -> Iterator[tuple[TensorEntry, tuple[ResultT, str]]]:
+        """Apply a function to masked tensors, on all cores, in groups of bounded size.
+
+        Args:
+            function: from a decoded tensor to any result, and the SHA-256 of the weights, little-endian.
+            names: which tensors; by default all.
+
+        Yields:
+            The entry of a tensor, and what the function returned.
+
+        Raises:
+            SeedMaskError: there is no such tensor, a payload is damaged, or a digest is not that of the tensor.
+        """
+        entries = self.tensors if names is None else [self._entry(name) for name in names]
+        groups = grouped(entries, lambda entry: entry.weights, GROUP)
+        decoded = ((group, self._decoded(group)) for group in groups)
+        for group, recoveries in ahead(decoded) if sum(entry.weights for entry in entries) > GROUP else decoded:
+            results = thread_map(function, recoveries, lambda recovery: recovery.mask.count)
+            for entry, result in zip(group, results, strict=True):
+                if result[1] != entry.sha256:
+                    with self._tensor(entry):
+                        raise SeedMaskError(
+                            f"expected recovered weights with SHA-256 {entry.sha256}, got {result[1]}; {DAMAGED}"
+                        )
+                yield entry, result
 
     def network(self) -> Network:
         """The network that was packed, as far as recovery needs it; packing it again gives the same bytes.
@@ -132,16 +174,11 @@ class SeedMask:
         Raises:
             SeedMaskError: a payload is damaged.
         """
-        manifest = self.manifest
-        return Network(
-            seed=self.seed,
-            tensors=tuple(self._masked_tensor(entry) for entry in self.tensors),
-            state=self.state(),
-            architecture=manifest.architecture,
-            input=manifest.input,
-            classes=None if manifest.classes is None else list(manifest.classes),
-            recipe=manifest.recipe,
-        )
+        return self._network(tuple(self._masked_tensor(entry) for entry in self.tensors))
+
+    def lazy_network(self) -> Network:
+        """`network`, but each tensor is decoded when it is asked for, again each time; errors come then."""
+        return self._network(_Tensors(self.tensors, self._masked_tensor))
 
     def layer_report(self) -> list[LayerReport]:
         """Size and entropy bound of each tensor, for printing.
@@ -149,25 +186,74 @@ class SeedMask:
         Raises:
             SeedMaskError: a payload is damaged.
         """
-        return [LayerReport.of(entry, self.log(entry.name)) for entry in self.tensors]
+        reports = []
+        for group in grouped(self.tensors, lambda entry: entry.weights, GROUP):
+            rows = self._rows(group, mask=False)
+            reports += [LayerReport.of(entry, log) for entry, (_, log) in zip(group, rows, strict=True)]
+        return reports
+
+    def _network(self, tensors: Sequence[MaskedTensor]) -> Network:
+        manifest = self.manifest
+        return Network(
+            seed=self.seed,
+            tensors=tensors,
+            state=self.state(),
+            architecture=manifest.architecture,
+            input=manifest.input,
+            classes=None if manifest.classes is None else list(manifest.classes),
+            recipe=manifest.recipe,
+        )
 
     def _masked_tensor(self, entry: TensorEntry) -> MaskedTensor:
-        mask, log, draws = self.mask(entry.name), self.log(entry.name), None
-        if log.kind != "none":
+        recovery = self._decoded([entry])[0]
+        mask: NDArray[np.bool_] = recovery.mask.values().view(np.bool_)
+        draws = None
+        if recovery.log.kind != "none":
             draws = np.zeros(entry.weights, np.uint8)
-            draws[mask] = log.values
-            if log.kind == "flips":
-                index, book = self._index[entry.name], get_codebook(entry.codebook)
-                draws = find_draws(self.seed, index, book, draws.view(np.bool_))
+            draws[mask] = recovery.log.values
+            if recovery.log.kind == "flips":
+                draws = find_draws(self.seed, recovery.index, get_codebook(entry.codebook), draws.view(np.bool_))
         return MaskedTensor(entry.name, entry.shape, entry.codebook, entry.scale_value, mask, draws)
 
-    def _chunks(self, entry: TensorEntry) -> Iterator[tuple[slice, NDArray[np.int8]]]:
-        mask, log = self.mask(entry.name), self.log(entry.name)
-        return recover_codes(self.seed, self._index[entry.name], get_codebook(entry.codebook), mask, log)
+    def _decoded(self, entries: Sequence[TensorEntry]) -> list[TensorRecovery]:
+        return [
+            TensorRecovery(self.seed, self._index[entry.name], entry.codebook, entry.scale_value, mask, log)
+            for entry, (mask, log) in zip(entries, self._rows(entries), strict=True)
+        ]
 
-    def _payload(self, slot: str) -> memoryview:
-        start, end = self._places[slot]
-        return self._data[start:end]
+    def _rows(
+        self, entries: Sequence[TensorEntry], *, mask: bool = True, log: bool = True
+    ) -> list[tuple[Row, ResamplingLog]]:
+        """Decoded masks and logs; what is not asked for is empty."""
+        wanted: list[tuple[str, Coded]] = []
+        for entry in entries:
+            where = f"{self.path}: tensor {entry.name!r}"
+            if mask:
+                payload = self._payload(f"mask/{entry.name}")
+                wanted.append((where, Coded(entry.mask.coding, payload, entry.weights, 1)))
+            if log and entry.log.kind != "none":
+                payload = self._payload(f"log/{entry.name}")
+                wanted.append((where, Coded(entry.log.coding, payload, entry.kept, entry.log.width)))
+        rows = iter(decode_rows(wanted))
+        found = []
+        for entry in entries:
+            with self._tensor(entry):
+                bits, values = NO_LOG.row, NO_LOG
+                if mask:
+                    bits = next(rows)
+                    if bits.ones() != entry.kept:
+                        raise SeedMaskError(
+                            f"expected a mask that keeps {entry.kept} of {entry.weights} weights, "
+                            f"got {bits.ones()}; {DAMAGED}"
+                        )
+                if log and entry.log.kind != "none":
+                    values = ResamplingLog(entry.log.kind, next(rows))
+                found.append((bits, values))
+        return found
+
+    def _payload(self, slot: str) -> bytes | memoryview:
+        with located(self.path):
+            return self._source.read(*self._places[slot])
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self._index:
@@ -178,3 +264,16 @@ class SeedMask:
     def _tensor(self, entry: TensorEntry) -> Iterator[None]:
         with located(self.path), located(f"tensor {entry.name!r}"):
             yield
+
+
+class _Tensors(Sequence[MaskedTensor]):
+    """The tensors of a file, each made when it is asked for."""
+
+    def __init__(self, entries: Sequence[TensorEntry], make: Callable[[TensorEntry], MaskedTensor]) -> None:
+        self._entries, self._make = entries, make
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> MaskedTensor:  # type: ignore[override]
+        return self._make(self._entries[index])

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +18,10 @@ from numpy.typing import NDArray
 from ..codebooks import get_codebook, random_codes
 from ..errors import IterandError, SeedMaskError
 from .atomic import atomic_path
-from .codings import encode_smallest
+from .bits import Row
+from .codings import Coded, Plan, decode_rows, encode_rows, plan
 from .container import build_header, layout
-from .log import choose_log, decode_log
+from .log import NO_LOG, ResamplingLog, choose_log
 from .manifest import (
     FORMAT_VERSION,
     NO_DIGEST,
@@ -24,12 +29,19 @@ from .manifest import (
     build_manifest,
     combined_digest,
     parse_manifest,
+    required_features,
     sealed,
 )
 from .network import MaskedTensor, Network
-from .recovery import CHUNK, decode_mask, recover_codes, thread_map, weights_digest
+from .recovery import CHUNK, TensorRecovery, grouped, thread_map, weights_digest
 
 __all__ = ["PackReport", "dumps", "write_seedmask"]
+
+#: Weights that are packed together, so that the lanes of small tensors run in lockstep.
+GROUP = 1 << 24
+#: Payloads up to this size wait in memory until the header is known, larger ones in a file without a name.
+SPOOL = 1 << 26
+_COPY = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -61,11 +73,18 @@ class PackReport:
     file_digest: str
 
 
-def write_seedmask(network: Network, path: str | os.PathLike[str]) -> PackReport:
-    """Pack a network into a file, atomically.
+def write_seedmask(network: Network, path: str | os.PathLike[str], *, coding: str = "auto") -> PackReport:
+    """Pack a network into a file, atomically, in memory bounded by its largest tensor if tensors are made on demand.
+
+    Args:
+        network: what to pack.
+        path: the file.
+        coding: ``auto`` (each payload as small as it gets), ``raw`` (bits as they are) or ``rans`` (entropy coded
+            even where that is larger).
 
     Raises:
         SeedMaskError: the network cannot be packed, or what was encoded does not decode to its weights.
+        ConfigError: there is no such coding.
         IterandError: the file cannot be written.
 
     Example:
@@ -76,15 +95,16 @@ def write_seedmask(network: Network, path: str | os.PathLike[str]) -> PackReport
         >>> report.kept, report.mask_bits, report.log_bits
         (3, 8, 0)
     """
-    try:
-        manifest, pieces = _assemble(network)
-    except IterandError as error:
-        raise type(error)(f"{os.fspath(path)}: {error}") from error
     digest = hashlib.sha256()
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        for piece in pieces:
-            stream.write(piece)
-            digest.update(piece)
+        with tempfile.SpooledTemporaryFile(SPOOL, dir=os.fspath(temporary.parent)) as spool:
+            try:
+                manifest, pieces = _assemble(network, cast("BinaryIO", spool), coding)
+            except IterandError as error:
+                raise type(error)(f"{os.fspath(path)}: {error}") from error
+            for piece in pieces:
+                stream.write(piece)
+                digest.update(piece)
         file_bytes = stream.tell()
     state_bytes = sum(len(tensor.data) for tensor in network.state.values())
     weights = sum(tensor.weights for tensor in manifest.tensors)
@@ -102,32 +122,37 @@ def write_seedmask(network: Network, path: str | os.PathLike[str]) -> PackReport
     )
 
 
-def dumps(network: Network) -> bytes:
+def dumps(network: Network, *, coding: str = "auto") -> bytes:
     """The bytes of the file that `write_seedmask` writes.
 
     Raises:
         SeedMaskError: the network cannot be packed.
+        ConfigError: there is no such coding.
     """
-    return b"".join(_assemble(network)[1])
+    return b"".join(_assemble(network, BytesIO(), coding)[1])
 
 
-def _assemble(network: Network) -> tuple[Manifest, list[bytes | memoryview]]:
-    """The manifest, and the pieces whose concatenation is the file."""
+def _assemble(network: Network, spool: BinaryIO, coding: str) -> tuple[Manifest, Iterator[bytes]]:
+    """The manifest, and the pieces whose concatenation is the file; payloads go through ``spool``."""
+    places: dict[str, tuple[int, int]] = {}
 
-    def encode(item: tuple[int, MaskedTensor]) -> _Encoded:
-        return _encode(network.seed, *item)
+    def put(name: str, data: bytes | memoryview) -> None:
+        start = spool.tell()
+        spool.write(data)
+        places[name] = start, start + len(data)
 
-    encoded = thread_map(encode, list(enumerate(network.tensors)), lambda item: item[1].weights)
-    payloads: dict[str, bytes | memoryview] = {}
-    for part in encoded:
-        payloads[f"mask/{part.fields['name']}"] = part.mask
-        if part.log:
-            payloads[f"log/{part.fields['name']}"] = part.log
+    entries = []
+    for group in grouped(enumerate(network.tensors), lambda item: item[1].weights, GROUP):
+        for fields, mask, log in _encode(network.seed, group, coding):
+            entries.append(fields)
+            put(f"mask/{fields['name']}", mask)
+            if log:
+                put(f"log/{fields['name']}", log)
     for name, stored in network.state.items():
-        payloads[f"state/{name}"] = stored.data.data
+        put(f"state/{name}", stored.data.data)
     digests = {
         "payload": NO_DIGEST,
-        "weights": combined_digest(str(part.fields["sha256"]) for part in encoded),
+        "weights": combined_digest(str(fields["sha256"]) for fields in entries),
         "manifest": NO_DIGEST,
     }
     fields = {
@@ -135,7 +160,7 @@ def _assemble(network: Network) -> tuple[Manifest, list[bytes | memoryview]]:
         "required_features": [],
         "generator": "philox4x32-10",
         "seed": f"{network.seed:016x}",
-        "tensors": [part.fields for part in encoded],
+        "tensors": entries,
         "state": [
             {"name": name, "dtype": stored.dtype, "shape": stored.shape}
             for name, stored in sorted(network.state.items())
@@ -146,67 +171,121 @@ def _assemble(network: Network) -> tuple[Manifest, list[bytes | memoryview]]:
         "recipe": network.recipe,
         "digests": digests,
     }
-    slots = build_manifest(fields).slots()
-    pieces = [payloads[name] for name in layout(slots)]
+    manifest = build_manifest(fields)
+    fields["required_features"] = required_features(manifest.tensors)
+    slots = manifest.slots()
+    order = [places[name] for name in layout(slots)]
     payload = hashlib.sha256()
-    for piece in pieces:
+    for piece in _pieces(spool, order):
         payload.update(piece)
     digests["payload"] = payload.hexdigest()
     manifest = sealed(build_manifest(fields))
     text = manifest.to_text()
-    parse_manifest(text, max_weights=sum(tensor.weights for tensor in network.tensors))  # what a reader will do
-    return manifest, [build_header(slots, {"seedmask": text}), *pieces]
+    parse_manifest(text, max_weights=sum(tensor.weights for tensor in manifest.tensors))  # what a reader will do
+    header = build_header(slots, {"seedmask": text})
+
+    def pieces() -> Iterator[bytes]:
+        yield header
+        yield from _pieces(spool, order)
+
+    return manifest, pieces()
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    fields: dict[str, object]
-    mask: bytes
-    log: bytes
+def _pieces(spool: BinaryIO, places: list[tuple[int, int]]) -> Iterator[bytes]:
+    for start, end in places:
+        spool.seek(start)
+        for position in range(start, end, _COPY):
+            yield spool.read(min(_COPY, end - position))
 
 
-def _encode(seed: int, index: int, tensor: MaskedTensor) -> _Encoded:
-    book = get_codebook(tensor.codebook)
-    codes, differs = _reference(seed, index, tensor)
-    kept = int(np.count_nonzero(tensor.mask))
-    draws = np.zeros(kept, np.uint8) if tensor.draws is None else tensor.draws[tensor.mask]
-    log, log_coding, log_payload = choose_log(draws, differs[tensor.mask], two_valued=book.two_valued)
-    mask_coding, mask_payload = encode_smallest(tensor.mask.view(np.uint8), 1)
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A tensor with the digest of its weights, straight from the definition, and plans for its payloads."""
 
-    decoded_mask = decode_mask(mask_coding, tensor.weights, kept, mask_payload)
-    decoded_log = decode_log(log.kind, log_coding, log.width, kept, log_payload)
-    chunks = ((slice(i, i + CHUNK), codes[i : i + CHUNK]) for i in range(0, len(codes), CHUNK))
-    expected = weights_digest(chunks, tensor.scale)
-    found = weights_digest(recover_codes(seed, index, book, decoded_mask, decoded_log), tensor.scale)
-    if found != expected:
-        raise SeedMaskError(
-            f"tensor {tensor.name!r}: expected recovered weights with SHA-256 {expected}, got {found}; "
-            "this is a bug in the packer, please report it"
+    index: int
+    tensor: MaskedTensor
+    kept: int
+    sha256: str
+    mask: Plan
+    log: ResamplingLog
+    log_plan: Plan | None
+
+
+def _encode(
+    seed: int, group: list[tuple[int, MaskedTensor]], coding: str
+) -> Iterator[tuple[dict[str, object], bytes | memoryview, bytes | memoryview]]:
+    """For each tensor its entry, mask and log; all decoded again and compared with the definition."""
+    prepared = thread_map(lambda item: _prepare(seed, *item, coding), group, lambda item: item[1].weights)
+    coded = iter(encode_rows([p for item in prepared for p in (item.mask, item.log_plan) if p is not None], coding))
+    pairs = [(next(coded), None if item.log_plan is None else next(coded)) for item in prepared]
+    rows = iter(
+        decode_rows(
+            [
+                (item.tensor.name, part)
+                for item, pair in zip(prepared, pairs, strict=True)
+                for part in pair
+                if part is not None
+            ]
         )
-    fields: dict[str, object] = {
-        "name": tensor.name,
-        "shape": tensor.shape,
-        "codebook": tensor.codebook,
-        "scale": struct.pack(">f", tensor.scale).hex(),
-        "kept": kept,
-        "mask": {"coding": mask_coding, "bytes": len(mask_payload)},
-        "log": {"kind": log.kind, "coding": log_coding, "width": log.width, "bytes": len(log_payload)},
-        "sha256": expected,
+    )
+    recoveries = []
+    for item in prepared:
+        mask = next(rows)
+        log = NO_LOG if item.log_plan is None else ResamplingLog(item.log.kind, next(rows))
+        recoveries.append(TensorRecovery(seed, item.index, item.tensor.codebook, item.tensor.scale, mask, log))
+    found = thread_map(TensorRecovery.digest, recoveries, lambda recovery: recovery.mask.count)
+    for item, (mask_payload, log_payload), digest in zip(prepared, pairs, found, strict=True):
+        if digest != item.sha256:
+            raise SeedMaskError(
+                f"tensor {item.tensor.name!r}: expected recovered weights with SHA-256 {item.sha256}, got {digest}; "
+                "this is a bug in the packer, please report it"
+            )
+        yield (
+            _fields(item, mask_payload, log_payload),
+            mask_payload.payload,
+            log_payload.payload if log_payload else b"",
+        )
+
+
+def _fields(item: _Prepared, mask: Coded, log: Coded | None) -> dict[str, object]:
+    return {
+        "name": item.tensor.name,
+        "shape": item.tensor.shape,
+        "codebook": item.tensor.codebook,
+        "scale": struct.pack(">f", item.tensor.scale).hex(),
+        "kept": item.kept,
+        "mask": {"coding": mask.coding, "bytes": len(mask.payload)},
+        "log": {
+            "kind": item.log.kind,
+            "coding": log.coding if log else "raw",
+            "width": item.log.width,
+            "bytes": len(log.payload) if log else 0,
+        },
+        "sha256": item.sha256,
     }
-    return _Encoded(fields, mask_payload, log_payload)
 
 
-def _reference(seed: int, index: int, tensor: MaskedTensor) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
-    """Codes of a tensor (0 = pruned), and where they differ from draw 0, straight from the definition."""
+def _prepare(seed: int, index: int, tensor: MaskedTensor, coding: str) -> _Prepared:
     book = get_codebook(tensor.codebook)
-    codes = np.empty(tensor.weights, np.int8)
-    differs = np.zeros(tensor.weights, np.bool_)
-    for start in range(0, tensor.weights, CHUNK):
-        part = slice(start, min(start + CHUNK, tensor.weights))
-        kept = tensor.mask[part]
-        chunk = first = random_codes(seed, index, book, part.start, part.stop)
-        if tensor.draws is not None:
-            chunk = random_codes(seed, index, book, part.start, part.stop, tensor.draws[part] * kept)
-            differs[part] = chunk != first
-        codes[part] = np.where(kept, chunk, np.int8(0))
-    return codes, differs
+    kept = int(np.count_nonzero(tensor.mask))
+    draws, differs = np.zeros(kept, np.uint8), np.zeros(kept, np.bool_)
+
+    def chunks() -> Iterator[NDArray[np.int8]]:
+        """Codes (0 = pruned); draws and differences from draw 0 of kept weights are noted on the way."""
+        position = 0
+        for start in range(0, tensor.weights, CHUNK):
+            part = slice(start, min(start + CHUNK, tensor.weights))
+            mask = tensor.mask[part]
+            codes = random_codes(seed, index, book, part.start, part.stop)
+            if tensor.draws is not None:
+                own = tensor.draws[part] * mask
+                redrawn = random_codes(seed, index, book, part.start, part.stop, own)
+                here = slice(position, position + int(np.count_nonzero(mask)))
+                draws[here], differs[here] = own[mask], (redrawn != codes)[mask]
+                position, codes = here.stop, redrawn
+            yield np.where(mask, codes, np.int8(0))
+
+    digest = weights_digest(chunks(), tensor.scale)
+    log, log_plan = choose_log(draws, differs, two_valued=book.two_valued, coding=coding)
+    mask_plan = plan(Row.pack(tensor.mask.view(np.uint8), 1), coding)
+    return _Prepared(index, tensor, kept, digest, mask_plan, log, log_plan)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from iterand_compress.compress.codebooks import CODEBOOKS
+from iterand_compress.compress.philox import Purpose, random_bytes
 from iterand_compress.compress.storage import InputSpec, MaskedTensor, Network, StoredTensor, write_seedmask
 
 FOLDER = Path(__file__).parent
@@ -64,7 +65,47 @@ def draws() -> Network:
     )
 
 
-GOLDEN = {"v1-none": tiny, "v1-flips": flips, "v1-draws": draws}
+def sown(
+    name: str, shape: tuple[int, ...], codebook: str, fan_in: int, kept: float, redrawn: float, most: int
+) -> MaskedTensor:
+    """A tensor without a pattern: shares of weights that are kept and redrawn, up to ``most`` times, from Philox."""
+    bits = random_bytes(2021, 0, 3 * int(np.prod(shape)), draw=0, tensor=len(name), purpose=Purpose.SHUFFLING)
+    for_mask, for_redraw, for_draw = bits.reshape(3, -1)
+    draws = np.where(for_redraw < 256 * redrawn, 1 + for_draw.astype(np.int64) ** 2 * most // 65536, 0)
+    return MaskedTensor(
+        name, shape, codebook, CODEBOOKS[codebook].scale(fan_in), for_mask < 256 * kept, draws.astype(np.uint8)
+    )
+
+
+def rans() -> Network:
+    """Entropy coded: masks and flips as bytes, in two lanes and in one; draws of 3 bits; a mask of ones; a small one."""
+    return Network(
+        seed=0x5EED5EED5EED5EED,
+        tensors=(
+            sown("conv.weight", (30, 70, 3, 3), "signed-constant", 630, 0.25, 0.3, 9),
+            sown("fc.weight", (20, 120), "uniform", 120, 0.3, 0.4, 5),
+            MaskedTensor("full", (99, 40), "normal", CODEBOOKS["normal"].scale(40), np.ones(3960, np.bool_)),
+            masked("small", (3, 4), "uniform", 4),
+        ),
+    )
+
+
+def gaps() -> Network:
+    """Sparse: gaps with and without escapes, flips as gaps, and one kept weight alone."""
+    only = np.zeros(2000, np.bool_)
+    only[1234] = True
+    return Network(
+        seed=1,
+        tensors=(
+            sown("sparse", (60, 50), "normal", 50, 0.04, 0, 1),
+            sown("sparser", (800, 800), "signed-constant", 800, 0.004, 0.05, 1),
+            sown("flipped", (40, 30), "signed-constant", 30, 1, 0.04, 1),
+            MaskedTensor("one", (2000,), "uniform", CODEBOOKS["uniform"].scale(1), only),
+        ),
+    )
+
+
+GOLDEN = {"v1-none": tiny, "v1-flips": flips, "v1-draws": draws, "v1-rans": rans, "v1-gaps": gaps}
 
 if __name__ == "__main__":
     for stem, network in GOLDEN.items():
