@@ -49,8 +49,33 @@ class Codebook:
 
     @cached_property
     def two_valued(self) -> bool:
-        """Whether there are two different entries only, so that one bit tells a redrawn weight from draw 0."""
-        return len(np.unique(self.entries)) == 2
+        """Whether bytes below 128 stand for one value and the others for another: a bit tells a redrawn weight."""
+        return len(np.unique(self.entries)) == 2 and bool((self.entries[:128] != self.entries[128:]).all())
+
+    @cached_property
+    def _steps(self) -> tuple[int, int, int] | None:
+        """(shift, step, first) if entry b is ``(b >> shift) * step + first``: arithmetic is quicker than a table."""
+        for shift in range(8):
+            levels = self.entries[:: 1 << shift].astype(np.int64)
+            step = int(levels[1] - levels[0])
+            if np.array_equal((np.arange(256) >> shift) * step + levels[0], self.entries):
+                return shift, step, int(levels[0])
+        return None
+
+    def codes(self, raw: NDArray[np.uint8]) -> NDArray[np.int8]:
+        """``entries[raw]``, int8 of the shape of ``raw``."""
+        if self._steps is None:
+            return self.entries.take(raw)
+        shift, step, first = self._steps
+        # Modulo 256, so that uint8 arithmetic read as int8 is right.
+        codes = raw >> np.uint8(shift)
+        codes *= np.uint8(step % 256)
+        codes += np.uint8(first % 256)
+        return codes.view(np.int8)
+
+    def other(self, raw: NDArray[np.uint8], flips: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bytes that stand for the other value of a two-valued codebook where ``flips`` is 1; uint8, 0 or 1."""
+        return raw ^ (flips << np.uint8(7))
 
     def scale(self, fan_in: int) -> np.float32:
         """The scale of a tensor: computed in double precision, rounded once to float32."""
@@ -114,7 +139,7 @@ def random_codes(
         if len(index):
             raw = raw.copy()
             raw[index] = _bytes_at(seed, tensor, index + start, draws[index])
-    return codebook.entries[raw]
+    return codebook.codes(raw)
 
 
 def _bytes_at(seed: int, tensor: int, index: NDArray[np.int64], draws: NDArray[np.uint8]) -> NDArray[np.uint8]:

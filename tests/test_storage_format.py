@@ -270,6 +270,18 @@ def test_the_documented_bytes_codes_and_weights() -> None:
     assert philox([0, 0, 0, 0], [0x89ABCDEF, 0x01234567]) == [0xB850222E, 0xC58CB04B, 0x14A7A020, 0x7A84FFF9]
 
 
+def test_the_documented_entropy_coded_row_is_that_of_the_golden_file() -> None:
+    data = (FOLDER / "v1-gaps.seedmask").read_bytes()
+    payload = bytes.fromhex(block("hex gaps"))
+    assert data.count(payload) == 1
+    assert symbols(payload, None, 1) == [255, 255, 255, 255, 214]
+    assert np.flatnonzero(row("gaps", payload, 2000, 1)).tolist() == [1234]
+    example = DOCUMENT[DOCUMENT.index("### 4.1") :]
+    for state, slot, symbol in re.findall(r"^\| (0x[0-9a-f]{8}) \| (\d+) \| (\d+) \|", example, re.MULTILINE):
+        assert int(state, 16) % 65536 == int(slot)
+        assert (int(slot) >= 13104) == (symbol == "255")
+
+
 def test_the_documented_fields_are_those_of_the_manifest() -> None:
     manifest = read_seedmask(FOLDER / "v1-flips.seedmask").manifest.model_dump()
     section = DOCUMENT[DOCUMENT.index("## 3.") : DOCUMENT.index("**Limits.**")]

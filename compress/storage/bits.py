@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,11 +160,49 @@ class Row:
         bits: NDArray[np.uint8] = np.unpackbits(part, count=start % 8 + stop - start, bitorder="little")
         return bits[start % 8 :]
 
+    def spread(self, mask: NDArray[np.uint8], start: int) -> NDArray[np.uint8]:
+        """Bits of this row, from ``start`` on, put one after the other where a mask has ones; for width 1.
+
+        Args:
+            mask: packed bits, uint8 ``[b]``.
+            start: the value that belongs to the first one of the mask.
+
+        Returns:
+            packed bits, uint8 ``[b]``; 0 where the mask is 0.
+        """
+        ones = _ONES[mask]
+        begin = start + np.cumsum(ones, dtype=np.int64) - ones
+        byte = begin >> 3
+        # Eight values from `begin` on; those past the last byte do not matter.
+        low, high = self.symbols.take(byte, mode="clip"), self.symbols.take(byte + 1, mode="clip")
+        window = (low | high.astype(np.uint16) << 8) >> (begin & 7).astype(np.uint16)
+        return _deposits().take(mask.astype(np.uint16) << 8 | window & 255)
+
+    def histogram(self) -> NDArray[np.int64]:
+        """How often each symbol occurs, int64 ``[256]``."""
+        starts = range(0, len(self.symbols), _CHUNK)  # `bincount` makes 64-bit integers of its input
+        found = np.zeros(256, np.int64)
+        for start in starts:
+            found += np.bincount(self.symbols[start : start + _CHUNK], minlength=256)
+        return found
+
     def ones(self) -> int:
         """Number of ones; for bits."""
         return sum(
             int(_ONES[self.symbols[i : i + _CHUNK]].sum(dtype=np.int64)) for i in range(0, len(self.symbols), _CHUNK)
         )
+
+
+@cache
+def _deposits() -> NDArray[np.uint8]:
+    """uint8 ``[65536]``: entry ``256 m + v`` has the bits of ``v``, lowest first, at the ones of ``m``."""
+    masks, values = np.arange(65536) >> 8, np.arange(65536) & 255
+    out = np.zeros(65536, np.int64)
+    for bit in range(8):
+        chosen = masks >> bit & 1
+        out |= (values & chosen) << bit
+        values = values >> chosen
+    return out.astype(np.uint8)
 
 
 def symbol_entropy(counts: NDArray[np.int64]) -> float:

@@ -72,33 +72,34 @@ def check_coding(name: str) -> str:
     return name
 
 
-def plan(row: Row, choice: str = "auto") -> Plan:
-    """The coding that promises the smallest payload; of equals the first of `CODINGS`.
+def plan(row: Row, choice: str = "auto", *, only: Sequence[str] | None = None) -> Plan:
+    """The coding that promises the smallest payload, within 0.2 %; of equals the first of `CODINGS`.
 
     Args:
         row: the values.
         choice: one of `CODING_CHOICES`.
+        only: of these codings, instead of those of ``choice``.
 
     Raises:
         ConfigError: there is no such choice.
     """
     if choice not in CODING_CHOICES:
         raise ConfigError(f"coding: unknown {choice!r}{did_you_mean(choice, CODING_CHOICES)}")
+    tried = only or {"auto": CODINGS, "raw": ("raw",), "rans": ("rans", "gaps")}[choice]
     plans = []
-    if choice != "rans":
+    if "raw" in tried:
         plans.append(Plan("raw", row, packed_bytes(row.count, row.width)))
-    if choice != "raw":
+    if "rans" in tried:
         symbols = alphabet(row.width)
-        counts = _class_counts(np.bincount(row.symbols, minlength=256), symbols)
-        plans.append(_plan("rans", row, symbols, counts, 0))
-        if row.width == 1 and 0 < row.ones() <= row.count // 8:  # below, bytes are smaller and quicker
-            histogram = _gap_histogram(row)
-            # Cells of an eighth to a quarter of the mean gap follow its distribution closely enough.
-            mean = row.count // row.ones() - 1
-            shift = min(max(mean.bit_length() - 3, 0), MAX_SHIFT)
-            symbols = gap_alphabet(shift)
-            plans.append(_plan("gaps", row, symbols, _class_counts(histogram, symbols), shift))
-    return min(plans, key=lambda candidate: candidate.bytes)
+        plans.append(_plan("rans", row, symbols, _class_counts(row.histogram(), symbols), 0))
+    if "gaps" in tried and row.width == 1 and 0 < row.ones() <= row.count // 8:  # else bytes are smaller and quicker
+        # Cells of an eighth to a quarter of the mean gap follow its distribution closely enough.
+        mean = row.count // row.ones() - 1
+        shift = min(max(mean.bit_length() - 3, 0), MAX_SHIFT)
+        symbols = gap_alphabet(shift)
+        plans.append(_plan("gaps", row, symbols, _class_counts(_gap_histogram(row), symbols), shift))
+    # Where gaps are an option they are several times quicker to decode, which is worth a five-hundredth.
+    return min(plans, key=lambda item: item.bytes - item.bytes // 512 * (item.coding == "gaps"))
 
 
 def estimate_bytes(count: int, ones: int) -> int:

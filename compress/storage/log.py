@@ -61,7 +61,7 @@ class ResamplingLog:
             return 0.0
         if self.width == 1:
             return binary_entropy(self.row.ones(), self.row.count)
-        return symbol_entropy(np.bincount(self.row.symbols))
+        return symbol_entropy(self.row.histogram())
 
 
 NO_LOG = ResamplingLog("none", Row(0, 0, np.empty(0, np.uint8)))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..codebooks import Codebook, get_codebook, random_codes
 from ..errors import SeedMaskError
+from ..philox import random_bytes
 from .bits import Row
 from .log import ResamplingLog
 
@@ -51,23 +52,24 @@ class TensorRecovery:
         """The codes, chunk by chunk: its place, and int8 codes; 0 = pruned."""
         book = get_codebook(self.codebook)
         position = 0
-        both = int(book.entries[0]) + int(book.entries[-1])  # of a two-valued codebook: low + high
         for start in range(0, self.mask.count, CHUNK):
-            part = slice(start, min(start + CHUNK, self.mask.count))
-            kept = self.mask.values(part.start, part.stop)
+            stop = min(start + CHUNK, self.mask.count)
+            kept = self.mask.values(start, stop)
             if self.log.kind == "none":
-                codes = random_codes(self.seed, self.index, book, part.start, part.stop)
+                codes = random_codes(self.seed, self.index, book, start, stop)
+            elif self.log.kind == "flips":
+                bits = self.log.row.spread(self.mask.symbols[start // 8 : -(-stop // 8)], position)
+                flips = np.unpackbits(bits, count=stop - start, bitorder="little")
+                raw = random_bytes(self.seed, start, stop, draw=0, tensor=self.index)
+                codes = book.codes(book.other(raw, flips))
             else:
-                count = int(np.count_nonzero(kept))
-                values = np.zeros(len(kept), np.uint8)
-                values[kept.view(np.bool_)] = self.log.row.values(position, position + count)
-                position += count
-                if self.log.kind == "draws":
-                    codes = random_codes(self.seed, self.index, book, part.start, part.stop, values)
-                else:
-                    first = random_codes(self.seed, self.index, book, part.start, part.stop)
-                    codes = np.where(values.view(np.bool_), np.int8(both) - first, first)
-            yield part, codes * kept.view(np.int8)
+                ranks = np.cumsum(kept, dtype=np.int64)  # 1 at the first kept weight of the chunk
+                own = self.log.row.values(position, position + int(ranks[-1]))
+                draws = np.append(np.uint8(0), own).take(ranks)
+                codes = random_codes(self.seed, self.index, book, start, stop, draws * kept)
+            position += int(np.count_nonzero(kept))
+            codes &= -kept.view(np.int8)
+            yield slice(start, stop), codes
 
     def weights(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """The weights, chunk by chunk: its place, and float32 weights in little-endian order."""

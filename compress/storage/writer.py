@@ -280,8 +280,9 @@ def _prepare(seed: int, index: int, tensor: MaskedTensor, coding: str) -> _Prepa
             if tensor.draws is not None:
                 own = tensor.draws[part] * mask
                 redrawn = random_codes(seed, index, book, part.start, part.stop, own)
-                here = slice(position, position + int(np.count_nonzero(mask)))
-                draws[here], differs[here] = own[mask], (redrawn != codes)[mask]
+                where = np.flatnonzero(mask)
+                here = slice(position, position + len(where))
+                draws[here], differs[here] = own.take(where), (redrawn != codes).take(where)
                 position, codes = here.stop, redrawn
             yield np.where(mask, codes, np.int8(0))
 
