@@ -139,15 +139,19 @@ def find_draws(seed: int, index: int, codebook: Codebook, flipped: NDArray[np.bo
 
 
 def grouped(items: Iterable[ItemT], size: Callable[[ItemT], int], limit: int) -> Iterator[list[ItemT]]:
-    """Neighbouring items in groups whose sizes sum to ``limit`` at most; a larger item makes a group alone."""
+    """Neighbouring items in groups, each as soon as its sizes sum to ``limit`` or more.
+
+    Nothing here holds on to an item once the caller has emptied its group.
+    """
     group: list[ItemT] = []
     total = 0
     for item in items:
-        if group and total + size(item) > limit:
-            yield group
-            group, total = [], 0
         group.append(item)
         total += size(item)
+        del item
+        if total >= limit:
+            yield group
+            group, total = [], 0
     if group:
         yield group
 

@@ -142,7 +142,9 @@ def _assemble(network: Network, spool: BinaryIO, coding: str) -> tuple[Manifest,
         places[name] = start, start + len(data)
 
     entries = []
-    for group in grouped(enumerate(network.tensors), lambda item: item[1].weights, GROUP):
+    # Not `enumerate`, which holds on to the item it gave last.
+    numbered = ((index, network.tensors[index]) for index in range(len(network.tensors)))
+    for group in grouped(numbered, lambda item: item[1].weights, GROUP):
         for fields, mask, log in _encode(network.seed, group, coding):
             entries.append(fields)
             put(f"mask/{fields['name']}", mask)
@@ -200,10 +202,13 @@ def _pieces(spool: BinaryIO, places: list[tuple[int, int]]) -> Iterator[bytes]:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A tensor with the digest of its weights, straight from the definition, and plans for its payloads."""
+    """A tensor without its mask and draws: the digest of its weights, from the definition, and plans for payloads."""
 
     index: int
-    tensor: MaskedTensor
+    name: str
+    shape: tuple[int, ...]
+    codebook: str
+    scale: np.float32
     kept: int
     sha256: str
     mask: Plan
@@ -214,30 +219,26 @@ class _Prepared:
 def _encode(
     seed: int, group: list[tuple[int, MaskedTensor]], coding: str
 ) -> Iterator[tuple[dict[str, object], bytes | memoryview, bytes | memoryview]]:
-    """For each tensor its entry, mask and log; all decoded again and compared with the definition."""
+    """For each tensor its entry, mask and log, decoded again and compared with the definition. Empties ``group``."""
     prepared = thread_map(lambda item: _prepare(seed, *item, coding), group, lambda item: item[1].weights)
+    group.clear()  # tensors that were made on demand make room
     coded = iter(encode_rows([p for item in prepared for p in (item.mask, item.log_plan) if p is not None], coding))
     pairs = [(next(coded), None if item.log_plan is None else next(coded)) for item in prepared]
     rows = iter(
         decode_rows(
-            [
-                (item.tensor.name, part)
-                for item, pair in zip(prepared, pairs, strict=True)
-                for part in pair
-                if part is not None
-            ]
+            [(item.name, part) for item, pair in zip(prepared, pairs, strict=True) for part in pair if part is not None]
         )
     )
     recoveries = []
     for item in prepared:
         mask = next(rows)
         log = NO_LOG if item.log_plan is None else ResamplingLog(item.log.kind, next(rows))
-        recoveries.append(TensorRecovery(seed, item.index, item.tensor.codebook, item.tensor.scale, mask, log))
+        recoveries.append(TensorRecovery(seed, item.index, item.codebook, item.scale, mask, log))
     found = thread_map(TensorRecovery.digest, recoveries, lambda recovery: recovery.mask.count)
     for item, (mask_payload, log_payload), digest in zip(prepared, pairs, found, strict=True):
         if digest != item.sha256:
             raise SeedMaskError(
-                f"tensor {item.tensor.name!r}: expected recovered weights with SHA-256 {item.sha256}, got {digest}; "
+                f"tensor {item.name!r}: expected recovered weights with SHA-256 {item.sha256}, got {digest}; "
                 "this is a bug in the packer, please report it"
             )
         yield (
@@ -249,10 +250,10 @@ def _encode(
 
 def _fields(item: _Prepared, mask: Coded, log: Coded | None) -> dict[str, object]:
     return {
-        "name": item.tensor.name,
-        "shape": item.tensor.shape,
-        "codebook": item.tensor.codebook,
-        "scale": struct.pack(">f", item.tensor.scale).hex(),
+        "name": item.name,
+        "shape": item.shape,
+        "codebook": item.codebook,
+        "scale": struct.pack(">f", item.scale).hex(),
         "kept": item.kept,
         "mask": {"coding": mask.coding, "bytes": len(mask.payload)},
         "log": {
@@ -289,4 +290,6 @@ def _prepare(seed: int, index: int, tensor: MaskedTensor, coding: str) -> _Prepa
     digest = weights_digest(chunks(), tensor.scale)
     log, log_plan = choose_log(draws, differs, two_valued=book.two_valued, coding=coding)
     mask_plan = plan(Row.pack(tensor.mask.view(np.uint8), 1), coding)
-    return _Prepared(index, tensor, kept, digest, mask_plan, log, log_plan)
+    return _Prepared(
+        index, tensor.name, tensor.shape, tensor.codebook, tensor.scale, kept, digest, mask_plan, log, log_plan
+    )
