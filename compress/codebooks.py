@@ -65,17 +65,19 @@ class Codebook:
     def codes(self, raw: NDArray[np.uint8]) -> NDArray[np.int8]:
         """``entries[raw]``, int8 of the shape of ``raw``."""
         if self._steps is None:
-            return self.entries.take(raw)
+            found: NDArray[np.int8] = self.entries.take(raw)
+            return found
         shift, step, first = self._steps
         # Modulo 256, so that uint8 arithmetic read as int8 is right.
-        codes = raw >> np.uint8(shift)
+        codes: NDArray[np.uint8] = raw >> np.uint8(shift)
         codes *= np.uint8(step % 256)
         codes += np.uint8(first % 256)
         return codes.view(np.int8)
 
     def other(self, raw: NDArray[np.uint8], flips: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bytes that stand for the other value of a two-valued codebook where ``flips`` is 1; uint8, 0 or 1."""
-        return raw ^ (flips << np.uint8(7))
+        found: NDArray[np.uint8] = raw ^ (flips << np.uint8(7))
+        return found
 
     def scale(self, fan_in: int) -> np.float32:
         """The scale of a tensor: computed in double precision, rounded once to float32."""

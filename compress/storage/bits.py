@@ -176,7 +176,8 @@ class Row:
         # Eight values from `begin` on; those past the last byte do not matter.
         low, high = self.symbols.take(byte, mode="clip"), self.symbols.take(byte + 1, mode="clip")
         window = (low | high.astype(np.uint16) << 8) >> (begin & 7).astype(np.uint16)
-        return _deposits().take(mask.astype(np.uint16) << 8 | window & 255)
+        spread: NDArray[np.uint8] = _deposits().take(mask.astype(np.uint16) << 8 | window & 255)
+        return spread
 
     def histogram(self) -> NDArray[np.int64]:
         """How often each symbol occurs, int64 ``[256]``."""
