@@ -95,6 +95,13 @@ def test_the_smallest_coding_is_taken_and_reaches_the_bound(density: float, codi
         assert np.array_equal(decode_rows([("", item)])[0].values(), bits)
 
 
+@pytest.mark.parametrize("choice", ["auto", "raw", "rans"])
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_row_without_values(width: int, choice: str) -> None:
+    (coded,) = encode_rows([plan(Row.pack(np.zeros(0, np.uint8), width), choice)], choice)
+    assert not len(decode_rows([("", coded)])[0].values())
+
+
 @given(st.binary(max_size=40), st.integers(0, 80), st.integers(0, 80))
 def test_any_part_of_a_row_of_bits(data: bytes, start: int, stop: int) -> None:
     bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little") if data else np.empty(0, np.uint8)

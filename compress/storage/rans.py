@@ -206,7 +206,11 @@ def encode(rows: Sequence[tuple[NDArray[np.uint8], Table, int]]) -> list[Stream]
         stop = first + -(-len(symbols) // lane)
         own = words[first:stop]
         lengths = np.array([len(part) for part in own], np.uint16)
-        streams.append(Stream(table, len(symbols), lane, states[first:stop], lengths, np.concatenate(own)))
+        streams.append(
+            Stream(
+                table, len(symbols), lane, states[first:stop], lengths, np.concatenate([*own, np.empty(0, np.uint16)])
+            )
+        )
         first = stop
     return streams
 

@@ -91,7 +91,7 @@ def rans() -> Network:
 
 
 def gaps() -> Network:
-    """Sparse: gaps with and without escapes, flips as gaps, and one kept weight alone."""
+    """Sparse: a mask as gaps with escapes in three lanes, one of a single kept weight, and two too short for gaps."""
     only = np.zeros(2000, np.bool_)
     only[1234] = True
     return Network(

@@ -1,0 +1,364 @@
+"""Recover the weights of a .seedmask file with NumPy alone: docs/FORMAT.md, format version 1, as a program.
+
+    python decode_numpy.py model.seedmask
+    python decode_numpy.py model.seedmask --out weights.npz
+    python decode_numpy.py model.seedmask --out weights.safetensors
+
+or ``decode("model.seedmask")`` from Python: a dictionary of float32 arrays by name, checked against their digests.
+Section numbers are those of FORMAT.md, from which alone this file was written; it needs nothing else of the project.
+
+A .seedmask file is a safetensors file, so any reader of those gets the tensors that are stored as they are
+(``state/…``); they are left out here.
+
+Names are the file's own words and never become paths. A .safetensors output has them as keys. A .npz output has keys
+``tensor_0``, ``tensor_1``, …, and ``names`` lists the names in that order, because NumPy makes a path inside the
+archive of each key, and mistakes some keys ("file", "a.npy") for something else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT_VERSION = 1
+FEATURES = ("gaps", "rans")
+MAX_WEIGHTS = 2**33  # section 3: a small file can promise any number of weights, all of them zero
+CHUNK = 2**16  # weights whose random bytes are made at once
+
+# ---- 1.1 Random bytes
+
+
+def philox(counter: list[np.ndarray], key: tuple[int, int]) -> list[np.ndarray]:
+    """Philox4x32-10 of many counters: four arrays of uint64 that hold 32-bit words."""
+    c0, c1, c2, c3 = counter
+    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    for turn in range(10):
+        k0, k1 = ((k + turn * step) % 2**32 for k, step in zip(key, (0x9E3779B9, 0xBB67AE85), strict=True))
+        p0 = c0 * np.uint64(0xD2511F53)  # below 2**64: nothing wraps
+        p1 = c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = (p1 >> shift) ^ c1 ^ np.uint64(k0), p1 & low, (p0 >> shift) ^ c3 ^ np.uint64(k1), p0 & low
+    return [c0, c1, c2, c3]
+
+
+def random_bytes(seed: int, t: int, draws: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """byte(seed, t, draws[j], indices[j]) for each j."""
+    result = np.empty(len(indices), np.uint8)
+    for start in range(0, len(indices), CHUNK):
+        part = slice(start, start + CHUNK)
+        i = indices[part]
+        counter = [i // 16, draws[part], np.full(len(i), t), np.zeros(len(i))]
+        words = philox([c.astype(np.uint64) for c in counter], (seed % 2**32, seed // 2**32))
+        word = np.choose(i % 16 // 4, words).astype(np.int64)
+        result[part] = word >> 8 * (i % 4) & 255
+    return result
+
+
+# ---- 1.2 Codebooks
+
+H = """
+  1   1   1   2   2   2   3   3   4   4   5   5   5   6   6   7
+  7   8   8   8   9   9  10  10  11  11  12  12  12  13  13  14
+ 14  15  15  16  16  17  17  17  18  18  19  19  20  20  21  21
+ 22  22  23  23  24  24  25  25  26  26  27  27  28  28  29  29
+ 30  31  31  32  32  33  33  34  34  35  36  36  37  37  38  39
+ 39  40  41  41  42  43  43  44  45  46  46  47  48  49  49  50
+ 51  52  53  54  55  56  57  57  59  60  61  62  63  64  65  67
+ 68  70  71  73  75  77  79  81  83  86  89  93  97 103 111 127
+"""
+HALF = np.array(H.split(), np.float32)
+CODEBOOKS = {
+    "signed-constant": np.repeat(np.array([-1, 1], np.float32), 128),
+    "uniform": (2 * (np.arange(256) // 2) - 127).astype(np.float32),
+    "normal": np.concatenate([-HALF[::-1], HALF]),
+}
+
+# ---- 1.3 Masks and logs: a payload becomes a row of `count` values of `width` bits
+
+
+def decode_row(payload: bytes, coding: str, count: int, width: int) -> np.ndarray:
+    """The values of a row, uint8."""
+    if coding == "raw":
+        return raw_values(payload, count, width)
+    cursor = Cursor(payload)
+    if coding == "gaps":
+        check(width == 1, f"coding 'gaps' is for width 1, not {width}")
+        return gap_bits(cursor, count)
+    check(coding == "rans", f"unknown coding {coding!a}")
+    if width > 1:
+        return rans_symbols(cursor, count, np.arange(2**width))
+    ones = np.array([bin(byte).count("1") for byte in range(256)])
+    return raw_values(rans_symbols(cursor, -(-count // 8), ones).tobytes(), count, 1)
+
+
+def raw_values(payload: bytes, count: int, width: int) -> np.ndarray:
+    size = -(-count * width // 8)
+    check(len(payload) == size, f"{count} values of {width} bits fill {size} bytes, not {len(payload)}")
+    bits = np.unpackbits(np.frombuffer(payload, np.uint8), bitorder="little")
+    check(not bits[count * width :].any(), "unused bits of the last byte are not 0")
+    return bits[: count * width].reshape(count, width) @ np.left_shift(1, np.arange(width)).astype(np.uint8)
+
+
+# ---- 1.4 Entropy coding
+
+
+class Cursor:
+    """Reads a payload from begin to end."""
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload, self.at = payload, 0
+
+    def take(self, size: int) -> bytes:
+        self.at += size
+        check(self.at <= len(self.payload), f"the payload ends early: {len(self.payload)} bytes, {self.at} expected")
+        return self.payload[self.at - size : self.at]
+
+    def varint(self) -> int:
+        value = 0
+        for place in range(6):
+            (byte,) = self.take(1)
+            value += (byte & 127) << 7 * place
+            if byte < 128:
+                check(byte > 0 or place == 0, "a varint is not in its shortest form")
+                return value
+        raise ValueError("a varint has more than 6 bytes")
+
+
+def rans_symbols(cursor: Cursor, count: int, classes: np.ndarray) -> np.ndarray:
+    """The symbols of the rest of a payload, uint8; `classes` has the class of each symbol."""
+    lane = cursor.varint()
+    check(1 <= lane <= 32768, f"lanes of {lane} symbols: 1 to 32768 expected")
+    of_class = [cursor.varint() for _ in range(classes.max() + 1)]
+    check(max(of_class) <= 65536, f"a frequency is {max(of_class)}: at most 65536 expected")
+    frequency = np.array(of_class)[classes]  # of each symbol
+    check(frequency.sum() == 65536, f"the frequencies sum to {frequency.sum()}, not 65536")
+
+    order = np.argsort(classes, kind="stable")  # the symbols class by class
+    first = np.empty_like(frequency)
+    first[order] = np.cumsum(frequency[order]) - frequency[order]
+    symbol_of_slot = np.repeat(order, frequency[order])
+
+    lanes = -(-count // lane)
+    state = np.frombuffer(cursor.take(4 * lanes), "<u4").astype(np.int64)
+    sizes = np.frombuffer(cursor.take(2 * lanes), "<u2").astype(np.int64)
+    check(bool((state >= 65536).all()), "a lane begins with a state below 65536")
+    total = int(sizes.sum())
+    words = np.frombuffer(cursor.take(2 * total), "<u2").astype(np.int64)
+    check(cursor.at == len(cursor.payload), f"{len(cursor.payload) - cursor.at} bytes follow the last word")
+
+    # All lanes in lockstep, one symbol of each at a time. The last lane may be shorter: it stops first.
+    # A lane that wants too many words gets those of the next one, or zeros: the check after the loop finds it.
+    steps = min(lane, count)
+    shortest = count - (lanes - 1) * lane
+    words = np.concatenate([words, np.zeros(steps, np.int64)])
+    ends = np.cumsum(sizes)
+    place = ends - sizes  # of the next word of each lane
+    symbols = np.zeros((steps, lanes), np.uint8)
+    for step in range(steps):
+        running = lanes if step < shortest else lanes - 1
+        x, at = state[:running], place[:running]
+        slot = x % 65536
+        s = symbol_of_slot[slot]
+        symbols[step, :running] = s
+        x[:] = frequency[s] * (x // 65536) + slot - first[s]
+        wants = x < 65536
+        x[:] = np.where(wants, 65536 * x + words[at], x)
+        at += wants
+    check(np.array_equal(place, ends), "a lane does not read exactly its own words")
+    check(bool((state == 65536).all()), "a lane does not end in state 65536")
+    return symbols.T.ravel()[:count]
+
+
+# ---- 1.5 Entropy coding of sparse bits
+
+
+def gap_bits(cursor: Cursor, count: int) -> np.ndarray:
+    """A row of bits from the zeros before each one."""
+    (k,) = cursor.take(1)
+    check(k <= 6, f"symbols are grouped by k = {k}: at most 6 expected")
+    n = cursor.varint()
+    check(1 <= n <= count, f"{n} gaps in a row of {count} bits")
+    classes = np.append(np.arange(255) >> k, (254 >> k) + 1)
+    symbols = rans_symbols(cursor, n, classes).astype(np.int64)
+    check(bool(symbols[-1] < 255), "zeros without a one after them at the end of the gaps")
+    ends = np.cumsum(np.where(symbols < 255, symbols + 1, 255))  # bits up to and with each symbol
+    check(bool(ends[-1] <= count), f"the gaps reach bit {ends[-1] - 1} of a row of {count} bits")
+    bits = np.zeros(count, np.uint8)
+    bits[ends[symbols < 255] - 1] = 1
+    return bits
+
+
+# ---- 2. The container
+
+ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4}
+ITEM_BYTES |= {"U64": 8, "I64": 8, "F64": 8}
+
+
+def canonical(value: object) -> str:
+    """Canonical JSON, which is what Python writes with these options."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def header_of(metadata: dict[str, str], tensors: dict[str, tuple[str, list[int]]]) -> tuple[bytes, dict[str, Any]]:
+    """Length and header for the dtypes and shapes of data tensors; the same as a dictionary."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name in sorted(tensors, key=lambda name: (-ITEM_BYTES[tensors[name][0]], name)):
+        dtype, shape = tensors[name]
+        start, end = end, end + ITEM_BYTES[dtype] * math.prod(shape)
+        header[name] = {"data_offsets": [start, end], "dtype": dtype, "shape": shape}
+    text = canonical(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, header
+
+
+# ---- 3. The manifest, and 1. from a seed to weights
+
+
+def decode(source: str | os.PathLike[str] | bytes) -> dict[str, np.ndarray]:
+    """The weights of a file, given as path or content: float32 arrays in their shape, in the order of the manifest.
+
+    Raises:
+        ValueError: the file is damaged, newer than this program, or not a .seedmask file.
+        OSError: the file cannot be read.
+    """
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    try:
+        return decode_file(data)
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        # A field that is absent or of another type; the checks below are about values.
+        raise ValueError(f"the file does not have the structure of a .seedmask file ({error!r})") from error
+
+
+def decode_file(data: bytes) -> dict[str, np.ndarray]:
+    length = int.from_bytes(data[:8], "little")
+    check(8 < 8 + length <= min(len(data), 8 + 100_000_000), "not a .seedmask file: no header of the length it states")
+    text = json.loads(data[8 : 8 + length].decode("ascii"))["__metadata__"]["seedmask"]
+    manifest = json.loads(text)
+
+    version = manifest["format_version"]
+    check(version <= FORMAT_VERSION, f"format version {version} is newer than {FORMAT_VERSION}")
+    check(version == FORMAT_VERSION, f"there is no format version {version}")
+    features = manifest["required_features"]
+    for feature in features:
+        check(feature in FEATURES, f"unknown required feature {feature!a}")
+    check(manifest["generator"] == "philox4x32-10", f"unknown generator {manifest['generator']!a}")
+
+    check(canonical(manifest) == text, "the manifest is not canonical JSON")
+    digests = manifest["digests"]
+    zeroed = canonical({**manifest, "digests": {**digests, "manifest": "0" * 64}})
+    check(sha256(zeroed.encode()) == digests["manifest"], "the digest of the manifest differs: the file is damaged")
+
+    # The header follows from the manifest; so do the places of all data.
+    tensors = manifest["tensors"]
+    names = [entry["name"] for entry in tensors + manifest["state"]]
+    check(len(set(names)) == len(names), "two tensors have the same name")
+    stored = {f"mask/{entry['name']}": ("U8", [entry["mask"]["bytes"]]) for entry in tensors}
+    stored |= {f"log/{e['name']}": ("U8", [e["log"]["bytes"]]) for e in tensors if e["log"]["kind"] != "none"}
+    stored |= {f"state/{entry['name']}": (entry["dtype"], entry["shape"]) for entry in manifest["state"]}
+    begin, header = header_of({"seedmask": text}, stored)
+    check(data.startswith(begin), "the header does not follow from the manifest: the file is damaged")
+    payload = data[len(begin) :]
+    check(sha256(payload) == digests["payload"], "the digest of the data differs: the file is damaged")
+    parts = {name: payload[slice(*header[name]["data_offsets"])] for name in stored}
+
+    codings = {row["coding"] for entry in tensors for row in (entry["mask"], entry["log"])}
+    check(features == sorted(codings - {"raw"}), f"required features {features}, but codings {sorted(codings)}")
+    total = sum(math.prod(entry["shape"]) for entry in tensors)
+    check(total <= MAX_WEIGHTS, f"{total} weights: more than {MAX_WEIGHTS}")
+    seed, weights = int(manifest["seed"], 16), {}
+    for t, entry in enumerate(tensors):
+        name = entry["name"]
+        try:
+            weights[name] = recover(seed, t, entry, parts[f"mask/{name}"], parts.get(f"log/{name}"))
+        except ValueError as error:
+            raise ValueError(f"tensor {name!a}: {error}") from error
+    together = sha256(b"".join(bytes.fromhex(entry["sha256"]) for entry in tensors))
+    check(together == digests["weights"], "the digest of all weights differs")
+    return weights
+
+
+def recover(seed: int, t: int, entry: dict[str, Any], mask: bytes, log: bytes | None) -> np.ndarray:
+    """Section 1: the weights of masked tensor `t` from its entry in the manifest and its two payloads."""
+    shape, kind, width = entry["shape"], entry["log"]["kind"], entry["log"]["width"]
+    check(len(shape) <= 16 and all(size >= 1 for size in shape), f"shape {shape} is not possible")
+    check(entry["codebook"] in CODEBOOKS, f"unknown codebook {entry['codebook']!a}")
+    codebook = CODEBOOKS[entry["codebook"]]
+    scale = np.frombuffer(bytes.fromhex(entry["scale"]), ">f4").astype(np.float32)
+    check(scale.size == 1, f"scale {entry['scale']!a} is not 8 hexadecimal digits")
+    with np.errstate(all="ignore"):
+        products = scale * np.abs(codebook)
+    check(bool((scale >= 2.0**-126) & np.isfinite(products).all()), f"scale {entry['scale']!a} is not possible")
+
+    count = math.prod(shape)
+    kept = np.flatnonzero(decode_row(mask, entry["mask"]["coding"], count, 1))
+    check(len(kept) == entry["kept"], f"the mask keeps {len(kept)} weights, the manifest says {entry['kept']}")
+
+    values = draws = np.zeros(len(kept), np.uint8)
+    if log is None:
+        check(entry["log"] == {"bytes": 0, "coding": "raw", "kind": "none", "width": 0}, "a log 'none' is not empty")
+    else:
+        widths = {"flips": range(1, 2), "draws": range(1, 9)}
+        check(width in widths[kind], f"a log {kind!a} of width {width}")
+        check(kind == "draws" or entry["codebook"] == "signed-constant", "log 'flips' needs a codebook of two values")
+        values = decode_row(log, entry["log"]["coding"], len(kept), width)
+        check(int(values.max(initial=0)).bit_length() == width, f"the log of width {width} does not need that width")
+        draws = values if kind == "draws" else draws
+
+    codes = codebook[random_bytes(seed, t, draws, kept)]
+    if kind == "flips":
+        codes[values == 1] *= -1
+    weights = np.zeros(count, np.float32)
+    weights[kept] = codes * scale
+    check(sha256(weights.astype("<f4").tobytes()) == entry["sha256"], "the digest of the recovered weights differs")
+    return weights.reshape(shape)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+# ---- The command line
+
+
+def save(path: Path, weights: dict[str, np.ndarray]) -> None:
+    if path.suffix == ".npz":
+        arrays = {f"tensor_{t}": values for t, values in enumerate(weights.values())}
+        np.savez(path, names=np.array(list(weights)), **arrays)
+        return
+    check("__metadata__" not in weights, "safetensors cannot hold a tensor of the name '__metadata__'")
+    header, _ = header_of({}, {name: ("F32", list(values.shape)) for name, values in weights.items()})
+    path.write_bytes(header + b"".join(weights[name].astype("<f4").tobytes() for name in sorted(weights)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="the .seedmask file")
+    parser.add_argument("--out", type=Path, help="write the weights to this .npz or .safetensors file")
+    args = parser.parse_args()
+    if args.out and args.out.suffix not in (".npz", ".safetensors"):
+        parser.error("--out must end in .npz or .safetensors")
+    try:
+        weights = decode(args.file)
+        if args.out:
+            save(args.out, weights)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {args.file}: {error}")
+    for name, values in weights.items():
+        print(f"{name!a}: {list(values.shape)}, {np.count_nonzero(values)} of {values.size} weights are kept")
+
+
+if __name__ == "__main__":
+    main()
