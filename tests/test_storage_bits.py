@@ -95,6 +95,15 @@ def test_the_smallest_coding_is_taken_and_reaches_the_bound(density: float, codi
         assert np.array_equal(decode_rows([("", item)])[0].values(), bits)
 
 
+def test_more_rows_than_are_decoded_at_a_time() -> None:
+    """Each needs a table of 64 KiB: 4000 at once took 600 MB."""
+    rng = np.random.default_rng(0)
+    rows = [Row.pack(rng.integers(0, 8, int(rng.integers(1, 50))).astype(np.uint8), 3) for _ in range(300)]
+    coded = encode_rows([plan(row, "rans") for row in rows], "rans")
+    for row, found in zip(rows, decode_rows([("", item) for item in coded]), strict=True):
+        assert np.array_equal(row.values(), found.values())
+
+
 @pytest.mark.parametrize("choice", ["auto", "raw", "rans"])
 @pytest.mark.parametrize("width", [1, 3])
 def test_a_row_without_values(width: int, choice: str) -> None:

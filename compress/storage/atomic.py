@@ -23,6 +23,11 @@ _ADVICE = {
     errno.EROFS: "choose a folder that you may write to",
     errno.EISDIR: "give the name of a file",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EFBIG: "the file system or `ulimit -f` allows no file of this size",
+    errno.ELOOP: "the link leads to itself; give the name of a file",
+    errno.EXDEV: "this file system cannot replace a file; write to another folder and copy it",
+    errno.ENOTSUP: "this file system cannot replace a file; write to another folder and copy it",
+    errno.EOPNOTSUPP: "this file system cannot replace a file; write to another folder and copy it",
 }
 
 

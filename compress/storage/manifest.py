@@ -149,7 +149,7 @@ def build_manifest(fields: dict[str, Any]) -> Manifest:
         return Manifest.model_validate(fields)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
+        where = ascii(".".join(str(part) for part in problem["loc"]))[1:-1]  # may be the file's own words
         message = problem["msg"].removeprefix("Value error, ")
         raise SeedMaskError(f"manifest: {where[:120]}: {message}, got {str(problem['input'])[:80]!a}") from None
 
@@ -210,6 +210,9 @@ def _check_meaning(manifest: Manifest, max_weights: int) -> None:
         raise SeedMaskError(
             f"expected at most {max_weights} weights, got {total}; raise max_weights if you trust the file"
         )
+    names = [entry.name for entry in manifest.state]
+    if names != sorted(names):
+        raise SeedMaskError(f"state: expected entries sorted by name, got {names[:3]}; {DAMAGED}")
     for entry in manifest.state:
         if entry.dtype not in ITEM_SIZE:
             raise SeedMaskError(f"state {entry.name!r}: unknown dtype {entry.dtype[:80]!a}; {UPDATE}")

@@ -26,8 +26,8 @@ BITS = 16
 TOTAL = 1 << BITS  # frequencies sum to this; also the least state
 MAX_LANE = 1 << 15  # symbols of a lane, so that a reader's work in sequence is bounded
 
-# Lanes at a time, and bytes of symbols that they may fill: enough for NumPy, little enough for the cache.
-_BATCH_LANES, _BATCH_BYTES = 1 << 12, 1 << 24
+# Lanes at a time, the symbols and the rows (each needs a table of 64 KiB) that they may have: enough for NumPy.
+_BATCH_LANES, _BATCH_BYTES, _BATCH_ROWS = 1 << 12, 1 << 24, 1 << 7
 _STAGE = 64  # steps whose symbols are gathered before they are transposed into place
 _LANE_BITS = 1 << 14  # coded bits that a lane should have at least, beside 48 of overhead
 _LEAST_LANE, _LARGEST_LANE = 1 << 11, 1 << 14
@@ -233,11 +233,12 @@ def decode(named: Sequence[tuple[str, Stream]]) -> list[NDArray[np.uint8]]:
     lanes = _Lanes.cut([stream.count for stream in streams], [stream.lane for stream in streams])
     states = np.concatenate([stream.states for stream in streams]).astype(np.int64)
     _require(states >= TOTAL, lanes.row, named, f"every lane to start in a state from {TOTAL}")
-    ends = np.cumsum(np.concatenate([stream.lengths for stream in streams]), dtype=np.int64)
+    lengths = np.concatenate([stream.lengths for stream in streams]).astype(np.int64)
+    ends = np.cumsum(lengths)
     words = np.concatenate([*(stream.words for stream in streams), np.zeros(1, np.uint16)])
     out = np.empty(sum(stream.count for stream in streams), np.uint8)
     for batch in lanes.batches():
-        whole = _decode_batch(batch, streams, states, ends, words, out)
+        whole = _decode_batch(batch, streams, states, ends - lengths, ends, words, out)
         _require(whole, batch.row, named, f"every lane to end in state {TOTAL} with all words read")
     stops = np.cumsum([stream.count for stream in streams]).tolist()
     return [out[stop - stream.count : stop] for stream, stop in zip(streams, stops, strict=True)]
@@ -269,6 +270,8 @@ class _Lanes:
         while position < len(order):
             longest = int(self.size[order[position]])
             part = order[position : position + min(_BATCH_LANES, max(1, _BATCH_BYTES // longest))]
+            seen = np.sort(np.unique(self.row[part], return_index=True)[1])  # where each row comes up first
+            part = part[: seen[_BATCH_ROWS] if len(seen) > _BATCH_ROWS else len(part)]
             yield _Lanes(self.number[part], self.row[part], self.first[part], self.size[part])
             position += len(part)
 
@@ -309,7 +312,8 @@ def _encode_batch(
 def _decode_batch(
     lanes: _Lanes,
     streams: Sequence[Stream],
-    all_states: NDArray[np.int64],
+    states: NDArray[np.int64],
+    begins: NDArray[np.int64],
     ends: NDArray[np.int64],
     words: NDArray[np.uint16],
     out: NDArray[np.uint8],
@@ -320,9 +324,7 @@ def _decode_batch(
     slots = np.concatenate([table.slots() for table in tables])
     entries = np.concatenate([(table.frequency_of << BITS) | table.start_of for table in tables])
     number, width = len(lanes.row), int(lanes.size[0])
-    end = ends[lanes.number]
-    states = all_states[lanes.number]
-    places = end - np.concatenate([stream.lengths for stream in streams]).astype(np.int64)[lanes.number]
+    states, places, end = states[lanes.number], begins[lanes.number], ends[lanes.number]
     slot_offsets, entry_offsets = table_of * TOTAL, table_of * 256
     symbols = np.empty((number, width), np.uint8)
     stage = np.empty((_STAGE, number), np.uint8)

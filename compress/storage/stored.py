@@ -43,7 +43,7 @@ def check_shape(shape: tuple[int, ...], what: str, *, least: int) -> None:
         raise SeedMaskError(f"{what}: expected at most {MAX_RANK} dimensions, got {len(shape)}")
     if any(size < least for size in shape):
         raise SeedMaskError(f"{what}: expected a shape of integers >= {least}, got {list(shape)}")
-    if math.prod(shape) > MAX_TENSOR_WEIGHTS:
+    if max(math.prod(shape), *shape, 0) > MAX_TENSOR_WEIGHTS:  # also where another size is 0
         raise SeedMaskError(f"{what}: expected at most 2**36 items, got the shape {list(shape)}")
 
 

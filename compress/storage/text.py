@@ -19,7 +19,7 @@ MAX_PARSED_DEPTH = 32
 MAX_INT_DIGITS = 20
 # Control characters, line and paragraph separators, marks that reorder text on a terminal, lone surrogates.
 # Written as ranges: `str.isprintable` depends on the Unicode version of the Python that runs.
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def check_text(text: str, what: str, limit: int = MAX_NAME_BYTES) -> str:
