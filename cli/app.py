@@ -17,7 +17,18 @@ from ..compress.errors import IterandError
 __all__ = ["cli", "main"]
 
 # Command modules import torch inside their functions only, so that --help and inspect stay quick.
-_COMMANDS = ("train", "pack", "inspect", "verify", "recover", "eval", "export")
+_COMMANDS = (
+    "train",
+    "estimate",
+    "pack",
+    "inspect",
+    "verify",
+    "recover",
+    "diff",
+    "eval",
+    "export",
+    "doctor",
+)
 
 
 class _Commands(click.Group):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..compress.errors import ConfigError, DataError
-from .options import FilePath, data_options, device_option, json_option, model_option, print_json
+from .options import FilePath, data_options, device_option, json_option, max_weights_option, model_option, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +32,7 @@ __all__ = ["command"]
 @click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True)
 @device_option
+@max_weights_option
 @json_option
 def command(
     file: Path,
@@ -42,6 +43,7 @@ def command(
     split: str,
     batch_size: int,
     device: str,
+    max_weights: int,
     as_json: bool,
 ) -> None:
     """Accuracy of a checkpoint, a .seedmask or an ONNX file: the same number for all three.
@@ -56,7 +58,7 @@ def command(
 
     where = torch.device("cpu") if file.suffix == ".onnx" else resolve_device(device)
     logits, recipe, classes, shape = (
-        _onnx_classifier(file) if file.suffix == ".onnx" else _torch_classifier(file, model, where)
+        _onnx_classifier(file) if file.suffix == ".onnx" else _torch_classifier(file, model, where, max_weights)
     )
     if recipe is None and data is None:
         raise ConfigError(f"{file}: the file does not say what it was trained on; give --data")
@@ -100,11 +102,11 @@ def _data_config(recipe: Recipe | None, name: str | None) -> DataConfig:
 _Classifier = tuple["Callable[[torch.Tensor], torch.Tensor]", "Recipe | None", "Sequence[str] | None", tuple[int, ...]]
 
 
-def _torch_classifier(file: Path, model: str | None, device: torch.device) -> _Classifier:
+def _torch_classifier(file: Path, model: str | None, device: torch.device, max_weights: int) -> _Classifier:
     from ..compress.recovery import load_network
     from ..compress.training.evaluate import network_logits
 
-    network = load_network(file, model=model)
+    network = load_network(file, model=model, max_weights=max_weights)
     if network.data is None:
         raise ConfigError(f"{file}: holds neither input shape nor normalisation; evaluate it in Python")
     logits = network_logits(network.model.to(device), network.normalize)

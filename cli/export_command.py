@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..compress.errors import ConfigError
-from .options import FilePath, json_option, model_option, print_json
+from .options import FilePath, json_option, max_weights_option, model_option, print_json
 
 __all__ = ["command"]
 
@@ -35,6 +35,7 @@ __all__ = ["command"]
 )
 @click.option("--data-dir", type=FilePath, metavar="DIR", help="Compare on real images from this folder.")
 @model_option
+@max_weights_option
 @json_option
 def command(
     file: Path | None,
@@ -43,6 +44,7 @@ def command(
     normalize: bool,
     data_dir: Path | None,
     model: str | None,
+    max_weights: int,
     as_json: bool,
 ) -> None:
     """Export a .seedmask file (or a checkpoint) to one ONNX file.
@@ -58,7 +60,9 @@ def command(
     target = source.with_suffix(".onnx") if onnx == Path() else onnx
     from ..export.network import export_network
 
-    report = export_network(source, target, opset=opset, normalize=normalize, data_dir=data_dir, model=model)
+    report = export_network(
+        source, target, opset=opset, normalize=normalize, data_dir=data_dir, model=model, max_weights=max_weights
+    )
     if as_json:
         print_json(
             {

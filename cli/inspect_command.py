@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import FilePath, json_option, print_json
+from .options import FilePath, json_option, max_weights_option, print_json
+from .table import print_table
 
 if TYPE_CHECKING:
     from ..compress.storage import LayerReport
@@ -22,12 +23,13 @@ __all__ = ["command"]
     epilog="Example: iterand-compress inspect model.seedmask --json",
 )
 @click.argument("file", type=FilePath)
+@max_weights_option
 @json_option
-def command(file: Path, as_json: bool) -> None:
-    """Show shape, sparsity and bits per weight of each layer, beside the entropy bound, and the totals."""
+def command(file: Path, max_weights: int, as_json: bool) -> None:
+    """Show shape, sparsity, coding and bits per weight of each layer, beside the entropy bound, and the totals."""
     from ..compress.storage import read_seedmask
 
-    seedmask = read_seedmask(file)
+    seedmask = read_seedmask(file, max_weights=max_weights)
     rows = seedmask.layer_report()
     weights, kept = sum(row.weights for row in rows), sum(row.kept for row in rows)
     state_bytes = sum(stored.data.nbytes for stored in seedmask.state().values())
@@ -39,6 +41,8 @@ def command(file: Path, as_json: bool) -> None:
         "mask_bound": _mean(rows, "mask_bound"),
         "log_bits_per_weight": _mean(rows, "log_bits_per_weight"),
         "log_bound": _mean(rows, "log_bound"),
+        "bits_per_weight": _mean(rows, "bits_per_weight"),
+        "bound": _mean(rows, "bound"),
         "state_bytes": state_bytes,
         "dense_bytes": 4 * weights + state_bytes,
         "file_bytes": seedmask.file_bytes,
@@ -61,27 +65,31 @@ def command(file: Path, as_json: bool) -> None:
             }
         )
         return
-    table: list[tuple[str, ...]] = [("tensor", "shape", "weights", "sparsity", "mask", "bound", "log", "bits", "bound")]
+    head = ("tensor", "shape", "weights", "sparsity", "mask", "bits", "bound", "log", "bits", "bound")
+    table: list[tuple[str, ...]] = [head]
     table += [
         (
             row.name,
             "×".join(map(str, row.shape)),
             f"{row.weights:,}",
             f"{row.sparsity:.4f}",
+            row.mask_coding,
             f"{row.mask_bits_per_weight:.3f}",
             f"{row.mask_bound:.3f}",
-            row.log_kind,
+            row.log_kind if row.log_kind == "none" else f"{row.log_kind} {row.log_coding}",
             f"{row.log_bits_per_weight:.3f}",
             f"{row.log_bound:.3f}",
         )
         for row in rows
     ]
+    mask_and_log = (f"{totals['bits_per_weight']:.3f}", f"{totals['bound']:.3f}")
     table.append(
         (
             "total",
             "",
             f"{weights:,}",
             f"{totals['sparsity']:.4f}",
+            "",
             f"{totals['mask_bits_per_weight']:.3f}",
             f"{totals['mask_bound']:.3f}",
             "",
@@ -89,7 +97,8 @@ def command(file: Path, as_json: bool) -> None:
             f"{totals['log_bound']:.3f}",
         )
     )
-    _print_table(table)
+    table.append(("mask and log", *[""] * 7, *mask_and_log))
+    print_table(table, left=(0, 1, 4, 7))
     architecture = manifest.architecture or {}
     click.echo(
         f"\n{architecture.get('name', 'unnamed architecture')}, seed {seedmask.seed}, "
@@ -106,15 +115,3 @@ def _mean(rows: list[LayerReport], column: str) -> float:
     """Mean of a column per weight of the network."""
     total: float = sum(getattr(row, column) * row.weights for row in rows)
     return total / sum(row.weights for row in rows)
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    # By hand, not with rich: importing it would be a quarter of this command's time.
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = {0, 1, 6}
-    for row in rows:
-        cells = (
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        click.echo("  ".join(cells).rstrip())

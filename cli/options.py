@@ -9,16 +9,36 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["FilePath", "data_options", "device_option", "json_option", "model_option", "print_json"]
+__all__ = [
+    "STATE_DTYPE_CHOICES",
+    "FilePath",
+    "data_options",
+    "device_option",
+    "json_option",
+    "max_weights_option",
+    "model_option",
+    "print_json",
+]
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 #: A path given by the user; whether it exists is the business of the library, which says more.
 FilePath = click.Path(path_type=Path)
 
+# Written out, because importing them would import NumPy, and --help shall not; a test compares.
+STATE_DTYPE_CHOICES = ("exact", "float16")
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N."
+)
+max_weights_option = click.option(
+    "--max-weights",
+    type=click.IntRange(min=1),
+    default=2**33,
+    show_default=True,
+    metavar="N",
+    help="Refuse files of more weights before memory is taken: a small file can stand for very many.",
 )
 model_option = click.option(
     "--model",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import FilePath, json_option, print_json
+from .options import STATE_DTYPE_CHOICES, FilePath, json_option, print_json
 
 __all__ = ["command"]
 
@@ -18,28 +18,50 @@ __all__ = ["command"]
 )
 @click.argument("checkpoint", type=FilePath)
 @click.option("--out", type=FilePath, help="The file; by default the checkpoint's name with .seedmask.")
+@click.option(
+    "--coding",
+    type=click.Choice(["auto", "raw", "rans"]),
+    default="auto",
+    show_default=True,
+    help="Of masks and logs: the smallest of all, plain bits, or entropy coded even where that is larger.",
+)
+@click.option(
+    "--state-dtype",
+    type=click.Choice(STATE_DTYPE_CHOICES),
+    default="exact",
+    show_default=True,
+    help="float16 rounds BatchNorm statistics, biases and other unmasked float32 and float64 tensors. This is lossy: "
+    "outputs change a little, so evaluate the file.",
+)
 @json_option
-def command(checkpoint: Path, out: Path | None, as_json: bool) -> None:
-    """Write a checkpoint as a .seedmask file: seed, bit-packed mask, resampling log, unmasked state.
+def command(checkpoint: Path, out: Path | None, coding: str, state_dtype: str, as_json: bool) -> None:
+    """Write a checkpoint as a .seedmask file: seed, mask, resampling log, unmasked state.
 
-    The file is decoded again and compared bit for bit before it takes its name.
+    Masks and logs are entropy coded where that makes them smaller. The file is decoded again and compared bit
+    for bit before it takes its name. Masked weights are always exact, whatever the state is stored as.
     """
-    from ..compress.packing import network_of_checkpoint
+    from ..compress.packing import network_of_checkpoint, with_state_dtype
     from ..compress.storage import write_seedmask
     from ..compress.training.checkpoint import load_checkpoint
 
     target = out or checkpoint.with_suffix(".seedmask")
-    report = write_seedmask(network_of_checkpoint(load_checkpoint(checkpoint)), target)
+    network, rounding = with_state_dtype(network_of_checkpoint(load_checkpoint(checkpoint)), state_dtype)
+    report = write_seedmask(network, target, coding=coding)
+    dense_bytes = 4 * report.weights + rounding.exact_bytes
     if as_json:
         print_json(
             {
                 "file": str(target),
                 "file_bytes": report.file_bytes,
-                "dense_bytes": report.dense_bytes,
+                "dense_bytes": dense_bytes,
                 "weights": report.weights,
                 "kept": report.kept,
                 "mask_bits": report.mask_bits,
                 "log_bits": report.log_bits,
+                "state_dtype": rounding.dtype,
+                "state_bytes": rounding.bytes,
+                "state_exact_bytes": rounding.exact_bytes,
+                "state_largest_relative_error": rounding.largest_relative_error,
                 "weights_digest": report.weights_digest,
             }
         )
@@ -47,5 +69,13 @@ def command(checkpoint: Path, out: Path | None, as_json: bool) -> None:
     click.echo(
         f"{target}: {report.file_bytes:,} bytes for {report.weights:,} weights ({report.kept:,} kept); "
         f"mask {report.mask_bits / report.weights:.3f} and log {report.log_bits / report.weights:.3f} bits per weight; "
-        f"{report.dense_bytes / report.file_bytes:.1f} times smaller than in float32"
+        f"{dense_bytes / report.file_bytes:.1f} times smaller than in float32"
+    )
+    if rounding.dtype == "exact":
+        click.echo(f"state {rounding.bytes:,} bytes, exact")
+        return
+    where = f", in {rounding.tensor}" if rounding.tensor else ""
+    click.echo(
+        f"state {rounding.bytes:,} bytes in {rounding.dtype} instead of {rounding.exact_bytes:,}; "
+        f"largest relative error {rounding.largest_relative_error:.2g}{where}"
     )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .options import FilePath, json_option, print_json
+from .options import FilePath, json_option, max_weights_option, print_json
+
+if TYPE_CHECKING:
+    from ..compress.storage import SeedMask
 
 __all__ = ["command"]
 
@@ -18,21 +22,59 @@ __all__ = ["command"]
 )
 @click.argument("file", type=FilePath)
 @click.option("--out", type=FilePath, help="The file; by default the input's name with .safetensors.")
+@click.option(
+    "--tensor",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only this masked tensor, without the state; may be given several times.",
+)
+@click.option("--masks", is_flag=True, help="The masks, as BOOL tensors, instead of weights and state.")
+@click.option(
+    "--device",
+    metavar="NAME",
+    help="Let torch compute the weights there: cpu, cuda or cuda:N. By default NumPy does, without torch.",
+)
+@max_weights_option
 @json_option
-def command(file: Path, out: Path | None, as_json: bool) -> None:
+def command(
+    file: Path,
+    out: Path | None,
+    names: tuple[str, ...],
+    masks: bool,
+    device: str | None,
+    max_weights: int,
+    as_json: bool,
+) -> None:
     """Recover the weights of a .seedmask file and write them, with the unmasked state, as safetensors.
 
-    The result loads in the plain model with load_state_dict(strict=True).
+    The result loads in the plain model with load_state_dict(strict=True). Every weight is compared with its
+    digest, on whatever device it was computed.
     """
-    from ..compress.storage import StoredTensor, read_seedmask, write_safetensors
+    from ..compress.storage import read_seedmask, write_masks, write_weights
 
-    seedmask = read_seedmask(file)
-    tensors = {name: StoredTensor.from_numpy(array) for name, array in seedmask.weights().items()}
-    tensors |= seedmask.state()
+    if masks and device is not None:
+        raise click.UsageError("--masks computes no weights: leave --device out.")
+    seedmask = read_seedmask(file, max_weights=max_weights)
     target = out or file.with_suffix(".safetensors")
-    write_safetensors(target, tensors, {"format": "pt"})
-    size = target.stat().st_size
+    chosen = list(dict.fromkeys(names)) or None
+    if device is not None:
+        size, tensors = _write_from_device(seedmask, target, chosen, device)
+    else:
+        size, tensors = (write_masks if masks else write_weights)(seedmask, target, chosen)
     if as_json:
-        print_json({"file": str(target), "file_bytes": size, "tensors": len(tensors)})
+        print_json({"file": str(target), "file_bytes": size, "tensors": tensors})
         return
-    click.echo(f"{target}: {size:,} bytes, {len(tensors)} tensors")
+    click.echo(f"{target}: {size:,} bytes, {tensors} {'masks' if masks else 'tensors'}")
+
+
+def _write_from_device(seedmask: SeedMask, target: Path, names: list[str] | None, device: str) -> tuple[int, int]:
+    from ..compress.recovery import recover_on_device
+    from ..compress.storage import write_safetensors
+    from ..compress.tensors import to_stored
+
+    weights = recover_on_device(seedmask, device, names)
+    tensors = {name: to_stored(weights.pop(name), name) for name in list(weights)}
+    if names is None:
+        tensors |= seedmask.state()
+    return write_safetensors(target, tensors, {"format": "pt"}), len(tensors)

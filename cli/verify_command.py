@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import FilePath, json_option, print_json
+from .options import FilePath, json_option, max_weights_option, print_json
 
 __all__ = ["command"]
 
@@ -14,29 +14,49 @@ __all__ = ["command"]
 @click.command(
     "verify",
     short_help="Prove that a .seedmask file recovers bit for bit.",
-    epilog="Example: iterand-compress verify model.seedmask",
+    epilog="Example: iterand-compress verify model.seedmask --deep",
 )
 @click.argument("file", type=FilePath)
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Also pack the recovered network again, and say whether these very bytes come out.",
+)
+@max_weights_option
 @json_option
-def command(file: Path, as_json: bool) -> None:
+def command(file: Path, deep: bool, max_weights: int, as_json: bool) -> None:
     """Check structure and digests of a .seedmask file, and recover its weights against their digests.
 
-    Exit code 0 if every bit is right, 1 if not.
+    Exit code 0 if every bit is right, 1 if not. A file that recovers right, but is not what this version would
+    write (--deep), is right: another version or another program has written it.
     """
     from ..compress.storage import read_seedmask
 
-    seedmask = read_seedmask(file)
-    weights = seedmask.weights()  # raises if a recovered tensor differs from its digest
-    digests = seedmask.manifest.digests
+    seedmask = read_seedmask(file, max_weights=max_weights)
+    seedmask.verify()  # raises if a recovered tensor differs from its digest
+    coding = None
+    if deep:
+        from ..compress.storage.canonical import packer_coding
+
+        coding = packer_coding(seedmask)
+    tensors, digests = len(seedmask.tensors), seedmask.manifest.digests
     if as_json:
         print_json(
             {
                 "file": str(file),
                 "ok": True,
-                "tensors": len(weights),
+                "tensors": tensors,
                 "payload_digest": digests.payload,
                 "weights_digest": digests.weights,
+                **({"canonical": coding is not None, "coding": coding} if deep else {}),
             }
         )
         return
-    click.echo(f"{file}: ok: {len(weights)} tensors recovered bit for bit, weights sha256 {digests.weights}")
+    click.echo(f"{file}: ok: {tensors} tensors recovered bit for bit, weights sha256 {digests.weights}")
+    if coding is not None:
+        click.echo(f"{file}: packing the recovered network again gives the same bytes (--coding {coding})")
+    elif deep:
+        click.echo(
+            f"{file}: recovers right, but is not in the form that this version packs: "
+            "it was written by another version or another program"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from .errors import CheckpointError, SeedMaskError
 from .masked_weight import WeightSpec, spec_from_state
 from .selection import select
 from .storage import InputSpec, MaskedTensor, Network, PackReport, write_seedmask
+from .storage.state_dtype import StateRounding, round_state
 from .tensors import to_stored
 from .training.checkpoint import Checkpoint
 
-__all__ = ["network_of", "network_of_checkpoint", "pack"]
+__all__ = ["network_of", "network_of_checkpoint", "pack", "with_state_dtype"]
 
 _MARK = ".parametrizations.weight."
 
@@ -109,15 +111,33 @@ def network_of_checkpoint(checkpoint: Checkpoint) -> Network:
     )
 
 
-def pack(model: nn.Module, path: str | Path, **about: Any) -> PackReport:
+def with_state_dtype(network: Network, dtype: str) -> tuple[Network, StateRounding]:
+    """The network with its state in another dtype (see ``round_state``), and what that costs. Masks do not change.
+
+    Raises:
+        ConfigError: there is no such choice.
+        SeedMaskError: a value of the state does not fit the dtype.
+    """
+    state, rounding = round_state(network.state, dtype)
+    return replace(network, state=state), rounding
+
+
+def pack(
+    model: nn.Module, path: str | Path, *, coding: str = "auto", state_dtype: str = "exact", **about: Any
+) -> PackReport:
     """Write a subnetwork to a ``.seedmask`` file.
 
     Args:
         model: a module made by ``make_subnetwork``.
         path: the file; replaced atomically.
+        coding: of masks and logs: ``auto`` (as small as it gets), ``raw`` or ``rans``.
+        state_dtype: ``exact``, or ``float16`` to round the unmasked state, which changes outputs a little.
         about: ``architecture``, ``input``, ``classes``, ``recipe`` as in ``network_of``.
 
     Raises:
-        SeedMaskError: there is nothing to pack, or the file cannot be written.
+        SeedMaskError: there is nothing to pack, a value of the state does not fit its dtype, or the file cannot be
+            written.
+        ConfigError: there is no such coding or dtype.
     """
-    return write_seedmask(network_of(model.state_dict(), **about), Path(path))
+    network, _ = with_state_dtype(network_of(model.state_dict(), **about), state_dtype)
+    return write_seedmask(network, Path(path), coding=coding)

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .codebooks import get_codebook
 from .config import Recipe, validated
 from .data.bundle import normalize
 from .errors import CheckpointError, ConfigError, SeedMaskError
+from .generator import random_weights, weight_table, weights_at
 from .models import Architecture, build_model
-from .storage import SeedMask, read_seedmask
+from .storage import MAX_WEIGHTS, SeedMask, read_seedmask
+from .storage.bits import Row
+from .storage.recovery import TensorRecovery
 from .subnetwork import materialise
 from .tensors import from_stored
 from .training.checkpoint import DataInfo, load_checkpoint
+from .training.devices import resolve_device
 from .training.run import build_network
 
-__all__ = ["LoadedNetwork", "load_network", "recover", "state_dict"]
+__all__ = ["LoadedNetwork", "load_network", "recover", "recover_on_device", "state_dict"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,71 @@ def state_dict(file: SeedMask) -> dict[str, Tensor]:
     """Recovered weights and unmasked state, for ``load_state_dict(strict=True)`` of the plain module."""
     weights = {name: torch.from_numpy(array) for name, array in file.weights().items()}
     return weights | {name: from_stored(stored, name) for name, stored in file.state().items()}
+
+
+def recover_on_device(
+    seedmask: SeedMask, device: str | torch.device, names: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """Compute the masked weights of a file with torch, on any device, and compare them with their digests on the host.
+
+    Masks and logs are decoded on the CPU and travel as they are packed; random numbers are made on the device.
+
+    Args:
+        seedmask: an open file.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        names: which masked tensors; by default all.
+
+    Returns:
+        float32 weights by name, on the device.
+
+    Raises:
+        ConfigError: an unknown device, or one that this machine does not have.
+        SeedMaskError: the file is damaged, or the device computes other weights than those that were packed.
+    """
+    where = device if isinstance(device, torch.device) else resolve_device(device)
+
+    def weights(recovery: TensorRecovery) -> tuple[Tensor, str]:
+        found = _weights_on(recovery, where)
+        host = np.ascontiguousarray(found.cpu().numpy(), "<f4")
+        digest = hashlib.sha256(host.data).hexdigest()
+        entry = seedmask.tensors[recovery.index]
+        if digest != entry.sha256 and recovery.digest() == entry.sha256:
+            raise SeedMaskError(
+                f"{seedmask.path}: tensor {entry.name!r}: {where} computed weights with SHA-256 {digest}, expected "
+                f"{entry.sha256}; the file is whole: recover without --device, and report the device"
+            )
+        return found, digest
+
+    return {entry.name: found.view(entry.shape) for entry, (found, _) in seedmask.map(weights, names)}
+
+
+@torch.no_grad()
+def _weights_on(recovery: TensorRecovery, device: torch.device) -> Tensor:
+    """All weights of a tensor, float32 ``[n]``."""
+    book, log = get_codebook(recovery.codebook), recovery.log
+    about = recovery.seed, recovery.index, book, recovery.scale
+    found = random_weights(*about, recovery.mask.count, device)
+    mask = _upload(recovery.mask, device)
+    if log.kind != "none":
+        kept, values = mask.nonzero().squeeze(1), _upload(log.row, device)
+        changed = values.nonzero().squeeze(1)
+        index = kept[changed]
+        if log.kind == "draws":
+            found[index] = weights_at(*about, index, values[changed])
+        else:
+            table = weight_table(book, recovery.scale, device)
+            first, second = table[0], table[-1]
+            found[index] = torch.where(found[index] == first, second, first)
+    return found.masked_fill_(mask == 0, 0.0)
+
+
+def _upload(row: Row, device: torch.device) -> Tensor:
+    """Values of a row, uint8 ``[count]``; bits travel packed."""
+    symbols = torch.from_numpy(np.array(row.symbols)).to(device)
+    if row.width > 1:
+        return symbols
+    shifts = torch.arange(8, dtype=torch.uint8, device=device)
+    return (symbols.unsqueeze(1) >> shifts & 1).reshape(-1)[: row.count]
 
 
 def recover(path: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -85,12 +158,13 @@ def _recovered(file: SeedMask, model: nn.Module | None, name: str | None) -> nn.
     return model.eval()
 
 
-def load_network(path: str | Path, *, model: str | None = None) -> LoadedNetwork:
+def load_network(path: str | Path, *, model: str | None = None, max_weights: int = MAX_WEIGHTS) -> LoadedNetwork:
     """Load a ``.seedmask`` file or a checkpoint as a plain network.
 
     Args:
         path: the file; a checkpoint is recognised by its content.
         model: name of the model, for files whose architecture is the user's own code.
+        max_weights: refuse ``.seedmask`` files that declare more weights.
 
     Raises:
         IterandError: the file is damaged, or its architecture is unknown here.
@@ -98,7 +172,7 @@ def load_network(path: str | Path, *, model: str | None = None) -> LoadedNetwork
     path = Path(path)
     if is_checkpoint(path):
         return _from_checkpoint(path, model)
-    file = read_seedmask(path)
+    file = read_seedmask(path, max_weights=max_weights)
     plain = _recovered(file, None, model)
     manifest = file.manifest
     data = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..compress.data import load_data
 from ..compress.errors import ExportError, MissingExtraError
 from ..compress.recovery import LoadedNetwork, load_network
+from ..compress.storage import MAX_WEIGHTS
 from .exporter import export_onnx
 from .report import ExportReport
 
@@ -28,6 +29,7 @@ def export_network(
     normalize: bool = True,
     data_dir: Path | None = None,
     model: str | None = None,
+    max_weights: int = MAX_WEIGHTS,
 ) -> ExportReport:
     """Export a file to ONNX and compare the result with PyTorch.
 
@@ -39,11 +41,12 @@ def export_network(
         data_dir: folder of the data set the network was trained on; the comparison then uses its first test
             images (the bundled digits need no folder). Otherwise the inputs are random.
         model: the user's ``package.module:factory``, for files whose architecture is not built in.
+        max_weights: refuse ``.seedmask`` files that declare more weights.
 
     Raises:
         IterandError: the source is damaged or unknown, or the export does not compute the same function.
     """
-    network = load_network(source, model=model)
+    network = load_network(source, model=model, max_weights=max_weights)
     if network.data is None:
         raise ExportError(f"{source}: holds neither input shape nor normalisation; use export_onnx() in Python")
     data = network.data

@@ -70,7 +70,7 @@ NO_LOG = ResamplingLog("none", Row(0, 0, np.empty(0, np.uint8)))
 def choose_log(
     draws: NDArray[np.uint8], differs: NDArray[np.bool_], *, two_valued: bool, coding: str = "auto"
 ) -> tuple[ResamplingLog, Plan | None]:
-    """The log that promises the smallest payload of those that recover the kept weights.
+    """The log that recovers the kept weights in the fewest bits.
 
     Args:
         draws: uint8 ``[kept]``, the draw of each kept weight.
@@ -83,8 +83,9 @@ def choose_log(
     """
     if not differs.any():
         return NO_LOG, None
-    logs = [ResamplingLog("draws", Row.pack(draws, int(draws.max()).bit_length()))]
+    # Flips follow from draws, so they never hold more information; and draws cannot be found from flips again.
     if two_valued:
-        logs.insert(0, ResamplingLog("flips", Row.pack(differs.view(np.uint8), 1)))
-    planned = [(log, plan(log.row, coding)) for log in logs]
-    return min(planned, key=lambda item: item[1].bytes)
+        log = ResamplingLog("flips", Row.pack(differs.view(np.uint8), 1))
+    else:
+        log = ResamplingLog("draws", Row.pack(draws, int(draws.max()).bit_length()))
+    return log, plan(log.row, coding)

@@ -208,7 +208,8 @@ def _check_meaning(manifest: Manifest, max_weights: int) -> None:
     total = sum(tensor.weights for tensor in manifest.tensors)
     if total > max_weights:
         raise SeedMaskError(
-            f"expected at most {max_weights} weights, got {total}; raise max_weights if you trust the file"
+            f"expected at most {max_weights} weights, got {total}; "
+            "raise max_weights (--max-weights) if you trust the file"
         )
     names = [entry.name for entry in manifest.state]
     if names != sorted(names):

@@ -21,9 +21,11 @@ class LayerReport:
         weights: number of weights.
         kept: how many are not pruned.
         sparsity: fraction that is pruned.
+        mask_coding: ``raw``, ``rans`` or ``gaps``.
         mask_bits_per_weight: size of the mask payload.
         mask_bound: what an ideal coder of independent bits needs, H(sparsity).
         log_kind: ``none``, ``flips`` or ``draws``.
+        log_coding: as of the mask; ``raw`` if there is no log.
         log_bits_per_weight: size of the log payload.
         log_bound: what an ideal coder of independent symbols needs for the log.
     """
@@ -33,11 +35,23 @@ class LayerReport:
     weights: int
     kept: int
     sparsity: float
+    mask_coding: str
     mask_bits_per_weight: float
     mask_bound: float
     log_kind: str
+    log_coding: str
     log_bits_per_weight: float
     log_bound: float
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Size of mask and log."""
+        return self.mask_bits_per_weight + self.log_bits_per_weight
+
+    @property
+    def bound(self) -> float:
+        """The bounds of mask and log together."""
+        return self.mask_bound + self.log_bound
 
     @classmethod
     def of(cls, entry: TensorEntry, log: ResamplingLog) -> LayerReport:
@@ -48,9 +62,11 @@ class LayerReport:
             weights=entry.weights,
             kept=entry.kept,
             sparsity=1 - entry.kept / entry.weights,
+            mask_coding=entry.mask.coding,
             mask_bits_per_weight=8 * entry.mask.bytes / entry.weights,
             mask_bound=binary_entropy(entry.kept, entry.weights) / entry.weights,
             log_kind=entry.log.kind,
+            log_coding=entry.log.coding,
             log_bits_per_weight=8 * entry.log.bytes / entry.weights,
             log_bound=log.bound() / entry.weights,
         )

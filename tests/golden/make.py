@@ -78,7 +78,7 @@ def sown(
 
 
 def rans() -> Network:
-    """Entropy coded: masks and flips as bytes, in two lanes and in one; draws of 3 bits; a mask of ones; a small one."""
+    """Entropy coded: masks and flips as bytes, in two lanes and in one; draws of 3 bits; ones only; a small mask."""
     return Network(
         seed=0x5EED5EED5EED5EED,
         tensors=(

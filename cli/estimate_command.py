@@ -1,0 +1,137 @@
+"""``iterand-compress estimate``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from .options import json_option, print_json
+from .table import print_table
+
+__all__ = ["command"]
+
+
+@click.command(
+    "estimate",
+    short_help="Size of a .seedmask file before training.",
+    epilog="Example: iterand-compress estimate --model resnet50 --sparsity 0.7 --classes 1000 --image-size 224",
+)
+@click.option(
+    "--model",
+    required=True,
+    metavar="NAME",
+    help="Built-in name, torchvision:NAME, or package.module:factory.",
+)
+@click.option("--sparsity", type=float, required=True, help="Fraction of weights pruned, in [0, 1).")
+@click.option("--method", default="iterand", show_default=True, metavar="NAME", help="iterand or edge-popup.")
+@click.option("--width", type=float, help="Factor on the number of channels.")
+@click.option("--affine/--no-affine", default=None, help="Trained scales and shifts in BatchNorm.")
+@click.option(
+    "--distribution",
+    default="signed-constant",
+    show_default=True,
+    metavar="NAME",
+    help="signed-constant, uniform or normal.",
+)
+@click.option(
+    "--redrawn",
+    type=float,
+    metavar="FRACTION",
+    help="Share of the kept weights that training redraws; by default 0.5 for iterand, as in runs of full length.",
+)
+@click.option("--classes", type=click.IntRange(min=1), default=10, show_default=True, help="Number of outputs.")
+@click.option("--image-size", type=click.IntRange(min=1), default=32, show_default=True, help="Side of an image.")
+@click.option("--channels", type=click.IntRange(min=1), default=3, show_default=True, help="Colours of an image.")
+@json_option
+def command(
+    model: str,
+    sparsity: float,
+    method: str,
+    width: float | None,
+    affine: bool | None,
+    distribution: str,
+    redrawn: float | None,
+    classes: int,
+    image_size: int,
+    channels: int,
+    as_json: bool,
+) -> None:
+    """Estimate how large the .seedmask file of a network will be, layer by layer, without training it.
+
+    Masks and redraws are taken as random: what training finds is hardly more regular. State is exact (pack
+    --state-dtype float16 halves it); names of classes and settings of the recipe change the header a little.
+    """
+    from ..compress.config import ModelConfig, SubnetworkConfig, validated
+    from ..compress.estimate import estimate
+
+    sections = {"model": {"name": model, "width": width, "affine": affine}}
+    sections["subnetwork"] = {"sparsity": sparsity, "method": method, "distribution": distribution}
+    given: dict[str, dict[str, Any]] = {
+        name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()
+    }
+    found = estimate(
+        validated(ModelConfig, given["model"], "model"),
+        validated(SubnetworkConfig, given["subnetwork"], "subnetwork"),
+        num_classes=classes,
+        image_shape=(channels, image_size, image_size),
+        redrawn=redrawn,
+        allow_import=True,
+    )
+    totals = {
+        "weights": found.weights,
+        "kept": found.kept,
+        "mask_bytes": found.mask_bytes,
+        "log_bytes": found.log_bytes,
+        "state_bytes": found.state_bytes,
+        "header_bytes": found.header_bytes,
+        "file_bytes": found.file_bytes,
+        "dense_bytes": found.dense_bytes,
+        "ratio": found.dense_bytes / found.file_bytes,
+    }
+    if as_json:
+        print_json(
+            {
+                "architecture": found.architecture.to_dict(),
+                "method": method,
+                "distribution": distribution,
+                "redrawn": found.redrawn,
+                "layers": [asdict(layer) for layer in found.layers],
+                "totals": totals,
+            }
+        )
+        return
+    rows = [("tensor", "shape", "weights", "kept", "mask bytes", "log bytes", "bits per weight")]
+    rows += [
+        (
+            layer.name,
+            "×".join(map(str, layer.shape)),
+            f"{layer.weights:,}",
+            f"{layer.kept:,}",
+            f"{layer.mask_bytes:,}",
+            f"{layer.log_bytes:,}",
+            f"{8 * (layer.mask_bytes + layer.log_bytes) / layer.weights:.3f}",
+        )
+        for layer in found.layers
+    ]
+    rows.append(
+        (
+            "total",
+            "",
+            f"{found.weights:,}",
+            f"{found.kept:,}",
+            f"{found.mask_bytes:,}",
+            f"{found.log_bytes:,}",
+            f"{8 * (found.mask_bytes + found.log_bytes) / found.weights:.3f}",
+        )
+    )
+    print_table(rows, left=(0, 1))
+    click.echo(
+        f"\n{model}, {method}, {distribution}, sparsity {sparsity:g}, {found.redrawn:g} of the kept weights redrawn"
+    )
+    click.echo(
+        f"about {found.file_bytes:,} bytes: masks {found.mask_bytes:,}, logs {found.log_bytes:,}, "
+        f"state {found.state_bytes:,}, header {found.header_bytes:,}; dense {found.dense_bytes:,} bytes, "
+        f"{totals['ratio']:.1f} times as large"
+    )
