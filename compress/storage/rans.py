@@ -332,7 +332,8 @@ def _decode_batch(
     fetched = np.empty(number, np.uint16)
     low, bits, sign, least = (np.array(value, np.int64) for value in (TOTAL - 1, BITS, 63, TOTAL))
     # Positional arguments, arrays for constants and `clip` (indices are in range by construction) halve the time.
-    take, add, subtract, multiply = np.take, np.add, np.subtract, np.multiply
+    symbols_at, entries_at, words_at = slots.take, entries.take, words.take
+    add, subtract, multiply = np.add, np.subtract, np.multiply
     both, shift = np.bitwise_and, np.right_shift
     for begin, stop, active in lanes.running():
         x, place, word = states[:active], places[:active], fetched[:active]
@@ -343,9 +344,9 @@ def _decode_batch(
             for row in stage[:steps, :active]:
                 both(x, low, slot)
                 add(slot, slot_offset, index)
-                take(slots, index, None, row, "clip")
+                symbols_at(index, None, row, "clip")
                 add(row, entry_offset, index)
-                take(entries, index, None, entry, "clip")
+                entries_at(index, None, entry, "clip")
                 # x = frequency * (x >> 16) + slot - start
                 shift(entry, bits, factor)
                 both(entry, low, entry)
@@ -356,7 +357,7 @@ def _decode_batch(
                 # Where x < 2**16: x = (x << 16) | next word. `factor` is -1 there, and 0 elsewhere.
                 subtract(x, least, factor)
                 shift(factor, sign, factor)
-                take(words, place, None, word, "clip")
+                words_at(place, None, word, "clip")
                 both(word, factor, entry)
                 subtract(place, factor, place)
                 both(factor, bits, factor)

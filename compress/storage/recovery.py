@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from ..codebooks import Codebook, get_codebook, random_codes
 from ..errors import SeedMaskError
-from ..philox import random_bytes
+from ..philox import CHUNK_BLOCKS, random_bytes
 from .bits import Row
 from .log import ResamplingLog
 
 __all__ = ["CHUNK", "TensorRecovery", "ahead", "find_draws", "grouped", "thread_map", "weights_digest"]
 
-CHUNK = 1 << 16  # weights at a time: 4096 blocks of the generator
+CHUNK = 16 * CHUNK_BLOCKS  # weights at a time
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
