@@ -8,8 +8,9 @@ exact sparsity per layer stand for trained ones, whose masks are as random (benc
 Two cases, both with the signed constant: edge-popup (never redrawn) and IteRand (half of the
 kept weights redrawn, as in real runs of full length). Recovery (open, check digests, rebuild all weights,
 compare them with their digests) alternates with ``safetensors.torch.load_file`` of the dense float32 file,
-from a warm cache. ``load_file`` maps the file and reads nothing until a weight is used, so reading it once is
-timed as well. Peak memory is that of a fresh process for each operation.
+from a warm cache. ``load_file`` maps the file and reads nothing until a weight is used, so two more ways that end with
+the weights in memory are timed as well: to clone what ``load_file`` gave, and ``load`` of the bytes of the file. Peak
+memory is that of a fresh process for each operation.
 
 The second form makes the tensors of a transformer (embedding and blocks) one at a time while it packs them, so that
 no network is ever in memory, and then verifies the file and recovers it to a safetensors file. Times are seconds per
@@ -186,7 +187,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     sparsity, repeat, coding = options.sparsity, options.repeat, options.coding
     network = build(case, sparsity, options.model)
@@ -200,10 +201,14 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, A
         for tensor in load_file(dense).values():
             tensor.clone()
 
+    def copy_dense() -> None:
+        load(dense.read_bytes())
+
     runs: dict[str, Callable[[], object]] = {
         "recover_s": lambda: read_seedmask(packed).weights(),
         "load_file_s": lambda: load_file(dense),
         "load_file_and_read_s": read_dense,
+        "read_and_load_s": copy_dense,
         "open_and_verify_s": lambda: read_seedmask(packed),
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -230,6 +235,7 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, A
         "recover_s_range": [min(times["recover_s"]), max(times["recover_s"])],
         "recover_to_load_file": medians["recover_s"] / medians["load_file_s"],
         "recover_to_load_file_and_read": medians["recover_s"] / medians["load_file_and_read_s"],
+        "recover_to_read_and_load": medians["recover_s"] / medians["read_and_load_s"],
         "memory": {
             "pack": in_process("pack", case, sparsity, folder / "again", *more),
             "recover": in_process("recover", case, sparsity, packed, *more),
@@ -241,6 +247,7 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, A
 def show(case: str, row: dict[str, Any]) -> None:
     low, high = row["recover_s_range"]
     mapped, read = row["recover_to_load_file"], row["recover_to_load_file_and_read"]
+    copied = row["recover_to_read_and_load"]
     lines = {
         "file": f"{row['file_bytes']:,} bytes, 1/{row['ratio']:.1f} of the dense {row['dense_file_bytes']:,}",
         "mask": f"{row['mask_bits_per_weight']:.5f} bits per weight (bound {row['mask_bound']:.4f})",
@@ -250,6 +257,7 @@ def show(case: str, row: dict[str, Any]) -> None:
         "recover": f"{row['recover_s']:.3f} s ({low:.3f} to {high:.3f})",
         "load_file": f"{row['load_file_s']:.3f} s; recover takes {mapped:.1f} times as long",
         "… and read once": f"{row['load_file_and_read_s']:.3f} s; recover takes {read:.1f} times as long",
+        "read, then load": f"{row['read_and_load_s']:.3f} s; recover takes {copied:.1f} times as long",
     }
     for operation, peak in row["memory"].items():
         lines[f"memory, {operation}"] = f"{peak['peak_mb']:.0f} MB at most, {peak['before_mb']:.0f} MB before"
