@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,18 +17,18 @@ __all__ = ["FileSource", "MemorySource", "Source"]
 _BLOCK = 1 << 20
 
 
-class Source:
+class Source(ABC):
     """Random access to ``size`` bytes."""
 
     size: int
 
+    @abstractmethod
     def read(self, start: int, stop: int) -> bytes | memoryview:
         """Bytes ``start`` to ``stop``.
 
         Raises:
             SeedMaskError: they cannot be read, or there are fewer.
         """
-        raise NotImplementedError
 
     def blocks(self, start: int, stop: int) -> Iterator[bytes | memoryview]:
         """The same, in pieces of bounded size."""
