@@ -16,7 +16,7 @@ from .errors import ConfigError, IterandError
 from .models import Architecture, build_model, resolve
 from .storage import InputSpec
 from .storage.bits import Row
-from .storage.codings import estimate_bytes, plan
+from .storage.codings import plan
 from .storage.container import build_header
 from .storage.manifest import FORMAT_VERSION, NO_DIGEST, build_manifest
 from .subnetwork import make_subnetwork, masked_layers
@@ -31,7 +31,7 @@ DEFAULT_REDRAWN = {"iterand": 0.5, "edge-popup": 0.0}
 # redrawn); what is left of the probability falls off geometrically up to 22, the largest count seen there.
 _FIRST_DRAWS = (0.11 / 0.39, 0.07 / 0.39, 0.06 / 0.39)
 _DECAY, _LARGEST_DRAW = 0.72, 22
-_STAND_IN = 1 << 20
+_STAND_IN = 1 << 20  # values of a row that stands for a longer one
 _ABOUT_DTYPE = {1: "U8", 2: "F16", 4: "F32", 8: "I64"}
 
 
@@ -170,7 +170,11 @@ def _skeleton(architecture: Architecture, subnetwork: SubnetworkConfig, *, allow
 
 @cache
 def _bit_bytes(count: int, ones: int) -> int:
-    return estimate_bytes(count, ones)
+    """About the size of a row of ``count`` independent bits of which ``ones`` are set."""
+    size = min(count, _STAND_IN)
+    bits = np.zeros(size, np.uint8)
+    bits[np.random.Generator(np.random.PCG64(0)).permutation(size)[: round(size * ones / count)]] = 1
+    return _scaled_bytes(Row.pack(bits, 1), count)
 
 
 @cache
@@ -178,13 +182,15 @@ def _log_bytes(kept: int, redrawn: float, distribution: str) -> int:
     if get_codebook(distribution).two_valued:
         flips = round(kept * redrawn / 2)  # a redraw gives the other of two values half of the time
         return _bit_bytes(kept, flips) if flips else 0
-    # A stand-in with the expected number of each draw, scaled up.
     size = min(kept, _STAND_IN)
     edges = np.rint(np.cumsum(draw_distribution(redrawn)) * size).astype(np.int64)
     draws = np.searchsorted(edges, np.arange(size), side="right").astype(np.uint8)
-    if not draws.any():
-        return 0
-    return -(-plan(Row.pack(draws, int(draws.max()).bit_length())).bytes * kept // size)
+    return _scaled_bytes(Row.pack(draws, int(draws.max()).bit_length()), kept) if draws.any() else 0
+
+
+def _scaled_bytes(stand_in: Row, count: int) -> int:
+    """About the size of a row of ``count`` values that is like a shorter one."""
+    return -(-plan(stand_in).bytes * count // stand_in.count)
 
 
 def _header_bytes(
@@ -217,7 +223,7 @@ def _header_bytes(
         "state": [
             {
                 "name": name,
-                "dtype": {2: "F16", 4: "F32", 8: "I64"}.get(value.element_size(), "U8"),
+                "dtype": _ABOUT_DTYPE[value.element_size()],
                 "shape": value.shape,
             }
             for name, value in rest.items()

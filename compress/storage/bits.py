@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SeedMaskError
+from .text import DAMAGED
 
-__all__ = ["Row", "binary_entropy", "pack_values", "packed_bytes", "symbol_entropy", "unpack_values"]
+__all__ = ["ONES", "Row", "binary_entropy", "pack_values", "packed_bytes", "symbol_entropy", "unpack_values"]
 
 _CHUNK = 1 << 16  # values at a time, so that temporaries stay inside the cache; a multiple of 8
-_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1).astype(np.uint8)
+#: uint8 ``[256]``, number of ones of each byte.
+ONES: NDArray[np.uint8] = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1).astype(np.uint8)
 
 
 def packed_bytes(count: int, width: int) -> int:
@@ -96,8 +98,7 @@ def _check_payload(payload: bytes | memoryview, count: int, width: int) -> int:
     expected = packed_bytes(count, width)
     if len(payload) != expected:
         raise SeedMaskError(
-            f"expected {expected} bytes for {count} values of {width} bits, got {len(payload)}; "
-            "the file is damaged, get it again"
+            f"expected {expected} bytes for {count} values of {width} bits, got {len(payload)}; {DAMAGED}"
         )
     used = count * width % 8
     if used and payload[-1] >> used:
@@ -134,8 +135,7 @@ class Row:
         """
         if width > 1:
             return cls(count, width, unpack_values(payload, count, width))
-        _check_payload(payload, count, 1)
-        return cls(count, 1, np.frombuffer(payload, np.uint8) if count else np.empty(0, np.uint8))
+        return cls(count, 1, np.frombuffer(payload, np.uint8)).checked()
 
     def packed(self) -> bytes:
         """The bytes of coding ``raw``."""
@@ -170,7 +170,7 @@ class Row:
         Returns:
             packed bits, uint8 ``[b]``; 0 where the mask is 0.
         """
-        ones = _ONES[mask]
+        ones = ONES[mask]
         begin = start + np.cumsum(ones, dtype=np.int64) - ones
         byte = begin >> 3
         # Eight values from `begin` on; those past the last byte do not matter.
@@ -181,17 +181,14 @@ class Row:
 
     def histogram(self) -> NDArray[np.int64]:
         """How often each symbol occurs, int64 ``[256]``."""
-        starts = range(0, len(self.symbols), _CHUNK)  # `bincount` makes 64-bit integers of its input
         found = np.zeros(256, np.int64)
-        for start in starts:
+        for start in range(0, len(self.symbols), _CHUNK):  # `bincount` makes 64-bit integers of its input
             found += np.bincount(self.symbols[start : start + _CHUNK], minlength=256)
         return found
 
     def ones(self) -> int:
         """Number of ones; for bits."""
-        return sum(
-            int(_ONES[self.symbols[i : i + _CHUNK]].sum(dtype=np.int64)) for i in range(0, len(self.symbols), _CHUNK)
-        )
+        return int((self.histogram() * ONES).sum())
 
 
 @cache

@@ -13,17 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, SeedMaskError, did_you_mean
-from .bits import Row, packed_bytes
+from .bits import ONES, Row, packed_bytes
 from .rans import MAX_LANE, Alphabet, Stream, Table, alphabet, choose_lane, decode, encode, gap_alphabet
-from .text import located
+from .text import DAMAGED, located
 
-__all__ = ["CODINGS", "CODING_CHOICES", "Coded", "check_coding", "decode_rows", "encode_rows", "estimate_bytes", "plan"]
+__all__ = ["CODINGS", "CODING_CHOICES", "Coded", "check_coding", "decode_rows", "encode_rows", "plan"]
 
 #: The codings that a file may name, in the order in which ties are resolved.
 CODINGS = ("raw", "rans", "gaps")
 #: What a user may ask for: the smallest of all, bits as they are, or the smallest of the entropy codings.
 CODING_CHOICES = ("auto", "raw", "rans")
-DAMAGED = "the file is damaged, get it again"
 
 ESCAPE = 255  # the gap symbol for 255 zeros without a one
 MAX_SHIFT = 6  # of the table of gaps
@@ -89,27 +88,19 @@ def plan(row: Row, choice: str = "auto", *, only: Sequence[str] | None = None) -
     plans = []
     if "raw" in tried:
         plans.append(Plan("raw", row, packed_bytes(row.count, row.width)))
+    histogram = row.histogram()
     if "rans" in tried:
         symbols = alphabet(row.width)
-        plans.append(_plan("rans", row, symbols, _class_counts(row.histogram(), symbols), 0))
-    if "gaps" in tried and row.width == 1 and 0 < row.ones() <= row.count // 8:  # else bytes are smaller and quicker
+        plans.append(_plan("rans", row, symbols, _class_counts(histogram, symbols), 0))
+    ones = int((histogram * ONES).sum())
+    if "gaps" in tried and row.width == 1 and 0 < ones <= row.count // 8:  # else bytes are smaller and quicker
         # Cells of an eighth to a quarter of the mean gap follow its distribution closely enough.
-        mean = row.count // row.ones() - 1
+        mean = row.count // ones - 1
         shift = min(max(mean.bit_length() - 3, 0), MAX_SHIFT)
         symbols = gap_alphabet(shift)
         plans.append(_plan("gaps", row, symbols, _class_counts(_gap_histogram(row), symbols), shift))
     # Where gaps are an option they are several times quicker to decode, which is worth a five-hundredth.
     return min(plans, key=lambda item: item.bytes - item.bytes // 512 * (item.coding == "gaps"))
-
-
-def estimate_bytes(count: int, ones: int) -> int:
-    """About the size of the payload of ``count`` independent bits of which ``ones`` are set; see `plan`."""
-    # A stand-in of at most 2**20 bits with the same share of ones, from a fixed generator, scaled up.
-    size = min(count, 1 << 20)
-    bits = np.zeros(size, np.uint8)
-    rng = np.random.Generator(np.random.PCG64(0))
-    bits[rng.permutation(size)[: round(size * ones / count)]] = 1
-    return -(-plan(Row.pack(bits, 1)).bytes * count // size)
 
 
 def encode_rows(plans: Sequence[Plan], choice: str = "auto") -> list[Coded]:

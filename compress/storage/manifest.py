@@ -18,7 +18,7 @@ from .container import Slots
 from .log import LOG_KINDS
 from .network import InputSpec, JsonScalar, check_names, check_scale, check_settings
 from .stored import ITEM_SIZE, check_shape
-from .text import canonical_json, located, parse_json
+from .text import DAMAGED, canonical_json, located, parse_json
 
 __all__ = ["FORMAT_VERSION", "Manifest", "TensorEntry", "parse_manifest"]
 
@@ -27,7 +27,6 @@ FORMAT_VERSION = 1
 FEATURES = frozenset({"gaps", "rans"})
 GENERATORS = ("philox4x32-10",)
 UPDATE = "update: pip install --upgrade iterand-compress"
-DAMAGED = "the file is damaged, get it again"
 NO_DIGEST = "0" * 64
 
 

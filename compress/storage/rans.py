@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SeedMaskError
+from .bits import ONES
+from .text import DAMAGED
 
 __all__ = ["MAX_LANE", "Alphabet", "Stream", "Table", "alphabet", "choose_lane", "decode", "encode", "gap_alphabet"]
 
@@ -52,10 +54,8 @@ class Alphabet:
 def alphabet(width: int) -> Alphabet:
     """The alphabet of rows of ``width`` bits: bytes by their number of ones for 1 bit, else the values themselves."""
     if width == 1:
-        ones = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1).astype(np.uint8)
-        return Alphabet(
-            np.argsort(ones, kind="stable").astype(np.uint8), tuple(math.comb(8, k) for k in range(9)), ones
-        )
+        order = np.argsort(ONES, kind="stable").astype(np.uint8)
+        return Alphabet(order, tuple(math.comb(8, k) for k in range(9)), ONES)
     values = np.arange(1 << width).astype(np.uint8)
     return Alphabet(values, (1,) * len(values), np.arange(256, dtype=np.uint8))
 
@@ -375,4 +375,4 @@ def _require(
 ) -> None:
     if not right.all():
         where = named[int(row_of[np.argmin(right)])][0]
-        raise SeedMaskError(f"{where}: expected {what}, got another; the file is damaged, get it again")
+        raise SeedMaskError(f"{where}: expected {what}, got another; {DAMAGED}")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ..errors import SeedMaskError
 from .container import build_header, explain_difference, layout, read_header
-from .manifest import DAMAGED, parse_manifest
+from .manifest import parse_manifest
 from .seedmask import SeedMask
 from .source import FileSource, MemorySource, Source
-from .text import located
+from .text import DAMAGED, located
 
 __all__ = ["MAX_WEIGHTS", "loads", "read_seedmask"]
 

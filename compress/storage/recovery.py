@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,6 @@ __all__ = ["CHUNK", "TensorRecovery", "ahead", "find_draws", "grouped", "thread_
 CHUNK = 16 * CHUNK_BLOCKS  # weights at a time
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
-
-
-class _Sink(Protocol):
-    def update(self, data: memoryview, /) -> object: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,16 +70,14 @@ class TensorRecovery:
     def weights(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """The weights, chunk by chunk: its place, and float32 weights in little-endian order."""
         for part, codes in self.codes():
-            out = codes.astype("<f4")
-            np.multiply(out, self.scale, out=out)
-            yield part, out
+            yield part, _scaled(codes, self.scale, np.empty(len(codes), "<f4"))
 
     def whole(self) -> tuple[NDArray[np.float32], str]:
         """All weights, float32 ``[n]``, and the SHA-256 of their little-endian bytes."""
         out = np.empty(self.mask.count, "<f4")
         digest = hashlib.sha256()
         for part, codes in self.codes():
-            _scale_into(out[part], codes, self.scale, digest)
+            digest.update(_scaled(codes, self.scale, out[part]).data)
         return out.astype(np.float32, copy=False), digest.hexdigest()
 
     def digest(self) -> str:
@@ -96,14 +90,15 @@ def weights_digest(chunks: Iterable[NDArray[np.int8]], scale: np.float32) -> str
     digest = hashlib.sha256()
     buffer = np.empty(CHUNK, "<f4")
     for codes in chunks:
-        _scale_into(buffer[: len(codes)], codes, scale, digest)
+        digest.update(_scaled(codes, scale, buffer[: len(codes)]).data)
     return digest.hexdigest()
 
 
-def _scale_into(out: NDArray[np.float32], codes: NDArray[np.int8], scale: np.float32, digest: _Sink) -> None:
+def _scaled(codes: NDArray[np.int8], scale: np.float32, out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The weights of codes, in ``out``: the only arithmetic on the way to a weight."""
     out[...] = codes
     np.multiply(out, scale, out=out)
-    digest.update(out.data)
+    return out
 
 
 def find_draws(seed: int, index: int, codebook: Codebook, flipped: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -16,13 +16,13 @@ from .bits import Row
 from .codings import Coded, decode_rows
 from .container import layout
 from .log import NO_LOG, ResamplingLog
-from .manifest import DAMAGED, Manifest, TensorEntry
+from .manifest import Manifest, TensorEntry
 from .network import MaskedTensor, Network
 from .recovery import TensorRecovery, ahead, find_draws, grouped, thread_map
 from .report import LayerReport
 from .source import Source
 from .stored import StoredTensor
-from .text import located
+from .text import DAMAGED, located
 
 __all__ = ["SeedMask"]
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from ..errors import SeedMaskError
 
-__all__ = ["MAX_NAME_BYTES", "canonical_json", "check_json", "check_text", "located", "parse_json"]
+__all__ = ["DAMAGED", "MAX_NAME_BYTES", "canonical_json", "check_json", "check_text", "located", "parse_json"]
 
+#: How messages about a file that cannot be right end.
+DAMAGED = "the file is damaged, get it again"
 MAX_NAME_BYTES = 512
 MAX_DEPTH = 16
 MAX_PARSED_DEPTH = 32
@@ -105,7 +107,7 @@ def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
     except RecursionError:
         raise SeedMaskError(f"{what}: nested too deeply; not a file of ours") from None
     except ValueError as error:
-        raise SeedMaskError(f"{what}: not valid JSON ({error}); the file is damaged, get it again") from None
+        raise SeedMaskError(f"{what}: not valid JSON ({error}); {DAMAGED}") from None
     if not isinstance(value, dict):
         raise SeedMaskError(f"{what}: expected a JSON object, got {type(value).__name__}")
     if _depth(value) > MAX_PARSED_DEPTH:  # the limit of the parser itself depends on the stack
