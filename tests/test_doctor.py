@@ -113,12 +113,8 @@ def test_a_recovery_of_torch_that_differs(monkeypatch):
 
 def test_a_golden_network_that_recovers_to_something_else(monkeypatch):
     """Wrong in the same way when packed and when recovered, so that only the digest in the code tells."""
-    right = storage_recovery._scale_into
-
-    def wrong(out, values, scale, digest):
-        right(out, values, np.float32(2) * scale, digest)
-
-    monkeypatch.setattr(storage_recovery, "_scale_into", wrong)
+    right = storage_recovery._scaled
+    monkeypatch.setattr(storage_recovery, "_scaled", lambda codes, scale, out: right(codes, np.float32(2) * scale, out))
     assert "golden network: SHA-256 of the recovered weights (coding auto): expected" in fail(1, "doctor")
 
 
