@@ -22,8 +22,10 @@ _SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
         "--method",
         "subnetwork.method",
         str,
-        "Subnetworks: iterand, edge-popup, recycling, biprop, biprop-recycling. Pruned first, then trained: magnitude, "
-        "random, snip, grasp, synflow. Baseline: dense.",
+        (
+            "Subnetworks: iterand, edge-popup, recycling, biprop, biprop-recycling. Pruned first, then trained: "
+            "magnitude, random, snip, grasp, synflow. Baseline: dense."
+        ),
     ),
     ("--distribution", "subnetwork.distribution", str, "signed-constant, uniform or normal."),
     ("--selection", "subnetwork.selection", str, "Keep the largest signed scores or magnitudes."),

@@ -1,6 +1,4 @@
-"""How many weights each layer keeps: its own share, or what one threshold over all layers gives it; all at once or
-by and by.
-"""
+"""How many weights each layer keeps: its own share, or what one threshold for all gives it; at once or slowly."""
 
 from __future__ import annotations
 
@@ -45,8 +43,9 @@ class Allocation:
         return self.sparsity * (1 - left**3)
 
     def floor(self, part: MaskedWeight) -> int:
-        """What a layer keeps at least if the scope is global: a weight for each row of its matrix, but no more than half
-        of what layerwise selection would leave it.
+        """What a layer keeps at least if the scope is global.
+
+        A weight for each row of its matrix, but no more than half of what layerwise selection would leave it.
         """
         weights = math.prod(part.spec.shape)
         share = math.ceil((1 - self.sparsity) * weights / 2)

@@ -62,7 +62,8 @@ class WeightSpec:
     @property
     def unit(self) -> np.float32:
         """What random weights are multiplied with before the mask: nothing if they are binarised, else the scale."""
-        return np.float32(1.0 if self.binarised else self.scale)
+        unit: np.float32 = np.float32(1.0 if self.binarised else self.scale)
+        return unit
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -182,7 +183,7 @@ class MaskedWeight(nn.Module):
         self.register_buffer("draws", draws)
         current = random_bytes(spec.seed, spec.tensor, count, device) if recycling else None
         self.register_buffer("current", current)
-        self.register_buffer("random", random_of(spec, draws, current, device), persistent=False)
+        self.register_buffer("random", random_of(spec, None, current, device), persistent=False)
         for name, part in zip(("frozen_pruned", "frozen_kept"), fixed_of(spec, device) or (None, None), strict=True):
             self.register_buffer(name, part, persistent=False)
         if device.type == "meta":  # where nothing can be counted

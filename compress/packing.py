@@ -89,7 +89,8 @@ def network_of(
             tensors.append(_ticket(name, spec, original, state[prefix + "0.mask"].cpu(), with_weights))
         elif with_weights is not None:
             raise SeedMaskError(
-                f"{name}: the weights of a subnetwork are not trained, they follow from the seed; leave out --with-weights"
+                f"{name}: the weights of a subnetwork are not trained, they follow from the seed; "
+                "leave out --with-weights"
             )
         else:
             buffers = {part: state.get(f"{prefix}0.{part}") for part in ("draws", "current")}

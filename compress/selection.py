@@ -76,7 +76,7 @@ def allocate(keys: Sequence[Tensor], kept: int, floors: Sequence[int]) -> list[i
         left = kept - sum(found.values())
         parts = [keys[i] for i in free]
         mask = topk_mask(torch.cat(parts), left)
-        counts = torch.stack([part.sum() for part in mask.split([part.numel() for part in parts])]).tolist()
+        counts = torch.stack([part.sum() for part in torch.split(mask, [part.numel() for part in parts])]).tolist()
         wanted = dict(zip(free, counts, strict=True))
         found |= {i: floors[i] for i in free if wanted[i] < floors[i]} or wanted
     return [found[i] for i in range(len(keys))]

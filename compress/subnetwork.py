@@ -3,7 +3,8 @@
 ``make_subnetwork`` puts a ``MaskedWeight`` on the weight of each chosen layer through
 ``torch.nn.utils.parametrize``. The layer's parameter becomes its scores; its weight becomes
 ``mask(scores) * random weight``, with the gradient passed straight through the mask to the scores. Methods that prune
-at initialisation get a ``PrunedWeight`` instead: the parameter stays the weight, under a mask that ``tickets.py`` finds.
+at initialisation get a ``PrunedWeight`` instead: the parameter stays the weight, under a mask that ``tickets.py``
+finds.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFil
         if method.trains == "weights":
             parts.append((layer, PrunedWeight(spec, weight.device)))
             continue
-        part = MaskedWeight(
+        masked = MaskedWeight(
             spec,
             method.score_bound / math.sqrt(fan_in),
             weight.device,
@@ -98,7 +99,7 @@ def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFil
             resampling=method.resampling,
             recycling=method.recycling,
         )
-        parts.append((layer, part.to(weight.dtype)))
+        parts.append((layer, masked.to(weight.dtype)))
     allocation.check([part for _, part in parts if isinstance(part, MaskedWeight)])
     for layer, part in parts:  # only now: a refused layer leaves the model as it was
         layer.weight.requires_grad_(True)

@@ -52,11 +52,12 @@ def find_ticket(model: nn.Module, config: SubnetworkConfig, inputs: Sample | tup
     count = sum(weight.numel() for _, _, weight in layers)
     kept = kept_count(count, config.sparsity, "(all)")
     if method.criterion == "synflow":
-        if not isinstance(inputs, tuple) or not all(isinstance(size, int) for size in inputs):
+        shape = tuple(size for size in inputs or () if isinstance(size, int))
+        if not shape:
             raise ConfigError("synflow: expected the shape of an input")
-        masks = _synflow(model, names, kept, config.rounds or synflow.ROUNDS, inputs)
+        masks = _synflow(model, names, kept, config.rounds or synflow.ROUNDS, shape)
     else:
-        weights = [weight for _, _, weight in layers]
+        weights: list[Tensor] = [weight for _, _, weight in layers]
         if method.criterion == "magnitude":
             scores: Sequence[Tensor | None] = magnitude.magnitude_scores(weights)
         elif method.criterion == "random":
@@ -173,4 +174,4 @@ def _checked(scores: Sequence[Tensor | None], names: list[str], method: str) -> 
 def _global_masks(scores: list[Tensor], kept: int) -> list[Tensor]:
     """The masks of all layers by one threshold, bool ``[n]`` each; equal scores count by their order."""
     mask = topk_mask(torch.cat(scores), kept)
-    return list(mask.split([score.numel() for score in scores]))
+    return list(torch.split(mask, [score.numel() for score in scores]))

@@ -436,9 +436,9 @@ def test_given_masks():
     use_masks(model, masks)
     np.testing.assert_array_equal(weights_of(model)[0] != 0, masks["0.weight"])
     assert [part.spec.kept for _, part, _ in pruned_layers(model)] == [21, 7]
-    with pytest.raises(ConfigError, match="2.weight is only in one of them"):
+    with pytest.raises(ConfigError, match=r"2\.weight is only in one of them"):
         use_masks(model, {"0.weight": masks["0.weight"]})
-    with pytest.raises(ConfigError, match="0.weight: expected a mask of 42 weights, got 3"):
+    with pytest.raises(ConfigError, match=r"0\.weight: expected a mask of 42 weights, got 3"):
         use_masks(model, {**masks, "0.weight": np.ones(3, bool)})
 
 

@@ -99,7 +99,8 @@ def resolve(config: SubnetworkConfig) -> Method:
     codebook = get_codebook(config.distribution or preset.distribution)
     if preset.criterion == "magnitude" and codebook.two_valued:
         raise ConfigError(
-            f"method magnitude: the weights of {codebook.name} differ in sign only; give --distribution normal or uniform"
+            f"method magnitude: the weights of {codebook.name} differ in sign only; "
+            "give --distribution normal or uniform"
         )
     if preset.criterion not in ("snip", "grasp"):
         _refuse(config, ("samples_per_class",), f"{config.method} looks at no data")

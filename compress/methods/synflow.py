@@ -9,6 +9,8 @@ flow", NeurIPS 2020, Algorithm 1.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ PRESET = MethodPreset(
 
 def kept_in_round(weights: int, kept: int, round_: int, rounds: int) -> int:
     """How many of all weights round 1, 2, …, ``rounds`` keeps; the last keeps ``kept``, each at least so many."""
-    return max(kept, round(weights * (kept / weights) ** (round_ / rounds)))
+    return max(kept, round(weights * math.pow(kept / weights, round_ / rounds)))
 
 
 def scores(outputs: Tensor, weights: list[Tensor]) -> list[Tensor | None]:

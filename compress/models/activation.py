@@ -12,7 +12,7 @@ __all__ = ["BinaryActivation", "activation"]
 
 
 class _Sign(torch.autograd.Function):
-    """1 where x is at least 0, else -1; the gradient is that of a piecewise quadratic step, 2·(1 - |clip(x, -1, 1)|)."""
+    """1 where x is at least 0, else -1; with the gradient of a piecewise quadratic step, 2·(1 - |clip(x, -1, 1)|)."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
@@ -22,7 +22,8 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        return grad * 2 * (1 - x.clamp(-1, 1).abs())
+        gradient: Tensor = grad * 2 * (1 - x.clamp(-1, 1).abs())
+        return gradient
 
 
 def _sign(x: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class BasicBlock(nn.Module):
         """Residual plus shortcut."""
         out = self.act(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return self.act(out + (x if self.downsample is None else self.downsample(x)))
+        return cast("Tensor", self.act(out + (x if self.downsample is None else self.downsample(x))))
 
 
 class Bottleneck(nn.Module):
@@ -77,7 +77,7 @@ class Bottleneck(nn.Module):
         out = self.act(self.bn1(self.conv1(x)))
         out = self.act(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return self.act(out + (x if self.downsample is None else self.downsample(x)))
+        return cast("Tensor", self.act(out + (x if self.downsample is None else self.downsample(x))))
 
 
 class ResNet(nn.Module):

@@ -109,7 +109,8 @@ class Run:
         if not any(True for _ in pruned_layers(self.model)):
             if self.options.masks is not None:
                 raise ConfigError(
-                    f"ticket: method {config.method} finds its masks in training; give one that prunes at initialisation"
+                    f"ticket: method {config.method} finds its masks in training; "
+                    "give one that prunes at initialisation"
                 )
             return
         if self.options.masks is not None:
