@@ -192,7 +192,7 @@ def weight_miss_probability(draws: int, epsilon: float, target: float = 1.0) -> 
     """
     if epsilon >= abs(target):
         return 0.0
-    hit = (min(1.0, target + epsilon) - max(-1.0, target - epsilon)) / 2
+    hit = (min(epsilon, 1 - target) + min(epsilon, 1 + target)) / 2  # of the neighbourhood, above and below
     return math.exp(draws * math.log1p(-hit))
 
 

@@ -93,13 +93,14 @@ def empirical_errors(
         targets = np.full(trials, float(target))
     distances = _path_distances if experiment == "path" else _weight_distances
     rows = max(1, _DRAWS_AT_A_TIME // max(resamples))
-    width = min(rows, max(candidates))
+    most = max(candidates)
+    width = min(rows, most)
     height = max(1, rows // width)
     best = np.full((len(candidates), len(resamples), trials, 2), np.inf)
     for top in range(0, trials, height):
         part = slice(top, min(top + height, trials))
-        for first in range(0, max(candidates), width):
-            draws = _draws(seed, range(part.start, part.stop), range(first, first + width), max(resamples))
+        for first in range(0, most, width):
+            draws = _draws(seed, range(part.start, part.stop), range(first, min(first + width, most)), max(resamples))
             found = distances(draws, targets[part], resamples)
             for i, count in enumerate(candidates):
                 if count > first:

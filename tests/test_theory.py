@@ -313,7 +313,7 @@ def test_more_candidates_or_draws_contain_fewer(monkeypatch):
     assert np.array_equal(errors[:, 0], errors[:, 3])
     assert np.array_equal(empirical_errors([5], [7], 20, 11, 0.8)[0, 0], errors[0, 1, :20])
     assert not np.array_equal(empirical_errors([5], [7], 50, 12, 0.8)[0, 0], errors[0, 1])
-    for name, small in (("_DRAWS_AT_A_TIME", 13), ("_PRODUCTS_AT_A_TIME", 10)):
+    for name, small in (("_DRAWS_AT_A_TIME", 21), ("_PRODUCTS_AT_A_TIME", 10)):
         monkeypatch.setattr(theory_check, name, small)
     assert np.array_equal(empirical_errors(counts, draws, 50, 11, 0.8), errors), "however the work is cut"
 
