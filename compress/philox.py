@@ -42,6 +42,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 5
     DATA_SPLIT = 6
     FREEZING = 7
+    THEORY = 8
 
 
 def check_seed(seed: int) -> int:
