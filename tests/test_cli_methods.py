@@ -1,0 +1,90 @@
+"""Every method from train to a recovered file, through the command line."""
+
+import json
+
+import pytest
+import torch
+from conftest import fail, invoke, succeed
+
+from iterand_compress.compress.config import METHODS
+from iterand_compress.compress.recovery import load_network
+from iterand_compress.compress.training.run import Run
+
+SMALL = ("--recipe", "digits", "--width", 0.25, "--epochs", 3, "--device", "cpu", "--seed", 4)
+RUNS = {
+    "edge-popup": ("--method", "edge-popup"),
+    "iterand on biprop": ("--method", "iterand", "--binarise", "--distribution", "normal", "--resample-every", 10),
+    "recycling": ("--method", "recycling", "--recycle-every", 1, "--recycle-rate", 0.5, "--distribution", "uniform"),
+    "biprop-recycling": ("--method", "biprop-recycling", "--recycle-every", 1, "--distribution", "normal"),
+    "global": ("--method", "edge-popup", "--scope", "global", "--ramp-epochs", 2, "--sparsity", 0.9),
+    "frozen": ("--method", "edge-popup", "--frozen", 0.5),
+    "multicoated": ("--method", "edge-popup", "--coats", 3),
+    "binary activations": ("--method", "biprop", "--activation", "binary", "--affine", "--optimizer", "adam"),
+    "snip": ("--method", "snip", "--sparsity", 0.8),
+    "synflow": ("--method", "synflow", "--sparsity", 0.8, "--set", "subnetwork.rounds=5"),
+}
+
+
+@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
+def test_recovers_bit_for_bit_and_scores_the_same(options, tmp_path):
+    checkpoint, file = tmp_path / "m.ckpt", tmp_path / "m.seedmask"
+    trained = json.loads(succeed("train", *SMALL, *options, "--out", checkpoint, "--json"))
+    exact = ("--with-weights", "float32") if options[1] in ("snip", "synflow") else ()
+    packed = json.loads(succeed("pack", checkpoint, "--out", file, *exact, "--json"))
+    succeed("verify", file)
+    first, second = (load_network(path).model for path in (checkpoint, file))
+    assert first.state_dict().keys() == second.state_dict().keys()
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+    assert json.loads(succeed("eval", file, "--json"))["accuracy"] == trained["test_accuracy"] > 0.2
+    assert (packed["coat_bits"] > 0) == ("--coats" in options)
+    assert (packed["value_bits"] > 0) == bool(exact)
+    assert file.stat().st_size == packed["file_bytes"] < packed["dense_bytes"]
+
+
+def test_help_names_every_method():
+    shown = " ".join(invoke("train", "--help").output.split())
+    for name in METHODS:
+        assert name in shown
+
+
+def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
+    options = (*SMALL, "--method", "recycling", "--recycle-every", 1, "--scope", "global", "--ramp-epochs", 2)
+    whole, cut = tmp_path / "whole.ckpt", tmp_path / "cut.ckpt"
+    succeed("train", *options, "--out", whole)
+    original = Run.epoch
+
+    def stopped_in_the_third(self, stop, reporter):
+        stop.requested = stop.requested or self.position.epoch == 2
+        return original(self, stop, reporter)
+
+    monkeypatch.setattr(Run, "epoch", stopped_in_the_third)
+    assert invoke("train", *options, "--out", cut).exit_code != 0
+    monkeypatch.undo()
+    assert torch.load(cut, weights_only=True)["test"] is None
+    succeed("train", "--resume", "--out", cut)
+    expected, resumed = (torch.load(path, weights_only=True) for path in (whole, cut))
+    assert resumed["test"] == expected["test"]
+    for name, value in expected["model"].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, resumed["model"][name]), name
+        else:
+            assert value == resumed["model"][name], name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "snip", "--coats", 2), "coats = 2: snip trains weights, and has no scores; leave it out"),
+        (("--method", "recycling"), "comes never in 3 epochs; lower recycle_every"),
+        (("--ramp-epochs", 3), "ramp_epochs: expected fewer than the 3 epochs of the run"),
+        (("--method", "snap"), "subnetwork.method: unknown 'snap'; did you mean 'snip'"),
+        (("--method", "snip", "--set", "subnetwork.samples_per_class=1000"), "expected 1000 training images"),
+        (("--method", "magnitude", "--distribution", "signed-constant"), "differ in sign only"),
+        (("--model", "torchvision:resnet18", "--activation", "binary"), "does not take activation = 'binary'"),
+    ],
+)
+def test_refusals(options, message, tmp_path):
+    line = fail(2, "train", *SMALL, *options, "--out", tmp_path / "m.ckpt")
+    assert message in line
+    assert not list(tmp_path.iterdir())
