@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import fail, invoke, succeed
 
+from conftest import fail, invoke, succeed
 from iterand_compress.compress.config import METHODS
 from iterand_compress.compress.recovery import load_network
 from iterand_compress.compress.training.run import Run
