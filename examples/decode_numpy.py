@@ -106,31 +106,6 @@ def raw_values(payload: bytes, count: int, width: int) -> np.ndarray:
     return bits[: count * width].reshape(count, width) @ np.left_shift(1, np.arange(width)).astype(np.uint8)
 
 
-# ---- 1.6 Frozen masks
-
-
-def whole_mask(seed: int, t: int, count: int, pruned: int, kept: int, free: np.ndarray) -> np.ndarray:
-    """The mask of which the generator fixes a part, and `free` has the other bits."""
-    inside = min(pruned, kept) >= 0 and max(pruned, kept) < 65536 and 0 < pruned + kept <= 65536
-    check(inside, f"a mask cannot be frozen by thresholds of {pruned} and {kept}")
-    check(count <= 2**35, f"{count} weights: a frozen mask has at most 2**35")
-    mask, used = np.empty(count, np.uint8), 0
-    for start in range(0, count, CHUNK):
-        blocks = np.arange(start // 8, -(-min(start + CHUNK, count) // 8))
-        counter = [blocks, np.zeros(len(blocks)), np.full(len(blocks), t), np.full(len(blocks), 7)]  # purpose 7
-        words = np.stack(philox([c.astype(np.uint64) for c in counter], (seed % 2**32, seed // 2**32)), axis=1)
-        part = mask[start : start + CHUNK]
-        number = np.stack([words % 65536, words >> np.uint64(16)], axis=2).ravel()[: len(part)].astype(np.int64)
-        part[:] = number >= pruned  # of those that are fixed
-        own = number >= pruned + kept
-        bits = free[used : used + np.count_nonzero(own)]
-        used += np.count_nonzero(own)
-        check(used <= len(free), f"the generator leaves more than {len(free)} weights free")
-        part[own] = bits
-    check(used == len(free), f"the generator leaves {used} weights free, the manifest says {len(free)}")
-    return mask
-
-
 # ---- 1.4 Entropy coding
 
 
@@ -218,6 +193,31 @@ def gap_bits(cursor: Cursor, count: int) -> np.ndarray:
     bits = np.zeros(count, np.uint8)
     bits[ends[symbols < 255] - 1] = 1
     return bits
+
+
+# ---- 1.6 Frozen masks
+
+
+def whole_mask(seed: int, t: int, count: int, pruned: int, kept: int, free: np.ndarray) -> np.ndarray:
+    """The mask of which the generator fixes a part, and `free` has the other bits."""
+    inside = min(pruned, kept) >= 0 and max(pruned, kept) < 65536 and 0 < pruned + kept <= 65536
+    check(inside, f"a mask cannot be frozen by thresholds of {pruned} and {kept}")
+    check(count <= 2**35, f"{count} weights: a frozen mask has at most 2**35")
+    mask, used = np.empty(count, np.uint8), 0
+    for start in range(0, count, CHUNK):
+        blocks = np.arange(start // 8, -(-min(start + CHUNK, count) // 8))
+        counter = [blocks, np.zeros(len(blocks)), np.full(len(blocks), t), np.full(len(blocks), 7)]  # purpose 7
+        words = np.stack(philox([c.astype(np.uint64) for c in counter], (seed % 2**32, seed // 2**32)), axis=1)
+        part = mask[start : start + CHUNK]
+        number = np.stack([words % 65536, words >> np.uint64(16)], axis=2).ravel()[: len(part)].astype(np.int64)
+        part[:] = number >= pruned  # of those that are fixed
+        own = number >= pruned + kept
+        bits = free[used : used + np.count_nonzero(own)]
+        used += np.count_nonzero(own)
+        check(used <= len(free), f"the generator leaves more than {len(free)} weights free")
+        part[own] = bits
+    check(used == len(free), f"the generator leaves {used} weights free, the manifest says {len(free)}")
+    return mask
 
 
 # ---- 2. The container
