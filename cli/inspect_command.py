@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,14 +34,15 @@ def command(file: Path, max_weights: int, as_json: bool) -> None:
     rows = seedmask.layer_report()
     weights, kept = sum(row.weights for row in rows), sum(row.kept for row in rows)
     state_bytes = sum(stored.data.nbytes for stored in seedmask.state().values())
-    totals = {
+    totals: dict[str, Any] = {
         "weights": weights,
         "kept": kept,
         "sparsity": 1 - kept / weights,
-        "mask_bits_per_weight": _mean(rows, "mask_bits_per_weight"),
-        "mask_bound": _mean(rows, "mask_bound"),
-        "log_bits_per_weight": _mean(rows, "log_bits_per_weight"),
-        "log_bound": _mean(rows, "log_bound"),
+        **{
+            f"{part}_{column}": _mean(rows, f"{part}_{column}")
+            for part in ("mask", "log", "coats", "values")
+            for column in ("bits_per_weight", "bound")
+        },
         "bits_per_weight": _mean(rows, "bits_per_weight"),
         "bound": _mean(rows, "bound"),
         "state_bytes": state_bytes,
@@ -65,50 +67,52 @@ def command(file: Path, max_weights: int, as_json: bool) -> None:
             }
         )
         return
-    head = ("tensor", "shape", "weights", "sparsity", "mask", "bits", "bound", "log", "bits", "bound")
-    table: list[tuple[str, ...]] = [head]
-    table += [
-        (
-            row.name,
-            "×".join(map(str, row.shape)),
-            f"{row.weights:,}",
-            f"{row.sparsity:.4f}",
-            row.mask_coding,
-            f"{row.mask_bits_per_weight:.3f}",
-            f"{row.mask_bound:.3f}",
-            row.log_kind if row.log_kind == "none" else f"{row.log_kind} {row.log_coding}",
-            f"{row.log_bits_per_weight:.3f}",
-            f"{row.log_bound:.3f}",
-        )
-        for row in rows
-    ]
-    mask_and_log = (f"{totals['bits_per_weight']:.3f}", f"{totals['bound']:.3f}")
-    table.append(
-        (
-            "total",
-            "",
-            f"{weights:,}",
-            f"{totals['sparsity']:.4f}",
-            "",
-            f"{totals['mask_bits_per_weight']:.3f}",
-            f"{totals['mask_bound']:.3f}",
-            "",
-            f"{totals['log_bits_per_weight']:.3f}",
-            f"{totals['log_bound']:.3f}",
-        )
-    )
-    table.append(("mask and log", *[""] * 7, *mask_and_log))
-    print_table(table, left=(0, 1, 4, 7))
+    # Columns of what few files hold are left out where there is nothing in them.
+    parts = ["mask", "log", *(part for part in ("coats", "values") if totals[f"{part}_bits_per_weight"])]
+    frozen = any(row.frozen_pruned or row.frozen_kept for row in rows)
+    names = ["tensor", "shape", "weights", "sparsity", *(["frozen"] if frozen else [])]
+    table = [names + [name for part in parts for name in (part, "bits", "bound")]]
+    for row in rows:
+        start = [row.name, "×".join(map(str, row.shape)), f"{row.weights:,}", f"{row.sparsity:.4f}"]
+        start += [_frozen(row)] if frozen else []
+        table.append(start + [cell for part in parts for cell in (_coding(row, part), *_bits(asdict(row), part))])
+    total = ["total", "", f"{weights:,}", f"{totals['sparsity']:.4f}", *([""] if frozen else [])]
+    table.append(total + [cell for part in parts for cell in ("", *_bits(totals, part))])
+    together = (f"{totals['bits_per_weight']:.3f}", f"{totals['bound']:.3f}")
+    sums = f"{', '.join(parts[:-1])} and {parts[-1]}"
+    table.append([sums, *[""] * (len(table[0]) - 3), *together])
+    print_table(table, left=(0, 1, *range(len(names), len(table[0]), 3)))
     architecture = manifest.architecture or {}
     click.echo(
         f"\n{architecture.get('name', 'unnamed architecture')}, seed {seedmask.seed}, "
-        f"{seedmask.tensors[0].codebook}; mask and log in bits per weight, beside the bound for independent bits"
+        f"{seedmask.tensors[0].codebook}; {sums} in bits per weight, beside the bound for independent bits"
+        + ("; frozen: shares that the seed fixes to pruned and to kept" if frozen else "")
     )
     click.echo(
         f"dense {totals['dense_bytes']:,} bytes, file {seedmask.file_bytes:,} bytes "
         f"(state {state_bytes:,}): {totals['ratio']:.1f} times smaller"
     )
     click.echo(f"payload sha256 {manifest.digests.payload}\nweights sha256 {manifest.digests.weights}")
+
+
+def _frozen(row: LayerReport) -> str:
+    fixed = row.frozen_pruned, row.frozen_kept
+    return "{:.4f} {:.4f}".format(*fixed) if any(fixed) else "none"
+
+
+def _coding(row: LayerReport, part: str) -> str:
+    """What a part of a tensor is and how it is coded."""
+    if part == "mask":
+        return row.mask_coding
+    if part == "log":
+        return row.log_kind if row.log_kind == "none" else f"{row.log_kind} {row.log_coding}"
+    if part == "coats":
+        return row.coats_coding or "none"
+    return "none" if row.values_dtype is None else f"{row.values_dtype} {row.values_coding}"
+
+
+def _bits(columns: Mapping[str, Any], part: str) -> tuple[str, str]:
+    return f"{columns[f'{part}_bits_per_weight']:.3f}", f"{columns[f'{part}_bound']:.3f}"
 
 
 def _mean(rows: list[LayerReport], column: str) -> float:

@@ -58,6 +58,8 @@ def command(checkpoint: Path, out: Path | None, coding: str, state_dtype: str, a
                 "kept": report.kept,
                 "mask_bits": report.mask_bits,
                 "log_bits": report.log_bits,
+                **({"coat_bits": report.coat_bits} if report.coat_bits else {}),
+                **({"value_bits": report.value_bits} if report.value_bits else {}),
                 "state_dtype": rounding.dtype,
                 "state_bytes": rounding.bytes,
                 "state_exact_bytes": rounding.exact_bytes,
@@ -66,9 +68,12 @@ def command(checkpoint: Path, out: Path | None, coding: str, state_dtype: str, a
             }
         )
         return
+    bits = {"mask": report.mask_bits, "log": report.log_bits}
+    bits |= {part: n for part, n in (("coats", report.coat_bits), ("values", report.value_bits)) if n}
+    *parts, last = (f"{part} {n / report.weights:.3f}" for part, n in bits.items())
     click.echo(
         f"{target}: {report.file_bytes:,} bytes for {report.weights:,} weights ({report.kept:,} kept); "
-        f"mask {report.mask_bits / report.weights:.3f} and log {report.log_bits / report.weights:.3f} bits per weight; "
+        f"{', '.join(parts)} and {last} bits per weight; "
         f"{dense_bytes / report.file_bytes:.1f} times smaller than in float32"
     )
     if rounding.dtype == "exact":

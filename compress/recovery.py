@@ -16,10 +16,12 @@ from .codebooks import get_codebook
 from .config import Recipe, validated
 from .data.bundle import normalize
 from .errors import CheckpointError, ConfigError, SeedMaskError
-from .generator import random_weights, weight_table, weights_at
+from .generator import philox4x32, random_weights, weight_table, weights_at
 from .models import Architecture, build_model
-from .storage import MAX_WEIGHTS, SeedMask, read_seedmask
+from .philox import Purpose
+from .storage import MAX_WEIGHTS, SeedMask, Trained, read_seedmask
 from .storage.bits import Row
+from .storage.coats import MAX_COAT
 from .storage.recovery import TensorRecovery
 from .subnetwork import materialise
 from .tensors import from_stored
@@ -28,6 +30,8 @@ from .training.devices import resolve_device
 from .training.run import build_network
 
 __all__ = ["LoadedNetwork", "load_network", "recover", "recover_on_device", "state_dict"]
+
+_CHUNK = 1 << 18  # bytes at a time, where a word of 64 bits and more is needed for each
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ def recover_on_device(
 ) -> dict[str, Tensor]:
     """Compute the masked weights of a file with torch, on any device, and compare them with their digests on the host.
 
-    Masks and logs are decoded on the CPU and travel as they are packed; random numbers are made on the device.
+    Payloads are decoded on the CPU and travel as they are packed, trained values as they are stored; the random numbers
+    of weights are made on the device.
 
     Args:
         seedmask: an open file.
@@ -100,6 +105,8 @@ def recover_on_device(
 @torch.no_grad()
 def _weights_on(recovery: TensorRecovery, device: torch.device) -> Tensor:
     """All weights of a tensor, float32 ``[n]``."""
+    if recovery.trained is not None:
+        return _trained_on(recovery.mask, recovery.trained, device)
     book, log = get_codebook(recovery.codebook), recovery.log
     about = recovery.seed, recovery.index, book, recovery.scale
     found = random_weights(*about, recovery.mask.count, device)
@@ -110,11 +117,42 @@ def _weights_on(recovery: TensorRecovery, device: torch.device) -> Tensor:
         index = kept[changed]
         if log.kind == "draws":
             found[index] = weights_at(*about, index, values[changed])
+        elif log.kind == "deltas":
+            table = weight_table(book, recovery.scale, device)
+            found[index] = table[_bytes_at(recovery.seed, recovery.index, index) ^ values[changed].long()]
         else:
             table = weight_table(book, recovery.scale, device)
             first, second = table[0], table[-1]
             found[index] = torch.where(found[index] == first, second, first)
+    if recovery.coats is not None:
+        # Codes are -1 and 1: a product has the sign of the code and the magnitude of coats times scale, rounded once.
+        magnitudes = torch.from_numpy(np.arange(1, MAX_COAT + 1, dtype=np.float32) * recovery.scale).to(device)
+        kept = mask.nonzero().squeeze(1)
+        found[kept] = magnitudes[_upload(recovery.coats.row, device).long()].copysign(found[kept])
     return found.masked_fill_(mask == 0, 0.0)
+
+
+def _bytes_at(seed: int, tensor: int, index: Tensor) -> Tensor:
+    """The bytes of draw 0 of single weights, int64 of the shape of ``index``, an int64 ``[n]`` on any device."""
+    out = torch.empty_like(index)
+    for start in range(0, len(index), _CHUNK):
+        where = index[start : start + _CHUNK]
+        words = torch.stack(philox4x32(seed, where >> 4, 0, tensor, Purpose.WEIGHTS))
+        word = words.gather(0, (where >> 2 & 3).unsqueeze(0)).squeeze(0)
+        out[start : start + _CHUNK] = word >> ((where & 3) << 3) & 0xFF
+    return out
+
+
+def _trained_on(mask: Row, trained: Trained, device: torch.device) -> Tensor:
+    """The same of a tensor whose values were trained."""
+    kept = _upload(mask, device).nonzero().squeeze(1)
+    values = torch.from_numpy(np.array(trained.values)).to(device).float()
+    if trained.scales is not None:
+        rows = kept.div(mask.count // len(trained.scales), rounding_mode="floor")
+        values *= torch.from_numpy(np.array(trained.scales)).to(device)[rows]
+    found = torch.zeros(mask.count, dtype=torch.float32, device=device)
+    found[kept] = values
+    return found
 
 
 def _upload(row: Row, device: torch.device) -> Tensor:

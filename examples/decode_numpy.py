@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 1
-FEATURES = ("gaps", "rans")
+FEATURES = ("coats", "deltas", "frozen", "gaps", "rans", "values")
 MAX_WEIGHTS = 2**33  # section 3: a small file can promise any number of weights, all of them zero
 CHUNK = 2**16  # weights whose random bytes are made at once
 
@@ -54,7 +54,7 @@ def random_bytes(seed: int, t: int, draws: np.ndarray, indices: np.ndarray) -> n
     for start in range(0, len(indices), CHUNK):
         part = slice(start, start + CHUNK)
         i = indices[part]
-        counter = [i // 16, draws[part], np.full(len(i), t), np.zeros(len(i))]
+        counter = [i // 16, draws[part], np.full(len(i), t), np.zeros(len(i))]  # purpose 0
         words = philox([c.astype(np.uint64) for c in counter], (seed % 2**32, seed // 2**32))
         word = np.choose(i % 16 // 4, words).astype(np.int64)
         result[part] = word >> 8 * (i % 4) & 255
@@ -195,6 +195,31 @@ def gap_bits(cursor: Cursor, count: int) -> np.ndarray:
     return bits
 
 
+# ---- 1.6 Frozen masks
+
+
+def whole_mask(seed: int, t: int, count: int, pruned: int, kept: int, free: np.ndarray) -> np.ndarray:
+    """The mask of which the generator fixes a part, and `free` has the other bits."""
+    inside = min(pruned, kept) >= 0 and max(pruned, kept) < 65536 and 0 < pruned + kept <= 65536
+    check(inside, f"a mask cannot be frozen by thresholds of {pruned} and {kept}")
+    check(count <= 2**35, f"{count} weights: a frozen mask has at most 2**35")
+    mask, used = np.empty(count, np.uint8), 0
+    for start in range(0, count, CHUNK):
+        blocks = np.arange(start // 8, -(-min(start + CHUNK, count) // 8))
+        counter = [blocks, np.zeros(len(blocks)), np.full(len(blocks), t), np.full(len(blocks), 7)]  # purpose 7
+        words = np.stack(philox([c.astype(np.uint64) for c in counter], (seed % 2**32, seed // 2**32)), axis=1)
+        part = mask[start : start + CHUNK]
+        number = np.stack([words % 65536, words >> np.uint64(16)], axis=2).ravel()[: len(part)].astype(np.int64)
+        part[:] = number >= pruned  # of those that are fixed
+        own = number >= pruned + kept
+        bits = free[used : used + np.count_nonzero(own)]
+        used += np.count_nonzero(own)
+        check(used <= len(free), f"the generator leaves more than {len(free)} weights free")
+        part[own] = bits
+    check(used == len(free), f"the generator leaves {used} weights free, the manifest says {len(free)}")
+    return mask
+
+
 # ---- 2. The container
 
 ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4}
@@ -220,6 +245,18 @@ def header_of(metadata: dict[str, str], tensors: dict[str, tuple[str, list[int]]
 
 
 # ---- 3. The manifest, and 1. from a seed to weights
+
+
+ENTRY = {
+    "codebook",
+    "kept",
+    "log",
+    "mask",
+    "name",
+    "scale",
+    "sha256",
+    "shape",
+}  # "frozen", "coats", "values" may follow
 
 
 def decode(source: str | os.PathLike[str] | bytes) -> dict[str, np.ndarray]:
@@ -260,8 +297,7 @@ def decode_file(data: bytes) -> dict[str, np.ndarray]:
     tensors = manifest["tensors"]
     names = [entry["name"] for entry in tensors + manifest["state"]]
     check(len(set(names)) == len(names), "two tensors have the same name")
-    stored = {f"mask/{entry['name']}": ("U8", [entry["mask"]["bytes"]]) for entry in tensors}
-    stored |= {f"log/{e['name']}": ("U8", [e["log"]["bytes"]]) for e in tensors if e["log"]["kind"] != "none"}
+    stored = {f"{part}/{e['name']}": slot for e in tensors for part, slot in slots_of(e).items()}
     stored |= {f"state/{entry['name']}": (entry["dtype"], entry["shape"]) for entry in manifest["state"]}
     begin, header = header_of({"seedmask": text}, stored)
     check(data.startswith(begin), "the header does not follow from the manifest: the file is damaged")
@@ -269,15 +305,15 @@ def decode_file(data: bytes) -> dict[str, np.ndarray]:
     check(sha256(payload) == digests["payload"], "the digest of the data differs: the file is damaged")
     parts = {name: payload[slice(*header[name]["data_offsets"])] for name in stored}
 
-    codings = {row["coding"] for entry in tensors for row in (entry["mask"], entry["log"])}
-    check(features == sorted(codings - {"raw"}), f"required features {features}, but codings {sorted(codings)}")
+    used = set().union(*map(features_of, tensors))
+    check(features == sorted(used - {"raw"}), f"required features {features}, but the file uses {sorted(used)}")
     total = sum(math.prod(entry["shape"]) for entry in tensors)
     check(total <= MAX_WEIGHTS, f"{total} weights: more than {MAX_WEIGHTS}")
     seed, weights = int(manifest["seed"], 16), {}
     for t, entry in enumerate(tensors):
         name = entry["name"]
         try:
-            weights[name] = recover(seed, t, entry, parts[f"mask/{name}"], parts.get(f"log/{name}"))
+            weights[name] = recover(seed, t, entry, {part: parts[f"{part}/{name}"] for part in slots_of(entry)})
         except ValueError as error:
             raise ValueError(f"tensor {name!a}: {error}") from error
     together = sha256(b"".join(bytes.fromhex(entry["sha256"]) for entry in tensors))
@@ -285,8 +321,37 @@ def decode_file(data: bytes) -> dict[str, np.ndarray]:
     return weights
 
 
-def recover(seed: int, t: int, entry: dict[str, Any], mask: bytes, log: bytes | None) -> np.ndarray:
-    """Section 1: the weights of masked tensor `t` from its entry in the manifest and its two payloads."""
+def slots_of(entry: dict[str, Any]) -> dict[str, tuple[str, list[int]]]:
+    """Dtype and shape of each data tensor of a masked tensor, by the part in front of its name."""
+    unknown = set(entry) - ENTRY - {"frozen", "coats", "values"}
+    check(not unknown and set(entry) >= ENTRY, f"fields {sorted(entry)}: others expected")
+    parts = ["mask"] + ["log"] * (entry["log"]["kind"] != "none") + ["coats"] * ("coats" in entry)
+    slots = {part: ("U8", [entry[part]["bytes"]]) for part in parts}
+    if "values" in entry:
+        values, shape = entry["values"], entry["shape"]
+        check(values["dtype"] in ("F32", "F16", "I8"), f"unknown dtype {values['dtype']!a} of values")
+        slots["values"] = ("U8", [values["bytes"]])
+        if values["dtype"] == "I8":
+            slots["scales"] = ("F32", shape[:1] or [1])
+        else:
+            size = entry["kept"] * ITEM_BYTES[values["dtype"]]
+            check(
+                values == {"bytes": size, "coding": "raw", "dtype": values["dtype"]},
+                f"values that are not {size} bytes",
+            )
+            slots["values"] = (values["dtype"], [entry["kept"]])
+    return slots
+
+
+def features_of(entry: dict[str, Any]) -> set[str]:
+    """What a reader must know to decode a masked tensor, and `raw`."""
+    rows = [entry[part] for part in ("mask", "log", "coats", "values") if part in entry]
+    features = {row["coding"] for row in rows} | {part for part in ("frozen", "coats", "values") if part in entry}
+    return features | {kind for kind in (entry["log"]["kind"],) if kind == "deltas"}
+
+
+def recover(seed: int, t: int, entry: dict[str, Any], parts: dict[str, bytes]) -> np.ndarray:
+    """Section 1: the weights of masked tensor `t` from its entry in the manifest and its data tensors."""
     shape, kind, width = entry["shape"], entry["log"]["kind"], entry["log"]["width"]
     check(len(shape) <= 16 and all(size >= 1 for size in shape), f"shape {shape} is not possible")
     check(entry["codebook"] in CODEBOOKS, f"unknown codebook {entry['codebook']!a}")
@@ -294,31 +359,74 @@ def recover(seed: int, t: int, entry: dict[str, Any], mask: bytes, log: bytes | 
     scale = np.frombuffer(bytes.fromhex(entry["scale"]), ">f4").astype(np.float32)
     check(scale.size == 1, f"scale {entry['scale']!a} is not 8 hexadecimal digits")
     with np.errstate(all="ignore"):
-        products = scale * np.abs(codebook)
+        products = scale * (127 if "coats" in entry else np.abs(codebook))
     check(bool((scale >= 2.0**-126) & np.isfinite(products).all()), f"scale {entry['scale']!a} is not possible")
 
     count = math.prod(shape)
-    kept = np.flatnonzero(decode_row(mask, entry["mask"]["coding"], count, 1))
+    frozen = entry.get("frozen")
+    check(frozen is None or set(frozen) == {"free", "kept", "pruned"}, f"fields {frozen} of a frozen mask")
+    bits = decode_row(parts["mask"], entry["mask"]["coding"], count if frozen is None else frozen["free"], 1)
+    if frozen is not None:
+        bits = whole_mask(seed, t, count, frozen["pruned"], frozen["kept"], bits)
+    kept = np.flatnonzero(bits)
     check(len(kept) == entry["kept"], f"the mask keeps {len(kept)} weights, the manifest says {entry['kept']}")
 
     values = draws = np.zeros(len(kept), np.uint8)
-    if log is None:
+    if "log" not in parts:
         check(entry["log"] == {"bytes": 0, "coding": "raw", "kind": "none", "width": 0}, "a log 'none' is not empty")
     else:
-        widths = {"flips": range(1, 2), "draws": range(1, 9)}
+        widths = {"flips": range(1, 2), "draws": range(1, 9), "deltas": range(1, 9)}
         check(width in widths[kind], f"a log {kind!a} of width {width}")
-        check(kind == "draws" or entry["codebook"] == "signed-constant", "log 'flips' needs a codebook of two values")
-        values = decode_row(log, entry["log"]["coding"], len(kept), width)
+        two_valued = entry["codebook"] == "signed-constant"
+        check(kind != "flips" or two_valued, "log 'flips' needs a codebook of two values")
+        check(kind != "deltas" or not two_valued, "log 'deltas' needs a codebook of more than two values")
+        values = decode_row(parts["log"], entry["log"]["coding"], len(kept), width)
         check(int(values.max(initial=0)).bit_length() == width, f"the log of width {width} does not need that width")
         draws = values if kind == "draws" else draws
 
-    codes = codebook[random_bytes(seed, t, draws, kept)]
-    if kind == "flips":
-        codes[values == 1] *= -1
     weights = np.zeros(count, np.float32)
-    weights[kept] = codes * scale
+    if "values" in parts:
+        check(kind == "none" and "coats" not in entry, "trained values beside a log or coats")
+        weights[kept] = trained_values(entry, kept, parts)
+    else:
+        found = random_bytes(seed, t, draws, kept)
+        codes = codebook[found ^ values if kind == "deltas" else found]
+        if kind == "flips":
+            codes[values == 1] *= -1
+        if "coats" in parts:
+            codes *= coats_of(entry, parts["coats"], len(kept))
+        weights[kept] = codes * scale
     check(sha256(weights.astype("<f4").tobytes()) == entry["sha256"], "the digest of the recovered weights differs")
     return weights.reshape(shape)
+
+
+def coats_of(entry: dict[str, Any], payload: bytes, kept: int) -> np.ndarray:
+    """Section 1.7: the coats of the kept weights."""
+    coats = entry["coats"]
+    check(entry["codebook"] == "signed-constant", "coats need a codebook of two values")
+    check(set(coats) == {"bytes", "coding", "width"} and 1 <= coats["width"] <= 7, f"coats {coats}")
+    values = decode_row(payload, coats["coding"], kept, coats["width"])
+    largest = int(values.max(initial=0))
+    check(largest < 127 and largest.bit_length() == coats["width"], f"{largest + 1} coats, of width {coats['width']}")
+    return values.astype(np.float32) + 1
+
+
+def trained_values(entry: dict[str, Any], kept: np.ndarray, parts: dict[str, bytes]) -> np.ndarray:
+    """Section 1.8: the weights that are kept."""
+    about = entry["values"]
+    if about["dtype"] != "I8":
+        values = np.frombuffer(parts["values"], "<f4" if about["dtype"] == "F32" else "<f2").astype(np.float32)
+        check(bool(np.isfinite(values).all()), "a trained value is not finite")
+        return values
+    check(set(about) == {"bytes", "coding", "dtype"} and about["coding"] != "gaps", f"values {about}")
+    values = decode_row(parts["values"], about["coding"], len(kept), 8).view(np.int8)
+    check(bool((values > -128).all()), "a trained value is -128")
+    scales = np.frombuffer(parts["scales"], "<f4").astype(np.float32)
+    with np.errstate(all="ignore"):
+        fine = (scales >= 2.0**-126) & np.isfinite(scales * np.float32(127))
+    check(bool(fine.all()), f"scale {scales[~fine][:1]} of a row is not possible")
+    row = kept // (math.prod(entry["shape"]) // len(scales))
+    return values.astype(np.float32) * scales[row]
 
 
 def sha256(data: bytes) -> str:
@@ -357,7 +465,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {args.file}: {error}")
     for name, values in weights.items():
-        print(f"{name!a}: {list(values.shape)}, {np.count_nonzero(values)} of {values.size} weights are kept")
+        print(f"{name!a}: {list(values.shape)}, {np.count_nonzero(values)} of {values.size} weights are not 0")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,22 @@ import pytest
 from golden.make import FOLDER, GOLDEN, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import networks_of_every_kind
 from safetensors.numpy import load_file
 
 from iterand_compress.compress.codebooks import CODEBOOKS
 from iterand_compress.compress.errors import SeedMaskError
-from iterand_compress.compress.storage import MaskedTensor, Network, StoredTensor, dumps, loads, read_seedmask
+from iterand_compress.compress.storage import (
+    Frozen,
+    MaskedTensor,
+    Network,
+    StoredTensor,
+    dumps,
+    frozen_masks,
+    loads,
+    quantise,
+    read_seedmask,
+)
 from iterand_compress.compress.storage.bits import Row
 from iterand_compress.compress.storage.codings import Coded, decode_rows, encode_rows, plan
 
@@ -150,6 +161,24 @@ def test_networks_of_many_lanes_and_chunks(codebook: str, coding: str) -> None:
     assert found >= ({"raw"} if coding == "raw" else {"rans", "gaps"})
 
 
+@settings(max_examples=60, deadline=None)
+@given(networks_of_every_kind(), st.sampled_from(["auto", "raw", "rans"]))
+def test_random_networks_of_every_kind(network: Network, coding: str) -> None:
+    codings(network, coding)
+
+
+def test_a_frozen_mask_and_rows_of_several_chunks() -> None:
+    rng, count, thresholds = np.random.default_rng(1), 200_003, Frozen(20000, 7000)
+    pruned, kept = frozen_masks(3, 0, thresholds, count)
+    mask, wide = (rng.random(count) < 0.3) & ~pruned | kept, rng.random(200_000) < 0.4
+    values = quantise(rng.standard_normal(200_000).astype(np.float32), wide, (1000, 200), "int8")
+    tensors = (
+        MaskedTensor("frozen", (count,), "uniform", np.float32(1), mask, frozen=thresholds),
+        MaskedTensor("rows", (1000, 200), "uniform", np.float32(1), wide, trained=values),
+    )
+    codings(Network(seed=3, tensors=tensors), "auto")
+
+
 @pytest.mark.parametrize("scale", [2.0**-126, (2 - 2**-23) * 2.0**120])
 def test_extreme_scales(scale: float) -> None:
     tensor = MaskedTensor("w", (500,), "normal", np.float32(scale), np.ones(500, np.bool_))
@@ -186,7 +215,7 @@ def test_the_script_needs_numpy_alone(path: Path, tmp_path: Path) -> None:
     assert json.loads(modules) == ["numpy"], "and the standard library"
     weights = read_seedmask(path).weights()
     assert lines == [
-        f"{name!a}: {list(values.shape)}, {np.count_nonzero(values)} of {values.size} weights are kept"
+        f"{name!a}: {list(values.shape)}, {np.count_nonzero(values)} of {values.size} weights are not 0"
         for name, values in weights.items()
     ]
     loaded = load_file(out)
@@ -283,10 +312,13 @@ def put_together(manifest: dict[str, Any], parts: dict[str, bytes]) -> bytes:
     dtypes = {f"state/{entry['name']}": (entry["dtype"], entry["shape"]) for entry in manifest.get("state") or []}
     for name, payload in parts.items():
         kind, _, tensor = name.partition("/")
+        dtype = by_name[tensor]["values"]["dtype"] if kind == "values" else "F32" if kind == "scales" else "I8"
         if kind != "state":
-            dtypes[name] = ("U8", [len(payload)])
+            item = {"F32": 4, "F16": 2, "I8": 1}[dtype]
+            dtypes[name] = ("U8" if dtype == "I8" else dtype, [len(payload) // item])
+        if kind not in ("state", "scales"):
             by_name[tensor][kind]["bytes"] = len(payload)
-    sizes = {"I64": 8, "F32": 4, "BF16": 2}
+    sizes = {"I64": 8, "F32": 4, "BF16": 2, "F16": 2}
     data = b"".join(parts[name] for name in sorted(dtypes, key=lambda name: (-sizes.get(dtypes[name][0], 1), name)))
     manifest.setdefault("digests", {}).update(payload=sha256(data), manifest="0" * 64)
     manifest["digests"]["manifest"] = sha256(decode_numpy.canonical(manifest).encode())
@@ -319,6 +351,11 @@ def edit(**fields: object) -> Callable[[dict[str, Any], dict[str, bytes]], objec
     return apply
 
 
+def part(name: str, **fields: object) -> Callable[[dict[str, Any], dict[str, bytes]], object]:
+    """Change fields of a part of the first tensor."""
+    return lambda manifest, parts: manifest["tensors"][0][name].update(fields)
+
+
 def clear(manifest: dict[str, Any], parts: dict[str, bytes]) -> None:
     """Leave the version alone."""
     manifest.clear()
@@ -339,9 +376,9 @@ def twins(manifest: dict[str, Any], parts: dict[str, bytes]) -> None:
         ("v1-none", edit(format_version=0), "there is no format version 0"),
         ("v1-none", edit(format_version="1"), r"does not have the structure of a \.seedmask file \(TypeError"),
         ("v1-none", edit(required_features=["zstd"]), "unknown required feature 'zstd'"),
-        ("v1-none", edit(required_features=["rans"]), r"required features \['rans'\], but codings \['raw'\]"),
-        ("v1-rans", edit(required_features=[]), r"required features \[\], but codings \['rans', 'raw'\]"),
-        ("v1-gaps", edit(required_features=["rans", "gaps"]), r"required features \['rans', 'gaps'\], but codings"),
+        ("v1-none", edit(required_features=["rans"]), r"required features \['rans'\], but the file uses \['raw'\]"),
+        ("v1-rans", edit(required_features=[]), r"required features \[\], but the file uses \['rans', 'raw'\]"),
+        ("v1-gaps", edit(required_features=["rans", "gaps"]), r"features \['rans', 'gaps'\], but the file uses"),
         ("v1-none", edit(generator="mt19937"), "unknown generator 'mt19937'"),
         ("v1-none", edit(seed="0123456789abcdee"), "'fc.weight': the digest of the recovered weights differs"),
         ("v1-none", edit(digests_weights="0" * 64), "the digest of all weights differs"),
@@ -359,7 +396,7 @@ def twins(manifest: dict[str, Any], parts: dict[str, bytes]) -> None:
         ("v1-none", edit(tensor_shape=[-4, -5]), r"shape \[-4, -5\] is not possible"),
         ("v1-none", edit(tensor_shape=[4, 50]), "200 values of 1 bits fill 25 bytes, not 3"),
         ("v1-none", edit(tensor_shape=[2**34]), "17179869184 weights: more than 8589934592"),
-        ("v1-none", edit(mask_coding="zip"), "codings \\['raw', 'zip'\\]"),
+        ("v1-none", edit(mask_coding="zip"), "the file uses \\['raw', 'zip'\\]"),
         ("v1-none", edit(log_width=1), "tensor 'fc.weight': a log 'none' is not empty"),
         ("v1-none", change("mask/fc.weight", lambda b: b[:2] + b"\x81"), "unused bits of the last byte are not 0"),
         ("v1-flips", edit(log_width=2), "tensor 'conv.weight': a log 'flips' of width 2"),
@@ -383,6 +420,37 @@ def twins(manifest: dict[str, Any], parts: dict[str, bytes]) -> None:
         ("v1-gaps", change("mask/one", lambda b: b[:1] + b"\0" + b[2:]), "0 gaps in a row of 2000 bits"),
         ("v1-gaps", lambda m, p: m["tensors"][3].update(shape=[1234]), "gaps reach bit 1234 of a row of 1234 bits"),
         ("v1-gaps", lambda m, p: m["tensors"][3].update(shape=[1235]), "'one': the digest of the recovered weights"),
+        ("v1-deltas", edit(required_features=["rans"]), r"features \['rans'\], but the file uses \['deltas', "),
+        ("v1-deltas", edit(tensor_codebook="signed-constant"), "'deltas' needs a codebook of more than two values"),
+        ("v1-deltas", edit(log_width=9), "tensor 'conv.weight': a log 'deltas' of width 9"),
+        ("v1-deltas", change("log/fc.weight", lambda b: bytes(49)), "the log of width 8 does not need that width"),
+        ("v1-deltas", change("log/fc.weight", lambda b: b"\x4c" + b[1:]), "'fc.weight': the digest of the rec"),
+        ("v1-frozen", part("frozen", free=1081), "1081 values of 1 bits fill 136 bytes, not 135"),
+        ("v1-frozen", part("frozen", pruned=15000), "the generator leaves more than 1080 weights free"),
+        ("v1-frozen", part("frozen", kept=11000), "leaves 10[0-9]{2} weights free, the manifest says 1080"),
+        ("v1-frozen", part("frozen", pruned=65536), "frozen by thresholds of 65536 and 10000"),
+        ("v1-frozen", part("frozen", pruned=60000), "frozen by thresholds of 60000 and 10000"),
+        ("v1-frozen", part("frozen", kept=-1), "frozen by thresholds of 20000 and -1"),
+        ("v1-frozen", part("frozen", more=1), "fields .*'more': 1.* of a frozen mask"),
+        ("v1-frozen", lambda m, p: m["tensors"][0].pop("frozen"), "'flips': 2000 values of 1 bits fill 250 bytes"),
+        ("v1-coats", part("coats", width=8), "'conv.weight': coats .*'width': 8"),
+        ("v1-coats", part("coats", width=2), "'conv.weight': the payload ends early|the frequencies sum"),
+        ("v1-coats", edit(tensor_codebook="normal"), "coats need a codebook of two values"),
+        ("v1-coats", edit(tensor_scale="7e800000"), "scale '7e800000' is not possible"),
+        ("v1-coats", change("coats/two", lambda b: bytes(3)), "'two': 1 coats, of width 1"),
+        ("v1-coats", change("coats/most", lambda b: b"\x7f" + b[1:]), "'most': 128 coats, of width 7"),
+        ("v1-coats", lambda m, p: m["tensors"][0].update(values={"bytes": 0, "coding": "raw", "dtype": "F64"}),
+         "unknown dtype 'F64' of values"),
+        ("v1-values-float32", change("values/fc.weight", lambda b: b"\0\0\x80\x7f" + b[4:]), "value is not finite"),
+        ("v1-values-float16", change("values/fc.weight", lambda b: b"\1\x7c" + b[2:]), "value is not finite"),
+        ("v1-values-float16", part("values", coding="rans"), "values that are not 1858 bytes"),
+        ("v1-values-int8", lambda m, p: (m["tensors"][0]["values"].update(coding="gaps"),
+                                         m.update(required_features=["frozen", "gaps", "values"])),
+         "tensor 'conv.weight': values .*'gaps'"),
+        ("v1-values-int8", change("values/fc.weight", lambda b: b"\x80" + b[1:]), "a trained value is -128"),
+        ("v1-values-int8", change("values/fc.weight", lambda b: b"\1" + b[1:]), "'fc.weight': the digest of the rec"),
+        ("v1-values-int8", change("scales/fc.weight", lambda b: bytes(4) + b[4:]), r"scale \[0\.\] of a row"),
+        ("v1-values-int8", change("scales/fc.weight", lambda b: b"\0\0\x80\x7e" + b[4:]), r"scale \[8\..*e\+37\] of a"),
     ],
 )  # fmt: skip
 def test_damage_is_refused_with_what_is_wrong(

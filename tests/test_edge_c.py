@@ -7,20 +7,27 @@ import os
 import shutil
 import struct
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from golden.make import FOLDER, GOLDEN, sown
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kinds import networks_of_every_kind
 from test_storage_bad_input import FILES, edited, join, split
 
 from iterand_compress.compress.codebooks import CODEBOOKS
 from iterand_compress.compress.storage import (
+    Frozen,
     MaskedTensor,
     Network,
     SeedMask,
     StoredTensor,
     dumps,
+    frozen_masks,
+    quantise,
     read_seedmask,
     write_seedmask,
 )
@@ -84,19 +91,23 @@ def refuse(built: Path, *arguments: object) -> str:
 
 
 def compare(built: Path, path: Path, folder: Path) -> SeedMask:
-    """Decode a file in both ways, and compare each with the package."""
+    """Decode a file in both ways, and compare each with the package; trained values have no codes."""
     expected = read_seedmask(path)
+    trained = [i for i, entry in enumerate(expected.tensors) if entry.values is not None]
+    succeed(built, path, "--float32", folder)
+    if trained:
+        assert refuse(built, path, "--int8", folder).endswith("they are not codes times one scale: ask for float32")
+        assert sorted(found.name for found in folder.glob("*.i8")) == sorted(f"{i}.i8" for i in range(trained[0]))
+    else:
+        succeed(built, path, "--int8", folder)
     for number, (name, weights) in enumerate(expected.weights().items()):
-        weights_file, codes_file = folder / f"{number}.f32", folder / f"{number}.i8"
-        if number == 0:
-            succeed(built, path, "--float32", folder)
-            succeed(built, path, "--int8", folder)
-        assert weights_file.read_bytes() == weights.astype("<f4").tobytes(), name
-        assert codes_file.read_bytes() == expected.codes(name).astype(np.int8).tobytes(), name
+        assert (folder / f"{number}.f32").read_bytes() == weights.astype("<f4").tobytes(), name
+        if not trained or number < trained[0]:
+            assert (folder / f"{number}.i8").read_bytes() == expected.codes(name).astype(np.int8).tobytes(), name
     for number, (name, tensor) in enumerate(sorted(expected.state().items())):
         raw = (folder / f"state-{number}.bin").read_bytes()
         assert raw == np.ascontiguousarray(tensor.data).tobytes(), name
-    count = 2 * len(expected.tensors) + len(expected.state())
+    count = len(expected.tensors) + (trained or [len(expected.tensors)])[0] + len(expected.state())
     assert len(list(folder.iterdir())) == count, "a file too many"
     assert "what was written" in succeed(built, path, "--verify")
     return expected
@@ -146,6 +157,47 @@ def test_larger_networks(built: Path, tmp_path: Path, coding: str) -> None:
         shape = "x".join(map(str, entry.shape)) or "scalar"
         assert fields[1:5] == [entry.name, shape, f"{np.prod(entry.shape, dtype=int)} weights", f"{entry.kept} kept"]
     assert lines[7] == "state-1\tflags\t7\tBOOL\t7 bytes"
+
+
+@settings(max_examples=60, deadline=None)
+@given(networks_of_every_kind(), st.sampled_from(["auto", "raw", "rans"]))
+def test_random_networks_of_every_kind(built: Path, network: Network, coding: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path, out = Path(folder) / "net.seedmask", Path(folder) / "out"
+        out.mkdir()
+        write_seedmask(network, path, coding=coding)
+        compare(built, path, out)
+
+
+def test_kinds_across_chunks(built: Path, tmp_path: Path) -> None:
+    """Rows that end inside chunks and the other way round, more bytes of values than a window has."""
+    rng, count, thresholds = np.random.default_rng(1), 20_003, Frozen(20000, 7000)
+    pruned, kept = frozen_masks(3, 0, thresholds, count)
+    mask, coats = rng.random(count) < 0.6, rng.integers(1, 128, count).astype(np.uint8)
+    tensors = [
+        MaskedTensor("frozen", (count,), "uniform", np.float32(1), mask & ~pruned | kept, coats, frozen=thresholds),
+        MaskedTensor("coats", (count,), "signed-constant", np.float32(0.3), mask, coats=coats),
+        MaskedTensor("deltas", (count,), "normal", np.float32(0.3), mask, current=coats),
+    ]
+    for shape in ((83, 241), (3, 6667), (20_000, 1), (1, 20_001)):
+        few = mask[: shape[0] * shape[1]]
+        weights = rng.standard_normal(len(few)).astype(np.float32) * np.float32(1e-3)
+        tensors += [
+            MaskedTensor(
+                f"{shape}{dtype}", shape, "normal", np.float32(1), few, trained=quantise(weights, few, shape, dtype)
+            )
+            for dtype in ("float32", "float16", "int8")
+        ]
+    path, out = tmp_path / "net.seedmask", tmp_path / "out"
+    out.mkdir()
+    write_seedmask(Network(seed=3, tensors=tuple(tensors)), path)
+    compare(built, path, out)
+    lines = succeed(built, path).splitlines()
+    assert lines[0].endswith(f"\tfrozen 0.3052 pruned 0.1068 kept, {count - int((pruned | kept).sum())} free")
+    assert f"\tcoats raw {-(-7 * int(mask.sum()) // 8)} bytes" in lines[1]
+    entry = read_seedmask(path).tensors[5].values
+    assert entry is not None
+    assert lines[5].endswith(f"\tvalues I8 {entry.coding} {entry.bytes + 4 * 83} bytes")
 
 
 def test_products_round_like_the_hardware_of_this_machine(built: Path, tmp_path: Path) -> None:
@@ -311,6 +363,10 @@ def test_fuzzing_finds_nothing(built: Path) -> None:
         ("--exhaustive", "--mutations", 3000, "--seed", 1, *small),
         ("--mutations", 400, "--seed", 2, FOLDER / "v1-rans.seedmask"),
         ("--mutations", 20, "--seed", 3, FOLDER / "v1-gaps.seedmask"),
+        *(
+            ("--mutations", 300, "--seed", 4, FOLDER / f"v1-{stem}.seedmask")
+            for stem in ("deltas", "frozen", "coats", "values-float32", "values-float16", "values-int8")
+        ),
     ):
         command = [str(built / "fuzz"), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -30,7 +30,10 @@ VERDICTS: dict[str, dict[str, str]] = tomllib.loads((FOLDER / "verdicts.toml").r
 TEXTS = {stem: text for stage in VERDICTS.values() for stem, text in stage.items()}
 #: What a message must not hold: control characters, marks that reorder text, lone surrogates.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-CONTROLS = ("rans", "gaps", "gaps in a log", "draws as rans")
+CONTROLS = (
+    *("rans", "gaps", "gaps in a log", "draws as rans"),
+    *("deltas as rans", "coats as rans", "values as rans"),
+)
 
 
 def path_of(stem: str) -> Path:
@@ -60,7 +63,8 @@ def test_what_the_bad_payloads_are_made_from_is_good(name: str) -> None:
     """Coded by the encoder of `make`, from the specification; the digests are those of the golden files."""
     seedmask = loads(make.control(name))
     seedmask.verify()
-    coded = {part.coding for tensor in seedmask.tensors for part in (tensor.mask, tensor.log)}
+    parts = [getattr(tensor, part) for tensor in seedmask.tensors for part in ("mask", "log", "coats", "values")]
+    coded = {part.coding for part in parts if part is not None}
     assert coded - {"raw"}, "the payload is not coded at all"
 
 
@@ -146,10 +150,13 @@ def _safetensors(path: Path) -> tuple[dict[str, Any], Any, bytes]:
 
 # Mutants: good files in which something was changed, half of them with digests that are right again.
 
-SEEDS = {stem: make.golden(stem) for stem in ("v1-none", "v1-flips", "v1-draws")}
+NEWER = ("v1-deltas", "v1-frozen", "v1-coats", "v1-values-float32", "v1-values-float16", "v1-values-int8")
+SEEDS = {stem: make.golden(stem) for stem in ("v1-none", "v1-flips", "v1-draws", *NEWER)}
 SEEDS |= {name: make.control(name) for name in CONTROLS}
 NUMBERS = st.sampled_from([0, 1, 2, 3, 7, 8, 9, 255, 256, 2**31, 2**32, 2**36, 2**63, 2**64, 10**20, -1, 0.5, -0.0])
-TEXT = st.sampled_from(["", "raw", "rans", "gaps", "none", "flips", "draws", "uniform", "F64", "\x1b[2J", "\ud800"])
+TEXT = st.sampled_from(
+    ["", "raw", "rans", "gaps", "none", "flips", "draws", "deltas", "uniform", "F16", "F64", "I8", "\x1b[2J", "\ud800"]
+)
 VALUES = NUMBERS | TEXT | st.sampled_from([None, True, [], {}, [1], {"a": 1}])
 
 
@@ -206,7 +213,7 @@ def _mutant(seed: bytes, data: st.DataObject) -> bytes:
     return make.join(header, manifest if sealed else make.canonical(manifest), section)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=900, deadline=None)
 @given(st.data())
 def test_a_mutant_is_refused_or_gives_the_weights_that_it_promises(data: st.DataObject) -> None:
     seed = SEEDS[data.draw(st.sampled_from(sorted(SEEDS)))]

@@ -19,6 +19,7 @@ from iterand_compress.compress.errors import SeedMaskError
 from iterand_compress.compress.storage import loads, read_seedmask
 from iterand_compress.compress.storage.text import canonical_json
 
+FIRST = ("v1-none", "v1-flips", "v1-draws", "v1-rans", "v1-gaps")
 FILES = {stem: (FOLDER / f"{stem}.seedmask").read_bytes() for stem in GOLDEN}
 
 
@@ -58,8 +59,9 @@ def test_join_undoes_split(stem: str) -> None:
 
 @pytest.mark.parametrize("stem", FILES)
 def test_every_single_bit_flip_is_noticed(stem: str) -> None:
+    """Every one in files of the first release; of the others one in 11, and all in benchmarks/fuzz_storage.py."""
     data = bytearray(FILES[stem])
-    for position in range(8 * len(data)):
+    for position in range(0, 8 * len(data), 1 if stem in FIRST else 11):
         data[position // 8] ^= 1 << position % 8
         with pytest.raises(SeedMaskError):
             loads(bytes(data))

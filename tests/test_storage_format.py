@@ -60,6 +60,67 @@ PROMISES = {
             "one": "00000000 00000000 00000000 00000000 00000000 00000000",
         },
     ),
+    "v1-deltas": (
+        "65fba89f33001301a62925cd0715427ee6cf09bada486b3f9c8179eaa075718c",
+        {
+            "conv.weight": "2e813dbf 00000000 2dbc983e 00000000 00000000 00000000 00000000 00000000",
+            "fc.weight": "a6c01a3e 00000000 00000000 69cea5be 00000000 77c2e03e 7405d23e 00000000",
+            "one-bit": "607a6ebe 04ec28be 6d88173f 00000000 00000000 7d473fbf 8ccb3cbe 00000000",
+            "signs": "00000000 2ef9e43e 00000000 2ef9e43e 2ef9e43e 00000000 00000000 2ef9e43e",
+            "same": "00000000 00000000 7b8241bf 6a0fbf3e 7ed88c3f 00000000 00000000 e32b893d",
+        },
+    ),
+    "v1-frozen": (
+        "e4cee490dd07f9a00d95d0c249643ac374e258e079865c02b6a109e18a957327",
+        {
+            "flips": "cdcc4cbe cdcc4cbe 00000000 cdcc4c3e cdcc4cbe 00000000 cdcc4c3e 00000000",
+            "deltas": "00000000 00000000 00000000 aa7da93e 2cdc30bd 00000000 00000000 00000000",
+            "kept": "92e2e7be ff5c303e 95aa213f 00000000 aa266b3d 8df5c33d 38bf7ebe 00000000",
+            "sparse": "c8a283be 00000000 00000000 00000000 00000000 00000000 00000000 00000000",
+            "all": "00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000",
+            "half": "00000000 68453e3e 00000000 953005bf 773eab3e 00000000 4953643e 00000000",
+        },
+    ),
+    "v1-coats": (
+        "d59b93c3a5dda62b637b7f2cf48900e548a7859c0567d264c7e461685ed239b0",
+        {
+            "conv.weight": "f304353f ef5bf1bd f304b53e 00000000 00000000 00000000 00000000 00000000",
+            "two": "9be8a13f 9be8213f 00000000 00000000 00000000 9be821bf 9be821bf 00000000",
+            "most": "f304b5bf e1f55642 00000000 425540c2 00000000 f304b5bf f304b5bf 00000000",
+            "both": "00000000 00000000 2ef9e4be 00000000 2ef9e4be 00000000 00000000 2ef9e4be",
+            "once": "000000bf 000000bf 00000000 00000000 00000000 0000003f 000000bf 00000000",
+        },
+    ),
+    "v1-values-float32": (
+        "e2e62e31fa347ba2f62c0a2daee6eea69d94edcec51c5541519f0a33a952ef1b",
+        {
+            "conv.weight": "00000080 00000000 130ce7bc 00000000 00000000 00000000 00000000 00000000",
+            "fc.weight": "00000080 398e63a2 00000000 00000000 00000000 9fb7d73b 153717bb 00000000",
+            "temperature": "00000080",
+            "frozen": "00000080 00000000 00000000 00000000 00000000 00000000 00000000 00000000",
+            "empty": "00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000",
+        },
+    ),
+    "v1-values-float16": (
+        "5b9e26c5dad606ced2fb425bab404d012f807e3f1f14b536003226d4f7250be9",
+        {
+            "conv.weight": "00000080 00000000 0000e7bc 00000000 00000000 00000000 00000000 00000000",
+            "fc.weight": "00000080 00000080 00000000 00000000 00000000 00c0d73b 004017bb 00000000",
+            "temperature": "00000080",
+            "frozen": "00000080 00000000 00000000 00000000 00000000 00000000 00000000 00000000",
+            "empty": "00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000",
+        },
+    ),
+    "v1-values-int8": (
+        "0b7250a19b506322a67241e8f2f8cefdbe5be96bf02475f0508244dd9b3cb5d2",
+        {
+            "conv.weight": "00000000 00000000 2f1de6bc 00000000 00000000 00000000 00000000 00000000",
+            "fc.weight": "00000000 00000000 00000000 00000000 00000000 9fb7d73b dade18bb 00000000",
+            "temperature": "00000000",
+            "frozen": "00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000",
+            "empty": "00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000",
+        },
+    ),
 }
 
 
@@ -129,6 +190,11 @@ def philox(counter: list[int], key: list[int]) -> list[int]:
 def byte(seed: int, t: int, draw: int, i: int) -> int:
     words = philox([i // 16, draw, t, 0], [seed % 2**32, seed // 2**32])
     return (words[i % 16 // 4] >> 8 * (i % 4)) % 256
+
+
+def number(seed: int, t: int, i: int) -> int:
+    words = philox([i // 8, 0, t, 7], [seed % 2**32, seed // 2**32])
+    return (words[i % 8 // 2] >> 16 * (i % 2)) % 65536
 
 
 def table() -> list[int]:
@@ -213,18 +279,39 @@ def decode(data: bytes) -> dict[str, bytes]:
     for t, tensor in enumerate(manifest["tensors"]):
         name, book, log = tensor["name"], tensor["codebook"], tensor["log"]
         scale = struct.unpack(">f", bytes.fromhex(tensor["scale"]))[0]
-        mask = row(tensor["mask"]["coding"], payload(f"mask/{name}"), math.prod(tensor["shape"]), 1)
+        seed, n, frozen = int(manifest["seed"], 16), math.prod(tensor["shape"]), tensor.get("frozen")
+        mask = row(tensor["mask"]["coding"], payload(f"mask/{name}"), frozen["free"] if frozen else n, 1)
+        if frozen:
+            free, end = iter(mask), frozen["pruned"] + frozen["kept"]
+            numbers = [number(seed, t, i) for i in range(n)]
+            mask = [next(free) if v >= end else int(v >= frozen["pruned"]) for v in numbers]
+            assert not list(free)
         kept = [i for i, bit in enumerate(mask) if bit]
         values = [0] * len(kept)
         if log["kind"] != "none":
             values = row(log["coding"], payload(f"log/{name}"), len(kept), log["width"])
-        codes = [0] * len(mask)
-        for i, value in zip(kept, values, strict=True):
-            codes[i] = entry(book, byte(int(manifest["seed"], 16), t, value if log["kind"] == "draws" else 0, i))
-            if log["kind"] == "flips" and value:
-                codes[i] = -codes[i]
-        # An 8-bit times a 24-bit number is exact in double precision, so that `pack` rounds once.
-        weights[name] = struct.pack(f"<{len(codes)}f", *(code * scale for code in codes))
+        coats = [0] * len(kept)
+        if "coats" in tensor:
+            coats = row(tensor["coats"]["coding"], payload(f"coats/{name}"), len(kept), tensor["coats"]["width"])
+        found = [0.0] * n
+        for i, value, more in zip(kept, values, coats, strict=True):
+            raw = byte(seed, t, value if log["kind"] == "draws" else 0, i)
+            code = entry(book, raw ^ value if log["kind"] == "deltas" else raw) * (1 + more)
+            # An 8-bit times a 24-bit number is exact in double precision, so that `pack` rounds once.
+            found[i] = (-code if log["kind"] == "flips" and value else code) * scale
+        if "values" in tensor:
+            dtype, rows = tensor["values"]["dtype"], tensor["shape"][0] if tensor["shape"] else 1
+            own: list[float] = []
+            if dtype == "I8":
+                bytes_ = row(tensor["values"]["coding"], payload(f"values/{name}"), len(kept), 8)
+                scales = struct.unpack(f"<{rows}f", payload(f"scales/{name}"))
+                signed = [b - 256 * (b > 127) for b in bytes_]
+                own = [b * scales[i // (n // rows)] for i, b in zip(kept, signed, strict=True)]
+            else:
+                own = list(struct.unpack(f"<{len(kept)}{'f' if dtype == 'F32' else 'e'}", payload(f"values/{name}")))
+            for i, weight in zip(kept, own, strict=True):
+                found[i] = weight
+        weights[name] = struct.pack(f"<{n}f", *found)
         assert hashlib.sha256(weights[name]).hexdigest() == tensor["sha256"]
     return weights
 
@@ -286,4 +373,53 @@ def test_the_documented_fields_are_those_of_the_manifest() -> None:
     manifest = read_seedmask(FOLDER / "v1-flips.seedmask").manifest.model_dump()
     section = DOCUMENT[DOCUMENT.index("## 3.") : DOCUMENT.index("**Limits.**")]
     documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
-    assert documented == set(manifest) | set(manifest["tensors"][0])
+    entries = [
+        entry
+        for stem in PROMISES
+        for entry in read_seedmask(FOLDER / f"{stem}.seedmask").manifest.model_dump()["tensors"]
+    ]
+    assert documented == set(manifest).union(*entries)
+
+
+def test_the_documented_deltas() -> None:
+    seedmask = read_seedmask(FOLDER / "v1-deltas.seedmask")
+    deltas = bytes.fromhex(block("hex deltas"))
+    assert seedmask.log("fc.weight").values.tobytes().startswith(deltas)
+    kept = np.flatnonzero(seedmask.mask("fc.weight"))[:6]
+    assert kept.tolist() == [0, 3, 5, 6, 8, 18]
+    raw = random_bytes(0xDE17A5, 0, 120, draw=0, tensor=1)[kept]
+    assert raw.tobytes().hex(" ") == "e7 27 5e e6 8d 6f"
+    codes = [int(code) for code in block("text delta codes").split()]
+    assert [entry("normal", a ^ b) for a, b in zip(raw, deltas, strict=True)] == codes
+    assert seedmask.codes("fc.weight").ravel()[kept].tolist() == codes
+    assert (table()[47], -table()[88], table()[106]) == (21, -45, 61)
+
+
+def test_the_documented_frozen_mask() -> None:
+    seedmask = read_seedmask(FOLDER / "v1-frozen.seedmask")
+    words = philox([0, 0, 2, 7], [0xF0F0, 0])
+    assert " ".join(f"{word:08x}" for word in words) in DOCUMENT
+    numbers = [int(text) for text in block("text numbers").split()]
+    assert numbers == [word >> shift & 0xFFFF for word in words for shift in (0, 16)]
+    frozen = seedmask.tensors[2].frozen
+    assert frozen is not None
+    assert (frozen.pruned, frozen.kept, frozen.free) == (0, 30000, 34)
+    assert (FOLDER / "v1-frozen.seedmask").read_bytes().count(bytes.fromhex(block("hex free"))) == 1
+    assert seedmask.mask("kept")[:8].astype(int).tolist() == [1, 1, 1, 0, 1, 1, 1, 0]
+
+
+def test_the_documented_coats() -> None:
+    seedmask = read_seedmask(FOLDER / "v1-coats.seedmask")
+    assert (seedmask.tensors[1].kept, seedmask.tensors[1].scale) == (22, "3f21e89b")
+    payload = bytes.fromhex(block("hex coats"))
+    assert (FOLDER / "v1-coats.seedmask").read_bytes().count(payload) == 1
+    assert row("raw", payload, 22, 1)[:2] == [1, 0]
+    assert seedmask.weight("two").astype(">f4").tobytes()[:8].hex(" ", 4) == "3fa1e89b 3f21e89b"
+
+
+def test_the_documented_values() -> None:
+    seedmask = read_seedmask(FOLDER / "v1-values-int8.seedmask")
+    data = (FOLDER / "v1-values-int8.seedmask").read_bytes()
+    assert data.count(bytes.fromhex(block("hex values"))) == 1
+    assert data.count(bytes.fromhex(block("hex scales"))) == 1
+    assert seedmask.weight("fc.weight")[0].astype("<f4").tobytes() == bytes.fromhex(block("hex first row"))

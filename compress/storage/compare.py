@@ -280,10 +280,11 @@ def _walk(first: TensorRecovery, second: TensorRecovery) -> tuple[int, int, tupl
     """Weights that both keep, how many of these are equal, and the digests of all weights; chunk by chunk."""
     in_both = equal = 0
     digests = hashlib.sha256(), hashlib.sha256()
-    for (_, mine), (_, other) in zip(first.weights(), second.weights(), strict=True):
+    for (part, mine), (_, other) in zip(first.weights(), second.weights(), strict=True):
         digests[0].update(mine.data)
         digests[1].update(other.data)
-        both = (mine != 0) & (other != 0)  # no weight that is kept is 0
+        # Not by the weights: a trained value may be 0.
+        both = (first.mask.values(part.start, part.stop) & second.mask.values(part.start, part.stop)).view(np.bool_)
         in_both += int(np.count_nonzero(both))
         equal += int(np.count_nonzero(both & (mine == other)))
     return in_both, equal, (digests[0].hexdigest(), digests[1].hexdigest())

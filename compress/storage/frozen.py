@@ -40,7 +40,7 @@ class Frozen:
     Example:
         >>> pruned, kept = frozen_masks(7, 0, Frozen(pruned=32768, kept=16384), 10)
         >>> pruned.astype(int).tolist(), kept.astype(int).tolist()
-        ([1, 1, 1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 1, 0, 0, 1, 0])
+        ([1, 0, 1, 0, 0, 0, 0, 1, 1, 1], [0, 1, 0, 1, 1, 1, 1, 0, 0, 0])
     """
 
     pruned: int

@@ -130,12 +130,12 @@ def quantise(
         SeedMaskError: a kept weight is not finite or too large for float16; it is named.
 
     Example:
-        >>> weights, mask = np.float32([0.5, -1.27, 9.0, 0.3]), np.array([True, True, False, True])
+        >>> weights, mask = np.float32([0.504, -1.27, 9.0, 127.0]), np.array([True, True, False, True])
         >>> trained = quantise(weights, mask, (2, 2), "int8")
         >>> trained.values.tolist(), trained.scales.tolist()
-        ([50, -127, 127], [0.009999999776482582, 0.0023622048273682594])
-        >>> round(trained.largest_error(weights, mask), 9)
-        2.8e-08
+        ([50, -127, 127], [0.009999999776482582, 1.0])
+        >>> round(trained.largest_error(weights, mask), 6)
+        0.004
     """
     if dtype not in _TAGS:
         raise ConfigError(f"values: unknown dtype {dtype!r}{did_you_mean(dtype, _TAGS)}")

@@ -18,7 +18,7 @@ __all__ = ["write_masks", "write_weights"]
 def write_weights(
     seedmask: SeedMask, path: str | os.PathLike[str], names: Sequence[str] | None = None
 ) -> tuple[int, int]:
-    """Write masked tensors as float32, and the state as it is, in memory bounded by the largest mask and log.
+    """Write masked tensors as float32, and the state as it is, in memory bounded by the payloads of the largest.
 
     Args:
         seedmask: an open file.

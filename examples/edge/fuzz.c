@@ -105,12 +105,15 @@ static seedmask_code decode_one(seedmask *file, size_t index, bool int8, char di
     memset(&collected, 0, sizeof collected);
     collected.scale = tensor.scale;
     sha256_start(&collected.sha);
+    int8 = int8 && !tensor.values_dtype;
     code = int8 ? seedmask_decode_int8(file, index, collect_int8, &collected)
                 : seedmask_decode_float32(file, index, collect_float32, &collected);
     check_message(file, code);
     require(collected.count <= tensor.weights, "more weights than the shape has");
     if (code == SEEDMASK_OK)
-        require(collected.count == tensor.weights && collected.kept == tensor.kept, "a wrong number of weights");
+        require(collected.count == tensor.weights &&
+                    (tensor.values_dtype ? collected.kept <= tensor.kept : collected.kept == tensor.kept),
+                "a wrong number of weights"); /* a trained value may be 0 */
     sha256_finish(&collected.sha, bytes);
     to_hex(bytes, digest);
     return code;
@@ -139,8 +142,10 @@ static seedmask_code examine(const unsigned char *data, size_t size, size_t chan
         const struct tensor *tensor = &file->tensors[i];
         uint64_t at = changed - file->data_begin;
         char digest[65];
+        uint64_t scales_bytes = tensor->values_kind == VALUES_I8 ? 4 * tensor->rows : 0;
         if (changed >= file->data_begin && at - tensor->mask_offset >= tensor->mask_bytes &&
-            at - tensor->log_offset >= tensor->log_bytes)
+            at - tensor->log_offset >= tensor->log_bytes && at - tensor->coats_offset >= tensor->coats_bytes &&
+            at - tensor->values_offset >= tensor->values_bytes && at - tensor->scales_offset >= scales_bytes)
             continue;
         code = decode_one(file, i, i % 2 == 0, digest);
         require(code != SEEDMASK_OK || memcmp(digest, tensor->sha256, 64) == 0, "wrong weights");
@@ -224,7 +229,9 @@ struct part {
     uint32_t scale;
     uint64_t kept, width;
     char sha256[65];
-    struct bytes mask, log;
+    const char *coats_coding, *values_coding, *values_dtype; /* NULL: absent */
+    uint64_t coats_width, free, fixed_pruned, fixed_kept;    /* no frozen mask if both are 0 */
+    struct bytes mask, log, coats, values, scales;
 };
 
 struct stored {
@@ -283,6 +290,17 @@ static void take_apart(const unsigned char *data, size_t size, struct model *mod
         part->sha256[64] = '\0';
         set_bytes(&part->mask, payload + tensor->mask_offset, tensor->mask_bytes);
         set_bytes(&part->log, payload + tensor->log_offset, tensor->log_bytes);
+        part->free = tensor->free;
+        part->fixed_pruned = tensor->fixed_pruned;
+        part->fixed_kept = tensor->fixed_end - tensor->fixed_pruned;
+        part->coats_coding = tensor->coats_width > 0 ? CODING_NAMES[tensor->coats_coding] : NULL;
+        part->coats_width = tensor->coats_width;
+        set_bytes(&part->coats, payload + tensor->coats_offset, tensor->coats_bytes);
+        part->values_dtype = tensor->values_kind == NO_VALUES ? NULL : VALUE_NAMES[tensor->values_kind];
+        part->values_coding = CODING_NAMES[tensor->values_coding];
+        set_bytes(&part->values, payload + tensor->values_offset, tensor->values_bytes);
+        set_bytes(&part->scales, payload + tensor->scales_offset,
+                  tensor->values_kind == VALUES_I8 ? 4 * tensor->rows : 0);
     }
     for (size_t i = 0; i < model->states; ++i) {
         const struct state *state = &file->states[i];
@@ -301,6 +319,9 @@ static struct model *new_model(void)
     for (int i = 0; i < MAX_PARTS; ++i) {
         model->part[i].mask.at = reserve(MAX_TEXT);
         model->part[i].log.at = reserve(MAX_TEXT);
+        model->part[i].coats.at = reserve(MAX_TEXT);
+        model->part[i].values.at = reserve(MAX_TEXT);
+        model->part[i].scales.at = reserve(MAX_TEXT);
         model->state[i].content.at = reserve(MAX_TEXT);
     }
     return model;
@@ -311,6 +332,9 @@ static void free_model(struct model *model)
     for (int i = 0; i < MAX_PARTS; ++i) {
         free(model->part[i].mask.at);
         free(model->part[i].log.at);
+        free(model->part[i].coats.at);
+        free(model->part[i].values.at);
+        free(model->part[i].scales.at);
         free(model->state[i].content.at);
     }
     free(model);
@@ -359,6 +383,13 @@ static struct entry *add_entry(struct entry *entry, const char *prefix, const ch
     return entry + 1;
 }
 
+static void set_items(struct entry *entry, const char *dtype, unsigned item)
+{
+    entry->dtype = dtype;
+    entry->item = item;
+    snprintf(entry->shape, sizeof entry->shape, "%zu", entry->content->size / item);
+}
+
 static size_t list_entries(const struct model *model, struct entry *entries)
 {
     struct entry *end = entries;
@@ -367,6 +398,16 @@ static size_t list_entries(const struct model *model, struct entry *entries)
         if (strcmp(part->kind, "none") != 0)
             end = add_entry(end, "log", part->name, &part->log);
         end = add_entry(end, "mask", part->name, &part->mask);
+        if (part->coats_coding)
+            end = add_entry(end, "coats", part->name, &part->coats);
+        if (part->values_dtype)
+            end = add_entry(end, "values", part->name, &part->values);
+        if (part->values_dtype && strcmp(part->values_dtype, "I8") != 0)
+            set_items(&end[-1], part->values_dtype, strcmp(part->values_dtype, "F32") == 0 ? 4 : 2);
+        else if (part->values_dtype) {
+            end = add_entry(end, "scales", part->name, &part->scales);
+            set_items(&end[-1], "F32", 4);
+        }
     }
     for (size_t i = 0; i < model->states; ++i) {
         const struct stored *stored = &model->state[i];
@@ -381,11 +422,22 @@ static size_t list_entries(const struct model *model, struct entry *entries)
     return (size_t)(end - entries);
 }
 
-static bool uses(const struct model *model, const char *coding)
+static bool uses(const struct model *model, const char *feature)
 {
     for (size_t i = 0; i < model->parts; ++i) {
-        if (strcmp(model->part[i].mask_coding, coding) == 0 || strcmp(model->part[i].log_coding, coding) == 0)
-            return true;
+        const struct part *part = &model->part[i];
+        const char *used[8] = {part->mask_coding,
+                               part->log_coding,
+                               part->kind,
+                               part->coats_coding,
+                               part->coats_coding ? "coats" : NULL,
+                               part->values_dtype ? part->values_coding : NULL,
+                               part->values_dtype ? "values" : NULL,
+                               part->fixed_pruned + part->fixed_kept > 0 ? "frozen" : NULL};
+        for (int j = 0; j < 8; ++j) {
+            if (used[j] && strcmp(used[j], feature) == 0)
+                return true;
+        }
     }
     return false;
 }
@@ -398,23 +450,36 @@ static void add_manifest(const struct model *model, struct bytes *text, const ch
         "\"manifest\":\"%064d\",\"payload\":\"%s\",\"weights\":\"%s\"},\"format_version\":1,",
         0, payload, weights);
     add(text,
-        "\"generator\":\"philox4x32-10\",\"input\":null,\"recipe\":{\"a\\\"b\":true},\"required_features\":[%s%s%s],"
-        "\"seed\":\"%016" PRIx64 "\",\"state\":[",
-        uses(model, "gaps") ? "\"gaps\"" : "", uses(model, "gaps") && uses(model, "rans") ? "," : "",
-        uses(model, "rans") ? "\"rans\"" : "", model->seed);
+        "\"generator\":\"philox4x32-10\",\"input\":null,\"recipe\":{\"a\\\"b\":true},\"required_features\":[");
+    for (int i = 0, any = 0; i < FEATURES; ++i) {
+        if (uses(model, FEATURE_NAMES[i]))
+            add(text, "%s\"%s\"", any++ ? "," : "", FEATURE_NAMES[i]);
+    }
+    add(text, "],\"seed\":\"%016" PRIx64 "\",\"state\":[", model->seed);
     for (size_t i = 0; i < model->states; ++i)
         add(text, "%s{\"dtype\":\"%s\",\"name\":\"%s\",\"shape\":[%s]}", i ? "," : "", model->state[i].dtype,
             model->state[i].name, model->state[i].shape);
     add(text, "],\"tensors\":[");
     for (size_t i = 0; i < model->parts; ++i) {
         const struct part *part = &model->part[i];
+        add(text, "%s{", i ? "," : "");
+        if (part->coats_coding)
+            add(text, "\"coats\":{\"bytes\":%zu,\"coding\":\"%s\",\"width\":%" PRIu64 "},", part->coats.size,
+                part->coats_coding, part->coats_width);
+        add(text, "\"codebook\":\"%s\",", part->codebook);
+        if (part->fixed_pruned + part->fixed_kept > 0)
+            add(text, "\"frozen\":{\"free\":%" PRIu64 ",\"kept\":%" PRIu64 ",\"pruned\":%" PRIu64 "},", part->free,
+                part->fixed_kept, part->fixed_pruned);
         add(text,
-            "%s{\"codebook\":\"%s\",\"kept\":%" PRIu64 ",\"log\":{\"bytes\":%zu,\"coding\":\"%s\",\"kind\":\"%s\","
+            "\"kept\":%" PRIu64 ",\"log\":{\"bytes\":%zu,\"coding\":\"%s\",\"kind\":\"%s\","
             "\"width\":%" PRIu64 "},\"mask\":{\"bytes\":%zu,\"coding\":\"%s\"},",
-            i ? "," : "", part->codebook, part->kept, part->log.size, part->log_coding, part->kind, part->width,
-            part->mask.size, part->mask_coding);
-        add(text, "\"name\":\"%s\",\"scale\":\"%08" PRIx32 "\",\"sha256\":\"%s\",\"shape\":[%s]}", part->name,
+            part->kept, part->log.size, part->log_coding, part->kind, part->width, part->mask.size, part->mask_coding);
+        add(text, "\"name\":\"%s\",\"scale\":\"%08" PRIx32 "\",\"sha256\":\"%s\",\"shape\":[%s]", part->name,
             part->scale, part->sha256, part->shape);
+        if (part->values_dtype)
+            add(text, ",\"values\":{\"bytes\":%zu,\"coding\":\"%s\",\"dtype\":\"%s\"}", part->values.size,
+                part->values_coding, part->values_dtype);
+        add(text, "}");
     }
     add(text, "]}");
 }
@@ -597,7 +662,39 @@ static void mutate_head(struct bytes *bytes, const char *coding, uint64_t width)
 static void mutate_model(struct model *model)
 {
     struct part *part = &model->part[below(model->parts)], *other = &model->part[below(model->parts)];
-    switch (below(20)) {
+    switch (below(28)) {
+    case 20:
+        part->free = odd_number(part->free);
+        break;
+    case 21: /* sums that overflow are no use: they only say that there is no frozen mask */
+        part->fixed_pruned = odd_number(part->fixed_pruned) & UINT32_MAX;
+        break;
+    case 22:
+        part->fixed_kept = odd_number(part->fixed_kept) & UINT32_MAX;
+        break;
+    case 23:
+        part->coats_coding = below(2) ? CODING_NAMES[below(CODINGS)] : NULL;
+        part->coats_width = below(9);
+        if (below(2) == 0)
+            set_bytes(&part->coats, other->log.at, other->log.size);
+        break;
+    case 24:
+        mutate_bytes(&part->coats, 24);
+        if (part->coats_coding)
+            mutate_head(&part->coats, part->coats_coding, part->coats_width);
+        break;
+    case 25:
+        part->values_dtype = below(3) ? VALUE_NAMES[below(VALUE_KINDS)] : NULL;
+        part->values_coding = below(2) ? "raw" : CODING_NAMES[below(CODINGS)];
+        break;
+    case 26:
+        mutate_bytes(&part->values, 24);
+        if (below(2) == 0)
+            mutate_head(&part->values, part->values_coding, 8);
+        break;
+    case 27:
+        mutate_bytes(&part->scales, 4);
+        break;
     case 0:
         part->kept = odd_number(part->kept);
         break;
@@ -718,7 +815,7 @@ static bool reseal_weights(const struct bytes *file, struct model *model)
 
 static void build(const struct model *model, struct bytes *manifest, struct bytes *file, int text_mutations)
 {
-    struct entry entries[3 * MAX_PARTS];
+    struct entry entries[6 * MAX_PARTS];
     char payload[65], weights[65];
     size_t count = list_entries(model, entries);
     place_entries(entries, count, payload);
@@ -820,7 +917,7 @@ int main(int count, char **values)
 {
     struct model *model = new_model();
     struct bytes manifest = new_bytes(), file = new_bytes();
-    struct bytes seeds[16];
+    struct bytes seeds[32];
     size_t files = 0;
     uint64_t mutations = 0, seed = 0;
     bool exhaustive = false;

@@ -30,6 +30,7 @@ enum {
 };
 
 static const uint64_t MAX_TENSOR = UINT64_C(1) << 36;
+static const uint64_t MAX_FROZEN = UINT64_C(1) << 35; /* a block of the generator decides on 8 weights */
 static const uint64_t MAX_HEADER_LENGTH = 100000000;
 
 /* ---- SHA-256 (FIPS 180-4) ------------------------------------------------------------------------------------ */
@@ -143,10 +144,13 @@ static void to_hex(const unsigned char digest[32], char text[65])
 
 /* ---- Random codes (1.1, 1.2) and their weights --------------------------------------------------------------- */
 
+enum purpose { WEIGHTS = 0, FREEZING = 7 };
+
 /* Philox4x32-10; the 16 bytes of a block, in order. */
-static void philox(uint32_t block, uint32_t draw, uint32_t tensor, uint64_t seed, uint8_t bytes[BLOCK])
+static void philox(uint32_t block, uint32_t draw, uint32_t tensor, enum purpose purpose, uint64_t seed,
+                   uint8_t bytes[BLOCK])
 {
-    uint32_t c0 = block, c1 = draw, c2 = tensor, c3 = 0;
+    uint32_t c0 = block, c1 = draw, c2 = tensor, c3 = (uint32_t)purpose;
     uint32_t k0 = (uint32_t)(seed & UINT32_MAX), k1 = (uint32_t)(seed >> 32);
     for (int i = 0; i < 10; ++i) {
         uint64_t p0 = UINT64_C(0xD2511F53) * c0, p1 = UINT64_C(0xCD9E8D57) * c2;
@@ -224,8 +228,17 @@ static uint32_t product_bits(uint32_t scale, int code)
 enum coding { RAW, RANS, GAPS, CODINGS };
 static const char *const CODING_NAMES[CODINGS] = {"raw", "rans", "gaps"};
 
-enum log_kind { NO_LOG, FLIPS, DRAWS, LOG_KINDS };
-static const char *const LOG_NAMES[LOG_KINDS] = {"none", "flips", "draws"};
+enum log_kind { NO_LOG, FLIPS, DRAWS, DELTAS, LOG_KINDS };
+static const char *const LOG_NAMES[LOG_KINDS] = {"none", "flips", "draws", "deltas"};
+
+/* Dtypes of trained values (1.8). */
+enum value_kind { VALUES_F16, VALUES_F32, VALUES_I8, VALUE_KINDS, NO_VALUES = VALUE_KINDS };
+static const char *const VALUE_NAMES[VALUE_KINDS] = {"F16", "F32", "I8"};
+static const uint8_t VALUE_BYTES[VALUE_KINDS] = {2, 4, 1};
+
+/* What a file may require of its reader, sorted. */
+enum feature { FEATURE_COATS, FEATURE_DELTAS, FEATURE_FROZEN, FEATURE_GAPS, FEATURE_RANS, FEATURE_VALUES, FEATURES };
+static const char *const FEATURE_NAMES[FEATURES] = {"coats", "deltas", "frozen", "gaps", "rans", "values"};
 
 enum { DTYPES = 13 };
 static const char *const DTYPE_NAMES[DTYPES] = {"BOOL", "U8",  "I8",  "U16", "I16", "F16", "BF16",
@@ -236,8 +249,11 @@ static const uint8_t DTYPE_BYTES[DTYPES] = {1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 8, 8, 
 struct tensor {
     const char *name, *shape, *sha256;
     uint64_t weights, kept, mask_bytes, log_bytes, mask_offset, log_offset;
-    uint32_t scale;
+    uint64_t free; /* mask bits that are stored; all, unless it is frozen */
+    uint64_t coats_bytes, values_bytes, coats_offset, values_offset, scales_offset, rows;
+    uint32_t scale, fixed_pruned, fixed_end; /* thresholds (1.6); an end of 0: no frozen mask */
     uint8_t codebook, mask_coding, log_coding, log_kind, log_width;
+    uint8_t coats_coding, coats_width, values_coding, values_kind; /* a width of 0: no coats */
 };
 
 struct state {
@@ -305,14 +321,15 @@ struct seedmask {
     struct state *states;
     size_t tensor_count, state_count;
 
-    struct row mask, log;
-    uint8_t kept[CHUNK], draws[CHUNK];
+    /* trained values, which exclude a log and coats, go through `log`, and their scales through a window of `coats` */
+    struct row mask, log, coats;
+    uint8_t kept[CHUNK], draws[CHUNK], coat_values[CHUNK];
     int8_t codes[CHUNK];
     float weights[CHUNK];
 };
 
 /* A promise of the README. */
-typedef char working_memory_is_small[sizeof(struct seedmask) <= 40 * 1024 ? 1 : -1];
+typedef char working_memory_is_small[sizeof(struct seedmask) <= 48 * 1024 ? 1 : -1];
 
 /* ---- Errors -------------------------------------------------------------------------------------------------- */
 
@@ -1193,9 +1210,10 @@ static void check_version(seedmask *file, const char *at)
         fail(file, SEEDMASK_MANIFEST, "format_version: expected 1, got 0");
 }
 
-/* Which codings the file says it uses. */
-static void read_features(seedmask *file, const char *at, bool used[CODINGS])
+/* Which features the file says it uses. */
+static void read_features(seedmask *file, const char *at, bool used[FEATURES])
 {
+    int least = 0;
     if (failed(file))
         return;
     if (!at) {
@@ -1206,13 +1224,13 @@ static void read_features(seedmask *file, const char *at, bool used[CODINGS])
     while (!failed(file) && *at != ']') {
         uint8_t feature;
         at += *at == ',';
-        feature = read_choice(file, &at, CODING_NAMES + 1, CODINGS - 1, "required_features", SEEDMASK_FEATURE);
+        feature = read_choice(file, &at, FEATURE_NAMES, FEATURES, "required_features", SEEDMASK_FEATURE);
         if (failed(file))
             return;
-        ++feature; /* `raw` is not one */
-        if (used[feature] || (feature == GAPS && used[RANS]))
+        if (feature < least)
             fail(file, SEEDMASK_MANIFEST, "required_features: expected sorted, unique names");
         used[feature] = true;
+        least = feature + 1;
     }
 }
 
@@ -1267,11 +1285,16 @@ static size_t count_items(seedmask *file, const char *at, const char *what)
     return count;
 }
 
+static bool is_finite(uint32_t bits)
+{
+    return (bits & 0x7f800000) != 0x7f800000;
+}
+
 static void check_scale(seedmask *file, const struct tensor *tensor)
 {
     uint32_t exponent = tensor->scale >> 23;
-    int largest = tensor->codebook == SIGNED_CONSTANT ? 1 : 127;
-    if (exponent < 1 || exponent > 254 || (product_bits(tensor->scale, largest) & 0x7f800000) == 0x7f800000)
+    int largest = tensor->codebook == SIGNED_CONSTANT && tensor->coats_width == 0 ? 1 : 127;
+    if (exponent < 1 || exponent > 254 || !is_finite(product_bits(tensor->scale, largest)))
         fail(file, SEEDMASK_MANIFEST, "scale: expected positive, normal and finite, times %d too, got %08" PRIx32,
              largest, tensor->scale);
 }
@@ -1287,15 +1310,96 @@ static void check_log(seedmask *file, const struct tensor *tensor)
              LOG_NAMES[tensor->log_kind]);
     if (tensor->log_kind == FLIPS && tensor->codebook != SIGNED_CONSTANT)
         fail(file, SEEDMASK_MANIFEST, "log: flips do not go with the codebook %s", CODEBOOK_NAMES[tensor->codebook]);
+    if (tensor->log_kind == DELTAS && tensor->codebook == SIGNED_CONSTANT)
+        fail(file, SEEDMASK_MANIFEST, "log: deltas do not go with the codebook %s", CODEBOOK_NAMES[tensor->codebook]);
     if (tensor->log_coding == GAPS && tensor->log_width != 1)
         fail(file, SEEDMASK_MANIFEST, "log: gaps have a width of 1, got %u", (unsigned)tensor->log_width);
+}
+
+/* Whether the next field of an object has this key. */
+static bool has_key(const seedmask *file, const char *at, const char *key)
+{
+    return !failed(file) && (*at == '{' || *at == ',') && at[1] == '"' && starts_with(at + 2, key) &&
+           at[2 + strlen(key)] == '"';
+}
+
+static void read_coats(seedmask *file, const char **at, struct tensor *tensor)
+{
+    uint64_t width;
+    read_key(file, at, "coats");
+    read_key(file, at, "bytes");
+    tensor->coats_bytes = read_integer(file, at, "coats.bytes");
+    read_key(file, at, "coding");
+    tensor->coats_coding = read_choice(file, at, CODING_NAMES, CODINGS, "coats.coding", SEEDMASK_FEATURE);
+    read_key(file, at, "width");
+    width = read_integer(file, at, "coats.width");
+    read_text(file, at, "}");
+    if (!failed(file) && (width < 1 || width > 7))
+        fail(file, SEEDMASK_MANIFEST, "coats.width: expected 1 to 7, got %" PRIu64, width);
+    if (tensor->coats_coding == GAPS && width != 1)
+        fail(file, SEEDMASK_MANIFEST, "coats: gaps have a width of 1, got %" PRIu64, width);
+    tensor->coats_width = (uint8_t)(width & 7);
+}
+
+static void read_frozen(seedmask *file, const char **at, struct tensor *tensor)
+{
+    uint64_t kept, pruned;
+    read_key(file, at, "frozen");
+    read_key(file, at, "free");
+    tensor->free = read_integer(file, at, "frozen.free");
+    read_key(file, at, "kept");
+    kept = read_integer(file, at, "frozen.kept");
+    read_key(file, at, "pruned");
+    pruned = read_integer(file, at, "frozen.pruned");
+    read_text(file, at, "}");
+    if (failed(file))
+        return;
+    if (kept > 65535 || pruned > 65535 || kept + pruned < 1 || kept + pruned > 65536) {
+        fail(file, SEEDMASK_MANIFEST,
+             "frozen: expected thresholds of at most 65535 that sum to 1 to 65536, got %" PRIu64 " and %" PRIu64,
+             pruned, kept);
+        return;
+    }
+    tensor->fixed_pruned = (uint32_t)pruned;
+    tensor->fixed_end = (uint32_t)(pruned + kept);
+}
+
+static void read_values(seedmask *file, const char **at, struct tensor *tensor)
+{
+    read_key(file, at, "values");
+    read_key(file, at, "bytes");
+    tensor->values_bytes = read_integer(file, at, "values.bytes");
+    read_key(file, at, "coding");
+    tensor->values_coding = read_choice(file, at, CODING_NAMES, CODINGS, "values.coding", SEEDMASK_FEATURE);
+    read_key(file, at, "dtype");
+    tensor->values_kind = read_choice(file, at, VALUE_NAMES, VALUE_KINDS, "values.dtype", SEEDMASK_MANIFEST);
+    read_text(file, at, "}");
+    if (failed(file))
+        return;
+    if (tensor->log_kind != NO_LOG || tensor->coats_width > 0)
+        fail(file, SEEDMASK_MANIFEST, "values: expected neither a log nor coats beside them");
+    if (tensor->values_coding == GAPS || (tensor->values_coding != RAW && tensor->values_kind != VALUES_I8))
+        fail(file, SEEDMASK_MANIFEST, "values: %s does not go with %s", CODING_NAMES[tensor->values_coding],
+             VALUE_NAMES[tensor->values_kind]);
+    if (tensor->values_kind != VALUES_I8 && tensor->kept <= tensor->weights &&
+        tensor->values_bytes != tensor->kept * VALUE_BYTES[tensor->values_kind])
+        fail(file, SEEDMASK_MANIFEST, "values: expected %" PRIu64 " bytes, got %" PRIu64,
+             tensor->kept * VALUE_BYTES[tensor->values_kind], tensor->values_bytes);
 }
 
 static void read_tensor(seedmask *file, const char **at, struct tensor *tensor)
 {
     uint64_t width;
+    const char *shape;
+    if (has_key(file, *at, "coats"))
+        read_coats(file, at, tensor);
     read_key(file, at, "codebook");
     tensor->codebook = read_choice(file, at, CODEBOOK_NAMES, CODEBOOKS, "codebook", SEEDMASK_MANIFEST);
+    if (tensor->coats_width > 0 && tensor->codebook != SIGNED_CONSTANT)
+        fail(file, SEEDMASK_MANIFEST, "coats: expected a codebook of two values, got %s",
+             CODEBOOK_NAMES[tensor->codebook]);
+    if (has_key(file, *at, "frozen"))
+        read_frozen(file, at, tensor);
     read_key(file, at, "kept");
     tensor->kept = read_integer(file, at, "kept");
     read_key(file, at, "log");
@@ -1324,9 +1428,20 @@ static void read_tensor(seedmask *file, const char **at, struct tensor *tensor)
     read_key(file, at, "shape");
     tensor->shape = *at;
     tensor->weights = read_shape(file, at, 1, MAX_TENSOR);
+    shape = tensor->shape + 1;
+    if (failed(file) || !parse_integer(&shape, &tensor->rows))
+        tensor->rows = 1; /* a scalar */
+    tensor->values_kind = NO_VALUES;
+    if (has_key(file, *at, "values"))
+        read_values(file, at, tensor);
     read_text(file, at, "}");
     if (failed(file))
         return;
+    if (tensor->fixed_end == 0)
+        tensor->free = tensor->weights;
+    else if (tensor->free > tensor->weights || tensor->weights > MAX_FROZEN)
+        fail(file, SEEDMASK_MANIFEST, "frozen: expected at most %" PRIu64 " free weights of 2**35, got %" PRIu64,
+             tensor->weights, tensor->free);
     if (tensor->kept > tensor->weights)
         fail(file, SEEDMASK_MANIFEST, "kept: expected at most %" PRIu64 ", got %" PRIu64, tensor->weights,
              tensor->kept);
@@ -1358,10 +1473,28 @@ static void add_bytes(seedmask *file, uint64_t *total, uint64_t bytes)
         *total += bytes;
 }
 
-static void read_tensors(seedmask *file, const char *at, uint64_t max_weights, const bool features[CODINGS],
+static void note_coding(bool used[FEATURES], uint8_t coding)
+{
+    used[FEATURE_RANS] |= coding == RANS;
+    used[FEATURE_GAPS] |= coding == GAPS;
+}
+
+static void note_features(const struct tensor *tensor, bool used[FEATURES])
+{
+    note_coding(used, tensor->mask_coding);
+    note_coding(used, tensor->log_coding);
+    note_coding(used, tensor->coats_coding);
+    note_coding(used, tensor->values_coding);
+    used[FEATURE_COATS] |= tensor->coats_width > 0;
+    used[FEATURE_DELTAS] |= tensor->log_kind == DELTAS;
+    used[FEATURE_FROZEN] |= tensor->fixed_end > 0;
+    used[FEATURE_VALUES] |= tensor->values_kind != NO_VALUES;
+}
+
+static void read_tensors(seedmask *file, const char *at, uint64_t max_weights, const bool features[FEATURES],
                          const char *weights_digest)
 {
-    bool used[CODINGS] = {false};
+    bool used[FEATURES] = {false};
     struct sha256 sha;
     uint64_t total = 0;
     sha256_start(&sha);
@@ -1378,17 +1511,17 @@ static void read_tensors(seedmask *file, const char *at, uint64_t max_weights, c
             break;
         }
         total += tensor->weights;
-        used[tensor->mask_coding] = used[tensor->log_coding] = true;
+        note_features(tensor, used);
         for (int j = 0; j < 32; ++j) {
             unsigned char byte = (unsigned char)hex_value(file, tensor->sha256 + 2 * j, 2);
             sha256_add(&sha, &byte, 1);
         }
     }
     set_place(file, NULL, 0, NULL);
-    for (int i = RANS; i < CODINGS; ++i) {
+    for (int i = 0; i < FEATURES; ++i) {
         if (used[i] != features[i])
             fail(file, SEEDMASK_MANIFEST, "required_features: expected %s%s, for the file %s", features[i] ? "no " : "",
-                 CODING_NAMES[i], used[i] ? "uses it" : "does not use it");
+                 FEATURE_NAMES[i], used[i] ? "uses it" : "does not use it");
     }
     if (!failed(file))
         check_digest(file, &sha, weights_digest, "weights");
@@ -1451,21 +1584,65 @@ static void check_unique(seedmask *file, const size_t *order)
     }
 }
 
-/* Where each payload is: by item size, largest first, then by name with its prefix: log/, mask/, state/. */
+/* The parts of a masked tensor, by the prefix of the name, in the order of prefixes; `state/` comes before the last. */
+enum slot { COATS_PART, LOG_PART, MASK_PART, SCALES_PART, VALUES_PART, SLOTS_OF_TENSOR };
+
+struct place {
+    unsigned item; /* 0: absent */
+    uint64_t bytes, *offset;
+    const char *prefix, *dtype;
+};
+
+static struct place place_of(struct tensor *tensor, int part)
+{
+    static const char *const PREFIXES[SLOTS_OF_TENSOR] = {",\"coats/", ",\"log/", ",\"mask/", ",\"scales/",
+                                                          ",\"values/"};
+    struct place place = {0, 0, NULL, PREFIXES[part], "U8"};
+    if (part == COATS_PART) {
+        place.item = tensor->coats_width > 0;
+        place.bytes = tensor->coats_bytes;
+        place.offset = &tensor->coats_offset;
+    } else if (part == LOG_PART) {
+        place.item = tensor->log_kind != NO_LOG;
+        place.bytes = tensor->log_bytes;
+        place.offset = &tensor->log_offset;
+    } else if (part == MASK_PART) {
+        place.item = 1;
+        place.bytes = tensor->mask_bytes;
+        place.offset = &tensor->mask_offset;
+    } else if (part == SCALES_PART) {
+        place.item = tensor->values_kind == VALUES_I8 ? 4 : 0;
+        place.bytes = 4 * tensor->rows;
+        place.offset = &tensor->scales_offset;
+        place.dtype = "F32";
+    } else if (tensor->values_kind != NO_VALUES) {
+        place.item = VALUE_BYTES[tensor->values_kind];
+        place.bytes = tensor->values_bytes;
+        place.offset = &tensor->values_offset;
+        if (tensor->values_kind != VALUES_I8)
+            place.dtype = VALUE_NAMES[tensor->values_kind];
+    }
+    return place;
+}
+
+static void place_part(seedmask *file, const size_t *order, int part, unsigned item, uint64_t *end)
+{
+    for (size_t i = 0; i < file->tensor_count; ++i) {
+        struct place place = place_of(&file->tensors[order[i]], part);
+        if (place.item != item)
+            continue;
+        *place.offset = *end;
+        add_bytes(file, end, place.bytes);
+    }
+}
+
+/* Where each payload is: by item size, largest first, then by name with its prefix. */
 static void place_data(seedmask *file, const size_t *order)
 {
     uint64_t end = 0;
     for (unsigned item = 8; item > 0 && !failed(file); item /= 2) {
-        for (size_t i = 0; item == 1 && i < file->tensor_count; ++i) {
-            struct tensor *tensor = &file->tensors[order[i]];
-            tensor->log_offset = end;
-            add_bytes(file, &end, tensor->log_bytes);
-        }
-        for (size_t i = 0; item == 1 && i < file->tensor_count; ++i) {
-            struct tensor *tensor = &file->tensors[order[i]];
-            tensor->mask_offset = end;
-            add_bytes(file, &end, tensor->mask_bytes);
-        }
+        for (int part = COATS_PART; part <= SCALES_PART; ++part)
+            place_part(file, order, part, item, &end);
         for (size_t i = 0; i < file->state_count; ++i) {
             struct state *state = &file->states[i];
             if (DTYPE_BYTES[state->dtype] != item)
@@ -1473,6 +1650,7 @@ static void place_data(seedmask *file, const size_t *order)
             state->offset = end;
             add_bytes(file, &end, state->bytes);
         }
+        place_part(file, order, VALUES_PART, item, &end);
     }
     if (end != file->data_bytes)
         fail(file, SEEDMASK_CONTAINER, "trailing bytes: expected %" PRIu64 " bytes of data, got %" PRIu64, end,
@@ -1496,14 +1674,15 @@ static void match_text(seedmask *file, size_t *at, const char *text)
     match(file, at, text, strlen(text));
 }
 
+/* Without a shape, that is a list of `count`. */
 static void match_entry(seedmask *file, size_t *at, const char *prefix, const char *name, uint64_t begin,
-                        uint64_t bytes, const char *dtype, const char *shape)
+                        uint64_t bytes, const char *dtype, const char *shape, uint64_t count)
 {
     char offsets[96], length[32];
     const char *end = name + 1;
     snprintf(offsets, sizeof offsets, ":{\"data_offsets\":[%" PRIu64 ",%" PRIu64 "],\"dtype\":\"", begin,
              begin + bytes);
-    snprintf(length, sizeof length, "[%" PRIu64 "]", bytes);
+    snprintf(length, sizeof length, "[%" PRIu64 "]", count);
     while (next_code_point(&end) >= 0) {
     }
     match_text(file, at, prefix);
@@ -1518,23 +1697,28 @@ static void match_entry(seedmask *file, size_t *at, const char *prefix, const ch
     match_text(file, at, "}");
 }
 
+static void match_part(seedmask *file, size_t *at, const size_t *order, int part)
+{
+    for (size_t i = 0; i < file->tensor_count && !failed(file); ++i) {
+        struct tensor *tensor = &file->tensors[order[i]];
+        struct place place = place_of(tensor, part);
+        if (place.item > 0)
+            match_entry(file, at, place.prefix, tensor->name, *place.offset, place.bytes, place.dtype, NULL,
+                        place.bytes / place.item);
+    }
+}
+
 static void check_header(seedmask *file, size_t at, const size_t *order)
 {
     match_text(file, &at, "}");
-    for (size_t i = 0; i < file->tensor_count; ++i) {
-        const struct tensor *tensor = &file->tensors[order[i]];
-        if (tensor->log_kind != NO_LOG)
-            match_entry(file, &at, ",\"log/", tensor->name, tensor->log_offset, tensor->log_bytes, "U8", NULL);
-    }
-    for (size_t i = 0; i < file->tensor_count; ++i) {
-        const struct tensor *tensor = &file->tensors[order[i]];
-        match_entry(file, &at, ",\"mask/", tensor->name, tensor->mask_offset, tensor->mask_bytes, "U8", NULL);
-    }
+    for (int part = COATS_PART; part <= SCALES_PART; ++part)
+        match_part(file, &at, order, part);
     for (size_t i = 0; i < file->state_count; ++i) {
         const struct state *state = &file->states[i];
         match_entry(file, &at, ",\"state/", state->name, state->offset, state->bytes, DTYPE_NAMES[state->dtype],
-                    state->shape);
+                    state->shape, 0);
     }
+    match_part(file, &at, order, VALUES_PART);
     match_text(file, &at, "}");
     if (file->header_bytes - at > 7 && !failed(file))
         fail(file, SEEDMASK_CONTAINER, "header: expected at most 7 spaces at its end");
@@ -1660,7 +1844,7 @@ static void check_other_fields(seedmask *file, const char *const values[FIELD_CO
 static void read_manifest(seedmask *file, uint64_t max_weights)
 {
     const char *values[FIELD_COUNT], *unknown, *weights_digest, *at;
-    bool features[CODINGS] = {false};
+    bool features[FEATURES] = {false};
     const char *end = file->manifest[0] == '{' ? walk(file, file->manifest, 0) : file->manifest;
     if (!failed(file) && (end == file->manifest || *end != '\0'))
         malformed(file, end, end == file->manifest ? "{" : "the end");
@@ -1813,6 +1997,18 @@ seedmask_code seedmask_describe_tensor(seedmask *file, size_t index, seedmask_te
     tensor->log_coding = CODING_NAMES[entry->log_coding];
     tensor->mask_bytes = entry->mask_bytes;
     tensor->log_bytes = entry->log_bytes;
+    tensor->free = entry->free;
+    tensor->frozen_pruned = entry->fixed_pruned;
+    tensor->frozen_kept = entry->fixed_end - entry->fixed_pruned;
+    if (entry->coats_width > 0)
+        tensor->coats_coding = CODING_NAMES[entry->coats_coding];
+    tensor->coats_bytes = entry->coats_bytes;
+    if (entry->values_kind != NO_VALUES) {
+        tensor->values_dtype = VALUE_NAMES[entry->values_kind];
+        tensor->values_coding = CODING_NAMES[entry->values_coding];
+    }
+    tensor->values_bytes = entry->values_bytes;
+    tensor->scales_bytes = entry->values_kind == VALUES_I8 ? 4 * entry->rows : 0;
     memcpy(&tensor->scale, &entry->scale, sizeof tensor->scale);
     return file->code;
 }
@@ -1851,7 +2047,7 @@ static void make_tables(const struct tensor *tensor, struct tables *tables)
     }
 }
 
-/* Codes of up to a block of weights, from their mask and draws. Masks are noise: few branches, for speed. */
+/* Codes of up to a block of weights, from their mask and log. Masks are noise: few branches, for speed. */
 static void block_codes(const seedmask *file, const struct tensor *tensor, uint32_t index, uint32_t block,
                         const int8_t book[256], const uint8_t *kept, const uint8_t *draws, int8_t *codes, size_t count)
 {
@@ -1862,58 +2058,243 @@ static void block_codes(const seedmask *file, const struct tensor *tensor, uint3
     memset(codes, 0, count);
     if (!any)
         return;
-    philox(block, 0, index, file->seed, bytes);
-    if (tensor->log_kind != DRAWS) {
+    philox(block, 0, index, WEIGHTS, file->seed, bytes);
+    if (tensor->log_kind == NO_LOG || tensor->log_kind == FLIPS) {
         for (size_t i = 0; i < count; ++i)
             codes[i] = (int8_t)(book[bytes[i]] * kept[i] * (1 - 2 * draws[i]));
         return;
     }
     for (size_t i = 0; i < count; ++i) {
-        if (draws[i] > 0) {
-            philox(block, draws[i], index, file->seed, other);
+        if (tensor->log_kind == DELTAS) {
+            bytes[i] ^= draws[i];
+        } else if (draws[i] > 0) {
+            philox(block, draws[i], index, WEIGHTS, file->seed, other);
             bytes[i] = other[i];
         }
         codes[i] = (int8_t)(book[bytes[i]] * kept[i]);
     }
 }
 
-/* Mask and draws of the next weights; returns the number of kept ones. */
-static size_t next_rows(seedmask *file, const struct tensor *tensor, size_t count, uint64_t kept_left)
+/* Mask bits of the next weights: stored ones, and those that the generator fixes (1.6). */
+static bool next_mask(seedmask *file, const struct tensor *tensor, uint32_t index, uint64_t first, size_t count,
+                      uint64_t *free_left)
 {
-    size_t kept = 0, next;
-    if (!row_next(file, &file->mask, file->kept, count))
-        return 0;
-    for (size_t i = 0; i < count; ++i)
-        kept += file->kept[i];
-    if (kept > kept_left) {
-        fail(file, SEEDMASK_PAYLOAD, "mask: expected %" PRIu64 " ones, got more", tensor->kept);
-        return 0;
+    enum { FREE = 2, NUMBERS = BLOCK / 2 };
+    uint8_t bytes[BLOCK], *stored = file->draws; /* which this chunk does not need yet */
+    size_t free = 0, next = 0;
+    if (tensor->fixed_end == 0) {
+        *free_left -= count;
+        return row_next(file, &file->mask, file->kept, count);
     }
-    if (tensor->log_kind == NO_LOG) {
-        memset(file->draws, 0, count);
-        return kept;
+    for (size_t i = 0; i < count; ++i) {
+        uint32_t number;
+        if (i % NUMBERS == 0) /* below 2**32, for such a tensor has at most 2**35 weights */
+            philox((uint32_t)((first + i) / NUMBERS), 0, index, FREEZING, file->seed, bytes);
+        number = (uint32_t)bytes[2 * (i % NUMBERS)] | (uint32_t)bytes[2 * (i % NUMBERS) + 1] << 8;
+        file->kept[i] = number >= tensor->fixed_end ? FREE : number >= tensor->fixed_pruned;
+        free += number >= tensor->fixed_end;
     }
-    if (!row_next(file, &file->log, file->draws, kept))
-        return 0;
-    /* spread the values to their weights, from the back so that none is overwritten */
-    next = kept;
-    for (size_t i = count; i > 0; --i) {
-        next -= file->kept[i - 1];
-        file->draws[i - 1] = file->draws[next] & (uint8_t)-file->kept[i - 1];
+    if (free > *free_left) {
+        fail(file, SEEDMASK_PAYLOAD, "frozen: expected %" PRIu64 " free weights, the generator leaves more",
+             tensor->free);
+        return false;
     }
-    return kept;
+    *free_left -= free;
+    if (!row_next(file, &file->mask, stored, free))
+        return false;
+    for (size_t i = 0; i < count; ++i) {
+        if (file->kept[i] == FREE)
+            file->kept[i] = stored[next++];
+    }
+    return true;
 }
 
-static void close_rows(seedmask *file, const struct tensor *tensor, uint64_t kept_left, unsigned log_bits)
+/* Values of kept weights, moved to the places of these; from the back, so that none is overwritten. */
+static void spread(const uint8_t *mask, uint8_t *values, size_t count, size_t kept)
 {
-    if (kept_left > 0)
-        fail(file, SEEDMASK_PAYLOAD, "mask: expected %" PRIu64 " ones, got %" PRIu64, tensor->kept,
-             tensor->kept - kept_left);
-    if (failed(file) || !row_close(file, &file->mask) || tensor->log_kind == NO_LOG)
+    size_t next = kept;
+    for (size_t i = count; i > 0; --i) {
+        next -= mask[i - 1];
+        values[i - 1] = values[next] & (uint8_t)-mask[i - 1];
+    }
+}
+
+/* What is left of the rows of a tensor, and what came of them: ORed values tell the length of the largest one. */
+struct progress {
+    uint64_t kept_left, free_left;
+    unsigned log_bits, coat_bits;
+};
+
+/* Mask, log and coats of the next weights. */
+static void next_rows(seedmask *file, const struct tensor *tensor, uint32_t index, uint64_t first, size_t count,
+                        struct progress *progress)
+{
+    size_t kept = 0;
+    if (!next_mask(file, tensor, index, first, count, &progress->free_left))
         return;
-    if (row_close(file, &file->log) && (log_bits >> (tensor->log_width - 1)) == 0)
-        fail(file, SEEDMASK_PAYLOAD, "log: expected a value of %u bits, got only smaller ones",
-             (unsigned)tensor->log_width);
+    for (size_t i = 0; i < count; ++i)
+        kept += file->kept[i];
+    if (kept > progress->kept_left) {
+        fail(file, SEEDMASK_PAYLOAD, "mask: expected %" PRIu64 " ones, got more", tensor->kept);
+        return;
+    }
+    progress->kept_left -= kept;
+    memset(file->draws, 0, count);
+    if (tensor->log_kind != NO_LOG) {
+        if (!row_next(file, &file->log, file->draws, kept))
+            return;
+        spread(file->kept, file->draws, count, kept);
+    }
+    if (tensor->coats_width > 0) {
+        if (!row_next(file, &file->coats, file->coat_values, kept))
+            return;
+        for (size_t i = 0; i < kept; ++i) {
+            progress->coat_bits |= file->coat_values[i];
+            if (file->coat_values[i] > 126)
+                fail(file, SEEDMASK_PAYLOAD, "coats: expected at most 127, got 128");
+        }
+        spread(file->kept, file->coat_values, count, kept);
+    }
+}
+
+static void close_row(seedmask *file, struct row *row, unsigned bits)
+{
+    if (!failed(file) && row_close(file, row) && (bits >> (row->width - 1)) == 0)
+        fail(file, SEEDMASK_PAYLOAD, "%s: expected a value of %u bits, got only smaller ones", row->what, row->width);
+}
+
+static void close_rows(seedmask *file, const struct tensor *tensor, const struct progress *progress)
+{
+    if (progress->free_left > 0)
+        fail(file, SEEDMASK_PAYLOAD, "frozen: expected %" PRIu64 " free weights, the generator leaves %" PRIu64,
+             tensor->free, tensor->free - progress->free_left);
+    if (progress->kept_left > 0)
+        fail(file, SEEDMASK_PAYLOAD, "mask: expected %" PRIu64 " ones, got %" PRIu64, tensor->kept,
+             tensor->kept - progress->kept_left);
+    if (!failed(file))
+        row_close(file, &file->mask);
+    if (tensor->log_kind != NO_LOG)
+        close_row(file, &file->log, progress->log_bits);
+    if (tensor->coats_width > 0)
+        close_row(file, &file->coats, progress->coat_bits);
+    if (tensor->values_kind == VALUES_I8 && !failed(file))
+        row_close(file, &file->log);
+}
+
+static void open_rows(seedmask *file, const struct tensor *tensor)
+{
+    uint64_t mask[2] = {tensor->mask_offset, tensor->mask_bytes}, log[2] = {tensor->log_offset, tensor->log_bytes};
+    uint64_t coats[2] = {tensor->coats_offset, tensor->coats_bytes};
+    uint64_t values[2] = {tensor->values_offset, tensor->values_bytes};
+    if (!row_open(file, &file->mask, "mask", mask, (enum coding)tensor->mask_coding, 1, tensor->free))
+        return;
+    if (tensor->log_kind != NO_LOG &&
+        !row_open(file, &file->log, "log", log, (enum coding)tensor->log_coding, tensor->log_width, tensor->kept))
+        return;
+    if (tensor->coats_width > 0 && !row_open(file, &file->coats, "coats", coats, (enum coding)tensor->coats_coding,
+                                             tensor->coats_width, tensor->kept))
+        return;
+    if (tensor->values_kind == VALUES_I8) {
+        row_open(file, &file->log, "values", values, (enum coding)tensor->values_coding, 8, tensor->kept);
+        window_open(file, &file->coats.payload, tensor->scales_offset, 4 * tensor->rows);
+    } else if (tensor->values_kind != NO_VALUES) {
+        window_open(file, &file->log.payload, tensor->values_offset, tensor->values_bytes);
+    }
+}
+
+/* Codes and weights of the next chunk, from its mask, log and coats. */
+static void random_chunk(seedmask *file, const struct tensor *tensor, uint32_t index, uint64_t first, size_t count,
+                         const struct tables *tables, struct progress *progress, struct sha256 *sha)
+{
+    for (size_t i = 0; i < count; i += BLOCK) {
+        unsigned char bytes[4 * BLOCK];
+        size_t part = count - i < BLOCK ? count - i : BLOCK;
+        uint32_t block = (uint32_t)((first + i) / BLOCK); /* below 2**32, for a tensor is below 2**36 */
+        block_codes(file, tensor, index, block, tables->book, file->kept + i, file->draws + i, file->codes + i, part);
+        for (size_t j = 0; tensor->coats_width > 0 && j < part; ++j)
+            file->codes[i + j] = (int8_t)(file->codes[i + j] * (file->coat_values[i + j] + 1));
+        for (size_t j = 0; j < part; ++j) {
+            progress->log_bits |= file->draws[i + j];
+            file->weights[i + j] = tables->weights[file->codes[i + j] + 128];
+            memcpy(bytes + 4 * j, tables->bytes[file->codes[i + j] + 128], 4);
+        }
+        if (!file->skip_weight_digests)
+            sha256_add(sha, bytes, 4 * part);
+    }
+}
+
+/* ---- Trained values (1.8) ------------------------------------------------------------------------------------ */
+
+/* The binary32 number that is equal to a finite binary16 number. */
+static uint32_t widened(uint32_t half)
+{
+    uint32_t sign = (half & 0x8000) << 16, exponent = half >> 10 & 31, mantissa = half & 0x3ff;
+    if (exponent == 0) { /* subnormal, or 0 */
+        if (mantissa == 0)
+            return sign;
+        for (exponent = 1; mantissa < 0x400; --exponent) /* wraps, and comes back when 112 is added */
+            mantissa <<= 1;
+        mantissa &= 0x3ff;
+    }
+    return sign | (exponent + 112) << 23 | mantissa << 13;
+}
+
+static uint32_t take_little(seedmask *file, struct window *window, unsigned size)
+{
+    const unsigned char *bytes = window_take(file, window, size);
+    uint32_t value = 0;
+    for (unsigned i = 0; bytes && i < size; ++i)
+        value |= (uint32_t)bytes[i] << 8 * i;
+    return value;
+}
+
+/* The bits of the next kept weight; `scale` is that of its row. */
+static uint32_t next_value(seedmask *file, const struct tensor *tensor, uint32_t scale)
+{
+    uint32_t bits;
+    uint8_t value;
+    if (tensor->values_kind == VALUES_I8) {
+        if (!row_next(file, &file->log, &value, 1))
+            return 0;
+        if (value == 128)
+            fail(file, SEEDMASK_PAYLOAD, "values: expected -127 to 127, got -128");
+        return failed(file) ? 0 : product_bits(scale, value < 128 ? value : value - 256);
+    }
+    bits = take_little(file, &file->log.payload, VALUE_BYTES[tensor->values_kind]);
+    if (tensor->values_kind == VALUES_F16 ? (bits & 0x7c00) == 0x7c00 : !is_finite(bits))
+        fail(file, SEEDMASK_PAYLOAD, "values: expected finite numbers, got the bits %08" PRIx32, bits);
+    return tensor->values_kind == VALUES_F16 ? widened(bits) : bits;
+}
+
+static uint32_t next_scale(seedmask *file)
+{
+    uint32_t scale = take_little(file, &file->coats.payload, 4), exponent = scale >> 23;
+    if (!failed(file) && (exponent < 1 || exponent > 254 || !is_finite(product_bits(scale, 127))))
+        fail(file, SEEDMASK_PAYLOAD, "scales: expected positive, normal and finite, times 127 too, got %08" PRIx32,
+             scale);
+    return scale;
+}
+
+/* Weights of the next chunk, from its mask; `scale` is that of the row so far. */
+static bool trained_chunk(seedmask *file, const struct tensor *tensor, uint64_t first, size_t count, uint32_t *scale,
+                          struct sha256 *sha)
+{
+    uint64_t columns = tensor->weights / tensor->rows;
+    unsigned char bytes[4 * BLOCK];
+    for (size_t i = 0; i < count && !failed(file); ++i) {
+        size_t at = 4 * (i % BLOCK);
+        uint32_t bits = 0;
+        if (tensor->values_kind == VALUES_I8 && (first + i) % columns == 0)
+            *scale = next_scale(file);
+        if (file->kept[i] && !failed(file))
+            bits = next_value(file, tensor, *scale);
+        memcpy(&file->weights[i], &bits, sizeof bits);
+        for (unsigned j = 0; j < 4; ++j)
+            bytes[at + j] = (unsigned char)(bits >> 8 * j & 255);
+        if (!file->skip_weight_digests && (i % BLOCK == BLOCK - 1 || i + 1 == count))
+            sha256_add(sha, bytes, at + 4);
+    }
+    return !failed(file);
 }
 
 static seedmask_code decode(seedmask *file, size_t index, seedmask_float32_sink *float32_sink,
@@ -1922,43 +2303,30 @@ static seedmask_code decode(seedmask *file, size_t index, seedmask_float32_sink 
     const struct tensor *tensor;
     struct tables tables;
     struct sha256 sha;
-    uint64_t kept_left;
-    unsigned log_bits = 0; /* all values of the log, ORed: enough to know the largest one's length */
+    struct progress progress = {0, 0, 0, 0};
+    uint32_t scale = 0; /* of a row of trained values */
     if (!begin_call_for(file, index, file->tensor_count, "tensors"))
         return file->code;
     tensor = &file->tensors[index];
-    kept_left = tensor->kept;
+    progress.kept_left = tensor->kept;
+    progress.free_left = tensor->free;
     set_place(file, "tensors", index, tensor->name);
+    if (int8_sink && tensor->values_kind != NO_VALUES)
+        fail(file, SEEDMASK_USAGE, "its values were trained, so they are not codes times one scale: ask for float32");
     make_tables(tensor, &tables);
     sha256_start(&sha);
-    {
-        uint64_t mask[2] = {tensor->mask_offset, tensor->mask_bytes}, log[2] = {tensor->log_offset, tensor->log_bytes};
-        if (!row_open(file, &file->mask, "mask", mask, (enum coding)tensor->mask_coding, 1, tensor->weights))
-            return file->code;
-        if (tensor->log_kind != NO_LOG &&
-            !row_open(file, &file->log, "log", log, (enum coding)tensor->log_coding, tensor->log_width, tensor->kept))
-            return file->code;
-    }
-    for (uint64_t first = 0; first < tensor->weights; first += CHUNK) {
+    if (!failed(file))
+        open_rows(file, tensor);
+    for (uint64_t first = 0; first < tensor->weights && !failed(file); first += CHUNK) {
         size_t count = tensor->weights - first < CHUNK ? (size_t)(tensor->weights - first) : CHUNK;
         int stop = 0;
-        kept_left -= next_rows(file, tensor, count, kept_left);
+        next_rows(file, tensor, (uint32_t)index, first, count, &progress);
         if (failed(file))
             return file->code;
-        for (size_t i = 0; i < count; i += BLOCK) {
-            unsigned char bytes[4 * BLOCK];
-            size_t part = count - i < BLOCK ? count - i : BLOCK;
-            uint32_t block = (uint32_t)((first + i) / BLOCK); /* below 2**32, for a tensor is below 2**36 */
-            block_codes(file, tensor, (uint32_t)index, block, tables.book, file->kept + i, file->draws + i,
-                        file->codes + i, part);
-            for (size_t j = 0; j < part; ++j) {
-                log_bits |= file->draws[i + j];
-                file->weights[i + j] = tables.weights[file->codes[i + j] + 128];
-                memcpy(bytes + 4 * j, tables.bytes[file->codes[i + j] + 128], 4);
-            }
-            if (!file->skip_weight_digests)
-                sha256_add(&sha, bytes, 4 * part);
-        }
+        if (tensor->values_kind == NO_VALUES)
+            random_chunk(file, tensor, (uint32_t)index, first, count, &tables, &progress, &sha);
+        else if (!trained_chunk(file, tensor, first, count, &scale, &sha))
+            return file->code;
         if (float32_sink)
             stop = float32_sink(user, file->weights, count);
         else if (int8_sink)
@@ -1968,7 +2336,8 @@ static seedmask_code decode(seedmask *file, size_t index, seedmask_float32_sink 
             return file->code;
         }
     }
-    close_rows(file, tensor, kept_left, log_bits);
+    if (!failed(file))
+        close_rows(file, tensor, &progress);
     if (!failed(file) && !file->skip_weight_digests)
         check_digest(file, &sha, tensor->sha256, "weights");
     return file->code;

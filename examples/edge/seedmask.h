@@ -2,7 +2,7 @@
  * Reads .seedmask files (format version 1, docs/FORMAT.md) with nothing but the C99 standard library.
  *
  * A file is read piece by piece through a callback, and a tensor is handed out chunk by chunk through another, so both
- * may be far larger than memory. Memory: one fixed block (about 34 KiB on a 64-bit machine), the header of the file
+ * may be far larger than memory. Memory: one fixed block (about 47 KiB on a 64-bit machine), the header of the file
  * (capped by `max_header`), and tables of at most 96 bytes a tensor. All of it is allocated by `seedmask_create` and
  * `seedmask_open`, nothing while decoding. Threads may use different `seedmask` objects at once, but not the same one.
  *
@@ -58,6 +58,12 @@ typedef struct seedmask_tensor {
     const char *codebook, *mask_coding, *log_kind, *log_coding; /* as in the manifest */
     uint64_t mask_bytes, log_bytes;                             /* stored sizes */
     float scale;                                                /* weight = code * scale */
+    unsigned frozen_pruned, frozen_kept; /* 65536ths of the mask that the seed fixes; 0 if it fixes none */
+    uint64_t free;                       /* mask bits that are stored */
+    const char *coats_coding;            /* NULL: a code is no multiple */
+    uint64_t coats_bytes;
+    const char *values_dtype, *values_coding; /* "F32", "F16" or "I8"; NULL: weights were not trained */
+    uint64_t values_bytes, scales_bytes;
 } seedmask_tensor;
 
 /* A tensor that is stored as it is. */
@@ -115,7 +121,8 @@ const char *seedmask_manifest(const seedmask *file, size_t *length);
 
 /*
  * Decode a masked tensor: as weights, or as codes from -127 to 127, where 0 is a pruned weight and a weight is its
- * code times the scale. Without a sink (NULL), the tensor is only checked.
+ * code times the scale. Without a sink (NULL), the tensor is only checked. Trained values are no codes times one scale:
+ * of such a tensor, codes are refused with SEEDMASK_USAGE.
  */
 seedmask_code seedmask_decode_float32(seedmask *file, size_t index, seedmask_float32_sink *sink, void *user);
 seedmask_code seedmask_decode_int8(seedmask *file, size_t index, seedmask_int8_sink *sink, void *user);

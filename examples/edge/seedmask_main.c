@@ -17,7 +17,8 @@ static const char USAGE[] = "usage: seedmask FILE [--float32 DIR | --int8 DIR | 
                             "\n"
                             "  (no mode)      list the tensors\n"
                             "  --float32 DIR  write weights to DIR/INDEX.f32, little-endian; DIR exists\n"
-                            "  --int8 DIR     write codes to DIR/INDEX.i8; a weight is its code times the scale\n"
+                            "  --int8 DIR     write codes to DIR/INDEX.i8; a weight is its code times the scale;\n"
+                            "                 not of tensors with trained values, which are no codes\n"
                             "                 both also write the other tensors to DIR/state-INDEX.bin\n"
                             "  --verify       check every digest, write nothing\n"
                             "  --bench RUNS   decode all tensors RUNS times (5); print weights per second of CPU time\n"
@@ -99,6 +100,19 @@ static void print_shape(const uint64_t *shape, unsigned rank)
     printf("%s", rank ? "" : "scalar");
 }
 
+/* What few tensors have. */
+static void print_parts(const seedmask_tensor *tensor)
+{
+    if (tensor->frozen_pruned + tensor->frozen_kept > 0)
+        printf("\tfrozen %.4f pruned %.4f kept, %" PRIu64 " free", tensor->frozen_pruned / 65536.0,
+               tensor->frozen_kept / 65536.0, tensor->free);
+    if (tensor->coats_coding)
+        printf("\tcoats %s %" PRIu64 " bytes", tensor->coats_coding, tensor->coats_bytes);
+    if (tensor->values_dtype)
+        printf("\tvalues %s %s %" PRIu64 " bytes", tensor->values_dtype, tensor->values_coding,
+               tensor->values_bytes + tensor->scales_bytes);
+}
+
 static int list(seedmask *file, const char *path)
 {
     /* static: two tensors would be a large part of a small device's stack */
@@ -116,6 +130,7 @@ static int list(seedmask *file, const char *path)
                tensor.log_kind);
         if (tensor.log_bytes > 0)
             printf(" %s %" PRIu64 " bytes", tensor.log_coding, tensor.log_bytes);
+        print_parts(&tensor);
         printf("\n");
     }
     for (size_t i = 0; i < seedmask_states(file); ++i) {

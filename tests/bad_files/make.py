@@ -71,25 +71,37 @@ def parts(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 def build(manifest: dict[str, Any], contents: dict[str, bytes], *, features: bool = True) -> bytes:
     """A file with these contents: sizes, offsets, features and digests are made right; weights' digests stay."""
-    sizes = {"BOOL": 1, "U8": 1, "BF16": 2, "F32": 4, "I64": 8}
+    sizes = {"BOOL": 1, "U8": 1, "BF16": 2, "F16": 2, "F32": 4, "I64": 8}
     slots: dict[str, tuple[str, list[int]]] = {}
     for tensor in manifest["tensors"]:
-        for part in ("mask", "log"):
+        for part in ("mask", "log", "coats", "values", "scales"):
             name = f"{part}/{tensor['name']}"
             if name in contents:
-                tensor[part]["bytes"] = len(contents[name])
-                slots[name] = ("U8", [len(contents[name])])
+                dtype = "F32" if part == "scales" else "U8"
+                if part == "values" and tensor["values"]["dtype"] != "I8":
+                    dtype = tensor["values"]["dtype"]
+                if part != "scales":
+                    tensor[part]["bytes"] = len(contents[name])
+                slots[name] = (dtype, [len(contents[name]) // sizes[dtype]])
     for entry in manifest["state"]:
         slots[f"state/{entry['name']}"] = (entry["dtype"], entry["shape"])
     if features:
-        used = {tensor[part]["coding"] for tensor in manifest["tensors"] for part in ("mask", "log")}
-        manifest["required_features"] = sorted(used & {"rans", "gaps"})
+        manifest["required_features"] = features_of(manifest)
     header, data = {}, b""
     for name in sorted(slots, key=lambda name: (-sizes[slots[name][0]], name)):
         dtype, shape = slots[name]
         header[name] = {"data_offsets": [len(data), len(data) + len(contents[name])], "dtype": dtype, "shape": shape}
         data += contents[name]
     return join(header, manifest, data)
+
+
+def features_of(manifest: dict[str, Any]) -> list[str]:
+    """What a reader must know."""
+    used = set()
+    for tensor in manifest["tensors"]:
+        used |= {tensor[part]["coding"] for part in ("mask", "log", "coats", "values") if part in tensor}
+        used |= {part for part in ("coats", "frozen", "values") if part in tensor} | {tensor["log"]["kind"]}
+    return sorted(used & {"coats", "deltas", "frozen", "gaps", "rans", "values"})
 
 
 def edited(stem: str, edit: Edit) -> bytes:
@@ -281,8 +293,24 @@ def renamed(name: str, state: str | None = None) -> bytes:
     return build(manifest, contents)
 
 
+def valued(dtype: str, name: str, edit: Callable[[bytes], bytes]) -> bytes:
+    """A golden file of trained values where a data tensor has other contents."""
+    return with_contents(f"v1-values-{dtype}", name, edit)
+
+
+def first(data: str) -> Callable[[bytes], bytes]:
+    """Other bytes, given in hexadecimal, at the begin of a content."""
+    return lambda content: bytes.fromhex(data) + content[len(bytes.fromhex(data)) :]
+
+
 def control(kind: str) -> bytes:
     """Files that are right, from which those with wrong payloads differ in one thing."""
+    if kind == "deltas as rans":
+        return _deltas_as_rans(list)
+    if kind == "coats as rans":
+        return _coats_as_rans(list)
+    if kind == "values as rans":
+        return _values_as_rans(list)
     if kind == "rans":
         return masked("rans", rans())
     if kind == "gaps":
@@ -309,6 +337,38 @@ def _draws_payload(values: Callable[[list[int]], list[int]] = list) -> bytes:
     row = values(_values(contents["log/a"], manifest["tensors"][0]["kept"], 3))
     frequencies = (8192,) * 8
     return coded(b"", 64, frequencies, lanes_of(row, slots_of_values(frequencies), 64))
+
+
+def _row_as_rans(stem: str, part: str, tensor: int, width: int, values: Callable[[list[int]], list[int]]) -> bytes:
+    """A golden file where a raw row of one tensor is coded by the encoder above, its values changed."""
+    manifest, contents = parts(golden(stem))
+    entry = manifest["tensors"][tensor]
+    assert entry[part]["coding"] == "raw"
+    name = f"{part}/{entry['name']}"
+    frequencies = (65536 >> width,) * (1 << width)
+    row = values(_values(contents[name], entry["kept"], width))
+    contents[name] = coded(b"", 64, frequencies, lanes_of(row, slots_of_values(frequencies), 64))
+    entry[part]["coding"] = "rans"
+    return build(manifest, contents)
+
+
+def _coats_as_rans(values: Callable[[list[int]], list[int]]) -> bytes:
+    return _row_as_rans("v1-coats", "coats", 2, 7, values)
+
+
+def _values_as_rans(values: Callable[[list[int]], list[int]]) -> bytes:
+    return _row_as_rans("v1-values-int8", "values", 1, 8, values)
+
+
+def _deltas_as_rans(values: Callable[[list[int]], list[int]]) -> bytes:
+    return _row_as_rans("v1-deltas", "log", 1, 8, values)
+
+
+def _without_scales() -> bytes:
+    """The manifest says that values are of I8; header and data lack the scales of one tensor."""
+    manifest, contents = parts(golden("v1-values-int8"))
+    del contents["scales/fc.weight"]
+    return build(manifest, contents)
 
 
 def _swapped(data: bytes) -> bytes:
@@ -615,7 +675,103 @@ BAD: dict[str, Callable[[], bytes]] = {
     "gaps-count-overlong": lambda: masked("gaps", bytes([SHIFT]) + b"\x88\x00" + gaps()[2:]),
     "gaps-of-draws": lambda: logged("v1-draws", "gaps", gaps()),
     "gaps-log-past-the-end": lambda: logged("v1-flips", "gaps", gaps((*_flip_gaps(), 30))),
+    # Deltas.
+    "deltas-undeclared": lambda: edited("v1-deltas", change("required_features", ["rans"])),
+    "deltas-unused": lambda: edited("v1-none", change("required_features", ["deltas"])),
+    "deltas-of-two-values": lambda: edited("v1-deltas", change("tensors.0.codebook", "signed-constant")),
+    "deltas-width-zero": lambda: edited("v1-deltas", change("tensors.0.log.width", 0)),
+    "deltas-all-zero": lambda: with_contents("v1-deltas", "log/fc.weight", lambda data: bytes(len(data))),
+    "deltas-too-wide": lambda: _deltas_as_rans(lambda values: [value & 127 for value in values]),
+    "deltas-other": lambda: with_contents("v1-deltas", "log/fc.weight", first("4c")),
+    "deltas-short": lambda: with_contents("v1-deltas", "log/fc.weight", lambda data: data[:-1]),
+    # Frozen masks.
+    "frozen-undeclared": lambda: edited("v1-frozen", change("required_features", ["deltas", "rans"])),
+    "frozen-unused": lambda: edited("v1-none", change("required_features", ["frozen"])),
+    "frozen-null": lambda: edited("v1-none", change("tensors.0.frozen", None)),
+    "frozen-field": lambda: edited("v1-frozen", change("tensors.0.frozen.more", 1)),
+    "frozen-nothing": lambda: edited("v1-frozen", lambda m: m["tensors"][0]["frozen"].update(pruned=0, kept=0)),
+    "frozen-negative": lambda: edited("v1-frozen", change("tensors.0.frozen.pruned", -1)),
+    "frozen-65536": lambda: edited("v1-frozen", lambda m: m["tensors"][0]["frozen"].update(pruned=65536, kept=0)),
+    "frozen-sum": lambda: edited("v1-frozen", change("tensors.0.frozen.pruned", 55537)),
+    "frozen-overflow": lambda: edited("v1-frozen", change("tensors.0.frozen.pruned", 2**32)),
+    "frozen-free-negative": lambda: edited("v1-frozen", change("tensors.0.frozen.free", -1)),
+    "frozen-free-above": lambda: edited("v1-frozen", change("tensors.0.frozen.free", 2001)),
+    "frozen-free-huge": lambda: edited("v1-frozen", change("tensors.0.frozen.free", 2**64)),
+    "frozen-shape-huge": lambda: edited("v1-frozen", change(SHAPE, [2**18, 2**18])),
+    "frozen-free-other": lambda: edited("v1-frozen", change("tensors.0.frozen.free", 1081)),
+    "frozen-fewer-free": lambda: edited("v1-frozen", change("tensors.0.frozen.pruned", 21000)),
+    "frozen-more-free": lambda: edited("v1-frozen", change("tensors.0.frozen.pruned", 19000)),
+    "frozen-none-free": lambda: edited("v1-frozen", change("tensors.0.frozen.pruned", 55536)),
+    "frozen-other-share": lambda: edited(
+        "v1-frozen", lambda m: m["tensors"][0]["frozen"].update(pruned=21000, kept=9000)
+    ),
+    "frozen-removed": lambda: edited("v1-frozen", lambda m: m["tensors"][0].pop("frozen")),
+    "frozen-other": lambda: with_contents("v1-frozen", "mask/kept", lambda data: bytes([data[0] ^ 5, *data[1:]])),
+    "frozen-padding": lambda: with_contents("v1-frozen", "mask/kept", lambda data: data[:-1] + b"\x81"),
+    # Coats.
+    "coats-undeclared": lambda: edited("v1-coats", change("required_features", ["frozen", "rans"])),
+    "coats-unused": lambda: edited("v1-none", change("required_features", ["coats"])),
+    "coats-null": lambda: edited("v1-none", change("tensors.0.coats", None)),
+    "coats-of-many-values": lambda: edited("v1-coats", change("tensors.0.codebook", "uniform")),
+    "coats-width-zero": lambda: edited("v1-coats", change("tensors.0.coats.width", 0)),
+    "coats-width-eight": lambda: edited("v1-coats", change("tensors.0.coats.width", 8)),
+    "coats-coding-unknown": lambda: edited("v1-coats", change("tensors.0.coats.coding", "zstd")),
+    "coats-scale-overflows": lambda: edited("v1-coats", change(SCALE, "7e800000")),
+    "coats-all-one": lambda: with_contents("v1-coats", "coats/two", lambda data: bytes(len(data))),
+    "coats-too-wide": lambda: _coats_as_rans(lambda values: [value & 63 for value in values]),
+    "coats-128": lambda: _coats_as_rans(lambda values: [127, *values[1:]]),
+    "coats-padding": lambda: with_contents("v1-coats", "coats/two", lambda data: data[:2] + b"\x99"),
+    "coats-long": lambda: with_contents("v1-coats", "coats/two", lambda data: data + b"\0"),
+    "coats-gaps-past-the-end": lambda: _coats_as_gaps(),
+    "coats-other": lambda: with_contents("v1-coats", "coats/two", lambda data: bytes([data[0] ^ 3, *data[1:]])),
+    # Trained values.
+    "values-undeclared": lambda: edited("v1-values-float32", change("required_features", ["frozen"])),
+    "values-unused": lambda: edited("v1-none", change("required_features", ["values"])),
+    "values-null": lambda: edited("v1-none", change("tensors.0.values", None)),
+    "values-dtype": lambda: edited("v1-values-float32", change("tensors.0.values.dtype", "BF16")),
+    "values-dtype-escape": lambda: edited("v1-values-float32", change("tensors.0.values.dtype", ESCAPE)),
+    "values-dtype-other": lambda: edited("v1-values-float32", change("tensors.0.values.dtype", "F16")),
+    "values-coded": lambda: edited("v1-values-float16", change("tensors.0.values.coding", "rans")),
+    "values-gaps": lambda: edited(
+        "v1-values-int8",
+        lambda m: (m["tensors"][1]["values"].update(coding="gaps"), m.update(required_features=features_of(m))),
+    ),
+    "values-coding-unknown": lambda: edited("v1-values-int8", change("tensors.0.values.coding", "zstd")),
+    "values-bytes": lambda: edited("v1-values-float32", change("tensors.0.values.bytes", 3720)),
+    "values-kept-huge": lambda: edited(
+        "v1-values-float32", lambda m: m["tensors"][0].update(shape=[2**16, 2**16], kept=2**32)
+    ),
+    "values-beside-log": lambda: edited(
+        "v1-flips", change("tensors.0.values", {"bytes": 88, "coding": "raw", "dtype": "F32"})
+    ),
+    "values-beside-coats": lambda: edited(
+        "v1-coats", change("tensors.0.values", {"bytes": 5848, "coding": "raw", "dtype": "F32"})
+    ),
+    "values-without-scales": _without_scales,
+    "values-infinite": lambda: valued("float32", "values/fc.weight", first("0000807f")),
+    "values-nan": lambda: valued("float32", "values/fc.weight", first("010080ff")),
+    "values-half-infinite": lambda: valued("float16", "values/fc.weight", first("00fc")),
+    "values-half-nan": lambda: valued("float16", "values/fc.weight", first("017e")),
+    "values-minus-128": lambda: _values_as_rans(lambda values: [128, *values[1:]]),
+    "values-scale-zero": lambda: valued("int8", "scales/fc.weight", first("00000000")),
+    "values-scale-negative": lambda: valued("int8", "scales/fc.weight", first("000080bf")),
+    "values-scale-nan": lambda: valued("int8", "scales/fc.weight", first("0000c07f")),
+    "values-scale-subnormal": lambda: valued("int8", "scales/fc.weight", first("ffff7f00")),
+    "values-scale-overflows": lambda: valued("int8", "scales/fc.weight", first("0000807e")),
+    "values-scale-of-an-empty-row": lambda: valued("int8", "scales/empty", lambda data: data[:12] + bytes(4)),
+    "values-short": lambda: valued("int8", "values/fc.weight", lambda data: data[:-1]),
+    "values-other": lambda: valued("int8", "values/fc.weight", first("01")),
+    "values-minus-zero": lambda: valued("float32", "values/fc.weight", first("00000000")),
+    "values-scale-other": lambda: valued("int8", "scales/fc.weight", first("756a5938")),
 }
+
+
+def _coats_as_gaps() -> bytes:
+    """Gaps that go one value beyond the 22 kept weights of `two`."""
+    manifest, contents = parts(golden("v1-coats"))
+    manifest["tensors"][1]["coats"]["coding"] = "gaps"
+    contents["coats/two"] = gaps((0, 21))
+    return build(manifest, contents)
 
 
 def masked_features(features: list[str]) -> bytes:

@@ -6,13 +6,25 @@ file is a promise that it opens for ever. For a new format version, add networks
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from iterand_compress.compress.codebooks import CODEBOOKS
 from iterand_compress.compress.philox import Purpose, random_bytes
-from iterand_compress.compress.storage import InputSpec, MaskedTensor, Network, StoredTensor, write_seedmask
+from iterand_compress.compress.storage import (
+    Frozen,
+    InputSpec,
+    MaskedTensor,
+    Network,
+    StoredTensor,
+    frozen_masks,
+    quantise,
+    write_seedmask,
+)
 
 FOLDER = Path(__file__).parent
 
@@ -105,7 +117,117 @@ def gaps() -> Network:
     )
 
 
-GOLDEN = {"v1-none": tiny, "v1-flips": flips, "v1-draws": draws, "v1-rans": rans, "v1-gaps": gaps}
+def deltas() -> Network:
+    """Recycled: bytes of other weights, as deltas of 8 bits and of 1, coded and raw; as flips; and back at draw 0."""
+
+    def recycled(name: str, shape: tuple[int, ...], codebook: str, share: float, delta: int | None) -> MaskedTensor:
+        tensor = sown(name, shape, codebook, shape[-1], 0.4, share, 1)
+        assert tensor.draws is not None
+        own = random_bytes(0xDE17A5, 0, tensor.weights, draw=0, tensor=len(names))
+        names.append(name)
+        other = np.roll(own, 1) if delta is None else own ^ np.uint8(delta)
+        return replace(tensor, draws=None, current=np.where(tensor.draws > 0, other, own))
+
+    names: list[str] = []
+    return Network(
+        seed=0xDE17A5,
+        tensors=(
+            recycled("conv.weight", (40, 20, 3, 3), "uniform", 0.2, None),
+            recycled("fc.weight", (6, 20), "normal", 0.5, None),
+            recycled("one-bit", (9, 11), "normal", 0.5, 1),
+            recycled("signs", (12, 10), "signed-constant", 0.5, None),
+            recycled("same", (3, 4), "uniform", 0, None),
+        ),
+    )
+
+
+def frozen() -> Network:
+    """A share of the mask fixed by the seed: to pruned and kept, to one alone, all of it; beside flips and deltas."""
+
+    def fixed(tensor: MaskedTensor, pruned: int, kept: int) -> MaskedTensor:
+        thresholds = Frozen(pruned, kept)
+        masks = frozen_masks(0xF0F0, len(names), thresholds, tensor.weights)
+        names.append(tensor.name)
+        return replace(tensor, mask=(tensor.mask & ~masks[0]) | masks[1], frozen=thresholds)
+
+    names: list[str] = []
+    deltas = sown("deltas", (30, 20), "normal", 20, 0.5, 0.3, 1)
+    assert deltas.draws is not None
+    bytes_ = random_bytes(0xF0F0, 0, 600, draw=0, tensor=1)
+    return Network(
+        seed=0xF0F0,
+        tensors=(
+            fixed(sown("flips", (40, 50), "signed-constant", 50, 0.3, 0.2, 3), 20000, 10000),
+            fixed(replace(deltas, draws=None, current=bytes_ ^ (deltas.draws * np.uint8(77))), 40000, 0),
+            fixed(masked("kept", (7, 9), "uniform", 9), 0, 30000),
+            fixed(sown("sparse", (60, 50), "uniform", 50, 0.02, 0, 1), 32768, 99),
+            fixed(masked("all", (13, 3), "normal", 3), 65535, 1),
+            fixed(masked("half", (13, 3), "normal", 3), 32768, 32768),
+        ),
+    )
+
+
+def coats() -> Network:
+    """Multicoated: of 3 bits and coded, of 1 bit, the most there can be, and beside flips and a frozen mask."""
+
+    def coated(tensor: MaskedTensor, largest: int) -> MaskedTensor:
+        bits = random_bytes(2022, 0, tensor.weights, draw=0, tensor=largest, purpose=Purpose.SHUFFLING)
+        return replace(tensor, coats=(1 + bits.astype(np.int64) ** 2 * largest // 65536).astype(np.uint8))
+
+    thresholds = Frozen(16384, 6554)
+    tensor = sown("both", (25, 40), "signed-constant", 40, 0.4, 0.3, 3)
+    masks = frozen_masks(0xC0A7, 3, thresholds, tensor.weights)
+    return Network(
+        seed=0xC0A7,
+        tensors=(
+            coated(sown("conv.weight", (20, 16, 3, 3), "signed-constant", 144, 0.5, 0, 1), 6),
+            coated(masked("two", (11, 5), "signed-constant", 5), 2),
+            coated(masked("most", (300,), "signed-constant", 1, kept=3), 127),
+            coated(replace(tensor, mask=(tensor.mask & ~masks[0]) | masks[1], frozen=thresholds), 3),
+            coated(masked("once", (8,), "signed-constant", 8), 1),
+        ),
+    )
+
+
+def values(dtype: str) -> Network:
+    """Trained: values whose size varies from row to row, zeros of both signs, a scalar, one tensor without any kept."""
+
+    def trained(tensor: MaskedTensor) -> MaskedTensor:
+        bits = random_bytes(2023, 0, tensor.weights, draw=0, tensor=len(tensor.name), purpose=Purpose.SHUFFLING)
+        rows = np.arange(tensor.weights) // max(tensor.weights // 5, 1)
+        weights = (((bits.astype(np.float64) - 128) / 128) ** 11 * (1 + rows) / 9).astype(np.float32)
+        weights[::7] *= 0
+        return replace(tensor, draws=None, trained=quantise(weights, tensor.mask, tensor.shape, dtype))
+
+    thresholds = Frozen(30000, 0)
+    tensor = sown("frozen", (10, 30), "normal", 30, 0.5, 0, 1)
+    masks = frozen_masks(0x5A1D, 3, thresholds, tensor.weights)
+    return Network(
+        seed=0x5A1D,
+        tensors=(
+            trained(sown("conv.weight", (16, 16, 3, 3), "normal", 144, 0.4, 0, 1)),
+            trained(masked("fc.weight", (5, 7), "uniform", 7)),
+            trained(masked("temperature", (), "signed-constant", 1, kept=5)),
+            trained(replace(tensor, mask=tensor.mask & ~masks[0], frozen=thresholds)),
+            trained(masked("empty", (4, 3), "normal", 3, kept=0)),
+        ),
+        state={"fc.bias": StoredTensor.from_numpy(np.array([0.5, -0.25], np.float32))},
+    )
+
+
+GOLDEN: dict[str, Callable[[], Network]] = {
+    "v1-none": tiny,
+    "v1-flips": flips,
+    "v1-draws": draws,
+    "v1-rans": rans,
+    "v1-gaps": gaps,
+    "v1-deltas": deltas,
+    "v1-frozen": frozen,
+    "v1-coats": coats,
+    "v1-values-float32": partial(values, "float32"),
+    "v1-values-float16": partial(values, "float16"),
+    "v1-values-int8": partial(values, "int8"),
+}
 
 if __name__ == "__main__":
     for stem, network in GOLDEN.items():
