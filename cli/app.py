@@ -25,6 +25,7 @@ _COMMANDS = (
     "verify",
     "recover",
     "diff",
+    "ablate",
     "eval",
     "export",
     "theory",

@@ -11,6 +11,7 @@ import click
 
 __all__ = [
     "STATE_DTYPE_CHOICES",
+    "VALUE_DTYPE_CHOICES",
     "FilePath",
     "data_options",
     "device_option",
@@ -27,6 +28,7 @@ FilePath = click.Path(path_type=Path)
 
 # Written out, because importing them would import NumPy, and --help shall not; a test compares.
 STATE_DTYPE_CHOICES = ("exact", "float16")
+VALUE_DTYPE_CHOICES = ("float32", "float16", "int8")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 device_option = click.option(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import STATE_DTYPE_CHOICES, FilePath, json_option, print_json
+from .options import STATE_DTYPE_CHOICES, VALUE_DTYPE_CHOICES, FilePath, json_option, print_json
 
 __all__ = ["command"]
 
@@ -33,19 +33,30 @@ __all__ = ["command"]
     help="float16 rounds BatchNorm statistics, biases and other unmasked float32 and float64 tensors. This is lossy: "
     "outputs change a little, so evaluate the file.",
 )
+@click.option(
+    "--with-weights",
+    type=click.Choice(VALUE_DTYPE_CHOICES),
+    help="Of a network that was pruned at initialisation, also store the trained weights, exact or rounded to float16 "
+    "or int8. Without them the file is the ticket, to be trained again.",
+)
 @json_option
-def command(checkpoint: Path, out: Path | None, coding: str, state_dtype: str, as_json: bool) -> None:
+def command(
+    checkpoint: Path, out: Path | None, coding: str, state_dtype: str, with_weights: str | None, as_json: bool
+) -> None:
     """Write a checkpoint as a .seedmask file: seed, mask, resampling log, unmasked state.
 
     Masks and logs are entropy coded where that makes them smaller. The file is decoded again and compared bit
-    for bit before it takes its name. Masked weights are always exact, whatever the state is stored as.
+    for bit before it takes its name. Random weights are always exact, whatever the state is stored as.
     """
-    from ..compress.packing import network_of_checkpoint, with_state_dtype
+    from ..compress.methods import resolve
+    from ..compress.packing import network_of_checkpoint, trained_error, with_state_dtype
     from ..compress.storage import write_seedmask
     from ..compress.training.checkpoint import load_checkpoint
 
     target = out or checkpoint.with_suffix(".seedmask")
-    network, rounding = with_state_dtype(network_of_checkpoint(load_checkpoint(checkpoint)), state_dtype)
+    run = load_checkpoint(checkpoint)
+    network, rounding = with_state_dtype(network_of_checkpoint(run, with_weights=with_weights), state_dtype)
+    error, worst = trained_error(network, run)
     report = write_seedmask(network, target, coding=coding)
     dense_bytes = 4 * report.weights + rounding.exact_bytes
     if as_json:
@@ -64,6 +75,9 @@ def command(checkpoint: Path, out: Path | None, coding: str, state_dtype: str, a
                 "state_bytes": rounding.bytes,
                 "state_exact_bytes": rounding.exact_bytes,
                 "state_largest_relative_error": rounding.largest_relative_error,
+                "with_weights": with_weights,
+                "value_bits": report.value_bits,
+                "values_largest_error": error,
                 "weights_digest": report.weights_digest,
             }
         )
@@ -76,6 +90,11 @@ def command(checkpoint: Path, out: Path | None, coding: str, state_dtype: str, a
         f"{', '.join(parts)} and {last} bits per weight; "
         f"{dense_bytes / report.file_bytes:.1f} times smaller than in float32"
     )
+    if with_weights is not None:
+        lost = f"; largest error {error:.2g}, in {worst}" if worst else ", exact"
+        click.echo(f"trained weights {report.value_bits // 8:,} bytes in {with_weights}{lost}")
+    elif resolve(run.recipe.subnetwork).criterion is not None:
+        click.echo("a ticket: its weights are those that training began with; --with-weights stores the trained ones")
     if rounding.dtype == "exact":
         click.echo(f"state {rounding.bytes:,} bytes, exact")
         return

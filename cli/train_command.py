@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..compress.errors import ConfigError
 from .options import FilePath, data_options, device_option, json_option, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..compress.config import Recipe
 
 __all__ = ["command"]
 
@@ -78,6 +86,12 @@ def _setting_options(function: Any) -> Any:
     epilog="Example: iterand-compress train --recipe cifar10-conv6 --data-dir data --width 0.25 --out conv6.ckpt",
 )
 @click.option("--recipe", metavar="NAME|FILE.toml", help="Settings to start from; flags override them.")
+@click.option(
+    "--ticket",
+    type=FilePath,
+    metavar="FILE.seedmask",
+    help="Prune by the masks of a file instead of finding them; without --recipe, settings start from its recipe.",
+)
 @data_options
 @_setting_options
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any other setting of a recipe.")
@@ -103,6 +117,7 @@ def _setting_options(function: Any) -> Any:
 @json_option
 def command(
     recipe: str | None,
+    ticket: Path | None,
     data: str | None,
     data_dir: Path | None,
     download: bool,
@@ -134,10 +149,19 @@ def command(
     if data is not None:
         changes["data.name"] = data
     changes |= dict(_parse_setting(text) for text in settings)
-    if recipe is None and resume:
+    masks, base = None, None
+    if ticket is not None:
+        if resume:
+            raise ConfigError("--ticket with --resume: the masks are in the checkpoint already; leave out --ticket")
+        masks, base = _read_ticket(ticket)
+    if recipe is not None:
+        base = load_recipe(recipe)
+    elif resume:
         base = load_checkpoint(out).recipe
-    else:
-        base = load_recipe(recipe or DEFAULT_RECIPE)
+    elif ticket is None:
+        base = load_recipe(DEFAULT_RECIPE)
+    if base is None:
+        raise ConfigError(f"{ticket}: holds no recipe that this version knows; give --recipe")
     result = train(
         override(base, changes),
         RunOptions(
@@ -151,6 +175,9 @@ def command(
             channels_last=channels_last,
             checkpoint_every=checkpoint_every,
             tensorboard=tensorboard,
+            # A file never makes us import code: only a name that the user gave may.
+            allow_import=ticket is None or recipe is not None or "model.name" in changes,
+            masks=masks,
         ),
         reporter(quiet=quiet or as_json),
     )
@@ -165,6 +192,13 @@ def command(
         )
     elif not quiet:
         click.echo(f"{out}: next, iterand-compress pack {out}")
+
+
+def _read_ticket(path: Path) -> tuple[Mapping[str, NDArray[np.bool_]], Recipe | None]:
+    from ..compress.recovery import load_ticket
+
+    found = load_ticket(path)
+    return found.masks, found.recipe
 
 
 def _parse_setting(text: str) -> tuple[str, Any]:

@@ -115,6 +115,8 @@ class DataConfig(Section):
             that saw mostly images with black rims is worse on those without.
         crop: ``none``, ``shift`` (a random window of the original size) or ``resized`` (random area and aspect).
         flip: mirror half of the training images.
+        seed: of the validation split, the order of the images and their augmentation; ``None`` takes that of the
+            network. With it, networks of different seeds see the same images in the same order.
     """
 
     name: str = "digits"
@@ -124,6 +126,7 @@ class DataConfig(Section):
     pad_value: Literal["black", "mean"] = "black"
     crop: Literal["none", "shift", "resized"] = "none"
     flip: bool = False
+    seed: int | None = Field(None, ge=0, lt=2**64)
 
 
 class ModelConfig(Section):

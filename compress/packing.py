@@ -21,7 +21,7 @@ from .storage.state_dtype import StateRounding, round_state
 from .tensors import to_stored
 from .training.checkpoint import Checkpoint
 
-__all__ = ["network_of", "network_of_checkpoint", "pack", "with_state_dtype"]
+__all__ = ["network_of", "network_of_checkpoint", "pack", "trained_error", "with_state_dtype"]
 
 _MARK = ".parametrizations.weight."
 
@@ -150,6 +150,27 @@ def network_of_checkpoint(checkpoint: Checkpoint, *, with_weights: str | None = 
         recipe=checkpoint.recipe.model_dump(exclude_none=True),
         with_weights=with_weights,
     )
+
+
+def trained_error(network: Network, checkpoint: Checkpoint) -> tuple[float, str | None]:
+    """What rounding trained weights cost: the largest absolute error, and the tensor that has it.
+
+    Args:
+        network: of the checkpoint.
+        checkpoint: it holds the exact weights.
+
+    Returns:
+        0 and ``None`` if nothing was rounded, or there are no trained weights.
+    """
+    worst, where = 0.0, None
+    for tensor in network.tensors:
+        if tensor.trained is not None:
+            key = f"{tensor.name.removesuffix('weight')}parametrizations.weight.original"
+            exact: Tensor = checkpoint.model[key].to(torch.float32).reshape(-1)
+            error = tensor.trained.largest_error(exact.numpy(), tensor.mask)
+            if error > worst:
+                worst, where = error, tensor.name
+    return worst, where
 
 
 def with_state_dtype(network: Network, dtype: str) -> tuple[Network, StateRounding]:

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from . import methods
 from .codebooks import get_codebook
 from .config import Recipe, validated
 from .data.bundle import normalize
@@ -29,7 +31,17 @@ from .training.checkpoint import DataInfo, load_checkpoint
 from .training.devices import resolve_device
 from .training.run import build_network
 
-__all__ = ["LoadedNetwork", "load_network", "recover", "recover_on_device", "state_dict"]
+__all__ = [
+    "LoadedNetwork",
+    "PackedTicket",
+    "data_info",
+    "known_recipe",
+    "load_network",
+    "load_ticket",
+    "recover",
+    "recover_on_device",
+    "state_dict",
+]
 
 _CHUNK = 1 << 18  # bytes at a time, where a word of 64 bits and more is needed for each
 
@@ -212,19 +224,65 @@ def load_network(path: str | Path, *, model: str | None = None, max_weights: int
         return _from_checkpoint(path, model)
     file = read_seedmask(path, max_weights=max_weights)
     plain = _recovered(file, None, model)
-    manifest = file.manifest
-    data = None
-    if manifest.input is not None:
-        section = (manifest.recipe or {}).get("data")
-        data = DataInfo(
-            str(section.get("name", "")) if isinstance(section, dict) else "",
-            list(manifest.classes or []),
-            list(manifest.input.shape),
-            list(manifest.input.mean),
-            list(manifest.input.std),
-        )
     weights, kept = (sum(getattr(entry, what) for entry in file.tensors) for what in ("weights", "kept"))
-    return LoadedNetwork(plain, data, _recipe(manifest.recipe, path), manifest.digests.weights, 1 - kept / weights)
+    digest = file.manifest.digests.weights
+    return LoadedNetwork(plain, data_info(file), known_recipe(file), digest, 1 - kept / weights)
+
+
+def data_info(file: SeedMask) -> DataInfo | None:
+    """What a file says about its data; ``None`` if it does not say what images look like."""
+    manifest = file.manifest
+    if manifest.input is None:
+        return None
+    section = (manifest.recipe or {}).get("data")
+    return DataInfo(
+        str(section.get("name", "")) if isinstance(section, dict) else "",
+        list(manifest.classes or []),
+        list(manifest.input.shape),
+        list(manifest.input.mean),
+        list(manifest.input.std),
+    )
+
+
+def known_recipe(file: SeedMask) -> Recipe | None:
+    """Settings of the run that a file comes from; ``None`` if it holds none that this version knows."""
+    if file.manifest.recipe is None:
+        return None
+    try:
+        return validated(Recipe, file.manifest.recipe, f"{file.path}: recipe")
+    except ConfigError:
+        return None  # written by another version; the weights do not depend on it
+
+
+@dataclass(frozen=True)
+class PackedTicket:
+    """A mask that was found before training.
+
+    Attributes:
+        masks: bool ``[n]`` by the names of weights, as ``RunOptions`` takes them.
+        recipe: settings of the run that found it; ``None`` if the file does not hold a recipe this version knows.
+    """
+
+    masks: dict[str, NDArray[np.bool_]]
+    recipe: Recipe | None
+
+
+def load_ticket(path: str | Path) -> PackedTicket:
+    """Read a ticket from a ``.seedmask`` file. Trained values, if the file has them, are left aside.
+
+    Raises:
+        SeedMaskError: the file is damaged.
+        ConfigError: its masks were not found before training.
+    """
+    file = read_seedmask(Path(path))
+    recipe = known_recipe(file)
+    if recipe is not None and methods.resolve(recipe.subnetwork).criterion is None:
+        tickets = ", ".join(name for name, preset in methods.PRESETS.items() if preset.criterion)
+        raise ConfigError(
+            f"{path}: its masks belong to untrained weights; they come from {recipe.subnetwork.method}, which finds "
+            f"them in training; a ticket comes from one of {tickets}"
+        )
+    return PackedTicket({entry.name: file.mask(entry.name) for entry in file.tensors}, recipe)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -254,15 +312,6 @@ def _architecture(values: dict[str, Any], path: Path) -> Architecture:
         return Architecture.from_dict(values)
     except ConfigError as error:
         raise SeedMaskError(f"{path}: {error}") from None
-
-
-def _recipe(values: dict[str, Any] | None, path: Path) -> Recipe | None:
-    if values is None:
-        return None
-    try:
-        return validated(Recipe, values, f"{path}: recipe")
-    except ConfigError:
-        return None  # written by another version; the weights do not depend on it
 
 
 def _summary(error: Exception) -> str:

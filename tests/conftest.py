@@ -31,6 +31,17 @@ def fail(code: int, *arguments: object) -> str:
 
 
 @pytest.fixture(scope="session")
+def ticket(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Checkpoint and .seedmask of a small network that SNIP pruned and two epochs trained."""
+    folder: Path = tmp_path_factory.mktemp("ticket")
+    files = SimpleNamespace(folder=folder, checkpoint=folder / "snip.ckpt", seedmask=folder / "snip.seedmask")
+    options = ("--method", "snip", "--sparsity", 0.7, "--width", 0.25, "--epochs", 2, "--batch-size", 32, "--lr", 0.05)
+    succeed("train", *options, "--seed", 4, "--device", "cpu", "-q", "--out", files.checkpoint)
+    succeed("pack", files.checkpoint, "--out", files.seedmask)
+    return files
+
+
+@pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Checkpoint, .seedmask and ONNX of a small IteRand network with resampled weights."""
     folder: Path = tmp_path_factory.mktemp("digits")

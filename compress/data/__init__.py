@@ -37,7 +37,8 @@ def load_data(
         data_dir: folder that holds the data; ``None`` is ``iterand-compress`` in the user's cache folder
             (``digits`` needs none, ``folder`` must be told).
         download: fetch an absent data set, where torchvision can.
-        seed: decides the validation split, the order of the training images and their augmentation.
+        seed: decides the validation split, the order of the training images and their augmentation, unless
+            ``config`` has a seed of its own.
         workers: processes that decode large images; ``None`` chooses by the number of cores and images.
 
     Raises:

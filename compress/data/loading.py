@@ -34,6 +34,7 @@ SAMPLE = 512
 
 def load(config: DataConfig, *, data_dir: Path | None, download: bool, seed: int, workers: int | None) -> DataBundle:
     """See ``load_data``."""
+    seed = seed if config.seed is None else config.seed
     raw = _find(config.name, data_dir, download)
     side = config.image_size or raw.image_size
     shape = _image_shape(raw.train.source, side)

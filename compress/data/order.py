@@ -13,26 +13,27 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..philox import Purpose, random_words
 
-__all__ = ["augmentation_words", "below", "epoch_order", "fixed_order", "held_out"]
+__all__ = ["augmentation_words", "below", "epoch_order", "fixed_order", "held_out", "permutation"]
 
 WORDS_PER_IMAGE = 8
 # Streams of Purpose.DATA_SPLIT (the third counter word).
 _VALIDATION, _FIXED_TEST = 0, 1
 
 
-def _permutation(seed: int, count: int, *, draw: int, tensor: int, purpose: Purpose) -> NDArray[np.int64]:
+def permutation(seed: int, count: int, *, draw: int, tensor: int, purpose: Purpose) -> NDArray[np.int64]:
+    """A random order of ``count`` things, int64 ``[count]``: they are sorted by 64 bits of a stream each."""
     words = random_words(seed, 2 * count, draw=draw, tensor=tensor, purpose=purpose)
     return np.argsort(words.view("<u8"), kind="stable").astype(np.int64)
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """The order of ``count`` training images in an epoch, int64 ``[count]``."""
-    return _permutation(seed, count, draw=epoch, tensor=0, purpose=Purpose.DATA_ORDER)
+    return permutation(seed, count, draw=epoch, tensor=0, purpose=Purpose.DATA_ORDER)
 
 
 def fixed_order(count: int) -> NDArray[np.int64]:
     """One permutation for ever, int64 ``[count]``, for test sets that must not depend on anyone's seed."""
-    return _permutation(0, count, draw=0, tensor=_FIXED_TEST, purpose=Purpose.DATA_SPLIT)
+    return permutation(0, count, draw=0, tensor=_FIXED_TEST, purpose=Purpose.DATA_SPLIT)
 
 
 def held_out(seed: int, count: int, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -48,7 +49,7 @@ def held_out(seed: int, count: int, fraction: float) -> tuple[NDArray[np.int64],
     if count < 2:
         raise DataError(f"{count} training image cannot be split for validation: add images, or set validation 0")
     size = min(max(1, math.floor(fraction * count + 0.5)), count - 1)
-    order = _permutation(seed, count, draw=0, tensor=_VALIDATION, purpose=Purpose.DATA_SPLIT)
+    order = permutation(seed, count, draw=0, tensor=_VALIDATION, purpose=Purpose.DATA_SPLIT)
     return np.sort(order[size:]), np.sort(order[:size])
 
 

@@ -28,8 +28,9 @@ from .interrupt import RunStoppedError, StopRequest
 from .report import EpochReport, Reporter, RunInfo, StepReport
 from .schedule import learning_rate
 
-__all__ = ["Run", "RunOptions", "build_network"]
+__all__ = ["EVAL_BATCH", "Run", "RunOptions", "build_network", "describe"]
 
+#: Images at a time when a network is evaluated.
 EVAL_BATCH = 500
 # Steps between two looks at the device: often enough for a progress bar, too rare to stall a GPU.
 LOOK_EVERY = 20
@@ -77,7 +78,7 @@ class Run:
         self.data_dir = options.data_dir or (Path(stored.data_dir) if stored and stored.data_dir else None)
         seed = recipe.subnetwork.seed
         self.data = load_data(recipe.data, data_dir=self.data_dir, download=options.download, seed=seed)
-        self.data_info = _describe(self.data)
+        self.data_info = describe(self.data)
         if stored and stored.data != self.data_info:
             raise DataError(f"{options.out}: the data are not those that the run began with; give the same --data-dir")
         self.architecture = resolve(recipe.model, num_classes=len(self.data.classes), image_shape=self.data.image_shape)
@@ -241,7 +242,8 @@ def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer
     return torch.optim.SGD(model.parameters(), momentum=settings.momentum, **about)
 
 
-def _describe(data: DataBundle) -> DataInfo:
+def describe(data: DataBundle) -> DataInfo:
+    """What a network must know about its data."""
     return DataInfo(data.name, list(data.classes), list(data.image_shape), list(data.mean), list(data.std))
 
 
