@@ -70,14 +70,17 @@ class DataConfig(Section):
     """What is learned from.
 
     Attributes:
-        name: a built-in data set, or ``folder`` for an ImageFolder of the user's.
-        validation: fraction of the training images held out for validation, in [0, 1).
+        name: a built-in data set, ``folder`` for an ImageFolder of the user's, or ``text`` for texts of the user's.
+        validation: fraction of the training images or texts held out for validation, in [0, 1).
         image_size: side of the square that images are scaled to; ``None`` keeps the size of the data set.
         pad: pixels added around a training image before it is cropped.
         pad_value: ``black``, as the papers do, or ``mean``, the mean colour of the data: with few epochs, a network
             that saw mostly images with black rims is worse on those without.
         crop: ``none``, ``shift`` (a random window of the original size) or ``resized`` (random area and aspect).
         flip: mirror half of the training images.
+        tokens: length of a text in tokens; ``None`` as the data set says.
+        vocabulary: number of different tokens; ``None`` as the data set says.
+        unit: ``words`` or ``bytes``: what a token of a text is; ``None`` as the data set says.
     """
 
     name: str = "digits"
@@ -87,6 +90,9 @@ class DataConfig(Section):
     pad_value: Literal["black", "mean"] = "black"
     crop: Literal["none", "shift", "resized"] = "none"
     flip: bool = False
+    tokens: int | None = Field(None, ge=1, le=65536)
+    vocabulary: int | None = Field(None, ge=2, le=2**24)
+    unit: Literal["words", "bytes"] | None = None
 
 
 class ModelConfig(Section):
@@ -96,7 +102,7 @@ class ModelConfig(Section):
         name: a built-in model, ``torchvision:NAME``, or ``package.module:factory``.
         width: factor on the number of channels (built-in models).
         stem: ``cifar`` (3×3, stride 1), ``imagenet`` (7×7, stride 2, max-pool) or ``auto`` by image size (ResNets).
-        affine: whether BatchNorm has trained scales and shifts (built-in models).
+        affine: whether BatchNorm (of the transformer: LayerNorm) has trained scales and shifts (built-in models).
     """
 
     name: str = "digits-cnn"

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from .errors import CheckpointError, SeedMaskError
 from .masked_weight import WeightSpec, spec_from_state
 from .selection import select
-from .storage import InputSpec, MaskedTensor, Network, PackReport, write_seedmask
+from .storage import InputSpec, MaskedTensor, Network, PackReport, TextInput, write_seedmask
 from .storage.state_dtype import StateRounding, round_state
 from .tensors import to_stored
-from .training.checkpoint import Checkpoint
+from .training.checkpoint import Checkpoint, DataInfo
 
 __all__ = ["network_of", "network_of_checkpoint", "pack", "with_state_dtype"]
 
@@ -28,7 +28,7 @@ def network_of(
     state: Mapping[str, Any],
     *,
     architecture: dict[str, Any] | None = None,
-    input: InputSpec | None = None,  # noqa: A002
+    input: InputSpec | TextInput | None = None,  # noqa: A002
     classes: list[str] | None = None,
     recipe: dict[str, Any] | None = None,
 ) -> Network:
@@ -37,7 +37,7 @@ def network_of(
     Args:
         state: ``model.state_dict()`` of a module made by ``make_subnetwork``; on any device.
         architecture: what ``build_model`` needs to build the plain module.
-        input: shape and normalisation of an input.
+        input: shape and normalisation of an image, or the tokeniser of a text.
         classes: names of the classes.
         recipe: settings of the run, for information.
 
@@ -105,10 +105,16 @@ def network_of_checkpoint(checkpoint: Checkpoint) -> Network:
     return network_of(
         checkpoint.model,
         architecture=checkpoint.architecture.to_dict(),
-        input=InputSpec(shape=data.image_shape, mean=data.mean, std=data.std),
+        input=_input_of(data),
         classes=data.classes,
         recipe=checkpoint.recipe.model_dump(),
     )
+
+
+def _input_of(data: DataInfo) -> InputSpec | TextInput:
+    if data.text is not None:
+        return TextInput(**data.text.to_dict())
+    return InputSpec(shape=data.image_shape, mean=data.mean, std=data.std)
 
 
 def with_state_dtype(network: Network, dtype: str) -> tuple[Network, StateRounding]:

@@ -17,8 +17,8 @@ from .config import Recipe, validated
 from .data.bundle import normalize
 from .errors import CheckpointError, ConfigError, SeedMaskError
 from .generator import random_weights, weight_table, weights_at
-from .models import Architecture, build_model
-from .storage import MAX_WEIGHTS, SeedMask, read_seedmask
+from .models import AnyArchitecture, build_model, read_architecture
+from .storage import MAX_WEIGHTS, InputSpec, SeedMask, TextInput, read_seedmask
 from .storage.bits import Row
 from .storage.recovery import TensorRecovery
 from .subnetwork import materialise
@@ -36,7 +36,7 @@ class LoadedNetwork:
 
     Attributes:
         model: stock layers only, on the CPU.
-        data: classes, image shape and normalisation; ``None`` if the file does not say.
+        data: classes, and what an input is; ``None`` if the file does not say.
         recipe: settings of the run; ``None`` if the file does not hold a recipe this version knows.
         digest: of the recovered weights (sha256, hex); ``None`` for a checkpoint.
         sparsity: fraction of the masked weights that is pruned; ``None`` for a checkpoint.
@@ -49,8 +49,8 @@ class LoadedNetwork:
     sparsity: float | None = None
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Pixels (float32 ``[N, C, H, W]`` in [0, 1]) to network inputs."""
-        if self.data is None:
+        """Pixels (float32 ``[N, C, H, W]`` in [0, 1]) to network inputs; tokens stay as they are."""
+        if self.data is None or self.data.text is not None:
             return pixels
         return normalize(pixels, self.data.mean, self.data.std)
 
@@ -178,15 +178,16 @@ def load_network(path: str | Path, *, model: str | None = None, max_weights: int
     data = None
     if manifest.input is not None:
         section = (manifest.recipe or {}).get("data")
-        data = DataInfo(
-            str(section.get("name", "")) if isinstance(section, dict) else "",
-            list(manifest.classes or []),
-            list(manifest.input.shape),
-            list(manifest.input.mean),
-            list(manifest.input.std),
-        )
+        name = str(section.get("name", "")) if isinstance(section, dict) else ""
+        data = _data_info(name, list(manifest.classes or []), manifest.input)
     weights, kept = (sum(getattr(entry, what) for entry in file.tensors) for what in ("weights", "kept"))
     return LoadedNetwork(plain, data, _recipe(manifest.recipe, path), manifest.digests.weights, 1 - kept / weights)
+
+
+def _data_info(name: str, classes: list[str], given: InputSpec | TextInput) -> DataInfo:
+    if isinstance(given, TextInput):
+        return DataInfo(name, classes, [], [], [], given.spec())
+    return DataInfo(name, classes, list(given.shape), list(given.mean), list(given.std))
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -211,9 +212,9 @@ def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
     return LoadedNetwork(materialise(network).eval(), checkpoint.data, checkpoint.recipe)
 
 
-def _architecture(values: dict[str, Any], path: Path) -> Architecture:
+def _architecture(values: dict[str, Any], path: Path) -> AnyArchitecture:
     try:
-        return Architecture.from_dict(values)
+        return read_architecture(values)
     except ConfigError as error:
         raise SeedMaskError(f"{path}: {error}") from None
 

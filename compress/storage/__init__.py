@@ -4,7 +4,7 @@ from .atomic import atomic_path
 from .container import write_safetensors
 from .log import ResamplingLog
 from .manifest import FORMAT_VERSION, Manifest, TensorEntry
-from .network import InputSpec, JsonScalar, MaskedTensor, Network
+from .network import InputSpec, JsonScalar, MaskedTensor, Network, TextInput
 from .reader import MAX_WEIGHTS, loads, read_seedmask
 from .report import LayerReport
 from .seedmask import SeedMask
@@ -26,6 +26,7 @@ __all__ = [
     "SeedMask",
     "StoredTensor",
     "TensorEntry",
+    "TextInput",
     "atomic_path",
     "dumps",
     "loads",

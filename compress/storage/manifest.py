@@ -16,15 +16,15 @@ from ..errors import SeedMaskError
 from .codings import check_coding
 from .container import Slots
 from .log import LOG_KINDS
-from .network import InputSpec, JsonScalar, check_names, check_scale, check_settings
+from .network import AnyInput, InputSpec, JsonScalar, TextInput, check_names, check_scale, check_settings
 from .stored import ITEM_SIZE, check_shape
 from .text import DAMAGED, canonical_json, located, parse_json
 
 __all__ = ["FORMAT_VERSION", "Manifest", "TensorEntry", "parse_manifest"]
 
 FORMAT_VERSION = 1
-#: Features that a file may require of its reader: the codings that came after the first release of the format.
-FEATURES = frozenset({"gaps", "rans"})
+#: Features that a file may require of its reader: what came after the first release of the format.
+FEATURES = frozenset({"gaps", "rans", "text"})
 GENERATORS = ("philox4x32-10",)
 UPDATE = "update: pip install --upgrade iterand-compress"
 NO_DIGEST = "0" * 64
@@ -100,7 +100,7 @@ class Manifest(_Part):
     tensors: tuple[TensorEntry, ...] = Field(strict=False, min_length=1)
     state: tuple[StateEntry, ...] = Field(strict=False)
     architecture: dict[str, JsonScalar] | None
-    input: InputSpec | None
+    input: AnyInput | None
     classes: tuple[str, ...] | None = Field(strict=False)
     recipe: dict[str, JsonValue] | None
     digests: Digests
@@ -121,9 +121,12 @@ class Manifest(_Part):
         return slots
 
 
-def required_features(tensors: Iterable[TensorEntry]) -> list[str]:
-    """The features that the entries use, sorted."""
-    return sorted({part.coding for entry in tensors for part in (entry.mask, entry.log)} & FEATURES)
+def required_features(tensors: Iterable[TensorEntry], input: InputSpec | TextInput | None) -> list[str]:  # noqa: A002
+    """The features that the entries use, and ``text`` for a network that takes texts; sorted."""
+    used = {part.coding for entry in tensors for part in (entry.mask, entry.log)}
+    if isinstance(input, TextInput):
+        used.add("text")
+    return sorted(used & FEATURES)
 
 
 def sealed(manifest: Manifest) -> Manifest:
@@ -148,7 +151,10 @@ def build_manifest(fields: dict[str, Any]) -> Manifest:
         return Manifest.model_validate(fields)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        where = ascii(".".join(str(part) for part in problem["loc"]))[1:-1]  # may be the file's own words
+        place = [str(part) for part in problem["loc"]]
+        if place[0] == "input":
+            del place[1:2]  # pydantic's word for the kind of input
+        where = ascii(".".join(place))[1:-1]  # may be the file's own words
         message = problem["msg"].removeprefix("Value error, ")
         raise SeedMaskError(f"manifest: {where[:120]}: {message}, got {str(problem['input'])[:80]!a}") from None
 
@@ -199,7 +205,7 @@ def _check_meaning(manifest: Manifest, max_weights: int) -> None:
     for tensor in manifest.tensors:
         with located(f"tensor {tensor.name!r}"):
             _check_tensor(tensor)
-    features = required_features(manifest.tensors)
+    features = required_features(manifest.tensors, manifest.input)
     if list(manifest.required_features) != features:
         raise SeedMaskError(
             f"manifest: expected required_features {features}, got {list(manifest.required_features)}; {DAMAGED}"
