@@ -27,7 +27,7 @@ __all__ = ["command"]
 @json_option
 def command(file: Path, max_weights: int, as_json: bool) -> None:
     """Show shape, sparsity, coding and bits per weight of each layer, beside the entropy bound, and the totals."""
-    from ..compress.storage import read_seedmask
+    from ..compress.storage import TextInput, read_seedmask
 
     seedmask = read_seedmask(file, max_weights=max_weights)
     rows = seedmask.layer_report()
@@ -56,6 +56,7 @@ def command(file: Path, max_weights: int, as_json: bool) -> None:
                 "format_version": manifest.format_version,
                 "seed": seedmask.seed,
                 "architecture": manifest.architecture,
+                "input": None if manifest.input is None else manifest.input.model_dump(),
                 "classes": manifest.classes,
                 "recipe": manifest.recipe,
                 "layers": [asdict(row) for row in rows],
@@ -104,6 +105,9 @@ def command(file: Path, max_weights: int, as_json: bool) -> None:
         f"\n{architecture.get('name', 'unnamed architecture')}, seed {seedmask.seed}, "
         f"{seedmask.tensors[0].codebook}; mask and log in bits per weight, beside the bound for independent bits"
     )
+    if isinstance(manifest.input, TextInput):
+        text = manifest.input
+        click.echo(f"takes texts of {text.length} {text.unit}, vocabulary {text.vocabulary:,}")
     click.echo(
         f"dense {totals['dense_bytes']:,} bytes, file {seedmask.file_bytes:,} bytes "
         f"(state {state_bytes:,}): {totals['ratio']:.1f} times smaller"

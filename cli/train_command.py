@@ -16,7 +16,7 @@ __all__ = ["command"]
 _SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--model", "model.name", str, "Built-in name, torchvision:NAME, or package.module:factory."),
     ("--width", "model.width", float, "Factor on the number of channels."),
-    ("--affine/--no-affine", "model.affine", bool, "Trained scales and shifts in BatchNorm."),
+    ("--affine/--no-affine", "model.affine", bool, "Trained scales and shifts in BatchNorm or LayerNorm."),
     ("--method", "subnetwork.method", str, "iterand, edge-popup or dense."),
     ("--distribution", "subnetwork.distribution", str, "signed-constant, uniform or normal."),
     ("--selection", "subnetwork.selection", str, "Keep the largest signed scores or magnitudes."),
@@ -39,6 +39,9 @@ _SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--pad-value", "data.pad_value", str, "black or mean: colour of these pixels."),
     ("--crop", "data.crop", str, "none, shift or resized."),
     ("--flip/--no-flip", "data.flip", bool, "Mirror half of the training images."),
+    ("--tokens", "data.tokens", int, "Length of a text in tokens."),
+    ("--vocabulary", "data.vocabulary", int, "Number of different tokens of texts."),
+    ("--unit", "data.unit", str, "words or bytes: what a token of a text is."),
 )
 
 
@@ -101,11 +104,12 @@ def command(
 ) -> None:
     """Search for the subnetwork of a random network that does the job.
 
-    Without options: IteRand on the bundled digits. Progress goes to the terminal and to a .metrics.jsonl
-    beside the checkpoint. Ctrl-C saves the run; --resume continues it.
+    Without options: IteRand on the bundled digits. Data that are texts begin with the recipe "text". Progress
+    goes to the terminal and to a .metrics.jsonl beside the checkpoint. Ctrl-C saves the run; --resume continues it.
     """
+    from ..compress.data import TEXT_DATASETS
     from ..compress.training.checkpoint import load_checkpoint
-    from ..compress.training.recipe import DEFAULT_RECIPE, load_recipe, override
+    from ..compress.training.recipe import DEFAULT_RECIPE, TEXT_RECIPE, load_recipe, override
     from ..compress.training.run import RunOptions
     from ..compress.training.trainer import train
     from .progress import reporter
@@ -117,7 +121,7 @@ def command(
     if recipe is None and resume:
         base = load_checkpoint(out).recipe
     else:
-        base = load_recipe(recipe or DEFAULT_RECIPE)
+        base = load_recipe(recipe or (TEXT_RECIPE if data in TEXT_DATASETS else DEFAULT_RECIPE))
     result = train(
         override(base, changes),
         RunOptions(

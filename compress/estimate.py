@@ -12,8 +12,8 @@ from torch import nn
 
 from .codebooks import get_codebook
 from .config import ModelConfig, Recipe, SubnetworkConfig
-from .errors import ConfigError, IterandError
 from .data.tokens import TextSpec
+from .errors import ConfigError, IterandError
 from .models import AnyArchitecture, TextArchitecture, build_model, resolve, resolve_text
 from .storage import InputSpec, TextInput
 from .storage.bits import Row

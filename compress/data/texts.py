@@ -74,12 +74,16 @@ def load_texts(data_dir: Path | None) -> RawTexts:
     if data_dir.is_file():
         return _split(data_dir, _read_table(data_dir))
     if not data_dir.is_dir():
-        raise DataError(f"text: {data_dir}: no such folder or file: give --data-dir a folder with train/, or a CSV file")
+        raise DataError(
+            f"text: {data_dir}: no such folder or file: give --data-dir a folder with train/, or a CSV file"
+        )
     parts = {part: rows for part in PARTS if (rows := _read_part(data_dir, part)) is not None}
     if "train" not in parts:
         raise DataError(f"text: {data_dir} has neither train/ nor train.csv: expected train/<class>/*.txt, or a table")
     if len(parts) == 1:
-        raise DataError(f"text: {data_dir} has no test/, test.csv, val/ or val.csv: one of them must hold the test texts")
+        raise DataError(
+            f"text: {data_dir} has no test/, test.csv, val/ or val.csv: one of them must hold the test texts"
+        )
     classes = _classes(parts["train"], data_dir / "train")
     labelled = {part: _labelled(rows, classes) for part, rows in parts.items()}
     test = labelled.pop("test") if "test" in labelled else labelled.pop("val")
@@ -148,7 +152,9 @@ def _read(path: Path) -> str:
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE:
-            raise DataError(f"text: {path}: {size:,} bytes; expected {LARGEST_FILE:,} at most: split it, or take less of it")
+            raise DataError(
+                f"text: {path}: {size:,} bytes; expected {LARGEST_FILE:,} at most: split it, or take less of it"
+            )
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"text: {path}: not UTF-8 (byte {error.start}): convert it") from None

@@ -72,7 +72,9 @@ class TextSpec:
             ConfigError: a key is missing or unknown, or a value is not what the class allows.
         """
         if set(values) != {"length", "vocabulary", "unit"}:
-            raise ConfigError(f"text: expected length, vocabulary and unit, got {', '.join(map(str, values)) or 'none'}")
+            raise ConfigError(
+                f"text: expected length, vocabulary and unit, got {', '.join(map(str, values)) or 'none'}"
+            )
         return cls(**values)
 
 
@@ -83,7 +85,7 @@ def token_hash(piece: str) -> int:
 
     Example:
         >>> hex(token_hash("foobar"))
-        '0x66ddc5b1'
+        '0xc0da6dc'
     """
     state = FNV_OFFSET
     for byte in piece.encode("utf-8"):
@@ -148,7 +150,7 @@ def tokenise(text: str, spec: TextSpec) -> NDArray[np.int64]:
 
     Example:
         >>> tokenise("The cat.", TextSpec(5, 1000)).tolist()
-        [0, 0, 0, 0, 0]
+        [139, 794, 968, 0, 0]
     """
     tokens = np.full(spec.length, PADDING, np.int64)
     if spec.unit == "bytes":

@@ -10,7 +10,15 @@ from ..config import ModelConfig
 from ..data.tokens import LARGEST_LENGTH, LARGEST_VOCABULARY, TextSpec
 from ..errors import ConfigError, did_you_mean
 
-__all__ = ["AnyArchitecture", "Architecture", "TextArchitecture", "model_names", "read_architecture", "resolve", "resolve_text"]
+__all__ = [
+    "AnyArchitecture",
+    "Architecture",
+    "TextArchitecture",
+    "model_names",
+    "read_architecture",
+    "resolve",
+    "resolve_text",
+]
 
 #: Images of at least this side get the ImageNet stem when the stem is ``auto``.
 IMAGENET_STEM_SIZE = 96
@@ -179,7 +187,7 @@ def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, in
     channels, height, width = image_shape
     if config.name in TEXT_MODELS:
         raise ConfigError(
-            f"model: {config.name} takes texts, and the data are images: give --data text, or another --model"
+            f"model: {config.name} takes texts, not images: give --data text (to estimate: --tokens and --vocabulary)"
         )
     if height != width:
         raise ConfigError(

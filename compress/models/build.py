@@ -8,7 +8,16 @@ from functools import partial
 from torch import nn
 
 from ..errors import ConfigError, did_you_mean
-from .architecture import FAMILIES, STEMS, TEXT_MODELS, TORCHVISION, AnyArchitecture, Architecture, TextArchitecture, model_names
+from .architecture import (
+    FAMILIES,
+    STEMS,
+    TEXT_MODELS,
+    TORCHVISION,
+    AnyArchitecture,
+    Architecture,
+    TextArchitecture,
+    model_names,
+)
 from .convnets import ConvNet, DigitsCNN
 from .external import from_factory, from_torchvision
 from .resnet import BasicBlock, Bottleneck, ResNet

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,7 +31,8 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_width = heads, width // heads
+        self.scale = 1 / math.sqrt(self.head_width)
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
@@ -41,14 +41,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         """Mix the places of each text."""
         query, key, value = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
-        scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # [B, heads, L, L]
+        scores = query @ key.transpose(-2, -1) * self.scale  # [B, heads, L, L]
         scores = scores.masked_fill(~present[:, None, None, :], _NOWHERE)
         mixed = F.softmax(scores, dim=-1) @ value  # [B, heads, L, head_width]
         return cast("Tensor", self.out(mixed.transpose(1, 2).flatten(2)))
 
     def _split(self, x: Tensor) -> Tensor:
         """``[B, L, width]`` to ``[B, heads, L, head_width]``."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, self.head_width).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -59,9 +59,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, elementwise_affine=affine)
         self.attention = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=affine)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, width, bias=False)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, width, bias=False))
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         """Add what the block finds."""

@@ -152,7 +152,7 @@ def build_manifest(fields: dict[str, Any]) -> Manifest:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = [str(part) for part in problem["loc"]]
-        if place[0] == "input":
+        if place[:1] == ["input"]:
             del place[1:2]  # pydantic's word for the kind of input
         where = ascii(".".join(place))[1:-1]  # may be the file's own words
         message = problem["msg"].removeprefix("Value error, ")
