@@ -27,6 +27,7 @@ _COMMANDS = (
     "diff",
     "eval",
     "export",
+    "theory",
     "doctor",
 )
 

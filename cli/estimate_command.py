@@ -25,21 +25,22 @@ __all__ = ["command"]
     help="Built-in name, torchvision:NAME, or package.module:factory.",
 )
 @click.option("--sparsity", type=float, required=True, help="Fraction of weights pruned, in [0, 1).")
-@click.option("--method", default="iterand", show_default=True, metavar="NAME", help="iterand or edge-popup.")
+@click.option("--method", default="iterand", show_default=True, metavar="NAME", help="As in train; not dense.")
 @click.option("--width", type=float, help="Factor on the number of channels.")
 @click.option("--affine/--no-affine", default=None, help="Trained scales and shifts in BatchNorm.")
 @click.option(
     "--distribution",
-    default="signed-constant",
-    show_default=True,
     metavar="NAME",
-    help="signed-constant, uniform or normal.",
+    help="signed-constant, uniform or normal; by default as the method has it.",
 )
+@click.option("--coats", type=int, help="Number of nested masks.")
+@click.option("--frozen", type=float, help="Share of the mask that follows from the seed.")
 @click.option(
     "--redrawn",
     type=float,
     metavar="FRACTION",
-    help="Share of the kept weights that training redraws; by default 0.5 for iterand, as in runs of full length.",
+    help="Share of the kept weights that are redrawn or overwritten; by default 0.5 for iterand, as in runs of full "
+    "length, 0.02 if weights are recycled.",
 )
 @click.option("--classes", type=click.IntRange(min=1), default=10, show_default=True, help="Number of outputs.")
 @click.option("--image-size", type=click.IntRange(min=1), default=32, show_default=True, help="Side of an image.")
@@ -53,7 +54,9 @@ def command(
     method: str,
     width: float | None,
     affine: bool | None,
-    distribution: str,
+    distribution: str | None,
+    coats: int | None,
+    frozen: float | None,
     redrawn: float | None,
     classes: int,
     image_size: int,
@@ -72,7 +75,13 @@ def command(
     from ..compress.estimate import estimate
 
     sections = {"model": {"name": model, "width": width, "affine": affine}}
-    sections["subnetwork"] = {"sparsity": sparsity, "method": method, "distribution": distribution}
+    sections["subnetwork"] = {
+        "sparsity": sparsity,
+        "method": method,
+        "distribution": distribution,
+        "coats": coats,
+        "frozen": frozen,
+    }
     given: dict[str, dict[str, Any]] = {
         name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()
     }
@@ -93,6 +102,7 @@ def command(
         "kept": found.kept,
         "mask_bytes": found.mask_bytes,
         "log_bytes": found.log_bytes,
+        "coat_bytes": found.coat_bytes,
         "state_bytes": found.state_bytes,
         "header_bytes": found.header_bytes,
         "file_bytes": found.file_bytes,
@@ -104,7 +114,7 @@ def command(
             {
                 "architecture": found.architecture.to_dict(),
                 "method": method,
-                "distribution": distribution,
+                "distribution": found.distribution,
                 "redrawn": found.redrawn,
                 "layers": [asdict(layer) for layer in found.layers],
                 "totals": totals,
@@ -120,7 +130,7 @@ def command(
             f"{layer.kept:,}",
             f"{layer.mask_bytes:,}",
             f"{layer.log_bytes:,}",
-            f"{8 * (layer.mask_bytes + layer.log_bytes) / layer.weights:.3f}",
+            f"{8 * (layer.mask_bytes + layer.log_bytes + layer.coat_bytes) / layer.weights:.3f}",
         )
         for layer in found.layers
     ]
@@ -132,15 +142,17 @@ def command(
             f"{found.kept:,}",
             f"{found.mask_bytes:,}",
             f"{found.log_bytes:,}",
-            f"{8 * (found.mask_bytes + found.log_bytes) / found.weights:.3f}",
+            f"{8 * (found.mask_bytes + found.log_bytes + found.coat_bytes) / found.weights:.3f}",
         )
     )
     print_table(rows, left=(0, 1))
     click.echo(
-        f"\n{model}, {method}, {distribution}, sparsity {sparsity:g}, {found.redrawn:g} of the kept weights redrawn"
+        f"\n{model}, {method}, {found.distribution}, sparsity {sparsity:g}, "
+        f"{found.redrawn:g} of the kept weights {'overwritten' if found.recycled else 'redrawn'}"
     )
     click.echo(
         f"about {found.file_bytes:,} bytes: masks {found.mask_bytes:,}, logs {found.log_bytes:,}, "
-        f"state {found.state_bytes:,}, header {found.header_bytes:,}; dense {found.dense_bytes:,} bytes, "
+        + (f"coats {found.coat_bytes:,}, " if found.coat_bytes else "")
+        + f"state {found.state_bytes:,}, header {found.header_bytes:,}; dense {found.dense_bytes:,} bytes, "
         f"{totals['ratio']:.1f} times as large"
     )

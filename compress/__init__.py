@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .recovery import load_network, recover
     from .storage import read_seedmask
     from .subnetwork import make_subnetwork, masked_layers, materialise, refresh
+    from .theory import required_widths
+    from .theory_check import check_bound
     from .training.recipe import load_recipe
     from .training.run import RunOptions
     from .training.trainer import train
@@ -28,6 +30,7 @@ __all__ = [
     "SeedMaskError",
     "SubnetworkConfig",
     "TrainConfig",
+    "check_bound",
     "load_network",
     "load_recipe",
     "make_subnetwork",
@@ -37,6 +40,7 @@ __all__ = [
     "read_seedmask",
     "recover",
     "refresh",
+    "required_widths",
     "train",
 ]
 
@@ -47,6 +51,8 @@ _HOME = {
     "recovery": ("load_network", "recover"),
     "storage": ("read_seedmask",),
     "subnetwork": ("make_subnetwork", "masked_layers", "materialise", "refresh"),
+    "theory": ("required_widths",),
+    "theory_check": ("check_bound",),
     "training.recipe": ("load_recipe",),
     "training.run": ("RunOptions",),
     "training.trainer": ("train",),

@@ -79,7 +79,7 @@ class Codebook:
         found: NDArray[np.uint8] = raw ^ (flips << np.uint8(7))
         return found
 
-    def scale(self, fan_in: int) -> np.float32:
+    def scale(self, fan_in: float) -> np.float32:
         """The scale of a tensor: computed in double precision, rounded once to float32."""
         scale: np.float32 = np.float32(self.unit / math.sqrt(fan_in))
         return scale

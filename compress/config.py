@@ -24,7 +24,19 @@ __all__ = [
     "validated",
 ]
 
-Method = Literal["iterand", "edge-popup", "dense"]
+Method = Literal[
+    "iterand",
+    "edge-popup",
+    "recycling",
+    "biprop",
+    "biprop-recycling",
+    "magnitude",
+    "random",
+    "snip",
+    "grasp",
+    "synflow",
+    "dense",
+]
 Distribution = Literal["signed-constant", "uniform", "normal"]
 METHODS: tuple[str, ...] = get_args(Method)
 DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)
@@ -40,30 +52,55 @@ class Section(BaseModel):
 
 
 class SubnetworkConfig(Section):
-    """How the weights of a network come to be.
+    """How the weights of a network come to be. ``None`` stands for what the method does, or for nothing.
 
     Attributes:
-        method: a preset over distribution, selection and refresh (see ``methods.py``); ``dense`` trains the weights.
+        method: a preset over distribution, selection and refresh (see ``methods/``).
         distribution: codebook of the random weights.
-        selection: keep the largest scores (``signed``) or absolute scores (``magnitude``); ``None`` as the method does.
+        selection: keep the largest scores (``signed``) or absolute scores (``magnitude``).
+        scope: ``layerwise``, each layer keeps its share, or ``global``, all layers share one threshold.
+        ramp_epochs: epochs over which the sparsity rises from 0, by a cubic law.
         score_scale: factor on the width of the uniform distribution that the scores start from; smaller scores
             let the mask move faster at the same learning rate.
-        sparsity: fraction of the weights of each layer that is pruned, in [0, 1).
+        sparsity: fraction of the weights (of each layer, unless the scope is global) that is pruned, in [0, 1).
         seed: 64-bit seed of everything random.
         resample_every: steps between two resampling events (IteRand's K_per).
         resample_rate: probability that an event redraws a pruned weight (IteRand's r).
         draws: number of values a weight cycles through: the n-th redraw gives draw n mod ``draws``.
+        recycle_every: epochs between two recyclings (Weight Recycling's F); 0 = never.
+        recycle_rate: share of a layer that is overwritten, up to a half.
+        recycle_after: the first epoch, counted from 0, that may begin with a recycling.
+        binarise: replace kept weights by α·sign(w) (Biprop).
+        coats: number of nested masks; a weight is taken as many times as there are masks that keep it.
+        frozen: share of the mask that follows from the seed, in (0, 1].
+        frozen_kept: share of the weights that is fixed to kept; by default ``frozen * (1 - sparsity)``.
+        scale_fan: whether the scale counts only the inputs that a unit keeps, so that a sparse layer passes on the
+            variance of its inputs.
+        samples_per_class: images that SNIP and GraSP look at.
+        rounds: of SynFlow.
     """
 
     method: Method = "iterand"
-    distribution: Distribution = "signed-constant"
+    distribution: Distribution | None = None
     selection: Literal["signed", "magnitude"] | None = None
+    scope: Literal["layerwise", "global"] | None = None
+    ramp_epochs: int | None = Field(None, ge=1)
     score_scale: float = Field(1.0, gt=0)
     sparsity: float = Field(0.5, ge=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**64)
     resample_every: int = Field(300, ge=1)
     resample_rate: float = Field(0.1, ge=0, le=1)
     draws: int = Field(256, ge=1, le=256)
+    recycle_every: int | None = Field(None, ge=0)
+    recycle_rate: float | None = Field(None, gt=0, le=0.5)
+    recycle_after: int | None = Field(None, ge=0)
+    binarise: bool | None = None
+    coats: int | None = Field(None, ge=1, le=127)
+    frozen: float | None = Field(None, gt=0, le=1)
+    frozen_kept: float | None = Field(None, ge=0, le=1)
+    scale_fan: bool | None = None
+    samples_per_class: int | None = Field(None, ge=1)
+    rounds: int | None = Field(None, ge=1)
 
 
 class DataConfig(Section):
@@ -103,12 +140,14 @@ class ModelConfig(Section):
         width: factor on the number of channels (built-in models).
         stem: ``cifar`` (3×3, stride 1), ``imagenet`` (7×7, stride 2, max-pool) or ``auto`` by image size (ResNets).
         affine: whether BatchNorm (of the transformer: LayerNorm) has trained scales and shifts (built-in models).
+        activation: ``relu``, the default, or ``binary``: ±1, with a gradient of its own (Biprop; built-in models).
     """
 
     name: str = "digits-cnn"
     width: float = Field(1.0, gt=0, le=64)
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
     affine: bool = False
+    activation: Literal["relu", "binary"] | None = None
 
 
 class TrainConfig(Section):
@@ -117,6 +156,7 @@ class TrainConfig(Section):
     Attributes:
         epochs: passes over the training images, warm-up and cool-down included.
         batch_size: images per step.
+        optimizer: ``sgd``, the default, or ``adam``, with which Biprop trains binary activations.
         lr: peak learning rate.
         momentum: of SGD.
         weight_decay: L2 factor on the scores (and on every other parameter).
@@ -129,6 +169,7 @@ class TrainConfig(Section):
 
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(64, ge=1)
+    optimizer: Literal["sgd", "adam"] | None = None
     lr: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)

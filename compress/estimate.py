@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,19 +15,22 @@ from .codebooks import get_codebook
 from .config import ModelConfig, Recipe, SubnetworkConfig
 from .data.tokens import TextSpec
 from .errors import ConfigError, IterandError
+from .methods import resolve as resolve_method
 from .models import AnyArchitecture, TextArchitecture, build_model, resolve, resolve_text
+from .selection import kept_count
 from .storage import InputSpec, TextInput
 from .storage.bits import Row
 from .storage.codings import plan
 from .storage.container import build_header
 from .storage.manifest import FORMAT_VERSION, NO_DIGEST, build_manifest
-from .subnetwork import make_subnetwork, masked_layers
+from .subnetwork import make_subnetwork, masked_layers, pruned_layers
 
 __all__ = ["DEFAULT_REDRAWN", "Estimate", "LayerEstimate", "draw_distribution", "estimate"]
 
-#: Share of the kept weights that were redrawn at least once, by method. IteRand: about half in runs of full length
-#: (39,000 steps, 130 events, sparsity 0.6), fewer in shorter ones. Edge-popup redraws nothing.
-DEFAULT_REDRAWN = {"iterand": 0.5, "edge-popup": 0.0}
+#: Share of the kept weights that no longer have their first value if nothing else is known. Redrawn by IteRand: about
+#: half in runs of full length (39,000 steps, 130 events, sparsity 0.6), fewer in shorter ones. Recycled: few, as what
+#: has the lowest scores is seldom kept later.
+DEFAULT_REDRAWN = {"resample": 0.5, "recycle": 0.02, "none": 0.0}
 
 # Draw counts 1, 2, 3 of kept weights that were redrawn, measured in a full-length IteRand run (where 61 % had not been
 # redrawn); what is left of the probability falls off geometrically up to 22, the largest count seen there.
@@ -44,9 +48,10 @@ class LayerEstimate:
         name: of the tensor.
         shape: its shape.
         weights: number of weights.
-        kept: how many are not pruned; exact.
+        kept: how many are not pruned; exact, unless one threshold holds for all layers.
         mask_bytes: about the size of the mask.
         log_bytes: about the size of the resampling log.
+        coat_bytes: about the size of the multiples of multicoated masks.
     """
 
     name: str
@@ -55,6 +60,7 @@ class LayerEstimate:
     kept: int
     mask_bytes: int
     log_bytes: int
+    coat_bytes: int
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,18 @@ class Estimate:
     Attributes:
         architecture: of the network.
         layers: its masked tensors.
-        redrawn: share of kept weights assumed to have been redrawn.
+        distribution: of the random weights.
+        redrawn: share of kept weights assumed to have been redrawn or overwritten.
+        recycled: whether overwritten.
         state_bytes: size of the unmasked state; exact.
         header_bytes: about the size of header and manifest.
     """
 
     architecture: AnyArchitecture
     layers: tuple[LayerEstimate, ...]
+    distribution: str
     redrawn: float
+    recycled: bool
     state_bytes: int
     header_bytes: int
 
@@ -96,9 +106,14 @@ class Estimate:
         return sum(layer.log_bytes for layer in self.layers)
 
     @property
+    def coat_bytes(self) -> int:
+        """About the size of the multiples of multicoated masks."""
+        return sum(layer.coat_bytes for layer in self.layers)
+
+    @property
     def file_bytes(self) -> int:
         """About the size of the file."""
-        return self.mask_bytes + self.log_bytes + self.state_bytes + self.header_bytes
+        return self.mask_bytes + self.log_bytes + self.coat_bytes + self.state_bytes + self.header_bytes
 
     @property
     def dense_bytes(self) -> int:
@@ -127,19 +142,21 @@ def estimate(
         num_classes: outputs.
         image_shape: channels, height, width of an image, for a network that takes images.
         text: the tokeniser, for a network that takes texts.
-        redrawn: share of the kept weights that training redraws at least once; by default `DEFAULT_REDRAWN`.
+        redrawn: share of the kept weights that are redrawn or overwritten; by default `DEFAULT_REDRAWN`.
         allow_import: whether the model's name may be ``package.module:factory``.
 
     Raises:
         ConfigError: the settings make no sense, or the method leaves weights that no seed determines.
     """
-    if subnetwork.method not in DEFAULT_REDRAWN:
+    method = resolve_method(subnetwork)
+    if method.trains == "weights" and method.criterion is None:
         raise ConfigError(f"method: {subnetwork.method} trains the weights, so there is no .seedmask file to estimate")
-    share = DEFAULT_REDRAWN[subnetwork.method] if redrawn is None else redrawn
+    kind = "resample" if method.resampling else "recycle" if method.recycling else "none"
+    share = DEFAULT_REDRAWN[kind] if redrawn is None else redrawn
     if not 0 <= share <= 1:
         raise ConfigError(f"redrawn: expected a share from 0 to 1 of the kept weights, got {share}")
-    if share and subnetwork.method == "edge-popup":
-        raise ConfigError("redrawn: edge-popup redraws nothing; leave it out, or use --method iterand")
+    if share and kind == "none":
+        raise ConfigError(f"redrawn: {subnetwork.method} redraws nothing; leave it out, or use --method iterand")
     architecture: AnyArchitecture
     if text is not None:
         architecture = resolve_text(model, num_classes=num_classes, text=text)
@@ -148,16 +165,25 @@ def estimate(
     else:
         raise ConfigError("estimate: expected image_shape or text, got neither")
     network = _skeleton(architecture, subnetwork, allow_import=allow_import)
+    frozen = (method.freezing.pruned / 65536, method.freezing.kept / 65536) if method.freezing else (0.0, 0.0)
+    book = get_codebook("signed-constant") if method.binarised else method.codebook
     layers = []
-    for name, part, _ in masked_layers(network):
-        spec = part.spec
-        weights = int(np.prod(spec.shape, dtype=np.int64))
-        log = _log_bytes(spec.kept, share, subnetwork.distribution)
-        layers.append(LayerEstimate(name, spec.shape, weights, spec.kept, _bit_bytes(weights, spec.kept), log))
+    searched = [(name, part.spec, part.spec.kept) for name, part, _ in masked_layers(network)]
+    pruned = [(name, part.spec, None) for name, part, _ in pruned_layers(network)]
+    for name, spec, number in (*searched, *pruned):
+        weights = math.prod(spec.shape)
+        kept = kept_count(weights, subnetwork.sparsity, name) if number is None else number
+        free, chosen = round(weights * (1 - sum(frozen))), round(kept - weights * frozen[1])
+        mask = _bit_bytes(free, max(0, min(chosen, free))) if free else 0
+        log = _log_bytes(kept, share, book.name, recycled=method.recycling is not None)
+        coats = _coat_bytes(kept, method.coats) if method.coats > 1 else 0
+        layers.append(LayerEstimate(name, spec.shape, weights, kept, mask, log, coats))
     rest = {name: value for name, value in network.state_dict().items() if ".parametrizations." not in f".{name}"}
-    header = _header_bytes(architecture, Recipe(model=model, subnetwork=subnetwork), layers, rest)
+    header = _header_bytes(architecture, Recipe(model=model, subnetwork=subnetwork), book.name, layers, rest)
     state_bytes = sum(value.numel() * value.element_size() for value in rest.values())
-    return Estimate(architecture, tuple(layers), share, state_bytes, header)
+    return Estimate(
+        architecture, tuple(layers), method.codebook.name, share, method.recycling is not None, state_bytes, header
+    )
 
 
 def draw_distribution(redrawn: float) -> NDArray[np.float64]:
@@ -187,14 +213,30 @@ def _bit_bytes(count: int, ones: int) -> int:
 
 
 @cache
-def _log_bytes(kept: int, redrawn: float, distribution: str) -> int:
-    if get_codebook(distribution).two_valued:
+def _log_bytes(kept: int, redrawn: float, distribution: str, *, recycled: bool) -> int:
+    book = get_codebook(distribution)
+    if book.two_valued:
         flips = round(kept * redrawn / 2)  # a redraw gives the other of two values half of the time
         return _bit_bytes(kept, flips) if flips else 0
     size = min(kept, _STAND_IN)
-    edges = np.rint(np.cumsum(draw_distribution(redrawn)) * size).astype(np.int64)
-    draws = np.searchsorted(edges, np.arange(size), side="right").astype(np.uint8)
-    return _scaled_bytes(Row.pack(draws, int(draws.max()).bit_length()), kept) if draws.any() else 0
+    if recycled:  # any byte that stands for another value
+        bytes_ = np.flatnonzero(np.r_[True, np.diff(book.entries) != 0]).astype(np.uint8)
+        values = np.resize(bytes_[1:], round(size * redrawn))
+        draws = np.concatenate([np.zeros(size - len(values), np.uint8), values])
+    else:
+        edges = np.rint(np.cumsum(draw_distribution(redrawn)) * size).astype(np.int64)
+        draws = np.searchsorted(edges, np.arange(size), side="right").astype(np.uint8)
+    return _row_bytes(draws, kept) if draws.any() else 0
+
+
+@cache
+def _coat_bytes(kept: int, coats: int) -> int:
+    """The multiples of kept weights less 1: each coat keeps the same number fewer than the one before it."""
+    return _row_bytes((np.arange(min(kept, _STAND_IN)) % coats).astype(np.uint8), kept)
+
+
+def _row_bytes(values: NDArray[np.uint8], count: int) -> int:
+    return _scaled_bytes(Row.pack(values, int(values.max(initial=1)).bit_length()), count)
 
 
 def _scaled_bytes(stand_in: Row, count: int) -> int:
@@ -210,11 +252,15 @@ def _about_input(architecture: AnyArchitecture) -> InputSpec | TextInput:
 
 
 def _header_bytes(
-    architecture: AnyArchitecture, recipe: Recipe, layers: list[LayerEstimate], rest: dict[str, torch.Tensor]
+    architecture: AnyArchitecture,
+    recipe: Recipe,
+    codebook: str,
+    layers: list[LayerEstimate],
+    rest: dict[str, torch.Tensor],
 ) -> int:
     """Size of the header, from a manifest whose numbers have about the right number of digits."""
     log = {"kind": "flips", "coding": "rans", "width": 1}
-    if not get_codebook(recipe.subnetwork.distribution).two_valued:
+    if not get_codebook(codebook).two_valued:
         log |= {"kind": "draws", "width": 5}
     no_log = {"kind": "none", "coding": "raw", "width": 0}
     fields = {
@@ -226,7 +272,7 @@ def _header_bytes(
             {
                 "name": layer.name,
                 "shape": layer.shape,
-                "codebook": recipe.subnetwork.distribution,
+                "codebook": codebook,
                 "scale": "0" * 8,
                 "kept": layer.kept,
                 "mask": {"coding": "rans", "bytes": layer.mask_bytes},
@@ -246,7 +292,7 @@ def _header_bytes(
         "architecture": architecture.to_dict(),
         "input": _about_input(architecture),
         "classes": [f"class {i}" for i in range(architecture.num_classes)],
-        "recipe": recipe.model_dump(),
+        "recipe": recipe.model_dump(exclude_none=True),
         "digests": {"payload": NO_DIGEST, "weights": NO_DIGEST, "manifest": NO_DIGEST},
     }
     manifest = build_manifest(fields)

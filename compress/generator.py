@@ -15,7 +15,17 @@ from torch import Tensor
 from .codebooks import Codebook
 from .philox import MULTIPLIER_0, MULTIPLIER_1, Purpose, check_seed, round_keys
 
-__all__ = ["philox4x32", "random_scores", "random_weights", "resampling_decisions", "weights_at"]
+__all__ = [
+    "bytes_at",
+    "frozen_masks",
+    "philox4x32",
+    "random_bytes",
+    "random_scores",
+    "random_weights",
+    "resampling_decisions",
+    "weight_table",
+    "weights_at",
+]
 
 _LOW = 0xFFFFFFFF
 # Temporaries of a chunk stay in the CPU's cache, and within bounds on an accelerator.
@@ -77,6 +87,14 @@ def weight_table(codebook: Codebook, scale: np.float32, device: torch.device) ->
     return torch.from_numpy(codebook.entries.astype(np.float32) * scale).to(device)
 
 
+def random_bytes(seed: int, tensor: int, count: int, device: torch.device) -> Tensor:
+    """The random bytes that the initial weights (draw 0) of a tensor stand for, uint8 ``[count]``, row-major."""
+    out = torch.empty(count, dtype=torch.uint8, device=device)
+    for where, values in _units(seed, count, 8, draw=0, tensor=tensor, purpose=Purpose.WEIGHTS, device=device):
+        out[where] = values
+    return out
+
+
 def random_weights(
     seed: int, tensor: int, codebook: Codebook, scale: np.float32, count: int, device: torch.device
 ) -> Tensor:
@@ -88,19 +106,16 @@ def random_weights(
     return out
 
 
-def weights_at(seed: int, tensor: int, codebook: Codebook, scale: np.float32, index: Tensor, draws: Tensor) -> Tensor:
-    """Single weights, float32 ``[n]``.
+def bytes_at(seed: int, tensor: int, index: Tensor, draws: Tensor) -> Tensor:
+    """The bytes of single weights, int64 ``[n]``.
 
     Args:
         seed: 64-bit seed of the network.
         tensor: index of the tensor in its network.
-        codebook: the distribution.
-        scale: of the tensor.
         index: int64 ``[n]``, row-major positions.
         draws: ``[n]`` of any integer type: the draw of each.
     """
-    table = weight_table(codebook, scale, index.device)
-    out = torch.empty(len(index), dtype=torch.float32, device=index.device)
+    out = torch.empty(len(index), dtype=torch.int64, device=index.device)
     chunk = _CHUNK_CPU if index.device.type == "cpu" else _CHUNK_DEVICE
     for start in range(0, len(index), chunk):
         part = slice(start, start + chunk)
@@ -108,8 +123,13 @@ def weights_at(seed: int, tensor: int, codebook: Codebook, scale: np.float32, in
         words = philox4x32(seed, where >> 4, draws[part].long(), tensor, Purpose.WEIGHTS)
         byte = where & 15
         word = torch.stack(words).gather(0, (byte >> 2).unsqueeze(0)).squeeze(0)
-        out[part] = table[(word >> ((byte & 3) << 3)) & 0xFF]
+        out[part] = (word >> ((byte & 3) << 3)) & 0xFF
     return out
+
+
+def weights_at(seed: int, tensor: int, codebook: Codebook, scale: np.float32, index: Tensor, draws: Tensor) -> Tensor:
+    """The weights that `bytes_at` stands for, float32 ``[n]``."""
+    return weight_table(codebook, scale, index.device)[bytes_at(seed, tensor, index, draws)]
 
 
 def random_scores(seed: int, tensor: int, bound: float, count: int, device: torch.device) -> Tensor:
@@ -134,3 +154,17 @@ def resampling_decisions(
     for where, values in _units(seed, count, 16, draw=event, tensor=tensor, purpose=Purpose.RESAMPLING, device=device):
         out[where] = values < threshold
     return out
+
+
+def frozen_masks(
+    seed: int, tensor: int, pruned: int, kept: int, count: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Which weights of a tensor the seed fixes to pruned, and which to kept; bool ``[count]`` each.
+
+    Each weight has 16 bits of a stream: below ``pruned`` it is always pruned, else below ``pruned + kept`` always kept.
+    """
+    masks = torch.empty(2, count, dtype=torch.bool, device=device)
+    for where, values in _units(seed, count, 16, draw=0, tensor=tensor, purpose=Purpose.FREEZING, device=device):
+        masks[0, where] = values < pruned
+        masks[1, where] = (values >= pruned) & (values < pruned + kept)
+    return masks[0], masks[1]

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError, SeedMaskError
-from .masked_weight import WeightSpec, spec_from_state
+from .masked_weight import WeightSpec, coats_of, fixed_of, random_of, spec_from_state
+from .methods.biprop import alpha
 from .selection import select
-from .storage import InputSpec, MaskedTensor, Network, PackReport, TextInput, write_seedmask
+from .storage import Frozen, InputSpec, MaskedTensor, Network, PackReport, TextInput, quantise, write_seedmask
 from .storage.state_dtype import StateRounding, round_state
 from .tensors import to_stored
 from .training.checkpoint import Checkpoint, DataInfo
@@ -31,8 +33,12 @@ def network_of(
     input: InputSpec | TextInput | None = None,  # noqa: A002
     classes: list[str] | None = None,
     recipe: dict[str, Any] | None = None,
+    with_weights: str | None = None,
 ) -> Network:
     """Read seed, masks, draws and unmasked state off the state dict of a subnetwork.
+
+    Of a network that was pruned at initialisation this is the ticket, whose weights are those it started from, or, with
+    ``with_weights``, the trained network.
 
     Args:
         state: ``model.state_dict()`` of a module made by ``make_subnetwork``; on any device.
@@ -40,9 +46,11 @@ def network_of(
         input: shape and normalisation of an image, or the tokeniser of a text.
         classes: names of the classes.
         recipe: settings of the run, for information.
+        with_weights: also take the trained values of kept weights: ``float32`` (exact), ``float16`` or ``int8``, one
+            scale for each row (both round).
 
     Raises:
-        SeedMaskError: nothing is masked, or layers of several subnetworks are mixed.
+        SeedMaskError: nothing is masked, or layers of several subnetworks are mixed; there are no trained weights.
         CheckpointError: the state is damaged.
     """
     layers: dict[int, tuple[str, WeightSpec]] = {}
@@ -74,20 +82,19 @@ def network_of(
     for index in range(len(layers)):
         name, spec = layers[index]
         prefix = name.removesuffix("weight") + "parametrizations.weight."
-        scores: Tensor = state[prefix + "original"].detach().cpu()
-        draws: Tensor | None = state.get(prefix + "0.draws")
-        if scores.numel() != math.prod(spec.shape):
-            raise CheckpointError(f"{name}: expected {math.prod(spec.shape)} scores, got {scores.numel()}")
-        tensors.append(
-            MaskedTensor(
-                name=name,
-                shape=spec.shape,
-                codebook=spec.codebook,
-                scale=np.float32(spec.scale),
-                mask=select(scores, spec.kept, spec.selection).numpy(),
-                draws=draws.cpu().numpy() if draws is not None else None,
+        original: Tensor = state[prefix + "original"].detach().cpu().reshape(-1)
+        if original.numel() != math.prod(spec.shape):
+            raise CheckpointError(f"{name}: expected {math.prod(spec.shape)} scores, got {original.numel()}")
+        if spec.selection == "fixed":
+            tensors.append(_ticket(name, spec, original, state[prefix + "0.mask"].cpu(), with_weights))
+        elif with_weights is not None:
+            raise SeedMaskError(
+                f"{name}: the weights of a subnetwork are not trained, they follow from the seed; "
+                "leave out --with-weights"
             )
-        )
+        else:
+            buffers = {part: state.get(f"{prefix}0.{part}") for part in ("draws", "current")}
+            tensors.append(_subnetwork_tensor(name, spec, original, **buffers))
     return Network(
         seed=seeds.pop(),
         tensors=tuple(tensors),
@@ -99,7 +106,40 @@ def network_of(
     )
 
 
-def network_of_checkpoint(checkpoint: Checkpoint) -> Network:
+def _ticket(name: str, spec: WeightSpec, weights: Tensor, mask: Tensor, with_weights: str | None) -> MaskedTensor:
+    """A tensor that was pruned at initialisation."""
+    kept = mask.numpy()
+    trained = None
+    if with_weights is not None:
+        trained = quantise(weights.to(torch.float32).numpy(), kept, spec.shape, with_weights)
+    return MaskedTensor(name, spec.shape, spec.codebook, np.float32(spec.scale), kept, trained=trained)
+
+
+def _subnetwork_tensor(
+    name: str, spec: WeightSpec, scores: Tensor, draws: Tensor | None, current: Tensor | None
+) -> MaskedTensor:
+    """A tensor whose mask follows from scores."""
+    fixed = fixed_of(spec, scores.device)
+    mask = select(scores, spec.kept, spec.selection, fixed)
+    codebook, scale = spec.codebook, np.float32(spec.scale)
+    if spec.binarised:
+        # Of every codebook, bytes below 128 are the negative ones: sign(w) is the signed constant of the same byte.
+        part = random_of(spec, draws, current)
+        codebook, scale = "signed-constant", np.float32(alpha(part, mask, spec.scale, spec.kept).item())
+    return MaskedTensor(
+        name=name,
+        shape=spec.shape,
+        codebook=codebook,
+        scale=scale,
+        mask=mask.numpy(),
+        draws=draws.cpu().numpy() if draws is not None and current is None else None,
+        current=current.cpu().numpy() if current is not None else None,
+        frozen=Frozen(*spec.frozen) if spec.frozen != (0, 0) else None,
+        coats=coats_of(scores, spec, fixed).numpy() if spec.coats > 1 else None,
+    )
+
+
+def network_of_checkpoint(checkpoint: Checkpoint, *, with_weights: str | None = None) -> Network:
     """The network in a checkpoint, with everything its file tells about it. Local paths stay behind."""
     data = checkpoint.data
     return network_of(
@@ -107,7 +147,8 @@ def network_of_checkpoint(checkpoint: Checkpoint) -> Network:
         architecture=checkpoint.architecture.to_dict(),
         input=_input_of(data),
         classes=data.classes,
-        recipe=checkpoint.recipe.model_dump(),
+        recipe=checkpoint.recipe.model_dump(exclude_none=True),
+        with_weights=with_weights,
     )
 
 
@@ -138,7 +179,7 @@ def pack(
         path: the file; replaced atomically.
         coding: of masks and logs: ``auto`` (as small as it gets), ``raw`` or ``rans``.
         state_dtype: ``exact``, or ``float16`` to round the unmasked state, which changes outputs a little.
-        about: ``architecture``, ``input``, ``classes``, ``recipe`` as in ``network_of``.
+        about: ``architecture``, ``input``, ``classes``, ``recipe``, ``with_weights`` as in ``network_of``.
 
     Raises:
         SeedMaskError: there is nothing to pack, a value of the state does not fit its dtype, or the file cannot be

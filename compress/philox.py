@@ -41,6 +41,8 @@ class Purpose(IntEnum):
     DATA_ORDER = 4
     AUGMENTATION = 5
     DATA_SPLIT = 6
+    FREEZING = 7
+    THEORY = 8
 
 
 def check_seed(seed: int) -> int:

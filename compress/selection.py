@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .errors import ConfigError
 
-__all__ = ["kept_count", "select", "topk_mask"]
+__all__ = ["Fixed", "allocate", "coat_sizes", "kept_count", "select", "selection_keys", "topk_mask"]
+
+#: Weights that are pruned and weights that are kept whatever their scores, bool ``[n]`` each.
+Fixed = tuple[Tensor, Tensor]
 
 _SAMPLE_STRIDE = 64
 
@@ -29,16 +33,53 @@ def kept_count(weights: int, sparsity: float, name: str) -> int:
     return kept
 
 
-def select(scores: Tensor, kept: int, selection: str) -> Tensor:
-    """The mask of one layer, bool of the shape of ``scores``.
+def selection_keys(scores: Tensor, selection: str, fixed: Fixed | None = None) -> Tensor:
+    """What is sorted by, float ``[n]``: the largest are kept.
 
     Args:
         scores: float ``[n]``.
-        kept: how many are kept.
         selection: ``signed`` keeps the largest scores (IteRand's code), ``magnitude`` the largest absolute
             scores (edge-popup, Ramanujan et al. 2020, section 3).
+        fixed: weights that are pruned, or kept, whatever their scores, bool ``[n]`` each.
     """
-    return topk_mask(scores.abs() if selection == "magnitude" else scores, kept)
+    keys = scores.abs() if selection == "magnitude" else scores
+    if fixed is None:
+        return keys
+    pruned, kept = fixed
+    return keys.masked_fill(pruned, -math.inf).masked_fill(kept, math.inf)
+
+
+def select(scores: Tensor, kept: int, selection: str, fixed: Fixed | None = None) -> Tensor:
+    """The mask of one layer, bool of the shape of ``scores``; see `selection_keys`."""
+    return topk_mask(selection_keys(scores, selection, fixed), kept)
+
+
+def coat_sizes(kept: int, coats: int) -> list[int]:
+    """How many weights each of ``coats`` nested masks keeps: ``kept``, and from coat to coat a ``coats``-th less."""
+    return [-(-kept * (coats - i) // coats) for i in range(coats)]
+
+
+def allocate(keys: Sequence[Tensor], kept: int, floors: Sequence[int]) -> list[int]:
+    """How many weights each layer keeps if one threshold holds for all of them, but no layer may collapse.
+
+    Layers that would keep fewer than their floors keep just that, and the others share what is left, again by one
+    threshold.
+
+    Args:
+        keys: float ``[n]`` for each layer, see `selection_keys`; of equal keys that of the earlier layer is kept.
+        kept: of all layers together, at least the sum of the floors.
+        floors: the least number for each layer.
+    """
+    found: dict[int, int] = {}
+    while len(found) < len(keys):
+        free = [i for i in range(len(keys)) if i not in found]
+        left = kept - sum(found.values())
+        parts = [keys[i] for i in free]
+        mask = topk_mask(torch.cat(parts), left)
+        counts = torch.stack([part.sum() for part in torch.split(mask, [part.numel() for part in parts])]).tolist()
+        wanted = dict(zip(free, counts, strict=True))
+        found |= {i: floors[i] for i in free if wanted[i] < floors[i]} or wanted
+    return [found[i] for i in range(len(keys))]
 
 
 def topk_mask(keys: Tensor, kept: int) -> Tensor:
@@ -46,13 +87,13 @@ def topk_mask(keys: Tensor, kept: int) -> Tensor:
 
     Args:
         keys: float ``[n]``, no NaN.
-        kept: from 1 to n.
+        kept: from 0 to n.
 
     Returns:
         bool ``[n]`` with exactly ``kept`` true entries.
     """
-    if kept == keys.numel():
-        return torch.ones_like(keys, dtype=torch.bool)
+    if kept in (0, keys.numel()):
+        return torch.full_like(keys, kept > 0, dtype=torch.bool)
     return _host_mask(keys, kept) if keys.device.type == "cpu" else _device_mask(keys, kept)
 
 

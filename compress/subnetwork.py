@@ -2,7 +2,9 @@
 
 ``make_subnetwork`` puts a ``MaskedWeight`` on the weight of each chosen layer through
 ``torch.nn.utils.parametrize``. The layer's parameter becomes its scores; its weight becomes
-``mask(scores) * random weight``, with the gradient passed straight through the mask to the scores.
+``mask(scores) * random weight``, with the gradient passed straight through the mask to the scores. Methods that prune
+at initialisation get a ``PrunedWeight`` instead: the parameter stays the weight, under a mask that ``tickets.py``
+finds.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .codebooks import get_codebook
+from .allocation import Allocation, settle
 from .config import SubnetworkConfig
 from .errors import ConfigError
-from .generator import DECISION_STEPS, random_weights
-from .masked_weight import MaskedWeight, Resampling, WeightSpec
-from .methods import PRESETS
+from .generator import random_weights
+from .masked_weight import MaskedWeight, PrunedWeight, WeightSpec
+from .methods import Method, resolve
 from .selection import kept_count
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "make_subnetwork",
     "masked_layers",
     "materialise",
+    "pruned_layers",
     "refresh",
 ]
 
@@ -66,43 +69,65 @@ def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFil
         ConfigError: no layer to mask, tied weights, a layer too small for the sparsity, an uninitialised or
             already parametrized layer.
     """
-    preset = PRESETS[config.method]
-    codebook = get_codebook(config.distribution)
+    method = resolve(config)
     chosen = list(_maskable_layers(model, where))
     if not chosen:
         raise ConfigError(
             f"{type(model).__name__}: no layer to mask; expected at least one of "
             + ", ".join(kind.__name__ for kind in MASKABLE)
         )
-    selection = config.selection or preset.selection
-    resampling = _resampling(config) if preset.refresh == "resample" else None
-    parts = []
+    allocation = Allocation(method.scope, config.sparsity, method.ramp_epochs)
+    parts: list[tuple[Any, MaskedWeight | PrunedWeight]] = []
     for tensor, (name, layer) in enumerate(chosen):
         weight, fan_in = layer.weight, _fan_in(layer)
-        scale = codebook.scale(fan_in)
-        if preset.selection is None or selection is None:
-            random = random_weights(config.seed, tensor, codebook, scale, weight.numel(), weight.device)
+        scale = method.codebook.scale(fan_in * method.fan_factor(config.sparsity) if method.scale_fan else fan_in)
+        if method.trains == "weights":
+            random = random_weights(config.seed, tensor, method.codebook, scale, weight.numel(), weight.device)
             with torch.no_grad():
                 weight.copy_(random.view(weight.shape))
+            if method.criterion is None:
+                continue
+        spec = _spec(config, method, tensor, name or type(layer).__name__, layer, float(scale))
+        if method.trains == "weights":
+            parts.append((layer, PrunedWeight(spec, weight.device)))
             continue
-        kept = kept_count(weight.numel(), config.sparsity, name or type(layer).__name__)
-        spec = WeightSpec(config.seed, tensor, tuple(weight.shape), codebook.name, float(scale), kept, selection)
-        bound = config.score_scale * preset.score_gain / math.sqrt(fan_in)
-        parts.append((layer, MaskedWeight(spec, bound, resampling, weight.device).to(weight.dtype)))
+        masked = MaskedWeight(
+            spec,
+            method.score_bound / math.sqrt(fan_in),
+            weight.device,
+            allocation=allocation,
+            resampling=method.resampling,
+            recycling=method.recycling,
+        )
+        parts.append((layer, masked.to(weight.dtype)))
+    allocation.check([part for _, part in parts if isinstance(part, MaskedWeight)])
     for layer, part in parts:  # only now: a refused layer leaves the model as it was
         layer.weight.requires_grad_(True)
         parametrize.register_parametrization(layer, "weight", part)
     return model
 
 
-def _resampling(config: SubnetworkConfig) -> Resampling:
-    threshold = round(config.resample_rate * DECISION_STEPS)
-    if threshold == 0 and config.resample_rate > 0:
-        raise ConfigError(
-            f"resample_rate: expected 0 or at least {1 / DECISION_STEPS:.1e} (1/{DECISION_STEPS}), "
-            f"got {config.resample_rate}"
-        )
-    return Resampling(config.resample_every, threshold, config.draws)
+def _spec(config: SubnetworkConfig, method: Method, tensor: int, name: str, layer: Any, scale: float) -> WeightSpec:
+    count = layer.weight.numel()
+    searched = method.trains == "scores"
+    return WeightSpec(
+        seed=config.seed,
+        tensor=tensor,
+        shape=tuple(layer.weight.shape),
+        codebook=method.codebook.name,
+        scale=scale,
+        kept=_initially_kept(count, config.sparsity, name, method) if searched else count,
+        selection=str(method.selection) if searched else "fixed",
+        binarised=method.binarised,
+        coats=method.coats,
+        frozen=(method.freezing.pruned, method.freezing.kept) if method.freezing else (0, 0),
+    )
+
+
+def _initially_kept(count: int, sparsity: float, name: str, method: Method) -> int:
+    if method.scope == "global":  # which settles the numbers before the first step
+        return max(1, math.floor((1 - sparsity) * count))
+    return kept_count(count, sparsity, name)
 
 
 def _maskable_layers(model: nn.Module, where: LayerFilter | None) -> Iterator[tuple[str, Any]]:
@@ -138,29 +163,59 @@ def _fan_in(layer: Any) -> int:
 
 def masked_layers(model: nn.Module) -> Iterator[tuple[str, MaskedWeight, nn.Parameter]]:
     """All masked weights of a model as (name of the weight, parametrization, scores)."""
+    for name, part, scores in _parametrized(model):
+        if isinstance(part, MaskedWeight):
+            yield name, part, scores
+
+
+def pruned_layers(model: nn.Module) -> Iterator[tuple[str, PrunedWeight, nn.Parameter]]:
+    """All weights that are pruned once and trained, as (name of the weight, parametrization, weight)."""
+    for name, part, weight in _parametrized(model):
+        if isinstance(part, PrunedWeight):
+            yield name, part, weight
+
+
+def _parametrized(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
     for name, module in model.named_modules():
         if isinstance(module, parametrize.ParametrizationList):
-            part = module[0]
-            if isinstance(part, MaskedWeight):
-                layer = name.removesuffix("parametrizations.weight")
-                scores = module.original
-                assert isinstance(scores, nn.Parameter)
-                yield layer + "weight", part, scores
+            layer = name.removesuffix("parametrizations.weight")
+            original = module.original
+            assert isinstance(original, nn.Parameter)
+            yield layer + "weight", module[0], original
 
 
-def refresh(model: nn.Module, step: int) -> bool:
-    """Do what the method does to pruned weights before training step ``step`` (0, 1, …).
+def refresh(model: nn.Module, step: int, *, steps_per_epoch: int | None = None, epochs: int | None = None) -> bool:
+    """Do what the method does before training step ``step`` (0, 1, …).
 
-    IteRand: before every ``resample_every``-th step each pruned weight is redrawn with probability
-    ``resample_rate``; scores stay. What is redrawn follows from the seed and the step alone.
+    Ramp and global selection: settle how many weights each layer keeps. Weight Recycling: before the first step of
+    some epochs, let weights take the values of others. IteRand: before every ``resample_every``-th step, redraw each
+    pruned weight with probability ``resample_rate``. Scores stay; what is redrawn follows from the seed and the step
+    alone.
+
+    Args:
+        model: made by `make_subnetwork`.
+        step: number of the step.
+        steps_per_epoch: needed by methods that count epochs.
+        epochs: of the whole run; needed by Weight Recycling.
 
     Returns:
-        Whether this step had a resampling event.
+        Whether weights changed.
+
+    Raises:
+        ConfigError: the method counts epochs, and their length is not given.
     """
+    layers = list(masked_layers(model))
     happened = False
-    for _, part, scores in masked_layers(model):
-        if part.resampling is not None and (step + 1) % part.resampling.every == 0:
-            part.resample(scores, (step + 1) // part.resampling.every)
+    settle(layers, None if steps_per_epoch is None else step // steps_per_epoch)
+    for _, part, scores in layers:
+        if part.recycling is not None:
+            if steps_per_epoch is None or epochs is None:
+                raise ConfigError("recycling: the method counts epochs; give refresh() steps_per_epoch and epochs")
+            if step % steps_per_epoch == 0 and part.recycling.happens(step // steps_per_epoch, epochs):
+                part.recycle(scores)
+                happened = True
+        if part.resampling is not None and (event := part.resampling.event(step)):
+            part.resample(scores, event)
             happened = True
     return happened
 
@@ -169,7 +224,7 @@ def materialise(model: ModuleT) -> ModuleT:
     """A copy of the model made of stock layers only, with bit-equal weights. ``model`` is not changed."""
     plain = copy.deepcopy(model)
     for layer in list(plain.modules()):
-        if parametrize.is_parametrized(layer, "weight") and isinstance(_first(layer), MaskedWeight):
+        if parametrize.is_parametrized(layer, "weight") and isinstance(_first(layer), (MaskedWeight, PrunedWeight)):
             # Not torch's remove_parametrizations: it deletes a property of the class that copy and
             # original share, and so breaks the original.
             weight: Tensor = layer.weight.detach().clone()  # type: ignore[operator,union-attr,assignment]

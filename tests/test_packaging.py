@@ -49,6 +49,7 @@ def modules_after(*arguments: str) -> set[str]:
         ["export", "--help"],
         ["eval", "--help"],
         ["recover", "--help"],
+        ["theory", "--help"],
     ],
 )
 def test_help_imports_neither_torch_nor_numpy(arguments):

@@ -24,8 +24,10 @@ from iterand_compress.compress.storage import (
     Network,
     StoredTensor,
     atomic,
+    codings,
     dumps,
     loads,
+    payloads,
     read_seedmask,
     stored,
     write_safetensors,
@@ -263,9 +265,10 @@ def test_data_stand_in_the_order_of_the_safetensors_library() -> None:
 def test_a_packer_that_does_not_recover_the_weights_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        writer, "decode_rows", lambda rows: [Row.pack(np.ones(coded.count, np.uint8), 1) for _, coded in rows]
-    )
+    def swapped(rows: list[tuple[str, codings.Coded]]) -> list[Row]:  # weight 0 is pruned then, and 2 kept
+        return [Row(row.count, row.width, row.symbols ^ np.uint8([5, 0, 0])) for row in codings.decode_rows(rows)]
+
+    monkeypatch.setattr(payloads, "decode_rows", swapped)
     with pytest.raises(IterandError, match=r"net: tensor 'fc.weight': expected recovered weights .* bug in the packer"):
         write_seedmask(GOLDEN["v1-none"](), tmp_path / "net")
     assert not list(tmp_path.iterdir())

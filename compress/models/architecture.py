@@ -24,6 +24,9 @@ __all__ = [
 IMAGENET_STEM_SIZE = 96
 TORCHVISION = "torchvision:"
 STEMS = ("cifar", "imagenet", "none")
+ACTIVATIONS = ("relu", "binary")
+#: Fields that came after the first version, with what their absence means.
+LATER = {"activation": "relu"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Architecture:
         width: factor on the number of channels (built-in models).
         stem: ``cifar``, ``imagenet``, or ``none`` for networks that have no choice of stem.
         affine: whether BatchNorm has trained scales and shifts (built-in models).
+        activation: ``relu``, or ``binary`` (built-in models).
 
     Raises:
         ConfigError: a value of the wrong type or out of range.
@@ -75,6 +79,7 @@ class Architecture:
     width: float = 1.0
     stem: str = "none"
     affine: bool = False
+    activation: str = "relu"
 
     def __post_init__(self) -> None:
         _expect(self, "name", isinstance(self.name, str) and bool(self.name), "a name")
@@ -84,11 +89,13 @@ class Architecture:
         _expect(self, "width", type(self.width) in (int, float) and 0 < self.width <= 64, "a number in (0, 64]")
         _expect(self, "stem", self.stem in STEMS, "one of " + ", ".join(STEMS))
         _expect(self, "affine", type(self.affine) is bool, "true or false")
+        _expect(self, "activation", self.activation in ACTIVATIONS, "one of " + ", ".join(ACTIVATIONS))
         object.__setattr__(self, "width", float(self.width))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON scalars."""
-        return asdict(self)
+        """The fields as JSON scalars; what came after the first version only where it is set."""
+        values = asdict(self)
+        return {key: value for key, value in values.items() if LATER.get(key) != value}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
@@ -162,7 +169,7 @@ def _exactly(known: Sequence[str], values: Mapping[str, Any]) -> Mapping[str, An
     for key in values:
         if key not in known:
             raise ConfigError(f"architecture: unknown key {key!r}{did_you_mean(str(key), known)}")
-    missing = [key for key in known if key not in values]
+    missing = [key for key in known if key not in values and key not in LATER]
     if missing:
         raise ConfigError(f"architecture: missing {', '.join(missing)}")
     return values
@@ -202,6 +209,7 @@ def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, in
     if family is None:
         _refuse_set(config, "width", config.width != 1.0, "it belongs to the built-in models")
         _refuse_set(config, "affine", config.affine, "it belongs to the built-in models")
+        _refuse_set(config, "activation", config.activation is not None, "it belongs to the built-in models")
     elif config.affine and not family.has_batch_norm:
         _refuse_set(config, "affine", True, "it has no BatchNorm")
     elif height < family.smallest_image:
@@ -214,7 +222,8 @@ def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, in
             stem = "imagenet" if height >= IMAGENET_STEM_SIZE else "cifar"
     else:
         _refuse_set(config, "stem", config.stem != "auto", "only the built-in ResNets have a choice of stem")
-    return Architecture(config.name, num_classes, channels, height, config.width, stem, config.affine)
+    activation = config.activation or "relu"
+    return Architecture(config.name, num_classes, channels, height, config.width, stem, config.affine, activation)
 
 
 def resolve_text(config: ModelConfig, *, num_classes: int, text: TextSpec) -> TextArchitecture:
@@ -239,6 +248,7 @@ def resolve_text(config: ModelConfig, *, num_classes: int, text: TextSpec) -> Te
     if own:
         _refuse_set(config, "width", config.width != 1.0, "it belongs to the built-in models")
         _refuse_set(config, "affine", config.affine, "it belongs to the built-in models")
+    _refuse_set(config, "activation", config.activation is not None, "it belongs to the networks of images")
     _refuse_set(config, "stem", config.stem != "auto", "only the built-in ResNets have a choice of stem")
     return TextArchitecture(config.name, num_classes, text.length, text.vocabulary, config.width, config.affine)
 

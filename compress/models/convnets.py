@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from .activation import activation
 from .architecture import Architecture
 
 __all__ = ["ConvNet", "DigitsCNN"]
@@ -33,7 +34,7 @@ class ConvNet(nn.Module):
         for pair in range(depth // 2):
             out = scaled(64 * 2**pair, arch.width)
             for inputs in (channels, out):
-                layers += [nn.Conv2d(inputs, out, 3, padding=1, bias=False), nn.ReLU(inplace=True)]
+                layers += [nn.Conv2d(inputs, out, 3, padding=1, bias=False), activation(arch.activation)]
             layers.append(nn.MaxPool2d(2))
             channels = out
         hidden = scaled(256, arch.width)
@@ -41,9 +42,9 @@ class ConvNet(nn.Module):
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
             nn.Linear(channels * side * side, hidden, bias=False),
-            nn.ReLU(inplace=True),
+            activation(arch.activation),
             nn.Linear(hidden, hidden, bias=False),
-            nn.ReLU(inplace=True),
+            activation(arch.activation),
             nn.Linear(hidden, arch.num_classes, bias=False),
         )
 
@@ -70,7 +71,7 @@ class DigitsCNN(nn.Module):
             layers += [
                 nn.Conv2d(channels, out, 3, padding=1, bias=False),
                 nn.BatchNorm2d(out, affine=arch.affine),
-                nn.ReLU(inplace=True),
+                activation(arch.activation),
             ]
             if pooled:
                 layers.append(nn.MaxPool2d(2))

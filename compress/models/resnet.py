@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from .activation import activation
 from .architecture import Architecture
 from .convnets import scaled
 
@@ -36,8 +37,9 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, channels: int, inner: int, stride: int, affine: bool) -> None:
+    def __init__(self, inputs: int, channels: int, inner: int, stride: int, arch: Architecture) -> None:
         super().__init__()
+        affine, self.act = arch.affine, activation(arch.activation)
         self.conv1 = nn.Conv2d(inputs, inner, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner, affine=affine)
         self.conv2 = nn.Conv2d(inner, channels, 3, padding=1, bias=False)
@@ -46,9 +48,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Residual plus shortcut."""
-        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.act(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return torch.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return cast("Tensor", self.act(out + (x if self.downsample is None else self.downsample(x))))
 
 
 class Bottleneck(nn.Module):
@@ -59,8 +61,9 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, channels: int, inner: int, stride: int, affine: bool) -> None:
+    def __init__(self, inputs: int, channels: int, inner: int, stride: int, arch: Architecture) -> None:
         super().__init__()
+        affine, self.act = arch.affine, activation(arch.activation)
         self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner, affine=affine)
         self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False)
@@ -71,10 +74,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Residual plus shortcut."""
-        out = torch.relu(self.bn1(self.conv1(x)))
-        out = torch.relu(self.bn2(self.conv2(out)))
+        out = self.act(self.bn1(self.conv1(x)))
+        out = self.act(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return torch.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return cast("Tensor", self.act(out + (x if self.downsample is None else self.downsample(x))))
 
 
 class ResNet(nn.Module):
@@ -86,7 +89,7 @@ class ResNet(nn.Module):
     Input float ``[B, in_channels, H, W]``, output float ``[B, num_classes]``.
 
     Args:
-        arch: classes, channels, width, stem, affine.
+        arch: classes, channels, width, stem, affine, activation.
         block: kind of the residual blocks.
         counts: blocks per stage.
         inner_factor: factor on the inner channels of a block (2 in WideResNet-50-2).
@@ -108,6 +111,7 @@ class ResNet(nn.Module):
             self.conv1 = nn.Conv2d(arch.in_channels, STEM_CHANNELS, 3, padding=1, bias=False)
             self.maxpool = nn.Identity()
         self.bn1 = nn.BatchNorm2d(STEM_CHANNELS, affine=arch.affine)
+        self.act = activation(arch.activation)
         channels = STEM_CHANNELS
         stages = []
         for stage, count in enumerate(counts):
@@ -116,7 +120,7 @@ class ResNet(nn.Module):
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
                 outputs = base * block.expansion
-                blocks.append(block(channels, outputs, base * inner_factor, stride, arch.affine))
+                blocks.append(block(channels, outputs, base * inner_factor, stride, arch))
                 channels = outputs
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
@@ -125,6 +129,6 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores."""
-        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return cast("Tensor", self.fc(torch.flatten(self.avgpool(x), 1)))

@@ -2,6 +2,7 @@
 
 from .atomic import atomic_path
 from .container import write_safetensors
+from .frozen import Frozen, frozen_masks
 from .log import ResamplingLog
 from .manifest import FORMAT_VERSION, Manifest, TensorEntry
 from .network import InputSpec, JsonScalar, MaskedTensor, Network, TextInput
@@ -9,12 +10,14 @@ from .reader import MAX_WEIGHTS, loads, read_seedmask
 from .report import LayerReport
 from .seedmask import SeedMask
 from .stored import StoredTensor
+from .trained import Trained, quantise
 from .unpack import write_masks, write_weights
 from .writer import PackReport, dumps, write_seedmask
 
 __all__ = [
     "FORMAT_VERSION",
     "MAX_WEIGHTS",
+    "Frozen",
     "InputSpec",
     "JsonScalar",
     "LayerReport",
@@ -27,9 +30,12 @@ __all__ = [
     "StoredTensor",
     "TensorEntry",
     "TextInput",
+    "Trained",
     "atomic_path",
     "dumps",
+    "frozen_masks",
     "loads",
+    "quantise",
     "read_seedmask",
     "write_masks",
     "write_safetensors",

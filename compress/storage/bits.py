@@ -190,6 +190,15 @@ class Row:
         """Number of ones; for bits."""
         return int((self.histogram() * ONES).sum())
 
+    def largest(self) -> int:
+        """The largest value; 0 if there is none."""
+        largest = int(self.symbols.max(initial=0))
+        return min(largest, 1) if self.width == 1 else largest
+
+    def entropy(self) -> float:
+        """Bits that an ideal coder of independent symbols needs."""
+        return binary_entropy(self.ones(), self.count) if self.width == 1 else symbol_entropy(self.histogram())
+
 
 @cache
 def _deposits() -> NDArray[np.uint8]:

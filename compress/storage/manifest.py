@@ -9,22 +9,32 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from ..codebooks import CODEBOOKS, get_codebook
 from ..errors import SeedMaskError
 from .codings import check_coding
 from .container import Slots
+from .frozen import Frozen, check_frozen_weights
 from .log import LOG_KINDS
 from .network import AnyInput, InputSpec, JsonScalar, TextInput, check_names, check_scale, check_settings
 from .stored import ITEM_SIZE, check_shape
 from .text import DAMAGED, canonical_json, located, parse_json
+from .trained import VALUE_DTYPES, rows_of
 
 __all__ = ["FORMAT_VERSION", "Manifest", "TensorEntry", "parse_manifest"]
 
 FORMAT_VERSION = 1
 #: Features that a file may require of its reader: what came after the first release of the format.
-FEATURES = frozenset({"gaps", "rans", "text"})
+FEATURES = frozenset({"coats", "deltas", "frozen", "gaps", "rans", "text", "values"})
 GENERATORS = ("philox4x32-10",)
 UPDATE = "update: pip install --upgrade iterand-compress"
 NO_DIGEST = "0" * 64
@@ -35,7 +45,7 @@ class _Part(BaseModel):
 
 
 class MaskEntry(_Part):
-    """How the mask of a tensor is stored: the coding, and the size of the payload in bytes."""
+    """How the mask of a tensor, or its free part, is stored: the coding, and the size of the payload in bytes."""
 
     coding: str
     bytes: int = Field(ge=0)
@@ -50,8 +60,40 @@ class LogEntry(_Part):
     bytes: int = Field(ge=0)
 
 
+class FrozenEntry(_Part):
+    """Thresholds of the weights that the generator fixes (see `Frozen`), and how many weights it leaves free."""
+
+    pruned: int
+    kept: int
+    free: int = Field(ge=0)
+
+    @property
+    def thresholds(self) -> Frozen:
+        """The thresholds alone."""
+        return Frozen(self.pruned, self.kept)
+
+
+class CoatsEntry(_Part):
+    """How the coats of a tensor are stored; ``width`` is the bits of a value before coding."""
+
+    coding: str
+    width: int = Field(ge=1, le=7)
+    bytes: int = Field(ge=0)
+
+
+class ValuesEntry(_Part):
+    """How the trained values of a tensor are stored."""
+
+    dtype: str
+    coding: str
+    bytes: int = Field(ge=0)
+
+
 class TensorEntry(_Part):
-    """One masked tensor; its index in the manifest is the tensor word of its random numbers."""
+    """One masked tensor; its index in the manifest is the tensor word of its random numbers.
+
+    Fields that may be absent are ``None`` then: no part of the mask is frozen, all coats are 1, values are not trained.
+    """
 
     name: str
     shape: tuple[int, ...] = Field(strict=False)
@@ -61,11 +103,60 @@ class TensorEntry(_Part):
     mask: MaskEntry
     log: LogEntry
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    frozen: FrozenEntry | None = None
+    coats: CoatsEntry | None = None
+    values: ValuesEntry | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, whole: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return {key: value for key, value in whole(self).items() if value is not None}
 
     @property
     def weights(self) -> int:
         """Number of weights, kept or pruned."""
         return math.prod(self.shape)
+
+    @property
+    def mask_values(self) -> int:
+        """Number of weights whose mask bit is stored."""
+        return self.weights if self.frozen is None else self.frozen.free
+
+    @property
+    def coat_bits(self) -> int:
+        """Bits of the payload of coats."""
+        return 0 if self.coats is None else 8 * self.coats.bytes
+
+    @property
+    def scale_bits(self) -> int:
+        """Bits of the scales of trained values."""
+        return 32 * rows_of(self.shape) if self.values is not None and self.values.dtype == "I8" else 0
+
+    @property
+    def value_bits(self) -> int:
+        """Bits of trained values and their scales."""
+        return 0 if self.values is None else 8 * self.values.bytes + self.scale_bits
+
+    @property
+    def features(self) -> set[str]:
+        """What a reader must know to recover the tensor."""
+        parts = (self.mask, self.log, self.coats, self.values)
+        used = {part.coding for part in parts if part is not None} | {self.log.kind}
+        used |= {name for name in ("frozen", "coats", "values") if getattr(self, name) is not None}
+        return used & FEATURES
+
+    def slots(self) -> Slots:
+        """The safetensors entries of its payloads."""
+        slots: dict[str, tuple[str, tuple[int, ...]]] = {f"mask/{self.name}": ("U8", (self.mask.bytes,))}
+        if self.log.kind != "none":
+            slots[f"log/{self.name}"] = ("U8", (self.log.bytes,))
+        if self.coats is not None:
+            slots[f"coats/{self.name}"] = ("U8", (self.coats.bytes,))
+        if self.values is not None and self.values.dtype == "I8":
+            slots[f"values/{self.name}"] = ("U8", (self.values.bytes,))
+            slots[f"scales/{self.name}"] = ("F32", (rows_of(self.shape),))
+        elif self.values is not None:
+            slots[f"values/{self.name}"] = (self.values.dtype, (self.kept,))
+        return slots
 
     @property
     def scale_value(self) -> np.float32:
@@ -113,9 +204,7 @@ class Manifest(_Part):
         """The safetensors entries of the file: payloads as U8, and the state."""
         slots: dict[str, tuple[str, tuple[int, ...]]] = {}
         for tensor in self.tensors:
-            slots[f"mask/{tensor.name}"] = ("U8", (tensor.mask.bytes,))
-            if tensor.log.kind != "none":
-                slots[f"log/{tensor.name}"] = ("U8", (tensor.log.bytes,))
+            slots |= tensor.slots()
         for entry in self.state:
             slots[f"state/{entry.name}"] = (entry.dtype, entry.shape)
         return slots
@@ -123,10 +212,8 @@ class Manifest(_Part):
 
 def required_features(tensors: Iterable[TensorEntry], input: InputSpec | TextInput | None) -> list[str]:  # noqa: A002
     """The features that the entries use, and ``text`` for a network that takes texts; sorted."""
-    used = {part.coding for entry in tensors for part in (entry.mask, entry.log)}
-    if isinstance(input, TextInput):
-        used.add("text")
-    return sorted(used & FEATURES)
+    used = {feature for entry in tensors for feature in entry.features}
+    return sorted(used | ({"text"} if isinstance(input, TextInput) else set()))
 
 
 def sealed(manifest: Manifest) -> Manifest:
@@ -234,18 +321,54 @@ def _check_tensor(tensor: TensorEntry) -> None:
         known = ", ".join(CODEBOOKS)
         raise SeedMaskError(f"unknown codebook {tensor.codebook[:80]!a}; known: {known}; {UPDATE}")
     book = get_codebook(tensor.codebook)
-    check_scale(tensor.scale_value, book, "scale")
+    check_scale(tensor.scale_value, book, "scale", coated=tensor.coats is not None)
     if tensor.kept > tensor.weights:
         raise SeedMaskError(f"expected at most {tensor.weights} kept weights, got {tensor.kept}; {DAMAGED}")
     check_coding(tensor.mask.coding)
-    check_coding(tensor.log.coding)
-    log = tensor.log
+    _check_log(tensor.log, tensor.codebook)
+    if tensor.frozen is not None:
+        check_frozen_weights(tensor.weights)
+        Frozen(tensor.frozen.pruned, tensor.frozen.kept)  # refuses thresholds that cannot be
+        if tensor.frozen.free > tensor.weights:
+            raise SeedMaskError(
+                f"frozen: expected at most {tensor.weights} free weights, got {tensor.frozen.free}; {DAMAGED}"
+            )
+    if tensor.coats is not None:
+        check_coding(tensor.coats.coding)
+        if not book.two_valued:
+            raise SeedMaskError(f"coats: expected a two-valued codebook, got {tensor.codebook!r}; {DAMAGED}")
+    if tensor.values is not None:
+        _check_values(tensor, tensor.values)
+
+
+def _check_values(tensor: TensorEntry, values: ValuesEntry) -> None:
+    if values.dtype not in VALUE_DTYPES:
+        known = ", ".join(VALUE_DTYPES)
+        raise SeedMaskError(f"values: unknown dtype {values.dtype[:80]!a}; known: {known}; {UPDATE}")
+    check_coding(values.coding)
+    if tensor.log.kind != "none" or tensor.coats is not None:
+        raise SeedMaskError(f"values: expected neither log nor coats beside them, got one; {DAMAGED}")
+    if values.dtype == "I8":
+        return
+    expected = tensor.kept * VALUE_DTYPES[values.dtype].itemsize
+    if values.coding != "raw" or values.bytes != expected:
+        raise SeedMaskError(
+            f"values: expected {expected} bytes of coding raw for {tensor.kept} kept weights in {values.dtype}, "
+            f"got {values.bytes} of {values.coding}; {DAMAGED}"
+        )
+
+
+def _check_log(log: LogEntry, codebook: str) -> None:
+    check_coding(log.coding)
     if log.kind not in LOG_KINDS:
         raise SeedMaskError(f"unknown log kind {log.kind[:80]!a}; known: {', '.join(LOG_KINDS)}; {UPDATE}")
-    widths = {"none": range(1), "flips": range(1, 2), "draws": range(1, 9)}[log.kind]
+    widths = {"none": range(1), "flips": range(1, 2), "draws": range(1, 9), "deltas": range(1, 9)}[log.kind]
     if log.width not in widths:
         raise SeedMaskError(f"log {log.kind!r}: expected a width in {list(widths)}, got {log.width}; {DAMAGED}")
     if log.kind == "none" and (log.bytes or log.coding != "raw"):
         raise SeedMaskError(f"log 'none': expected an empty raw payload, got {log.bytes} bytes; {DAMAGED}")
-    if log.kind == "flips" and not book.two_valued:
-        raise SeedMaskError(f"log 'flips': expected a two-valued codebook, got {tensor.codebook!r}; {DAMAGED}")
+    two_valued = get_codebook(codebook).two_valued
+    if log.kind == "flips" and not two_valued:
+        raise SeedMaskError(f"log 'flips': expected a two-valued codebook, got {codebook!r}; {DAMAGED}")
+    if log.kind == "deltas" and two_valued:
+        raise SeedMaskError(f"log 'deltas': expected a codebook of many values, got {codebook!r}; {DAMAGED}")

@@ -15,21 +15,24 @@ from ..codebooks import Codebook, get_codebook
 from ..data.tokens import TextSpec
 from ..errors import ConfigError, SeedMaskError
 from ..philox import check_seed
+from .coats import MAX_COAT
+from .frozen import Frozen, check_frozen_weights
 from .stored import StoredTensor, check_shape
-from .text import check_json, check_text
+from .text import check_json, check_text, located
+from .trained import Trained, rows_of
 
 __all__ = ["AnyInput", "InputSpec", "JsonScalar", "MaskedTensor", "Network", "TextInput"]
 
 JsonScalar = str | int | float | bool | None
 
 
-def check_scale(scale: np.float32, codebook: Codebook, what: str) -> None:
+def check_scale(scale: np.float32, codebook: Codebook, what: str, *, coated: bool = False) -> None:
     """Refuse scales whose products with codes could be infinite, NaN, or subnormal (some devices flush it).
 
     Raises:
         SeedMaskError: the scale is one of these.
     """
-    largest = int(np.abs(codebook.entries.astype(np.int64)).max())
+    largest = MAX_COAT if coated else int(np.abs(codebook.entries.astype(np.int64)).max())
     limits = np.finfo(np.float32)
     if not (math.isfinite(scale) and float(limits.tiny) <= float(scale) <= float(limits.max) / largest):
         raise SeedMaskError(f"{what}: expected a positive, finite, normal float32 as scale, got {float(scale)!r}")
@@ -37,7 +40,9 @@ def check_scale(scale: np.float32, codebook: Codebook, what: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class MaskedTensor:
-    """A weight tensor as the file knows it: random weights, a mask over them, and how often each was redrawn.
+    """A weight tensor as the file knows it: random weights, a mask over them, and what became of those that are kept.
+
+    Of ``draws``, ``current`` and ``coats`` only the numbers of kept weights matter.
 
     Attributes:
         name: parameter name in the plain model, such as ``layer1.0.conv1.weight``.
@@ -45,7 +50,14 @@ class MaskedTensor:
         codebook: name of the distribution.
         scale: float32 factor on the codes.
         mask: bool ``[n]``, row-major; True = kept.
-        draws: uint8 ``[n]``, the draw of each weight (only those of kept weights matter); ``None`` = all 0.
+        draws: uint8 ``[n]``, the draw of each weight; ``None`` = all 0.
+        current: uint8 ``[n]``, instead of draws: the byte that the value of each weight stands for now (weight
+            recycling); ``None`` = that of its draw.
+        frozen: thresholds of the weights whose mask bit the generator fixes; ``None`` = there are none.
+        coats: uint8 ``[n]``, 1 to 127: what the code of each weight is multiplied by; two-valued codebooks only;
+            ``None`` = all 1.
+        trained: the values of kept weights, instead of those that draws, current and coats would give; codebook and
+            scale then only tell what they were at the start. ``None`` = kept weights were not trained.
 
     Raises:
         SeedMaskError: a field does not fit the others.
@@ -58,6 +70,10 @@ class MaskedTensor:
     scale: np.float32
     mask: NDArray[np.bool_]
     draws: NDArray[np.uint8] | None = None
+    current: NDArray[np.uint8] | None = None
+    frozen: Frozen | None = None
+    coats: NDArray[np.uint8] | None = None
+    trained: Trained | None = None
 
     def __post_init__(self) -> None:
         check_text(self.name, "tensor name")
@@ -66,13 +82,51 @@ class MaskedTensor:
         check_shape(self.shape, what, least=1)
         if not isinstance(self.scale, np.float32):
             raise SeedMaskError(f"{what}: expected the scale as numpy.float32, got {type(self.scale).__name__}")
-        check_scale(self.scale, get_codebook(self.codebook), what)
-        for field_name, values, dtype in (("mask", self.mask, np.bool_), ("draws", self.draws, np.uint8)):
+        book = get_codebook(self.codebook)
+        check_scale(self.scale, book, what, coated=self.coats is not None)
+        arrays = {"mask": self.mask, "draws": self.draws, "current": self.current, "coats": self.coats}
+        for field_name, values in arrays.items():
+            dtype = np.bool_ if field_name == "mask" else np.uint8
             if values is not None and (values.dtype != dtype or values.shape != (self.weights,)):
                 raise SeedMaskError(
                     f"{what}: expected {field_name} as {np.dtype(dtype)} of shape [{self.weights}], "
                     f"got {values.dtype} of shape {list(values.shape)}"
                 )
+        if self.draws is not None and self.current is not None:
+            raise SeedMaskError(f"{what}: expected draws or current, got both; a weight has one value")
+        if self.frozen is not None:
+            with located(what):
+                check_frozen_weights(self.weights)
+        if self.coats is not None:
+            self._check_coats(self.coats, book, what)
+        if self.trained is not None:
+            self._check_trained(self.trained, what)
+
+    def _check_coats(self, coats: NDArray[np.uint8], book: Codebook, what: str) -> None:
+        if not book.two_valued:
+            raise SeedMaskError(
+                f"{what}: expected coats with a two-valued codebook only, got {self.codebook!r}; "
+                "its codes times coats would not fit a byte"
+            )
+        kept = coats[self.mask]
+        if len(kept) and not 1 <= kept.min() <= kept.max() <= MAX_COAT:
+            raise SeedMaskError(
+                f"{what}: expected coats from 1 to {MAX_COAT} for kept weights, got {kept.min()} to {kept.max()}; "
+                "a code times its coats must fit a signed byte"
+            )
+
+    def _check_trained(self, trained: Trained, what: str) -> None:
+        for field_name in ("draws", "current", "coats"):
+            if getattr(self, field_name) is not None:
+                raise SeedMaskError(f"{what}: expected no {field_name} beside trained values, got both")
+        kept = int(np.count_nonzero(self.mask))
+        if len(trained.values) != kept:
+            raise SeedMaskError(f"{what}: expected a value for each of {kept} kept weights, got {len(trained.values)}")
+        if trained.scales is not None and len(trained.scales) != rows_of(self.shape):
+            raise SeedMaskError(
+                f"{what}: expected {rows_of(self.shape)} scales, one for each index of the first dimension, "
+                f"got {len(trained.scales)}"
+            )
 
     @property
     def weights(self) -> int:

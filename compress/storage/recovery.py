@@ -1,4 +1,4 @@
-"""From a seed, a mask and a log to weights, bit for bit, on all cores and in chunks that fit the cache."""
+"""From a seed and decoded payloads to weights, bit for bit, on all cores and in chunks that fit the cache."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -15,9 +16,20 @@ from ..codebooks import Codebook, get_codebook, random_codes
 from ..errors import SeedMaskError
 from ..philox import CHUNK_BLOCKS, random_bytes
 from .bits import Row
+from .coats import Coats
 from .log import ResamplingLog
+from .trained import Trained
 
-__all__ = ["CHUNK", "TensorRecovery", "ahead", "find_draws", "grouped", "thread_map", "weights_digest"]
+__all__ = [
+    "CHUNK",
+    "TensorRecovery",
+    "ahead",
+    "find_deltas",
+    "find_draws",
+    "grouped",
+    "thread_map",
+    "weights_digest",
+]
 
 CHUNK = 16 * CHUNK_BLOCKS  # weights at a time
 ItemT = TypeVar("ItemT")
@@ -35,6 +47,8 @@ class TensorRecovery:
         scale: float32 factor on the codes.
         mask: bits, 1 = kept.
         log: its resampling log, one value for each kept weight.
+        coats: what codes are multiplied by; ``None`` = by 1.
+        trained: the values of kept weights; ``None`` = they are random, as codebook, log and coats say.
     """
 
     seed: int
@@ -43,9 +57,17 @@ class TensorRecovery:
     scale: np.float32
     mask: Row
     log: ResamplingLog
+    coats: Coats | None = None
+    trained: Trained | None = None
 
     def codes(self) -> Iterator[tuple[slice, NDArray[np.int8]]]:
-        """The codes, chunk by chunk: its place, and int8 codes; 0 = pruned."""
+        """The codes, chunk by chunk: its place, and int8 codes; 0 = pruned.
+
+        Raises:
+            SeedMaskError: the values were trained, so they are no codes.
+        """
+        if self.trained is not None:
+            raise SeedMaskError("its values were trained, so they are not codes times one scale; ask for its weights")
         book = get_codebook(self.codebook)
         position = 0
         for start in range(0, self.mask.count, CHUNK):
@@ -58,31 +80,54 @@ class TensorRecovery:
                 flips = np.unpackbits(bits, count=stop - start, bitorder="little")
                 raw = random_bytes(self.seed, start, stop, draw=0, tensor=self.index)
                 codes = book.codes(book.other(raw, flips))
-            else:
-                ranks = np.cumsum(kept, dtype=np.int64)  # 1 at the first kept weight of the chunk
-                own = self.log.row.values(position, position + int(ranks[-1]))
-                draws = np.append(np.uint8(0), own).take(ranks)
+            elif self.log.kind == "draws":
+                draws = _spread(self.log.row, kept, position)
                 codes = random_codes(self.seed, self.index, book, start, stop, draws * kept)
+            else:
+                raw = random_bytes(self.seed, start, stop, draw=0, tensor=self.index)
+                codes = book.codes(raw ^ _spread(self.log.row, kept, position))
+            if self.coats is not None:
+                codes = codes * (_spread(self.coats.row, kept, position) + np.uint8(1)).view(np.int8)
             position += int(np.count_nonzero(kept))
             codes &= -kept.view(np.int8)
             yield slice(start, stop), codes
 
     def weights(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """The weights, chunk by chunk: its place, and float32 weights in little-endian order."""
-        for part, codes in self.codes():
-            yield part, _scaled(codes, self.scale, np.empty(len(codes), "<f4"))
+        return self._filled(lambda part: np.empty(part.stop - part.start, "<f4"))
 
     def whole(self) -> tuple[NDArray[np.float32], str]:
         """All weights, float32 ``[n]``, and the SHA-256 of their little-endian bytes."""
         out = np.empty(self.mask.count, "<f4")
-        digest = hashlib.sha256()
-        for part, codes in self.codes():
-            digest.update(_scaled(codes, self.scale, out[part]).data)
-        return out.astype(np.float32, copy=False), digest.hexdigest()
+        digest = _digest(self._filled(out.__getitem__))
+        return out.astype(np.float32, copy=False), digest
 
     def digest(self) -> str:
         """The digest that `whole` returns, without holding the weights."""
-        return weights_digest((codes for _, codes in self.codes()), self.scale)
+        buffer = np.empty(CHUNK, "<f4")
+        return _digest(self._filled(lambda part: buffer[: part.stop - part.start]))
+
+    def _filled(self, room: Callable[[slice], NDArray[np.float32]]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """The weights, chunk by chunk, in the room that is given for each."""
+        if self.trained is not None:
+            yield from self.trained.chunks(self.mask, CHUNK, room)
+            return
+        for part, codes in self.codes():
+            yield part, _scaled(codes, self.scale, room(part))
+
+
+def _spread(row: Row, kept: NDArray[np.uint8], position: int) -> NDArray[np.uint8]:
+    """Values of a row, from ``position`` on, at the kept weights of a chunk; anything at the others."""
+    ranks = np.cumsum(kept, dtype=np.int64)  # 1 at the first kept weight of the chunk
+    own = row.values(position, position + int(ranks[-1]))
+    return np.append(np.uint8(0), own).take(ranks)
+
+
+def _digest(chunks: Iterable[tuple[slice, NDArray[np.float32]]]) -> str:
+    digest = hashlib.sha256()
+    for _, weights in chunks:
+        digest.update(weights.data)
+    return digest.hexdigest()
 
 
 def weights_digest(chunks: Iterable[NDArray[np.int8]], scale: np.float32) -> str:
@@ -99,6 +144,30 @@ def _scaled(codes: NDArray[np.int8], scale: np.float32, out: NDArray[np.float32]
     out[...] = codes
     np.multiply(out, scale, out=out)
     return out
+
+
+def find_deltas(codebook: Codebook, raw: NDArray[np.uint8], codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """The smallest numbers that give bytes with these codes when they are XORed to others; 0 where codes are equal.
+
+    Args:
+        codebook: which byte has which code.
+        raw: uint8 ``[n]``, bytes.
+        codes: int8 ``[n]``, each an entry of the codebook.
+
+    Returns:
+        uint8 ``[n]``.
+    """
+    return _delta_table(codebook.name).take(raw.astype(np.uint16) << 8 | codes.view(np.uint8))
+
+
+@cache
+def _delta_table(codebook: str) -> NDArray[np.uint8]:
+    """uint8 ``[65536]``: entry ``256 b + c mod 256`` is the delta from byte ``b`` to code ``c``."""
+    entries, raw = get_codebook(codebook).entries.view(np.uint8), np.arange(256)
+    table = np.zeros((256, 256), np.uint8)
+    for delta in reversed(range(256)):  # so that the smallest is written last
+        table[raw, entries[raw ^ delta]] = delta
+    return table.reshape(-1)
 
 
 def find_draws(seed: int, index: int, codebook: Codebook, flipped: NDArray[np.bool_]) -> NDArray[np.uint8]:

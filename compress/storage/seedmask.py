@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 
 from ..codebooks import get_codebook
 from ..errors import SeedMaskError
-from .bits import Row
-from .codings import Coded, decode_rows
+from ..philox import random_bytes
 from .container import layout
-from .log import NO_LOG, ResamplingLog
+from .log import ResamplingLog
 from .manifest import Manifest, TensorEntry
 from .network import MaskedTensor, Network
+from .payloads import Payloads, load
 from .recovery import TensorRecovery, ahead, find_draws, grouped, thread_map
-from .report import LayerReport
+from .report import PARTS, LayerReport
 from .source import Source
 from .stored import StoredTensor
 from .text import DAMAGED, located
 
 __all__ = ["SeedMask"]
 
-#: Weights whose payloads are decoded together: enough lanes for NumPy, 16 MB of masks and logs at most.
+#: The `load` of tensors that are decoded together: enough lanes for NumPy, 16 MB of payloads at most, or one tensor.
 GROUP = 1 << 26
 ResultT = TypeVar("ResultT")
 
@@ -44,11 +44,16 @@ class SeedMask:
         self.path = path
         self.manifest = manifest
         self.file_bytes = source.size
-        self._source = source
-        self._places = {
-            name: (data_start + start, data_start + end) for name, (start, end) in layout(manifest.slots()).items()
-        }
         self._index = {tensor.name: i for i, tensor in enumerate(manifest.tensors)}
+        places = layout(manifest.slots())
+
+        def read(slot: str) -> bytes | memoryview:  # no method: the file shall close as soon as nothing refers to it
+            start, end = places[slot]
+            with located(path):
+                return source.read(data_start + start, data_start + end)
+
+        self._read = read
+        self._payloads = Payloads(self.seed, read, lambda entry: f"{path}: tensor {entry.name!r}")
 
     @property
     def tensors(self) -> tuple[TensorEntry, ...]:
@@ -74,7 +79,7 @@ class SeedMask:
         stored = {}
         for entry in self.manifest.state:
             with located(self.path), located(f"state {entry.name!r}"):
-                data = np.frombuffer(self._payload(f"state/{entry.name}"), np.uint8)
+                data = np.frombuffer(self._read(f"state/{entry.name}"), np.uint8)
                 stored[entry.name] = StoredTensor(entry.dtype, entry.shape, data)
         return stored
 
@@ -84,7 +89,9 @@ class SeedMask:
         Raises:
             SeedMaskError: there is no such tensor, or its payload is damaged.
         """
-        mask: NDArray[np.bool_] = self._rows([self._entry(name)], log=False)[0][0].values().view(np.bool_)
+        entry = self._entry(name)
+        row = self._payloads.mask(self._index[name], entry, self._payloads.rows([entry], ("mask",))[0])
+        mask: NDArray[np.bool_] = row.values().view(np.bool_)
         return mask
 
     def log(self, name: str) -> ResamplingLog:
@@ -93,18 +100,20 @@ class SeedMask:
         Raises:
             SeedMaskError: there is no such tensor, or its payload is damaged.
         """
-        return self._rows([self._entry(name)], mask=False)[0][1]
+        entry = self._entry(name)
+        return self._payloads.log(entry, self._payloads.rows([entry], ("log",))[0])
 
     def codes(self, name: str) -> NDArray[np.int8]:
         """The codes of a tensor in its shape, int8, not yet compared with its digest; 0 = pruned.
 
         Raises:
-            SeedMaskError: there is no such tensor, or its payload is damaged.
+            SeedMaskError: there is no such tensor, its payload is damaged, or its values were trained.
         """
         entry = self._entry(name)
         out = np.empty(entry.weights, np.int8)
-        for part, codes in self._decoded([entry])[0].codes():
-            out[part] = codes
+        with self._tensor(entry):
+            for part, codes in self._decoded([entry])[0].codes():
+                out[part] = codes
         return out.reshape(entry.shape)
 
     def weight(self, name: str) -> NDArray[np.float32]:
@@ -128,7 +137,7 @@ class SeedMask:
         return {entry.name: weights.reshape(entry.shape) for entry, (weights, _) in found}
 
     def verify(self) -> None:
-        """Recover all weights and compare them with their digests, in memory bounded by the largest mask and log.
+        """Recover all weights and compare them with their digests, in memory bounded by the payloads of the largest.
 
         Raises:
             SeedMaskError: the weights are not those that were packed, or the state is damaged.
@@ -153,9 +162,8 @@ class SeedMask:
             SeedMaskError: there is no such tensor, a payload is damaged, or a digest is not that of the tensor.
         """
         entries = self.tensors if names is None else [self._entry(name) for name in names]
-        groups = grouped(entries, lambda entry: entry.weights, GROUP)
-        decoded = ((group, self._decoded(group)) for group in groups)
-        for group, recoveries in ahead(decoded) if sum(entry.weights for entry in entries) > GROUP else decoded:
+        decoded = ((group, self._decoded(group)) for group in grouped(entries, load, GROUP))
+        for group, recoveries in ahead(decoded) if sum(map(load, entries)) > GROUP else decoded:
             results = thread_map(function, recoveries, lambda recovery: recovery.mask.count)
             for entry, result in zip(group, results, strict=True):
                 if result[1] != entry.sha256:
@@ -168,8 +176,8 @@ class SeedMask:
     def network(self) -> Network:
         """The network that was packed, as far as recovery needs it; packing it again gives the same bytes.
 
-        Draws are those of the file; where it holds flips, they are the first draws that have the other value.
-        Those of pruned weights are 0.
+        Draws are those of the file; where it holds flips, they are the first draws that have the other value; where
+        it holds deltas, there are current bytes instead. Those of pruned weights are 0, and so are their coats.
 
         Raises:
             SeedMaskError: a payload is damaged.
@@ -187,9 +195,13 @@ class SeedMask:
             SeedMaskError: a payload is damaged.
         """
         reports = []
-        for group in grouped(self.tensors, lambda entry: entry.weights, GROUP):
-            rows = self._rows(group, mask=False)
-            reports += [LayerReport.of(entry, log) for entry, (_, log) in zip(group, rows, strict=True)]
+        for group in grouped(self.tensors, load, GROUP):
+            # A whole mask has as many ones as its entry says; those of a free part have to be counted.
+            masks = iter(self._payloads.rows([entry for entry in group if entry.frozen is not None], ("mask",)))
+            for entry, rows in zip(group, self._payloads.rows(group, PARTS[1:]), strict=True):
+                ones = entry.kept if entry.frozen is None else next(masks)["mask"].ones()
+                log, coats = self._payloads.log(entry, rows), self._payloads.coats(entry, rows)
+                reports.append(LayerReport.of(entry, ones, log, coats, rows.get("values")))
         return reports
 
     def _network(self, tensors: Sequence[MaskedTensor]) -> Network:
@@ -207,53 +219,36 @@ class SeedMask:
     def _masked_tensor(self, entry: TensorEntry) -> MaskedTensor:
         recovery = self._decoded([entry])[0]
         mask: NDArray[np.bool_] = recovery.mask.values().view(np.bool_)
-        draws = None
-        if recovery.log.kind != "none":
-            draws = np.zeros(entry.weights, np.uint8)
-            draws[mask] = recovery.log.values
-            if recovery.log.kind == "flips":
-                draws = find_draws(self.seed, recovery.index, get_codebook(entry.codebook), draws.view(np.bool_))
-        return MaskedTensor(entry.name, entry.shape, entry.codebook, entry.scale_value, mask, draws)
+
+        def spread(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            out = np.zeros(entry.weights, np.uint8)
+            out[mask] = values
+            return out
+
+        log, draws, current = recovery.log, None, None
+        if log.kind == "draws":
+            draws = spread(log.values)
+        elif log.kind == "flips":
+            book = get_codebook(entry.codebook)
+            draws = find_draws(self.seed, recovery.index, book, spread(log.values).view(np.bool_))
+        elif log.kind == "deltas":
+            raw = random_bytes(self.seed, 0, entry.weights, draw=0, tensor=recovery.index)
+            current = (raw ^ spread(log.values)) * mask
+        return MaskedTensor(
+            entry.name,
+            entry.shape,
+            entry.codebook,
+            entry.scale_value,
+            mask,
+            draws,
+            current,
+            None if entry.frozen is None else entry.frozen.thresholds,
+            None if recovery.coats is None else spread(recovery.coats.numbers),
+            recovery.trained,
+        )
 
     def _decoded(self, entries: Sequence[TensorEntry]) -> list[TensorRecovery]:
-        return [
-            TensorRecovery(self.seed, self._index[entry.name], entry.codebook, entry.scale_value, mask, log)
-            for entry, (mask, log) in zip(entries, self._rows(entries), strict=True)
-        ]
-
-    def _rows(
-        self, entries: Sequence[TensorEntry], *, mask: bool = True, log: bool = True
-    ) -> list[tuple[Row, ResamplingLog]]:
-        """Decoded masks and logs; what is not asked for is empty."""
-        wanted: list[tuple[str, Coded]] = []
-        for entry in entries:
-            where = f"{self.path}: tensor {entry.name!r}"
-            if mask:
-                payload = self._payload(f"mask/{entry.name}")
-                wanted.append((where, Coded(entry.mask.coding, payload, entry.weights, 1)))
-            if log and entry.log.kind != "none":
-                payload = self._payload(f"log/{entry.name}")
-                wanted.append((where, Coded(entry.log.coding, payload, entry.kept, entry.log.width)))
-        rows = iter(decode_rows(wanted))
-        found = []
-        for entry in entries:
-            with self._tensor(entry):
-                bits, values = NO_LOG.row, NO_LOG
-                if mask:
-                    bits = next(rows)
-                    if bits.ones() != entry.kept:
-                        raise SeedMaskError(
-                            f"expected a mask that keeps {entry.kept} of {entry.weights} weights, "
-                            f"got {bits.ones()}; {DAMAGED}"
-                        )
-                if log and entry.log.kind != "none":
-                    values = ResamplingLog(entry.log.kind, next(rows))
-                found.append((bits, values))
-        return found
-
-    def _payload(self, slot: str) -> bytes | memoryview:
-        with located(self.path):
-            return self._source.read(*self._places[slot])
+        return self._payloads.recoveries([(self._index[entry.name], entry) for entry in entries])
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self._index:

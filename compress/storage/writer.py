@@ -10,22 +10,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..codebooks import get_codebook, random_codes
 from ..errors import IterandError, SeedMaskError
+from ..philox import random_bytes
 from .atomic import atomic_path
 from .bits import Row
-from .codings import Coded, Plan, decode_rows, encode_rows, plan
+from .coats import Coats
+from .codings import Coded, Plan, encode_rows, plan
 from .container import build_header, layout
+from .frozen import free_row
 from .log import NO_LOG, ResamplingLog, choose_log
 from .manifest import (
     FORMAT_VERSION,
     NO_DIGEST,
     Manifest,
+    TensorEntry,
     build_manifest,
     combined_digest,
     parse_manifest,
@@ -33,7 +37,10 @@ from .manifest import (
     sealed,
 )
 from .network import MaskedTensor, Network
-from .recovery import CHUNK, TensorRecovery, grouped, thread_map, weights_digest
+from .payloads import Payloads
+from .recovery import CHUNK, TensorRecovery, find_deltas, grouped, thread_map, weights_digest
+from .text import located
+from .trained import Trained
 
 __all__ = ["PackReport", "dumps", "write_seedmask"]
 
@@ -56,6 +63,8 @@ class PackReport:
         kept: how many of them are not pruned.
         mask_bits: bits of all mask payloads.
         log_bits: bits of all resampling logs.
+        coat_bits: bits of all coats.
+        value_bits: bits of all trained values and their scales.
         state_bytes: size of the state.
         weights_digest: SHA-256 that stands for all recovered weights.
         file_digest: SHA-256 of the file.
@@ -68,6 +77,8 @@ class PackReport:
     kept: int
     mask_bits: int
     log_bits: int
+    coat_bits: int
+    value_bits: int
     state_bytes: int
     weights_digest: str
     file_digest: str
@@ -116,6 +127,8 @@ def write_seedmask(network: Network, path: str | os.PathLike[str], *, coding: st
         kept=sum(tensor.kept for tensor in manifest.tensors),
         mask_bits=8 * sum(tensor.mask.bytes for tensor in manifest.tensors),
         log_bits=8 * sum(tensor.log.bytes for tensor in manifest.tensors),
+        coat_bits=sum(tensor.coat_bits for tensor in manifest.tensors),
+        value_bits=sum(tensor.value_bits for tensor in manifest.tensors),
         state_bytes=state_bytes,
         weights_digest=manifest.digests.weights,
         file_digest=digest.hexdigest(),
@@ -145,16 +158,15 @@ def _assemble(network: Network, spool: BinaryIO, coding: str) -> tuple[Manifest,
     # Not `enumerate`, which holds on to the item it gave last.
     numbered = ((index, network.tensors[index]) for index in range(len(network.tensors)))
     for group in grouped(numbered, lambda item: item[1].weights, GROUP):
-        for fields, mask, log in _encode(network.seed, group, coding):
-            entries.append(fields)
-            put(f"mask/{fields['name']}", mask)
-            if log:
-                put(f"log/{fields['name']}", log)
+        for entry, payloads in _encode(network.seed, group, coding):
+            entries.append(entry)
+            for slot, data in payloads.items():
+                put(slot, data)
     for name, stored in network.state.items():
         put(f"state/{name}", stored.data.data)
     digests = {
         "payload": NO_DIGEST,
-        "weights": combined_digest(str(fields["sha256"]) for fields in entries),
+        "weights": combined_digest(entry.sha256 for entry in entries),
         "manifest": NO_DIGEST,
     }
     fields = {
@@ -202,94 +214,139 @@ def _pieces(spool: BinaryIO, places: list[tuple[int, int]]) -> Iterator[bytes]:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A tensor without its mask and draws: the digest of its weights, from the definition, and plans for payloads."""
+    """A tensor without its large arrays: the digest of its weights, from the definition, and plans for payloads.
+
+    Attributes:
+        index: of the tensor.
+        fields: those of its entry that do not depend on how payloads are coded.
+        log: its resampling log.
+        plans: rows of values, by part.
+        stored: arrays that are stored as they are, by part.
+    """
 
     index: int
-    name: str
-    shape: tuple[int, ...]
-    codebook: str
-    scale: np.float32
-    kept: int
-    sha256: str
-    mask: Plan
+    fields: dict[str, Any]
     log: ResamplingLog
-    log_plan: Plan | None
+    plans: dict[str, Plan]
+    stored: dict[str, NDArray[np.generic]]
 
 
 def _encode(
     seed: int, group: list[tuple[int, MaskedTensor]], coding: str
-) -> Iterator[tuple[dict[str, object], bytes | memoryview, bytes | memoryview]]:
-    """For each tensor its entry, mask and log, decoded again and compared with the definition. Empties ``group``."""
+) -> Iterator[tuple[TensorEntry, dict[str, bytes | memoryview]]]:
+    """For each tensor its entry and payloads, decoded again and compared with the definition. Empties ``group``."""
     prepared = thread_map(lambda item: _prepare(seed, *item, coding), group, lambda item: item[1].weights)
     group.clear()  # tensors that were made on demand make room
-    coded = iter(encode_rows([p for item in prepared for p in (item.mask, item.log_plan) if p is not None], coding))
-    pairs = [(next(coded), None if item.log_plan is None else next(coded)) for item in prepared]
-    rows = iter(
-        decode_rows(
-            [(item.name, part) for item, pair in zip(prepared, pairs, strict=True) for part in pair if part is not None]
-        )
-    )
-    recoveries = []
+    coded = iter(encode_rows([plan_ for item in prepared for plan_ in item.plans.values()], coding))
+    entries: list[tuple[int, TensorEntry]] = []
+    payloads: list[dict[str, bytes | memoryview]] = []
     for item in prepared:
-        mask = next(rows)
-        log = NO_LOG if item.log_plan is None else ResamplingLog(item.log.kind, next(rows))
-        recoveries.append(TensorRecovery(seed, item.index, item.codebook, item.scale, mask, log))
+        rows = {part: next(coded) for part in item.plans}
+        entry = _entry(item, rows)
+        entries.append((item.index, entry))
+        payloads.append(
+            {f"{part}/{entry.name}": row.payload for part, row in rows.items()}
+            | {f"{part}/{entry.name}": array.view(np.uint8).data for part, array in item.stored.items()}
+        )
+    slots = {slot: data for parts in payloads for slot, data in parts.items()}
+    recoveries = Payloads(seed, slots.__getitem__, lambda entry: f"tensor {entry.name!r}").recoveries(entries)
     found = thread_map(TensorRecovery.digest, recoveries, lambda recovery: recovery.mask.count)
-    for item, (mask_payload, log_payload), digest in zip(prepared, pairs, found, strict=True):
-        if digest != item.sha256:
+    for (_, entry), parts, digest in zip(entries, payloads, found, strict=True):
+        if digest != entry.sha256:
             raise SeedMaskError(
-                f"tensor {item.name!r}: expected recovered weights with SHA-256 {item.sha256}, got {digest}; "
+                f"tensor {entry.name!r}: expected recovered weights with SHA-256 {entry.sha256}, got {digest}; "
                 "this is a bug in the packer, please report it"
             )
-        yield (
-            _fields(item, mask_payload, log_payload),
-            mask_payload.payload,
-            log_payload.payload if log_payload else b"",
-        )
+        yield entry, parts
 
 
-def _fields(item: _Prepared, mask: Coded, log: Coded | None) -> dict[str, object]:
-    return {
-        "name": item.name,
-        "shape": item.shape,
-        "codebook": item.codebook,
-        "scale": struct.pack(">f", item.scale).hex(),
-        "kept": item.kept,
-        "mask": {"coding": mask.coding, "bytes": len(mask.payload)},
-        "log": {
-            "kind": item.log.kind,
-            "coding": log.coding if log else "raw",
-            "width": item.log.width,
-            "bytes": len(log.payload) if log else 0,
-        },
-        "sha256": item.sha256,
-    }
+def _entry(item: _Prepared, rows: dict[str, Coded]) -> TensorEntry:
+    sizes = {part: {"coding": row.coding, "bytes": len(row.payload)} for part, row in rows.items()}
+    fields = item.fields | {"mask": sizes["mask"]}
+    empty = {"coding": "raw", "bytes": 0}
+    fields["log"] = {"kind": item.log.kind, "width": item.log.width, **sizes.get("log", empty)}
+    if "coats" in rows:
+        fields["coats"] = {"width": rows["coats"].width, **sizes["coats"]}
+    if "values" in rows:
+        fields["values"] = {"dtype": "I8", **sizes["values"]}
+    return TensorEntry.model_validate(fields)
 
 
 def _prepare(seed: int, index: int, tensor: MaskedTensor, coding: str) -> _Prepared:
+    with located(f"tensor {tensor.name!r}"):
+        fields: dict[str, Any] = {
+            "name": tensor.name,
+            "shape": tensor.shape,
+            "codebook": tensor.codebook,
+            "scale": struct.pack(">f", tensor.scale).hex(),
+            "kept": int(np.count_nonzero(tensor.mask)),
+        }
+        mask = Row.pack(tensor.mask.view(np.uint8), 1)
+        plans = {"mask": plan(mask, coding)}
+        if tensor.frozen is not None:
+            free = free_row(seed, index, tensor.frozen, tensor.mask)
+            plans["mask"] = plan(free, coding)
+            fields["frozen"] = {"pruned": tensor.frozen.pruned, "kept": tensor.frozen.kept, "free": free.count}
+        if tensor.trained is not None:
+            fields["sha256"], stored = _prepare_trained(tensor.trained, mask, fields, plans, coding)
+            return _Prepared(index, fields, NO_LOG, plans, stored)
+        fields["sha256"], log = _prepare_random(seed, index, tensor, plans, coding)
+        return _Prepared(index, fields, log, plans, {})
+
+
+def _prepare_trained(
+    trained: Trained, mask: Row, fields: dict[str, Any], plans: dict[str, Plan], coding: str
+) -> tuple[str, dict[str, NDArray[np.generic]]]:
+    """Digest of the weights, and arrays that are stored as they are."""
+    digest = hashlib.sha256()
+    for _, weights in trained.chunks(mask, CHUNK, lambda part: np.empty(part.stop - part.start, "<f4")):
+        digest.update(weights.data)
+    if trained.scales is not None:
+        plans["values"] = plan(Row(len(trained.values), 8, trained.values.view(np.uint8)), coding)
+        return digest.hexdigest(), {"scales": np.ascontiguousarray(trained.scales, "<f4")}
+    values = np.ascontiguousarray(trained.values, trained.values.dtype.newbyteorder("<"))
+    fields["values"] = {"dtype": trained.dtype, "coding": "raw", "bytes": values.nbytes}
+    return digest.hexdigest(), {"values": values}
+
+
+def _prepare_random(
+    seed: int, index: int, tensor: MaskedTensor, plans: dict[str, Plan], coding: str
+) -> tuple[str, ResamplingLog]:
+    """Digest of the weights, and the log."""
     book = get_codebook(tensor.codebook)
     kept = int(np.count_nonzero(tensor.mask))
-    draws, differs = np.zeros(kept, np.uint8), np.zeros(kept, np.bool_)
+    values, differs = np.zeros(kept, np.uint8), np.zeros(kept, np.bool_)
 
     def chunks() -> Iterator[NDArray[np.int8]]:
-        """Codes (0 = pruned); draws and differences from draw 0 of kept weights are noted on the way."""
+        """Codes (0 = pruned); draws, or deltas, and differences from draw 0 of kept weights are noted on the way."""
         position = 0
         for start in range(0, tensor.weights, CHUNK):
             part = slice(start, min(start + CHUNK, tensor.weights))
             mask = tensor.mask[part]
-            codes = random_codes(seed, index, book, part.start, part.stop)
+            raw = random_bytes(seed, part.start, part.stop, draw=0, tensor=index)
+            codes = book.codes(raw)
+            own: NDArray[np.uint8] | None = None
             if tensor.draws is not None:
                 own = tensor.draws[part] * mask
-                redrawn = random_codes(seed, index, book, part.start, part.stop, own)
+                now = random_codes(seed, index, book, part.start, part.stop, own)
+            elif tensor.current is not None:
+                now = book.codes(tensor.current[part])
+                own = find_deltas(book, raw, now)
+            if own is not None:
                 where = np.flatnonzero(mask)
                 here = slice(position, position + len(where))
-                draws[here], differs[here] = own.take(where), (redrawn != codes).take(where)
-                position, codes = here.stop, redrawn
+                values[here], differs[here] = own.take(where), (now != codes).take(where)
+                position, codes = here.stop, now
+            if tensor.coats is not None:
+                codes = codes * tensor.coats[part].view(np.int8)
             yield np.where(mask, codes, np.int8(0))
 
     digest = weights_digest(chunks(), tensor.scale)
-    log, log_plan = choose_log(draws, differs, two_valued=book.two_valued, coding=coding)
-    mask_plan = plan(Row.pack(tensor.mask.view(np.uint8), 1), coding)
-    return _Prepared(
-        index, tensor.name, tensor.shape, tensor.codebook, tensor.scale, kept, digest, mask_plan, log, log_plan
-    )
+    kind = "draws" if tensor.current is None else "deltas"
+    log, log_plan = choose_log(values, differs, two_valued=book.two_valued, kind=kind, coding=coding)
+    if log_plan is not None:
+        plans["log"] = log_plan
+    coats = None if tensor.coats is None else Coats.of(tensor.coats[tensor.mask])
+    if coats is not None:
+        plans["coats"] = plan(coats.row, coding)
+    return digest, log

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import Recipe
+from ..allocation import settle
+from ..config import Recipe, TrainConfig
 from ..data import DataBundle, Split, load_data
-from ..errors import DataError, TrainingError
+from ..errors import ConfigError, DataError, TrainingError
 from ..models import AnyArchitecture, build_model, resolve, resolve_text
-from ..subnetwork import make_subnetwork, refresh
+from ..subnetwork import make_subnetwork, masked_layers, pruned_layers, refresh
+from ..tickets import SAMPLES_PER_CLASS, class_sample, find_ticket, looks_at_data, use_masks
 from .checkpoint import Checkpoint, DataInfo, Position, save_checkpoint
 from .evaluate import Score, evaluate, network_logits
 from .interrupt import RunStoppedError, StopRequest
@@ -45,6 +51,8 @@ class RunOptions:
         checkpoint_every: also save every so many steps (0: after each epoch only).
         allow_import: whether the model name may be ``package.module:factory``.
         tensorboard: folder for TensorBoard event files.
+        masks: of a ticket, bool ``[n]`` by the names of weights, for a new run of a method that prunes at
+            initialisation: instead of finding them.
     """
 
     out: Path
@@ -58,6 +66,7 @@ class RunOptions:
     checkpoint_every: int = 0
     allow_import: bool = True
     tensorboard: Path | None = None
+    masks: Mapping[str, NDArray[np.bool_]] | None = None
 
 
 class Run:
@@ -77,9 +86,7 @@ class Run:
         self.model.to(device)
         self.forward = torch.compile(self.model) if options.compile else self.model
         settings = recipe.train
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
+        self.optimizer = _optimizer(self.model, settings)
         self.channels_last = device.type == "cuda" if options.channels_last is None else options.channels_last
         self.channels_last &= self.data.text is None
         self.steps_per_epoch = self.data.train.steps_per_epoch(settings.batch_size)
@@ -88,18 +95,42 @@ class Run:
         # and the first step whose loss was not finite.
         self.meter = torch.zeros(3, dtype=torch.float64, device=device)
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
-        if stored:
+        if not stored:
+            self._prune()
+        else:
             self.model.load_state_dict(stored.model)
             if stored.optimizer is not None:
                 self.optimizer.load_state_dict(stored.optimizer)
             self.meter += torch.tensor(stored.meter, dtype=torch.float64).to(device)
             self.position = stored.position
 
+    def _prune(self) -> None:
+        """Find the mask, for methods that do so once, before weights are trained."""
+        config = self.recipe.subnetwork
+        if not any(True for _ in pruned_layers(self.model)):
+            if self.options.masks is not None:
+                raise ConfigError(
+                    f"ticket: method {config.method} finds its masks in training; "
+                    "give one that prunes at initialisation"
+                )
+            return
+        if self.options.masks is not None:
+            use_masks(self.model, self.options.masks)
+        elif looks_at_data(config):
+            batches = self.data.train.batches(EVAL_BATCH, self.device)
+            number = config.samples_per_class or SAMPLES_PER_CLASS
+            pixels, labels = class_sample(batches, self.data.classes, number)
+            find_ticket(self.model, config, (self.data.normalize(pixels), labels))
+        elif self.data.text is not None and config.method == "synflow":
+            raise ConfigError("synflow: it sends ones through the network, and token numbers are no amounts: take snip")
+        else:
+            find_ticket(self.model, config, self.data.image_shape)
+
     def step(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """One training step; nothing in it waits for the device. Returns the loss, a scalar on the device."""
         step = self.position.step
         torch.manual_seed(_step_seed(self.recipe.subnetwork.seed, step))  # for dropout and the like
-        refresh(self.model, step)
+        refresh(self.model, step, steps_per_epoch=self.steps_per_epoch, epochs=self.recipe.train.epochs)
         # Before the forward pass: the masked weights, which live from there to the backward pass, then take the
         # place of the gradients instead of adding to them.
         self.optimizer.zero_grad(set_to_none=True)
@@ -144,6 +175,7 @@ class Run:
             if stop.requested:
                 raise RunStoppedError(self.options.out, self.position)
         self.check_finite(lr)
+        settle(list(masked_layers(self.model)), epoch)  # for the scores that the last step left
         seconds = time.perf_counter() - began
         loss_sum, correct, images = self.meter.tolist()
         validation = self.evaluate(self.data.val) if self.data.val is not None else None
@@ -211,6 +243,13 @@ def _architecture(recipe: Recipe, data: DataBundle) -> AnyArchitecture:
         return resolve_text(recipe.model, num_classes=classes, text=data.text)
     channels, height, width = data.image_shape
     return resolve(recipe.model, num_classes=classes, image_shape=(channels, height, width))
+
+
+def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
+    about: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), **about)
+    return torch.optim.SGD(model.parameters(), momentum=settings.momentum, **about)
 
 
 def _describe(data: DataBundle) -> DataInfo:

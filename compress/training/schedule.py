@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from ..config import TrainConfig
+from ..config import Recipe, TrainConfig
 from ..errors import ConfigError
+from ..methods import resolve
 
-__all__ = ["check_schedule", "learning_rate"]
+__all__ = ["check_refresh", "check_schedule", "learning_rate"]
 
 
 def check_schedule(config: TrainConfig) -> None:
@@ -20,6 +21,27 @@ def check_schedule(config: TrainConfig) -> None:
         raise ConfigError(
             f"train: warmup_epochs ({config.warmup_epochs}) and cooldown_epochs ({config.cooldown_epochs}) must "
             f"leave at least one of epochs ({config.epochs})"
+        )
+
+
+def check_refresh(recipe: Recipe) -> None:
+    """Refuse a ramp or a recycling that the run is too short for.
+
+    Raises:
+        ConfigError: as said.
+    """
+    epochs, config = recipe.train.epochs, recipe.subnetwork
+    method = resolve(config)
+    if method.ramp_epochs >= epochs:
+        raise ConfigError(
+            f"ramp_epochs: expected fewer than the {epochs} epochs of the run, so that the full sparsity is trained, "
+            f"got {method.ramp_epochs}"
+        )
+    rule = method.recycling
+    if rule is not None and not any(rule.happens(epoch, epochs) for epoch in range(epochs)):
+        raise ConfigError(
+            f"recycling: every {rule.every} epochs from epoch {rule.after} on, but not in the first or last, comes "
+            f"never in {epochs} epochs; lower recycle_every or recycle_after"
         )
 
 

@@ -22,7 +22,7 @@ from .metrics import MetricsLog, metrics_path
 from .recipe import differences, override
 from .report import Reporter
 from .run import Run, RunOptions
-from .schedule import check_schedule
+from .schedule import check_refresh, check_schedule
 
 __all__ = ["RunOptions", "TrainResult", "train"]
 
@@ -49,6 +49,7 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
     """
     reporter = reporter or Reporter()
     check_schedule(recipe.train)
+    check_refresh(recipe)
     device = resolve_device(options.device)
     recipe = _resolved(recipe, device)
     stored = _stored_run(recipe, options)

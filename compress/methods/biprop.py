@@ -1,0 +1,33 @@
+"""Biprop: kept weights are binarised, w_eff = α·m·sign(w) with α the mean magnitude of the kept weights of the layer.
+
+The gradient goes to the scores as in edge-popup, with the weights as they were before they were binarised.
+
+Source: Diffenderfer and Kailkhura, "Multi-prize lottery ticket hypothesis: finding accurate binary neural networks by
+pruning a randomly weighted network", ICLR 2021, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .preset import MethodPreset
+
+__all__ = ["PRESET", "alpha"]
+
+PRESET = MethodPreset("Diffenderfer and Kailkhura, ICLR 2021, Algorithm 1", binarised=True)
+
+
+def alpha(codes: Tensor, mask: Tensor, scale: float, kept: int) -> Tensor:
+    """α of a layer, a float32 scalar: Σ|w|·m over the number of kept weights.
+
+    The sum is over whole numbers, so it is exact in any order and α has the same bits on every device.
+
+    Args:
+        codes: float ``[n]``, the weights in units of ``scale``: whole numbers up to 127.
+        mask: bool ``[n]``.
+        scale: float32 value of a unit.
+        kept: number of true entries in ``mask``.
+    """
+    total = torch.where(mask, codes, 0.0).abs().sum(dtype=torch.float64)
+    return (total * scale / kept).to(torch.float32)

@@ -1,0 +1,452 @@
+"""Each method's scores, mask, refresh or α on a small network, against NumPy computations written out here."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from iterand_compress.compress.codebooks import get_codebook, random_codes
+from iterand_compress.compress.config import SubnetworkConfig
+from iterand_compress.compress.errors import CheckpointError, ConfigError, DataError
+from iterand_compress.compress.methods import PRESETS, resolve
+from iterand_compress.compress.models.activation import BinaryActivation
+from iterand_compress.compress.philox import Purpose, random_words
+from iterand_compress.compress.subnetwork import make_subnetwork, masked_layers, materialise, pruned_layers, refresh
+from iterand_compress.compress.tickets import class_sample, find_ticket, use_masks
+
+INPUTS, HIDDEN, CLASSES = 6, 7, 3
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(INPUTS, HIDDEN, bias=False), nn.ReLU(), nn.Linear(HIDDEN, CLASSES, bias=False))
+
+
+def config(method: str = "edge-popup", **options) -> SubnetworkConfig:
+    return SubnetworkConfig(method=method, seed=5, **options)
+
+
+def layers_of(model):
+    return [(part, scores.detach().numpy().copy()) for _, part, scores in masked_layers(model)]
+
+
+def weights_of(model) -> list[np.ndarray]:
+    return [model[i].weight.detach().numpy().reshape(-1) for i in (0, 2)]
+
+
+def reference_weights(distribution: str, scales=(1.0, 1.0)) -> list[np.ndarray]:
+    book = get_codebook(distribution)
+    sizes = (INPUTS * HIDDEN, INPUTS), (HIDDEN * CLASSES, HIDDEN)
+    return [
+        random_codes(5, i, book, 0, count).astype(np.float32) * np.float32(book.unit / math.sqrt(fan_in * scale))
+        for i, ((count, fan_in), scale) in enumerate(zip(sizes, scales, strict=True))
+    ]
+
+
+def largest(keys: np.ndarray, kept: int) -> np.ndarray:
+    """Mask of the largest keys, the earlier of equal ones first."""
+    mask = np.zeros(len(keys), bool)
+    mask[np.argsort(-keys, kind="stable")[:kept]] = True
+    return mask
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(12, INPUTS, generator=generator), torch.arange(12) % CLASSES
+
+
+# Selection
+
+
+@pytest.mark.parametrize(("selection", "key"), [("signed", lambda s: s), ("magnitude", np.abs)])
+def test_layerwise_selection(selection, key):
+    model = make_subnetwork(mlp(), config(selection=selection, sparsity=0.7))
+    for (_, scores), weight, random in zip(
+        layers_of(model), weights_of(model), reference_weights("signed-constant"), strict=True
+    ):
+        kept = len(scores) - math.floor(0.7 * len(scores) + 0.5)
+        np.testing.assert_array_equal(weight, np.where(largest(key(scores), kept), random, 0))
+
+
+def test_global_selection_is_one_threshold_over_all_layers():
+    model = make_subnetwork(mlp(), config(scope="global", sparsity=0.6))
+    refresh(model, 0, steps_per_epoch=1, epochs=1)
+    (_, first), (_, second) = layers_of(model)
+    mask = largest(np.abs(np.concatenate([first, second])), 63 - math.floor(0.6 * 63 + 0.5))
+    got = np.concatenate(weights_of(model)) != 0
+    np.testing.assert_array_equal(got, mask)
+    assert got[:42].sum() not in (17, 0), "layerwise selection would keep 17 of the 42"
+
+
+def test_global_selection_never_empties_a_layer():
+    model = make_subnetwork(mlp(), config(scope="global", sparsity=0.8))
+    with torch.no_grad():
+        for index, (_, _, scores) in enumerate(masked_layers(model)):
+            scores.fill_(1.0 - index)  # without a floor the second layer would lose all
+    refresh(model, 0, steps_per_epoch=1, epochs=1)
+    # The floor of the second layer: one for each of its 3 rows, but no more than half of 0.2 * 21, rounded up.
+    assert [part.spec.kept for part, _ in layers_of(model)] == [63 - 50 - 3, 3]
+    assert [int(weight.astype(bool).sum()) for weight in weights_of(model)] == [10, 3]
+
+
+def test_ramp_is_cubic_and_ends():
+    model = make_subnetwork(mlp(), config(ramp_epochs=4, sparsity=0.8))
+    found = []
+    for epoch in range(6):
+        refresh(model, 3 * epoch + 1, steps_per_epoch=3, epochs=6)
+        found.append(layers_of(model)[0][0].spec.kept)
+    expected = [0.8 * (1 - (1 - min(epoch / 4, 1)) ** 3) for epoch in range(6)]
+    assert found == [42 - math.floor(sparsity * 42 + 0.5) for sparsity in expected]
+    assert found[0] == 42
+    assert found[4] == found[5] == 8
+
+
+def test_frozen_weights_follow_from_the_seed():
+    options = config(frozen=0.6, frozen_kept=0.2, sparsity=0.5)
+    model = make_subnetwork(mlp(), options)
+    for tensor, (part, scores) in enumerate(layers_of(model)):
+        words = random_words(5, len(scores), draw=0, tensor=tensor, purpose=Purpose.FREEZING)
+        values = [(int(words[i // 2]) >> (16 * (i % 2))) & 0xFFFF for i in range(len(scores))]
+        pruned = np.array([value < round(0.4 * 65536) for value in values])
+        kept = np.array([round(0.4 * 65536) <= value < round(0.4 * 65536) + round(0.2 * 65536) for value in values])
+        total = min(max(len(scores) - math.floor(0.5 * len(scores) + 0.5), kept.sum()), (~pruned).sum())
+        keys = np.where(pruned, -np.inf, np.where(kept, np.inf, np.abs(scores)))
+        mask = largest(keys, total)
+        assert (mask & kept == kept).all()
+        assert not (mask & pruned).any()
+        np.testing.assert_array_equal(part.mask(torch.from_numpy(scores)).numpy(), mask)
+    assert pruned.any()
+    assert kept.any()
+
+
+def test_frozen_kept_share_defaults_to_the_density():
+    assert (
+        resolve(config(frozen=0.5, sparsity=0.8)).freezing
+        == resolve(config(frozen=0.5, frozen_kept=0.1, sparsity=0.8)).freezing
+    )
+
+
+def test_coats_are_nested_masks_that_add_up():
+    model = make_subnetwork(mlp(), config(coats=3, sparsity=0.5))
+    for (_, scores), weight, random in zip(
+        layers_of(model), weights_of(model), reference_weights("signed-constant"), strict=True
+    ):
+        kept = len(scores) - math.floor(0.5 * len(scores) + 0.5)
+        times = sum(largest(np.abs(scores), math.ceil(kept * part / 3)).astype(int) for part in (3, 2, 1))
+        assert set(times) == {0, 1, 2, 3}
+        np.testing.assert_array_equal(weight, times.astype(np.float32) * random)
+
+
+def test_scale_fan_counts_the_inputs_that_are_kept():
+    model = make_subnetwork(mlp(), config(scale_fan=True, sparsity=0.75))
+    for weight, fan_in in zip(weights_of(model), (INPUTS, HIDDEN), strict=True):
+        assert set(np.abs(weight)) == {np.float32(0), np.float32(math.sqrt(2 / (fan_in * 0.25)))}
+    model = make_subnetwork(mlp(), config(scale_fan=True, sparsity=0.5, coats=2))
+    # Multiples 1 and 2, half of the kept weights each: mean square 0.5 * (1 + 4) / 2.
+    assert np.abs(weights_of(model)[0]).max() == 2 * np.float32(math.sqrt(2 / (INPUTS * 1.25)))
+
+
+# Biprop
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform", "signed-constant"])
+def test_biprop_alpha_and_gradient(distribution):
+    model = make_subnetwork(mlp(), config("biprop", distribution=distribution))
+    images, labels = data()
+    F.cross_entropy(model(images), labels).backward()
+    plain = materialise(model)
+    F.cross_entropy(plain(images), labels).backward()
+    for i, (_, part, scores) in enumerate(masked_layers(model)):
+        random = reference_weights(distribution)[i].astype(np.float64)
+        values = scores.detach().numpy()
+        mask = largest(np.abs(values), part.spec.kept)
+        alpha = np.float32(np.abs(random[mask]).sum() / mask.sum())
+        got = weights_of(model)[i]
+        np.testing.assert_allclose(got, np.where(mask, alpha * np.sign(random), 0), rtol=1e-6)
+        assert len(np.unique(np.abs(got))) == 2, "0 and α"
+        gradient = plain[2 * i].weight.grad.numpy().reshape(-1)
+        np.testing.assert_allclose(scores.grad.numpy(), gradient * random * np.sign(values), rtol=1e-5, atol=1e-9)
+
+
+def test_binary_activation():
+    layer = BinaryActivation()
+    x = torch.tensor([-2.0, -0.75, -0.0, 0.0, 0.25, 1.0, 3.0], requires_grad=True)
+    expected = [-1.0, -1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert layer(x).tolist() == expected
+    assert layer.eval()(x).tolist() == expected
+    layer.train()(x).sum().backward()
+    assert x.grad.tolist() == [0.0, 0.5, 2.0, 2.0, 1.5, 0.0, 0.0]
+
+
+# Recycling
+
+
+def recycled(values: np.ndarray, keys: np.ndarray, rate: float) -> np.ndarray:
+    order = np.argsort(keys, kind="stable")
+    out, count = values.copy(), int(rate * len(keys))
+    for rank in range(count):
+        out[order[rank]] = values[order[len(keys) - count + rank]]
+    return out
+
+
+def test_recycling_moves_values_from_high_scores_to_low_ones():
+    model = make_subnetwork(mlp(), config("recycling", recycle_every=2, distribution="uniform"))
+    expected = reference_weights("uniform")
+    events = []
+    for step in range(3 * 7):
+        before = [part.random.clone() for part, _ in layers_of(model)]
+        happened = refresh(model, step, steps_per_epoch=3, epochs=7)
+        if happened:
+            events.append(step)
+            layers = layers_of(model)
+            expected = [recycled(w, np.abs(s), 0.2) for w, (_, s) in zip(expected, layers, strict=True)]
+            with torch.no_grad():
+                for _, _, scores in masked_layers(model):
+                    scores.copy_(scores.roll(5))
+        for old, (part, _), wanted in zip(before, layers_of(model), expected, strict=True):
+            np.testing.assert_array_equal(part.random.numpy(), wanted)
+            assert happened != torch.equal(old, part.random)
+    assert events == [6, 12], "epochs 2 and 4; not 0, and not the last, 6"
+
+
+def test_recycling_waits():
+    rule = resolve(config("biprop-recycling", recycle_after=15, recycle_rate=0.5)).recycling
+    assert [epoch for epoch in range(41) if rule.happens(epoch, 41)] == [20, 30]
+    assert rule.rate == 0.5
+
+
+def test_recycling_and_resampling_together():
+    model = make_subnetwork(
+        mlp(), config("iterand", recycle_every=1, resample_every=1, resample_rate=1.0, distribution="uniform")
+    )
+    (part, scores), _ = layers_of(model)
+    assert refresh(model, 3, steps_per_epoch=3, epochs=4)
+    pruned = ~part.mask(torch.from_numpy(scores)).numpy()
+    wanted = recycled(reference_weights("uniform")[0], scores, 0.2)
+    redrawn = random_codes(5, 0, get_codebook("uniform"), 0, 42, np.ones(42, np.uint8)).astype(np.float32)
+    wanted[pruned] = (redrawn * np.float32(part.spec.scale))[pruned]
+    np.testing.assert_array_equal(part.random.numpy(), wanted)
+    twin = make_subnetwork(
+        mlp(), config("iterand", recycle_every=1, resample_every=1, resample_rate=1.0, distribution="uniform")
+    )
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin[0].weight, model[0].weight)
+
+
+# Pruning at initialisation: gradients by hand
+
+
+def forward(first: np.ndarray, second: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    hidden = np.maximum(x @ first.T, 0)
+    return hidden, hidden @ second.T
+
+
+def gradients(first: np.ndarray, second: np.ndarray, x: np.ndarray, y: np.ndarray, temperature: float = 1.0):
+    """Of the mean cross entropy, float64."""
+    hidden, logits = forward(first, second, x)
+    z = logits / temperature
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    p[np.arange(len(y)), y] -= 1
+    d = p / (len(y) * temperature)
+    return (d @ second * (hidden > 0)).T @ x, d.T @ hidden
+
+
+def ticket(method: str, sparsity: float = 0.5, **options):
+    settings = config(method, sparsity=sparsity, **options)
+    model = make_subnetwork(mlp(), settings)
+    weights = [weight.detach().numpy().astype(np.float64) for _, _, weight in pruned_layers(model)]
+    images, labels = data()
+    find_ticket(model, settings, (INPUTS,) if method == "synflow" else (images, labels))
+    masks = np.concatenate([part.mask.numpy() for _, part, _ in pruned_layers(model)])
+    return model, weights, masks
+
+
+def kept_of(scores: list[np.ndarray], sparsity: float) -> np.ndarray:
+    flat = np.concatenate([score.reshape(-1) for score in scores])
+    return largest(flat, len(flat) - math.floor(sparsity * len(flat) + 0.5))
+
+
+def test_snip():
+    _, weights, masks = ticket("snip", 0.6)
+    images, labels = data()
+    found = gradients(*weights, images.numpy().astype(np.float64), labels.numpy())
+    np.testing.assert_array_equal(masks, kept_of([np.abs(w * g) for w, g in zip(weights, found, strict=True)], 0.6))
+
+
+def test_grasp():
+    _, weights, masks = ticket("grasp", 0.6)
+    images, labels = data()
+    about = images.numpy().astype(np.float64), labels.numpy(), 200.0
+    direction = gradients(*weights, *about)
+    step = 1e-3 / max(np.abs(g).max() for g in direction)
+    ahead = gradients(*(w + step * g for w, g in zip(weights, direction, strict=True)), *about)
+    behind = gradients(*(w - step * g for w, g in zip(weights, direction, strict=True)), *about)
+    product = [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
+    scores = [w * h for w, h in zip(weights, product, strict=True)]
+    np.testing.assert_array_equal(masks, kept_of(scores, 0.6))
+    assert not np.array_equal(masks, kept_of([-score for score in scores], 0.6))
+
+
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_synflow(rounds):
+    _, weights, masks = ticket("synflow", 0.9, rounds=rounds)
+    first, second = (np.abs(w) for w in weights)
+    mask = np.ones(63, bool)
+    kept = 63 - math.floor(0.9 * 63 + 0.5)
+    for round_ in range(1, rounds + 1):
+        a, b = first * mask[:42].reshape(first.shape), second * mask[42:].reshape(second.shape)
+        # R = 1ᵀ |W2| |W1| 1: the flow through a weight is what comes in, times it, times what goes out.
+        scores = [a * b.sum(0)[:, None], b * a.sum(1)[None, :]]
+        flat = np.concatenate([score.reshape(-1) for score in scores])
+        count = max(kept, round(63 * (kept / 63) ** (round_ / rounds)))
+        mask = largest(np.where(mask, flat, -1), count)
+    assert mask.sum() == kept == 6
+    np.testing.assert_array_equal(masks, mask)
+
+
+def test_magnitude():
+    _, weights, masks = ticket("magnitude", 0.7)
+    np.testing.assert_array_equal(masks, kept_of([np.abs(w) for w in weights], 0.7))
+
+
+def test_random():
+    _, _, masks = ticket("random", 0.7)
+    words = [random_words(5, count, draw=0, tensor=i, purpose=Purpose.SCORES) for i, count in enumerate((42, 21))]
+    np.testing.assert_array_equal(masks, kept_of([(w >> 8).astype(np.int64) for w in words], 0.7))
+
+
+def test_kept_weights_are_trained_and_pruned_ones_stay_zero():
+    model, weights, masks = ticket("snip", 0.6)
+    images, labels = data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(5):
+        assert not refresh(model, step)
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    got = np.concatenate(weights_of(model))
+    start = np.concatenate([w.reshape(-1) for w in weights])
+    assert (got[~masks] == 0).all()
+    assert (got[masks] != start[masks]).all()
+    np.testing.assert_array_equal(np.concatenate(weights_of(materialise(model))), got)
+
+
+def test_scoring_leaves_the_network_alone():
+    for method in ("snip", "synflow"):
+        settings = config(method)
+        model = make_subnetwork(nn.Sequential(nn.Linear(INPUTS, 4), nn.BatchNorm1d(4), nn.Linear(4, CLASSES)), settings)
+        before = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+        find_ticket(model, settings, (INPUTS,) if method == "synflow" else data())
+        for key, value in before.items():
+            if not key.endswith("mask"):
+                assert torch.equal(model.state_dict()[key], value), key
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("snip", {"selection": "signed"}, "selection = 'signed': snip trains weights, and has no scores; leave it out"),
+        ("dense", {"coats": 2}, "coats = 2: dense trains weights"),
+        ("magnitude", {"distribution": "signed-constant"}, "differ in sign only; give --distribution normal"),
+        ("synflow", {"samples_per_class": 3}, "samples_per_class = 3: synflow looks at no data"),
+        ("iterand", {"rounds": 3}, "rounds = 3: iterand has no rounds"),
+        ("iterand", {"coats": 2, "distribution": "uniform"}, "coats: multiples of uniform weights do not fit"),
+        ("edge-popup", {"recycle_rate": 0.1}, "nothing is recycled; give --recycle-every"),
+        ("edge-popup", {"frozen_kept": 0.1}, "nothing is frozen; give --frozen"),
+        ("edge-popup", {"frozen": 0.2, "frozen_kept": 0.3}, "frozen_kept: expected at most frozen = 0.2, got 0.3"),
+        ("edge-popup", {"frozen": 0.9, "frozen_kept": 0.0}, "leaves no mask of sparsity 0.5"),
+        ("edge-popup", {"frozen": 1e-9}, "frozen: expected at least 1.5e-05"),
+    ],
+)
+def test_impossible_combinations(method, options, message):
+    with pytest.raises(ConfigError) as caught:
+        resolve(config(method, **options))
+    assert message in str(caught.value)
+
+
+def test_every_method_resolves_and_names_its_source():
+    for name, preset in PRESETS.items():
+        assert resolve(config(name)).trains == preset.trains
+        assert preset.source
+
+
+def test_global_sparsity_that_leaves_no_room():
+    with pytest.raises(ConfigError, match="1 of 63 weights are too few for global selection"):
+        make_subnetwork(mlp(), config(scope="global", sparsity=0.98))
+
+
+def test_methods_that_count_epochs_need_them():
+    with pytest.raises(ConfigError, match="give refresh\\(\\) steps_per_epoch and epochs"):
+        refresh(make_subnetwork(mlp(), config("recycling")), 0)
+    with pytest.raises(ConfigError, match="ramp: the method counts epochs"):
+        refresh(make_subnetwork(mlp(), config(ramp_epochs=2)), 0)
+
+
+def test_tickets_need_what_they_look_at():
+    for method, inputs, message in (
+        ("snip", None, "snip: expected a sample of the data with labels, got none"),
+        ("grasp", (3, 4), "grasp: expected a sample of the data"),
+        ("synflow", None, "synflow: expected the shape of an input"),
+        ("edge-popup", None, "edge-popup: it does not prune at initialisation"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            find_ticket(make_subnetwork(mlp(), config(method)), config(method), inputs)
+
+
+class Detour(nn.Module):
+    """The second layer is never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Linear(INPUTS, CLASSES), nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.used(x)
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp", "synflow"])
+def test_a_layer_without_gradient_is_named(method):
+    model = make_subnetwork(Detour(), config(method))
+    with pytest.raises(ConfigError, match=f"{method}: layer idle.weight cannot be scored: no gradient reaches it"):
+        find_ticket(model, config(method), (INPUTS,) if method == "synflow" else data())
+
+
+def test_sample_takes_the_first_of_each_class():
+    images = torch.arange(8.0).unsqueeze(1)
+    labels = torch.tensor([0, 0, 0, 1, 0, 1, 2, 2])
+    batches = [(images[:4], labels[:4]), (images[4:], labels[4:])]
+    found, targets = class_sample(batches, ("a", "b", "c"), 2)
+    assert found.flatten().tolist() == [0, 1, 3, 5, 6, 7]
+    assert targets.tolist() == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(DataError, match="class 'b': expected 3 training images for the sample, got 2"):
+        class_sample(batches, ("a", "b", "c"), 3)
+    with pytest.raises(DataError, match="class 'd': expected 1 training images for the sample, got 0"):
+        class_sample(batches, ("a", "b", "c", "d"), 1)
+
+
+def test_given_masks():
+    model = make_subnetwork(mlp(), config("random"))
+    masks = {"0.weight": np.arange(42) % 2 == 0, "2.weight": np.arange(21) % 3 == 0}
+    use_masks(model, masks)
+    np.testing.assert_array_equal(weights_of(model)[0] != 0, masks["0.weight"])
+    assert [part.spec.kept for _, part, _ in pruned_layers(model)] == [21, 7]
+    with pytest.raises(ConfigError, match=r"2\.weight is only in one of them"):
+        use_masks(model, {"0.weight": masks["0.weight"]})
+    with pytest.raises(ConfigError, match=r"0\.weight: expected a mask of 42 weights, got 3"):
+        use_masks(model, {**masks, "0.weight": np.ones(3, bool)})
+
+
+def test_state_of_a_varying_number_of_kept_weights():
+    model = make_subnetwork(mlp(), config(ramp_epochs=4, sparsity=0.8))
+    refresh(model, 1, steps_per_epoch=1, epochs=9)
+    twin = make_subnetwork(mlp(), config(ramp_epochs=4, sparsity=0.8))
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin[0].weight, model[0].weight)
+    with pytest.raises(CheckpointError, match="kept 25 here"):
+        make_subnetwork(mlp(), config(sparsity=0.4)).load_state_dict(make_subnetwork(mlp(), config()).state_dict())
