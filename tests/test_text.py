@@ -27,6 +27,7 @@ from iterand_compress.compress import (
     materialise,
     read_seedmask,
     recover,
+    refresh,
 )
 from iterand_compress.compress.config import DataConfig, ModelConfig, Recipe, validated
 from iterand_compress.compress.data import DATASETS, load_data
@@ -453,6 +454,24 @@ def test_padding_changes_nothing_and_a_text_of_nothing_else_is_no_nan() -> None:
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("method", ["iterand", "edge-popup", "dense"])
+def test_it_learns_by_heart_who_did_it_to_whom(method: str) -> None:
+    """Six pairs of sentences with the same words, in both orders."""
+    pairs = [(a, b) for a in ANIMALS[:4] for b in ANIMALS[:4] if a != b]
+    spec = TextSpec(8, 100)
+    tokens = torch.from_numpy(tokenise_all([f"the {a} chased the {b}" for a, b in pairs], spec))
+    labels = torch.tensor([ANIMALS.index(a) for a, _ in pairs])
+    arch = TextArchitecture("text-transformer", 4, 8, 100, 0.25)
+    model = make_subnetwork(build_model(arch), SubnetworkConfig(method=method, seed=1, resample_every=10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for step in range(80):
+        refresh(model, step)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(tokens), labels).backward()
+        optimizer.step()
+    assert (model(tokens).argmax(1) == labels).all()
+
+
 def test_every_matrix_of_the_network_is_masked() -> None:
     model = transformer()
     arch = TextArchitecture("text-transformer", 6, 28, 512)
@@ -580,7 +599,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A small network, trained for one epoch, and what the commands make of it."""
     root = tmp_path_factory.mktemp("text")
     files = SimpleNamespace(root=root, checkpoint=root / "t.ckpt", seedmask=root / "t.seedmask", onnx=root / "t.onnx")
-    settings = ("--width", 0.25, "--epochs", 1, "--resample-every", 10, "--warmup-epochs", 0, "--device", "cpu")
+    settings = ("--width", 0.25, "--epochs", 1, "--resample-every", 5, "--warmup-epochs", 0, "--device", "cpu")
+    settings += ("--validation", 0.8)  # of the sentences, so that the epoch is short
     files.printed = succeed("train", "--data", "sentences", *settings, "--out", files.checkpoint)
     succeed("pack", files.checkpoint, "--out", files.seedmask)
     files.report = json.loads(succeed("export", files.seedmask, "--onnx", files.onnx, "--json"))
@@ -729,6 +749,8 @@ def test_commands_that_make_no_sense_for_texts(trained: SimpleNamespace, tmp_pat
     assert "sentences is text, which has no" in line
     line = fail(2, "train", "--recipe", "text", "--data", "digits", "--out", tmp_path / "x.ckpt")
     assert "text-transformer takes texts, not images" in line
+    line = fail(2, "train", "--data", "sentences", "--method", "synflow", "--out", tmp_path / "x.ckpt")
+    assert "synflow: it sends ones through the network" in line
     line = fail(2, "estimate", "--model", "text-transformer", "--sparsity", 0.5)
     assert "--tokens and --vocabulary" in line
     line = fail(2, "estimate", "--model", "text-transformer", "--sparsity", 0.5, "--tokens", 5)
@@ -769,8 +791,7 @@ def test_inspect_and_estimate(trained: SimpleNamespace) -> None:
     assert printed["totals"]["mask_bytes"] == found.mask_bytes
 
 
-def test_a_run_that_stopped_goes_on_exactly(trained: SimpleNamespace, tmp_path: Path) -> None:
-    """A dense run and a factory of the user's, too: one that takes tokens."""
+def test_a_finished_run_is_read_and_its_settings_compared(trained: SimpleNamespace, tmp_path: Path) -> None:
     line = fail(2, "train", "--data", "sentences", "--out", trained.checkpoint, "--resume", "--width", 0.5)
     assert "cannot resume with other settings" in line
     assert "test_accuracy" in succeed("train", "--out", trained.checkpoint, "--resume", "--json")
@@ -799,7 +820,7 @@ def test_a_network_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     name = "bag_for_test:bag"
-    settings = ("--method", "edge-popup", "--epochs", 1, "--warmup-epochs", 0, "--device", "cpu")
+    settings = ("--method", "edge-popup", "--epochs", 1, "--warmup-epochs", 0, "--device", "cpu", "--validation", 0.8)
     succeed("train", "--data", "sentences", "--model", name, *settings, "--out", "own.ckpt")
     succeed("pack", "own.ckpt")
     found = [
