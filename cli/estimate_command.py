@@ -44,6 +44,8 @@ __all__ = ["command"]
 )
 @click.option("--classes", type=click.IntRange(min=1), default=10, show_default=True, help="Number of outputs.")
 @click.option("--image-size", type=click.IntRange(min=1), default=32, show_default=True, help="Side of an image.")
+@click.option("--tokens", type=click.IntRange(min=1), help="Length of a text, for a model that takes texts.")
+@click.option("--vocabulary", type=click.IntRange(min=2), help="Number of different tokens of texts.")
 @click.option("--channels", type=click.IntRange(min=1), default=3, show_default=True, help="Colours of an image.")
 @json_option
 def command(
@@ -59,6 +61,8 @@ def command(
     classes: int,
     image_size: int,
     channels: int,
+    tokens: int | None,
+    vocabulary: int | None,
     as_json: bool,
 ) -> None:
     """Estimate how large the .seedmask file of a network will be, layer by layer, without training it.
@@ -67,6 +71,7 @@ def command(
     --state-dtype float16 halves it); names of classes and settings of the recipe change the header a little.
     """
     from ..compress.config import ModelConfig, SubnetworkConfig, validated
+    from ..compress.data.tokens import TextSpec
     from ..compress.estimate import estimate
 
     sections = {"model": {"name": model, "width": width, "affine": affine}}
@@ -80,11 +85,15 @@ def command(
     given: dict[str, dict[str, Any]] = {
         name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()
     }
+    if (tokens is None) != (vocabulary is None):
+        raise click.UsageError("--tokens and --vocabulary belong together: give both, for a model that takes texts.")
+    text = None if tokens is None or vocabulary is None else TextSpec(tokens, vocabulary)
     found = estimate(
         validated(ModelConfig, given["model"], "model"),
         validated(SubnetworkConfig, given["subnetwork"], "subnetwork"),
         num_classes=classes,
-        image_shape=(channels, image_size, image_size),
+        image_shape=None if text else (channels, image_size, image_size),
+        text=text,
         redrawn=redrawn,
         allow_import=True,
     )

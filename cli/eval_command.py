@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..compress.config import DataConfig, Recipe
+    from ..compress.data.tokens import TextSpec
 
 __all__ = ["command"]
 
@@ -52,17 +53,19 @@ def command(
     """
     import torch
 
-    from ..compress.data import load_data
+    from ..compress.data import TEXT_DATASETS, load_data
     from ..compress.training.devices import resolve_device
     from ..compress.training.evaluate import evaluate
 
     where = torch.device("cpu") if file.suffix == ".onnx" else resolve_device(device)
-    logits, recipe, classes, shape = (
+    logits, recipe, classes, shape, text = (
         _onnx_classifier(file) if file.suffix == ".onnx" else _torch_classifier(file, model, where, max_weights)
     )
     if recipe is None and data is None:
         raise ConfigError(f"{file}: the file does not say what it was trained on; give --data")
-    config = _data_config(recipe, data)
+    config = _data_config(recipe, data, text)
+    if (text is None) == (config.name in TEXT_DATASETS):
+        raise DataError(f"{file} takes {'images' if text is None else 'texts'}, which {config.name} does not have")
     seed = recipe.subnetwork.seed if recipe else 0
     bundle = load_data(config, data_dir=data_dir, download=download, seed=seed)
     if shape != tuple(bundle.image_shape):
@@ -92,14 +95,23 @@ def command(
     )
 
 
-def _data_config(recipe: Recipe | None, name: str | None) -> DataConfig:
+def _data_config(recipe: Recipe | None, name: str | None, text: TextSpec | None) -> DataConfig:
     from ..compress.config import DataConfig
 
     config = recipe.data if recipe else DataConfig()
-    return config if name in {None, config.name} else config.model_copy(update={"name": name})
+    changes: dict[str, object] = {} if name in {None, config.name} else {"name": name}
+    if text is not None:  # texts become tokens as the network was taught, whatever the data set
+        changes |= {"tokens": text.length, "vocabulary": text.vocabulary, "unit": text.unit}
+    return config.model_copy(update=changes)
 
 
-_Classifier = tuple["Callable[[torch.Tensor], torch.Tensor]", "Recipe | None", "Sequence[str] | None", tuple[int, ...]]
+_Classifier = tuple[
+    "Callable[[torch.Tensor], torch.Tensor]",
+    "Recipe | None",
+    "Sequence[str] | None",
+    tuple[int, ...],
+    "TextSpec | None",
+]
 
 
 def _torch_classifier(file: Path, model: str | None, device: torch.device, max_weights: int) -> _Classifier:
@@ -110,7 +122,8 @@ def _torch_classifier(file: Path, model: str | None, device: torch.device, max_w
     if network.data is None:
         raise ConfigError(f"{file}: holds neither input shape nor normalisation; evaluate it in Python")
     logits = network_logits(network.model.to(device), network.normalize)
-    return logits, network.recipe, network.data.classes, tuple(network.data.image_shape)
+    data = network.data
+    return logits, network.recipe, data.classes, tuple(data.image_shape), data.text
 
 
 def _onnx_classifier(file: Path) -> _Classifier:
@@ -123,7 +136,7 @@ def _onnx_classifier(file: Path) -> _Classifier:
     text = classifier.metadata.get("iterand.recipe")
     recipe = validated(Recipe, json.loads(text), f"{file}: recipe") if text else None
 
-    def logits(pixels: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(classifier.logits(pixels.numpy()))
+    def logits(inputs: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(classifier.logits(inputs.numpy()))
 
-    return logits, recipe, classifier.classes, tuple(classifier.image_shape)
+    return logits, recipe, classifier.classes, tuple(classifier.image_shape), classifier.text

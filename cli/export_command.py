@@ -33,7 +33,13 @@ __all__ = ["command"]
     show_default=True,
     help="Bake the input normalisation in: the graph takes pixels in [0, 1].",
 )
-@click.option("--data-dir", type=FilePath, metavar="DIR", help="Compare on real images from this folder.")
+@click.option(
+    "--softmax/--no-softmax",
+    default=False,
+    show_default=True,
+    help="Give probabilities in the place of logits.",
+)
+@click.option("--data-dir", type=FilePath, metavar="DIR", help="Compare on real images or texts from here.")
 @model_option
 @max_weights_option
 @json_option
@@ -42,6 +48,7 @@ def command(
     onnx: Path | None,
     opset: int,
     normalize: bool,
+    softmax: bool,
     data_dir: Path | None,
     model: str | None,
     max_weights: int,
@@ -49,6 +56,7 @@ def command(
 ) -> None:
     """Export a .seedmask file (or a checkpoint) to one ONNX file.
 
+    A file that takes texts gets an input of tokens, and tells in its metadata how texts become tokens.
     Without a name: the one .seedmask file of the folder. The file is run in onnxruntime against PyTorch
     before it takes its name; a mismatch is an error and leaves no file.
     """
@@ -61,7 +69,14 @@ def command(
     from ..export.network import export_network
 
     report = export_network(
-        source, target, opset=opset, normalize=normalize, data_dir=data_dir, model=model, max_weights=max_weights
+        source,
+        target,
+        opset=opset,
+        normalize=normalize,
+        data_dir=data_dir,
+        model=model,
+        max_weights=max_weights,
+        softmax=softmax,
     )
     if as_json:
         print_json(

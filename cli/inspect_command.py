@@ -28,7 +28,7 @@ __all__ = ["command"]
 @json_option
 def command(file: Path, max_weights: int, as_json: bool) -> None:
     """Show shape, sparsity, coding and bits per weight of each layer, beside the entropy bound, and the totals."""
-    from ..compress.storage import read_seedmask
+    from ..compress.storage import TextInput, read_seedmask
 
     seedmask = read_seedmask(file, max_weights=max_weights)
     rows = seedmask.layer_report()
@@ -58,6 +58,7 @@ def command(file: Path, max_weights: int, as_json: bool) -> None:
                 "format_version": manifest.format_version,
                 "seed": seedmask.seed,
                 "architecture": manifest.architecture,
+                "input": None if manifest.input is None else manifest.input.model_dump(),
                 "classes": manifest.classes,
                 "recipe": manifest.recipe,
                 "layers": [asdict(row) for row in rows],
@@ -88,6 +89,9 @@ def command(file: Path, max_weights: int, as_json: bool) -> None:
         f"{seedmask.tensors[0].codebook}; {sums} in bits per weight, beside the bound for independent bits"
         + ("; frozen: shares that the seed fixes to pruned and to kept" if frozen else "")
     )
+    if isinstance(manifest.input, TextInput):
+        text = manifest.input
+        click.echo(f"takes texts of {text.length} {text.unit}, vocabulary {text.vocabulary:,}")
     click.echo(
         f"dense {totals['dense_bytes']:,} bytes, file {seedmask.file_bytes:,} bytes "
         f"(state {state_bytes:,}): {totals['ratio']:.1f} times smaller"

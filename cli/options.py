@@ -58,11 +58,13 @@ def data_options(command: CommandT) -> CommandT:
             show_default=True,
             help="Fetch the data set if it is absent.",
         ),
-        click.option("--data-dir", type=FilePath, metavar="DIR", help="Folder of the data set."),
+        click.option(
+            "--data-dir", type=FilePath, metavar="DIR", help="Folder of the data set; of text: or a CSV file."
+        ),
         click.option(
             "--data",
             metavar="NAME",
-            help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder.",
+            help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder; of texts: sentences or text.",
         ),
     ):
         command = option(command)

@@ -29,11 +29,15 @@ def _headline(info: RunInfo) -> str:
     )
 
 
-def _epoch_line(report: EpochReport, epochs: int) -> str:
+def _noun(info: RunInfo) -> str:
+    return "images" if info.data.text is None else "texts"
+
+
+def _epoch_line(report: EpochReport, epochs: int, noun: str) -> str:
     validation = f", validation {100 * report.val_accuracy:.2f} %" if report.val_accuracy is not None else ""
     return (
         f"epoch {report.epoch}/{epochs}: loss {report.loss:.4f}, accuracy {100 * report.accuracy:.2f} %{validation}, "
-        f"lr {report.lr:.4g}, {report.images_per_second:,.0f} images/s, {report.seconds:.1f} s"
+        f"lr {report.lr:.4g}, {report.images_per_second:,.0f} {noun}/s, {report.seconds:.1f} s"
     )
 
 
@@ -46,15 +50,16 @@ class LineReporter(Reporter):
 
     def __init__(self) -> None:
         self._epochs = 0
+        self._noun = "images"
 
     def start(self, info: RunInfo) -> None:
         """Say what runs."""
-        self._epochs = info.epochs
+        self._epochs, self._noun = info.epochs, _noun(info)
         click.echo(_headline(info))
 
     def epoch(self, report: EpochReport) -> None:
         """One line."""
-        click.echo(_epoch_line(report, self._epochs))
+        click.echo(_epoch_line(report, self._epochs, self._noun))
 
     def finish(self, test: Score) -> None:
         """The result."""
@@ -101,12 +106,12 @@ class BarReporter(LineReporter):
     def epoch(self, report: EpochReport) -> None:
         """Move the bar; the line of the epoch stays above it."""
         self._show(report.step, min(report.epoch + 1, self._epochs), report)
-        self._console.print(_epoch_line(report, self._epochs), highlight=False, soft_wrap=True)
+        self._console.print(_epoch_line(report, self._epochs, self._noun), highlight=False, soft_wrap=True)
 
     def _show(self, step: int, epoch: int, report: StepReport | EpochReport) -> None:
         text = f"accuracy {100 * report.accuracy:.1f} %  loss {report.loss:.3f}"
         self._bar.update(
-            self._task, completed=step, epoch=epoch, text=f"{text}  {report.images_per_second:,.0f} images/s"
+            self._task, completed=step, epoch=epoch, text=f"{text}  {report.images_per_second:,.0f} {self._noun}/s"
         )
 
     def finish(self, test: Score) -> None:

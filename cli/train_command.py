@@ -24,7 +24,7 @@ __all__ = ["command"]
 _SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--model", "model.name", str, "Built-in name, torchvision:NAME, or package.module:factory."),
     ("--width", "model.width", float, "Factor on the number of channels."),
-    ("--affine/--no-affine", "model.affine", bool, "Trained scales and shifts in BatchNorm."),
+    ("--affine/--no-affine", "model.affine", bool, "Trained scales and shifts in BatchNorm or LayerNorm."),
     ("--activation", "model.activation", str, "relu, or binary: ±1."),
     (
         "--method",
@@ -67,6 +67,9 @@ _SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--pad-value", "data.pad_value", str, "black or mean: colour of these pixels."),
     ("--crop", "data.crop", str, "none, shift or resized."),
     ("--flip/--no-flip", "data.flip", bool, "Mirror half of the training images."),
+    ("--tokens", "data.tokens", int, "Length of a text in tokens."),
+    ("--vocabulary", "data.vocabulary", int, "Number of different tokens of texts."),
+    ("--unit", "data.unit", str, "words or bytes: what a token of a text is."),
 )
 
 
@@ -136,11 +139,12 @@ def command(
 ) -> None:
     """Search for the subnetwork of a random network that does the job.
 
-    Without options: IteRand on the bundled digits. Progress goes to the terminal and to a .metrics.jsonl
-    beside the checkpoint. Ctrl-C saves the run; --resume continues it.
+    Without options: IteRand on the bundled digits. Data that are texts begin with the recipe "text". Progress
+    goes to the terminal and to a .metrics.jsonl beside the checkpoint. Ctrl-C saves the run; --resume continues it.
     """
+    from ..compress.data import TEXT_DATASETS
     from ..compress.training.checkpoint import load_checkpoint
-    from ..compress.training.recipe import DEFAULT_RECIPE, load_recipe, override
+    from ..compress.training.recipe import DEFAULT_RECIPE, TEXT_RECIPE, load_recipe, override
     from ..compress.training.run import RunOptions
     from ..compress.training.trainer import train
     from .progress import reporter
@@ -159,7 +163,7 @@ def command(
     elif resume:
         base = load_checkpoint(out).recipe
     elif ticket is None:
-        base = load_recipe(DEFAULT_RECIPE)
+        base = load_recipe(TEXT_RECIPE if data in TEXT_DATASETS else DEFAULT_RECIPE)
     if base is None:
         raise ConfigError(f"{ticket}: holds no recipe that this version knows; give --recipe")
     result = train(

@@ -107,8 +107,8 @@ class DataConfig(Section):
     """What is learned from.
 
     Attributes:
-        name: a built-in data set, or ``folder`` for an ImageFolder of the user's.
-        validation: fraction of the training images held out for validation, in [0, 1).
+        name: a built-in data set, ``folder`` for an ImageFolder of the user's, or ``text`` for texts of the user's.
+        validation: fraction of the training images or texts held out for validation, in [0, 1).
         image_size: side of the square that images are scaled to; ``None`` keeps the size of the data set.
         pad: pixels added around a training image before it is cropped.
         pad_value: ``black``, as the papers do, or ``mean``, the mean colour of the data: with few epochs, a network
@@ -117,6 +117,9 @@ class DataConfig(Section):
         flip: mirror half of the training images.
         seed: of the validation split, the order of the images and their augmentation; ``None`` takes that of the
             network. With it, networks of different seeds see the same images in the same order.
+        tokens: length of a text in tokens; ``None`` as the data set says.
+        vocabulary: number of different tokens; ``None`` as the data set says.
+        unit: ``words`` or ``bytes``: what a token of a text is; ``None`` as the data set says.
     """
 
     name: str = "digits"
@@ -127,6 +130,9 @@ class DataConfig(Section):
     crop: Literal["none", "shift", "resized"] = "none"
     flip: bool = False
     seed: int | None = Field(None, ge=0, lt=2**64)
+    tokens: int | None = Field(None, ge=1, le=65536)
+    vocabulary: int | None = Field(None, ge=2, le=2**24)
+    unit: Literal["words", "bytes"] | None = None
 
 
 class ModelConfig(Section):
@@ -136,7 +142,7 @@ class ModelConfig(Section):
         name: a built-in model, ``torchvision:NAME``, or ``package.module:factory``.
         width: factor on the number of channels (built-in models).
         stem: ``cifar`` (3×3, stride 1), ``imagenet`` (7×7, stride 2, max-pool) or ``auto`` by image size (ResNets).
-        affine: whether BatchNorm has trained scales and shifts (built-in models).
+        affine: whether BatchNorm (of the transformer: LayerNorm) has trained scales and shifts (built-in models).
         activation: ``relu``, the default, or ``binary``: ±1, with a gradient of its own (Biprop; built-in models).
     """
 

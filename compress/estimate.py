@@ -13,11 +13,12 @@ from torch import nn
 
 from .codebooks import get_codebook
 from .config import ModelConfig, Recipe, SubnetworkConfig
+from .data.tokens import TextSpec
 from .errors import ConfigError, IterandError
 from .methods import resolve as resolve_method
-from .models import Architecture, build_model, resolve
+from .models import AnyArchitecture, TextArchitecture, build_model, resolve, resolve_text
 from .selection import kept_count
-from .storage import InputSpec
+from .storage import InputSpec, TextInput
 from .storage.bits import Row
 from .storage.codings import plan
 from .storage.container import build_header
@@ -76,7 +77,7 @@ class Estimate:
         header_bytes: about the size of header and manifest.
     """
 
-    architecture: Architecture
+    architecture: AnyArchitecture
     layers: tuple[LayerEstimate, ...]
     distribution: str
     redrawn: float
@@ -125,7 +126,8 @@ def estimate(
     subnetwork: SubnetworkConfig,
     *,
     num_classes: int,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, int, int] | None = None,
+    text: TextSpec | None = None,
     redrawn: float | None = None,
     allow_import: bool = False,
 ) -> Estimate:
@@ -138,7 +140,8 @@ def estimate(
         model: the architecture.
         subnetwork: method, distribution and sparsity.
         num_classes: outputs.
-        image_shape: channels, height, width of an image.
+        image_shape: channels, height, width of an image, for a network that takes images.
+        text: the tokeniser, for a network that takes texts.
         redrawn: share of the kept weights that are redrawn or overwritten; by default `DEFAULT_REDRAWN`.
         allow_import: whether the model's name may be ``package.module:factory``.
 
@@ -154,7 +157,13 @@ def estimate(
         raise ConfigError(f"redrawn: expected a share from 0 to 1 of the kept weights, got {share}")
     if share and kind == "none":
         raise ConfigError(f"redrawn: {subnetwork.method} redraws nothing; leave it out, or use --method iterand")
-    architecture = resolve(model, num_classes=num_classes, image_shape=image_shape)
+    architecture: AnyArchitecture
+    if text is not None:
+        architecture = resolve_text(model, num_classes=num_classes, text=text)
+    elif image_shape is not None:
+        architecture = resolve(model, num_classes=num_classes, image_shape=image_shape)
+    else:
+        raise ConfigError("estimate: expected image_shape or text, got neither")
     network = _skeleton(architecture, subnetwork, allow_import=allow_import)
     frozen = (method.freezing.pruned / 65536, method.freezing.kept / 65536) if method.freezing else (0.0, 0.0)
     book = get_codebook("signed-constant") if method.binarised else method.codebook
@@ -184,7 +193,7 @@ def draw_distribution(redrawn: float) -> NDArray[np.float64]:
     return np.concatenate([[1 - redrawn], redrawn * np.array(_FIRST_DRAWS), redrawn * tail])
 
 
-def _skeleton(architecture: Architecture, subnetwork: SubnetworkConfig, *, allow_import: bool) -> nn.Module:
+def _skeleton(architecture: AnyArchitecture, subnetwork: SubnetworkConfig, *, allow_import: bool) -> nn.Module:
     """The subnetwork: on torch's meta device, where tensors have no content, if the model can be built there."""
     try:
         with torch.device("meta"):
@@ -235,15 +244,21 @@ def _scaled_bytes(stand_in: Row, count: int) -> int:
     return -(-plan(stand_in).bytes * count // stand_in.count)
 
 
+def _about_input(architecture: AnyArchitecture) -> InputSpec | TextInput:
+    if isinstance(architecture, TextArchitecture):
+        return TextInput(length=architecture.length, unit="words", vocabulary=architecture.vocabulary)
+    channels, side = architecture.in_channels, architecture.image_size
+    return InputSpec(shape=(channels, side, side), mean=(1 / 3,) * channels, std=(1 / 3,) * channels)
+
+
 def _header_bytes(
-    architecture: Architecture,
+    architecture: AnyArchitecture,
     recipe: Recipe,
     codebook: str,
     layers: list[LayerEstimate],
     rest: dict[str, torch.Tensor],
 ) -> int:
     """Size of the header, from a manifest whose numbers have about the right number of digits."""
-    channels, side = architecture.in_channels, architecture.image_size
     log = {"kind": "flips", "coding": "rans", "width": 1}
     if not get_codebook(codebook).two_valued:
         log |= {"kind": "draws", "width": 5}
@@ -275,7 +290,7 @@ def _header_bytes(
             for name, value in rest.items()
         ],
         "architecture": architecture.to_dict(),
-        "input": InputSpec(shape=(channels, side, side), mean=(1 / 3,) * channels, std=(1 / 3,) * channels),
+        "input": _about_input(architecture),
         "classes": [f"class {i}" for i in range(architecture.num_classes)],
         "recipe": recipe.model_dump(exclude_none=True),
         "digests": {"payload": NO_DIGEST, "weights": NO_DIGEST, "manifest": NO_DIGEST},

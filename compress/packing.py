@@ -16,10 +16,10 @@ from .errors import CheckpointError, SeedMaskError
 from .masked_weight import WeightSpec, coats_of, fixed_of, random_of, spec_from_state
 from .methods.biprop import alpha
 from .selection import select
-from .storage import Frozen, InputSpec, MaskedTensor, Network, PackReport, quantise, write_seedmask
+from .storage import Frozen, InputSpec, MaskedTensor, Network, PackReport, TextInput, quantise, write_seedmask
 from .storage.state_dtype import StateRounding, round_state
 from .tensors import to_stored
-from .training.checkpoint import Checkpoint
+from .training.checkpoint import Checkpoint, DataInfo
 
 __all__ = ["network_of", "network_of_checkpoint", "pack", "trained_error", "with_state_dtype"]
 
@@ -30,7 +30,7 @@ def network_of(
     state: Mapping[str, Any],
     *,
     architecture: dict[str, Any] | None = None,
-    input: InputSpec | None = None,  # noqa: A002
+    input: InputSpec | TextInput | None = None,  # noqa: A002
     classes: list[str] | None = None,
     recipe: dict[str, Any] | None = None,
     with_weights: str | None = None,
@@ -43,7 +43,7 @@ def network_of(
     Args:
         state: ``model.state_dict()`` of a module made by ``make_subnetwork``; on any device.
         architecture: what ``build_model`` needs to build the plain module.
-        input: shape and normalisation of an input.
+        input: shape and normalisation of an image, or the tokeniser of a text.
         classes: names of the classes.
         recipe: settings of the run, for information.
         with_weights: also take the trained values of kept weights: ``float32`` (exact), ``float16`` or ``int8``, one
@@ -145,7 +145,7 @@ def network_of_checkpoint(checkpoint: Checkpoint, *, with_weights: str | None = 
     return network_of(
         checkpoint.model,
         architecture=checkpoint.architecture.to_dict(),
-        input=InputSpec(shape=data.image_shape, mean=data.mean, std=data.std),
+        input=_input_of(data),
         classes=data.classes,
         recipe=checkpoint.recipe.model_dump(exclude_none=True),
         with_weights=with_weights,
@@ -171,6 +171,12 @@ def trained_error(network: Network, checkpoint: Checkpoint) -> tuple[float, str 
             if error > worst:
                 worst, where = error, tensor.name
     return worst, where
+
+
+def _input_of(data: DataInfo) -> InputSpec | TextInput:
+    if data.text is not None:
+        return TextInput(**data.text.to_dict())
+    return InputSpec(shape=data.image_shape, mean=data.mean, std=data.std)
 
 
 def with_state_dtype(network: Network, dtype: str) -> tuple[Network, StateRounding]:

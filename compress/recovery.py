@@ -19,9 +19,9 @@ from .config import Recipe, validated
 from .data.bundle import normalize
 from .errors import CheckpointError, ConfigError, SeedMaskError
 from .generator import philox4x32, random_weights, weight_table, weights_at
-from .models import Architecture, build_model
+from .models import AnyArchitecture, build_model, read_architecture
 from .philox import Purpose
-from .storage import MAX_WEIGHTS, SeedMask, Trained, read_seedmask
+from .storage import MAX_WEIGHTS, InputSpec, SeedMask, TextInput, Trained, read_seedmask
 from .storage.bits import Row
 from .storage.coats import MAX_COAT
 from .storage.recovery import TensorRecovery
@@ -52,7 +52,7 @@ class LoadedNetwork:
 
     Attributes:
         model: stock layers only, on the CPU.
-        data: classes, image shape and normalisation; ``None`` if the file does not say.
+        data: classes, and what an input is; ``None`` if the file does not say.
         recipe: settings of the run; ``None`` if the file does not hold a recipe this version knows.
         digest: of the recovered weights (sha256, hex); ``None`` for a checkpoint.
         sparsity: fraction of the masked weights that is pruned; ``None`` for a checkpoint.
@@ -65,8 +65,8 @@ class LoadedNetwork:
     sparsity: float | None = None
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Pixels (float32 ``[N, C, H, W]`` in [0, 1]) to network inputs."""
-        if self.data is None:
+        """Pixels (float32 ``[N, C, H, W]`` in [0, 1]) to network inputs; tokens stay as they are."""
+        if self.data is None or self.data.text is not None:
             return pixels
         return normalize(pixels, self.data.mean, self.data.std)
 
@@ -230,18 +230,13 @@ def load_network(path: str | Path, *, model: str | None = None, max_weights: int
 
 
 def data_info(file: SeedMask) -> DataInfo | None:
-    """What a file says about its data; ``None`` if it does not say what images look like."""
+    """What a file says about its data; ``None`` if it does not say what an input is."""
     manifest = file.manifest
     if manifest.input is None:
         return None
     section = (manifest.recipe or {}).get("data")
-    return DataInfo(
-        str(section.get("name", "")) if isinstance(section, dict) else "",
-        list(manifest.classes or []),
-        list(manifest.input.shape),
-        list(manifest.input.mean),
-        list(manifest.input.std),
-    )
+    name = str(section.get("name", "")) if isinstance(section, dict) else ""
+    return _data_info(name, list(manifest.classes or []), manifest.input)
 
 
 def known_recipe(file: SeedMask) -> Recipe | None:
@@ -285,6 +280,12 @@ def load_ticket(path: str | Path) -> PackedTicket:
     return PackedTicket({entry.name: file.mask(entry.name) for entry in file.tensors}, recipe)
 
 
+def _data_info(name: str, classes: list[str], given: InputSpec | TextInput) -> DataInfo:
+    if isinstance(given, TextInput):
+        return DataInfo(name, classes, [], [], [], given.spec())
+    return DataInfo(name, classes, list(given.shape), list(given.mean), list(given.std))
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether a file is a zip archive, as ``torch.save`` writes them."""
     try:
@@ -307,9 +308,9 @@ def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
     return LoadedNetwork(materialise(network).eval(), checkpoint.data, checkpoint.recipe)
 
 
-def _architecture(values: dict[str, Any], path: Path) -> Architecture:
+def _architecture(values: dict[str, Any], path: Path) -> AnyArchitecture:
     try:
-        return Architecture.from_dict(values)
+        return read_architecture(values)
     except ConfigError as error:
         raise SeedMaskError(f"{path}: {error}") from None
 

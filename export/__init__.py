@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .classifier import OnnxClassifier
-    from .exporter import export_onnx
+    from .exporter import export_onnx, export_text_onnx
     from .opsets import supported_opsets
     from .report import ExportReport
 
-__all__ = ["ExportReport", "OnnxClassifier", "export_onnx", "supported_opsets"]
+__all__ = ["ExportReport", "OnnxClassifier", "export_onnx", "export_text_onnx", "supported_opsets"]
 
 _HOME = {
     "ExportReport": "report",
     "OnnxClassifier": "classifier",
     "export_onnx": "exporter",
+    "export_text_onnx": "exporter",
     "supported_opsets": "opsets",
 }
 

@@ -52,7 +52,7 @@ def capture(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelPro
 
     Args:
         model: takes one tensor, returns one tensor.
-        sample: an example input, float32 ``[2, C, H, W]``; the result takes any other batch size too.
+        sample: an example input of two samples; the result takes any other batch size too.
         input_name: name of the graph's input.
 
     Raises:

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..compress.errors import ExportError
 from .runtime import first_line
+from .softmax import softmax
 
 __all__ = ["TOLERANCE", "Agreement", "check_structure", "compare", "logits_of"]
 
@@ -43,7 +44,7 @@ def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
     Args:
         model: an evaluation copy.
-        inputs: float32 ``[N, C, H, W]``.
+        inputs: float32 ``[N, C, H, W]`` or int64 ``[N, length]``.
 
     Returns:
         What it computes, first dimension N.
@@ -62,7 +63,7 @@ def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         found = f"a tensor of {output.dtype}" if isinstance(output, torch.Tensor) else type(output).__name__
         raise ExportError(f"{name} must return one floating-point tensor, found {found}")
     if output.ndim < 1 or output.shape[0] != inputs.shape[0]:
-        raise ExportError(f"{name} must return one row per image, found shape {list(output.shape)} for {len(inputs)}")
+        raise ExportError(f"{name} must return one row per input, found shape {list(output.shape)} for {len(inputs)}")
     return output
 
 
@@ -79,15 +80,21 @@ def check_structure(path: str) -> None:
 
 
 def compare(
-    session: onnxruntime.InferenceSession, model: nn.Module, inputs: torch.Tensor, fed: torch.Tensor
+    session: onnxruntime.InferenceSession,
+    model: nn.Module,
+    inputs: torch.Tensor,
+    fed: torch.Tensor,
+    *,
+    probabilities: bool = False,
 ) -> Agreement:
     """Compare the session with PyTorch, for one sample alone and for several at once.
 
     Args:
         session: the exported file.
         model: an evaluation copy of the network.
-        inputs: what the network takes, float32 ``[N, C, H, W]``, N ≥ 1.
-        fed: the same images as the file takes them, for instance before normalisation.
+        inputs: what the network takes, float32 ``[N, C, H, W]`` or int64 ``[N, length]``, N ≥ 1.
+        fed: the same images or texts as the file takes them, for instance before normalisation.
+        probabilities: the file gives these, the network logits.
 
     Raises:
         ExportError: a logit differs by more than `TOLERANCE`, or is not finite.
@@ -96,6 +103,8 @@ def compare(
     largest, scale, same = 0.0, 1.0, 0
     for batch in rows:
         wanted = logits_of(model, inputs[batch]).numpy()
+        if probabilities:
+            wanted = softmax(wanted)
         found = _run(session, fed[batch].numpy())
         if found.shape != wanted.shape:
             shapes = f"{list(found.shape)}, PyTorch {list(wanted.shape)}"
@@ -114,7 +123,7 @@ def compare(
     return Agreement(largest, same / sum(map(len, rows)), len(inputs))
 
 
-def _run(session: onnxruntime.InferenceSession, batch: NDArray[np.float32]) -> NDArray[Any]:
+def _run(session: onnxruntime.InferenceSession, batch: NDArray[Any]) -> NDArray[Any]:
     try:
         (output,) = session.run(None, {session.get_inputs()[0].name: batch})
     except Exception as error:

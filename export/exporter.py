@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from onnx import ModelProto, helper
 from torch import nn
 
+from ..compress.data.tokens import PADDING, TextSpec, tokenise_all
 from ..compress.errors import ConfigError
 from ..compress.storage.atomic import atomic_path
 from .batchnorm import fold_batch_norms
@@ -24,10 +25,14 @@ from .opsets import BASE_OPSET, check_opset, convert
 from .preprocessing import Preprocessing
 from .report import ExportReport
 from .runtime import open_session
+from .softmax import OUTPUT, PROBABILITIES, add_softmax
+from .text import TOKENS, text_metadata
 
-__all__ = ["build", "export_onnx"]
+__all__ = ["build", "export_onnx", "export_text_onnx"]
 
 _RANDOM_SAMPLES = 8
+
+GraphPass = Callable[[Graph], None]
 
 
 def export_onnx(
@@ -41,6 +46,7 @@ def export_onnx(
     opset: int = BASE_OPSET,
     metadata: Mapping[str, str] | None = None,
     samples: torch.Tensor | None = None,
+    softmax: bool = False,
 ) -> ExportReport:
     """Write ``model`` as one ONNX file in float32, after checking that onnxruntime computes the same.
 
@@ -60,6 +66,7 @@ def export_onnx(
         opset: version of the ONNX operator set, see `supported_opsets`.
         metadata: further entries for the file (class names under ``iterand.classes``, as a JSON list).
         samples: images to compare on, float32 ``[N, C, H, W]`` in [0, 1]; random ones when None.
+        softmax: give ``probabilities`` in the place of ``logits``.
 
     Returns:
         An `ExportReport`.
@@ -80,17 +87,76 @@ def export_onnx(
     """
     preprocessing = Preprocessing.of(image_shape, mean, std)
     check_opset(opset)
-    properties = _properties(preprocessing, normalize, metadata)
+    properties = _properties(preprocessing.metadata(baked=normalize), metadata, softmax=softmax)
     pixels = _pixels(samples, preprocessing)
+    inputs = torch.from_numpy(preprocessing.apply(pixels.numpy()))
+    passes: list[GraphPass] = [preprocessing.bake] if normalize else []
+    passes += [add_softmax] if softmax else []
+    return _write(
+        model, path, "input", inputs, pixels if normalize else inputs, passes, opset=opset, properties=properties
+    )
+
+
+def export_text_onnx(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    text: TextSpec,
+    opset: int = BASE_OPSET,
+    metadata: Mapping[str, str] | None = None,
+    samples: Sequence[str] | torch.Tensor | None = None,
+    softmax: bool = False,
+) -> ExportReport:
+    """`export_onnx` for a model that takes texts as token numbers.
+
+    The graph has one input, ``tokens``, int64 ``[batch, length]`` with a dynamic batch. The tokeniser is described
+    in the metadata, so `OnnxClassifier` takes the texts themselves.
+
+    Args:
+        model: takes tokens int64 ``[N, length]``, returns one tensor. On any device, in any floating-point type.
+        path: the file to write; it is replaced only when the export is complete and right.
+        text: the tokeniser.
+        opset: version of the ONNX operator set, see `supported_opsets`.
+        metadata: further entries for the file (class names under ``iterand.classes``, as a JSON list).
+        samples: what to compare on, texts or tokens int64 ``[N, length]``; random tokens when None.
+        softmax: give ``probabilities`` in the place of ``logits``.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        ConfigError: an option that cannot be carried out.
+        ExportError: the model cannot be exported, or its export differs from it. No file is left.
+        IterandError: the file cannot be written.
+    """
+    check_opset(opset)
+    properties = _properties(text_metadata(text), metadata, softmax=softmax)
+    tokens = _tokens(samples, text)
+    passes = [add_softmax] if softmax else []
+    return _write(model, path, TOKENS, tokens, tokens, passes, opset=opset, properties=properties)
+
+
+def _write(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    input_name: str,
+    inputs: torch.Tensor,
+    fed: torch.Tensor,
+    passes: Sequence[GraphPass],
+    *,
+    opset: int,
+    properties: Mapping[str, str],
+) -> ExportReport:
     with atomic_path(path) as temporary:  # first, so that a folder that cannot be written to costs no time
         copy = evaluation_copy(model)
-        inputs = torch.from_numpy(preprocessing.apply(pixels.numpy()))
-        logits_of(copy, inputs[:1])  # a model that cannot run fails here, in plain words
-        onnx_model = build(copy, preprocessing, normalize=normalize, opset=opset)
-        helper.set_model_props(onnx_model, properties)
+        logits = logits_of(copy, inputs[:1])  # a model that cannot run fails here, in plain words
+        if OUTPUT in properties and logits.ndim != 2:
+            raise ConfigError(f"softmax: expected a model with an output [batch, classes], got {list(logits.shape)}")
+        onnx_model = build(copy, inputs, input_name, passes, opset=opset)
+        helper.set_model_props(onnx_model, dict(properties))
         temporary.write_bytes(onnx_model.SerializeToString(deterministic=True))
         check_structure(os.fspath(temporary))
-        agreement = compare(open_session(temporary), copy, inputs, pixels if normalize else inputs)
+        agreement = compare(open_session(temporary), copy, inputs, fed, probabilities=OUTPUT in properties)
         size = temporary.stat().st_size
     return ExportReport(
         path=Path(path),
@@ -103,21 +169,29 @@ def export_onnx(
     )
 
 
-def build(model: nn.Module, preprocessing: Preprocessing, *, normalize: bool, opset: int) -> ModelProto:
+def build(
+    model: nn.Module, inputs: torch.Tensor, input_name: str, passes: Sequence[GraphPass], *, opset: int
+) -> ModelProto:
     """Return the ONNX model of an evaluation copy, without metadata.
+
+    Args:
+        model: the copy.
+        inputs: of the right type and shape; their values play no part.
+        input_name: name of the graph's input.
+        passes: what is done to the graph in the end.
+        opset: version of the ONNX operator set.
 
     Raises:
         ExportError: see `capture` and `convert`.
     """
-    example = torch.zeros(2, *preprocessing.image_shape)
-    graph = Graph(capture(model, example, "input"))
+    graph = Graph(capture(model, torch.zeros_like(inputs[:1]).repeat(2, *[1] * (inputs.ndim - 1)), input_name))
     remove_identities(graph)
     drop_zero_biases(graph, fold_constants(graph))
     fix_reshapes(graph)
     factors = fold_batch_norms(graph)
     write_dense(graph, factors)
-    if normalize:
-        preprocessing.bake(graph, "pixels")
+    for transform in passes:
+        transform(graph)
     drop_unused(graph)
     result = convert(graph.model(), opset)
     result.producer_name, result.producer_version = "iterand-compress", _version()
@@ -134,8 +208,28 @@ def _pixels(samples: torch.Tensor | None, preprocessing: Preprocessing) -> torch
     return samples.detach().to("cpu", torch.float32).contiguous()
 
 
-def _properties(preprocessing: Preprocessing, normalize: bool, metadata: Mapping[str, str] | None) -> dict[str, str]:
-    own = preprocessing.metadata(baked=normalize)
+def _tokens(samples: Sequence[str] | torch.Tensor | None, text: TextSpec) -> torch.Tensor:
+    if samples is None:
+        return _random_tokens(text)
+    if not isinstance(samples, torch.Tensor):
+        samples = torch.from_numpy(tokenise_all(samples, text))
+    if samples.ndim != 2 or samples.shape[1] != text.length or len(samples) == 0 or samples.is_floating_point():
+        raise ConfigError(f"samples have the shape {list(samples.shape)}, expected tokens [N, {text.length}]")
+    return samples.detach().to("cpu", torch.int64).contiguous()
+
+
+def _random_tokens(text: TextSpec) -> torch.Tensor:
+    """Texts of random tokens and lengths, the first of them empty."""
+    generator = torch.Generator().manual_seed(0)  # of its own: the global one is not touched
+    tokens = torch.randint(1, text.vocabulary, (_RANDOM_SAMPLES, text.length), generator=generator)
+    lengths = torch.randint(1, text.length + 1, (_RANDOM_SAMPLES, 1), generator=generator)
+    lengths[0] = 0
+    return tokens.masked_fill(torch.arange(text.length) >= lengths, PADDING)
+
+
+def _properties(own: dict[str, str], metadata: Mapping[str, str] | None, *, softmax: bool) -> dict[str, str]:
+    if softmax:
+        own[OUTPUT] = PROBABILITIES
     given = dict(metadata or {})
     taken = sorted(own.keys() & given.keys())
     if taken:

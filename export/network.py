@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..compress.data import load_data
-from ..compress.errors import ExportError, MissingExtraError
+from ..compress.errors import ConfigError, ExportError, MissingExtraError
 from ..compress.recovery import LoadedNetwork, load_network
 from ..compress.storage import MAX_WEIGHTS
-from .exporter import export_onnx
+from .exporter import export_onnx, export_text_onnx
 from .report import ExportReport
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["export_network"]
 
 _SAMPLES = 64
+#: Data sets that need no folder.
+_BUNDLED = ("digits", "sentences")
 
 
 def export_network(
@@ -30,6 +32,7 @@ def export_network(
     data_dir: Path | None = None,
     model: str | None = None,
     max_weights: int = MAX_WEIGHTS,
+    softmax: bool = False,
 ) -> ExportReport:
     """Export a file to ONNX and compare the result with PyTorch.
 
@@ -37,19 +40,33 @@ def export_network(
         source: a ``.seedmask`` file or a checkpoint.
         target: the ONNX file; written only if it computes the same function.
         opset: of the ONNX operators.
-        normalize: whether the graph takes pixels in [0, 1] and normalises them itself.
+        normalize: whether the graph takes pixels in [0, 1] and normalises them itself; texts have no such choice.
         data_dir: folder of the data set the network was trained on; the comparison then uses its first test
-            images (the bundled digits need no folder). Otherwise the inputs are random.
+            images or texts (digits and sentences need no folder). Otherwise the inputs are random.
         model: the user's ``package.module:factory``, for files whose architecture is not built in.
         max_weights: refuse ``.seedmask`` files that declare more weights.
+        softmax: give probabilities in the place of logits.
 
     Raises:
+        ConfigError: an option that the network does not have.
         IterandError: the source is damaged or unknown, or the export does not compute the same function.
     """
     network = load_network(source, model=model, max_weights=max_weights)
     if network.data is None:
         raise ExportError(f"{source}: holds neither input shape nor normalisation; use export_onnx() in Python")
-    data = network.data
+    data, samples = network.data, _real_inputs(network, data_dir)
+    if data.text is not None:
+        if not normalize:
+            raise ConfigError(f"{source}: takes texts, which have no normalisation to leave out; drop --no-normalize")
+        return export_text_onnx(
+            network.model,
+            target,
+            text=data.text,
+            opset=opset,
+            metadata=_provenance(network),
+            samples=samples,
+            softmax=softmax,
+        )
     return export_onnx(
         network.model,
         target,
@@ -59,7 +76,8 @@ def export_network(
         normalize=normalize,
         opset=opset,
         metadata=_provenance(network),
-        samples=_real_images(network, data_dir),
+        samples=samples,
+        softmax=softmax,
     )
 
 
@@ -76,9 +94,9 @@ def _provenance(network: LoadedNetwork) -> dict[str, str]:
     return values
 
 
-def _real_images(network: LoadedNetwork, data_dir: Path | None) -> torch.Tensor | None:
+def _real_inputs(network: LoadedNetwork, data_dir: Path | None) -> torch.Tensor | None:
     recipe = network.recipe
-    if recipe is None or (data_dir is None and recipe.data.name != "digits"):
+    if recipe is None or (data_dir is None and recipe.data.name not in _BUNDLED):
         return None
     try:
         bundle = load_data(recipe.data, data_dir=data_dir, download=False, seed=recipe.subnetwork.seed)
@@ -86,5 +104,5 @@ def _real_images(network: LoadedNetwork, data_dir: Path | None) -> torch.Tensor 
         return None
     import torch
 
-    pixels, _ = next(iter(bundle.test.batches(_SAMPLES, torch.device("cpu"))))
-    return pixels
+    inputs, _ = next(iter(bundle.test.batches(_SAMPLES, torch.device("cpu"))))
+    return inputs

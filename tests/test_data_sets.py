@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 from iterand_compress.compress.config import DataConfig
-from iterand_compress.compress.data import DATASETS, load_data
+from iterand_compress.compress.data import DATASETS, TEXT_DATASETS, load_data
 from iterand_compress.compress.data import loading as loading_module
 from iterand_compress.compress.data.augment import Augmentation
 from iterand_compress.compress.data.builtin import TORCHVISION_LOADERS
 from iterand_compress.compress.data.memory import MemorySplit
 from iterand_compress.compress.data.order import augmentation_words, epoch_order, fixed_order
 from iterand_compress.compress.data.stream import StreamSplit, StreamTransform
+from iterand_compress.compress.data.text_loading import SIZES
 from iterand_compress.compress.errors import ConfigError, DataError, MissingExtraError
 
 
@@ -226,7 +227,8 @@ def test_without_a_data_dir_the_cache_folder_is_looked_in(tmp_path, monkeypatch)
 
 
 def test_every_name_has_a_loader():
-    assert set(DATASETS) == {"digits", "folder", *TORCHVISION_LOADERS}
+    assert set(DATASETS) == {"digits", "folder", *TORCHVISION_LOADERS, *TEXT_DATASETS}
+    assert set(TEXT_DATASETS) == set(SIZES)
 
 
 # --- Small folders -----------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ class NoCopy(Pooled):
         (nn.Linear(7, 5), r"Linear does not take an input of shape \[1, 3, 8, 8\]: RuntimeError: .*mat1"),
         (TwoOutputs(), "must return one floating-point tensor, found tuple"),
         (Classes(), r"must return one floating-point tensor, found a tensor of torch\.int64"),
-        (MeanOverBatch(), r"must return one row per image, found shape \[5\] for 1"),
+        (MeanOverBatch(), r"must return one row per input, found shape \[5\] for 1"),
         (NotANumber(), "logits that are not finite"),
         (NoCopy(), "cannot be copied for the export: holds a lock"),
     ],

@@ -19,6 +19,7 @@ def test_every_shipped_recipe_loads_and_has_a_schedule():
         "imagenet-resnet101",
         "imagenet-resnet34",
         "imagenet-resnet50",
+        "text",
     )
     for name in names:
         check_schedule(load_recipe(name).train)

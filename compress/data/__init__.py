@@ -13,10 +13,21 @@ from ..config import DataConfig
 if TYPE_CHECKING:
     from .bundle import DataBundle, Split
 
-__all__ = ["DATASETS", "DataBundle", "Split", "load_data"]
+__all__ = ["DATASETS", "TEXT_DATASETS", "DataBundle", "Split", "load_data"]
 
+#: Data sets of texts; ``text`` is a folder or a table of the user's.
+TEXT_DATASETS: tuple[str, ...] = ("sentences", "text")
 #: Names of the data sets; ``folder`` is an ImageFolder of the user's.
-DATASETS: tuple[str, ...] = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder")
+DATASETS: tuple[str, ...] = (
+    "digits",
+    "mnist",
+    "fashion-mnist",
+    "cifar10",
+    "cifar100",
+    "imagenet",
+    "folder",
+    *TEXT_DATASETS,
+)
 
 
 def load_data(
@@ -30,19 +41,19 @@ def load_data(
     """Load a data set and split it.
 
     Small images are decoded now and kept in memory (later on the device that asks for batches). Images with a
-    side above 96 pixels, or more than 1 GiB of them, are decoded when a batch needs them.
+    side above 96 pixels, or more than 1 GiB of them, are decoded when a batch needs them. Texts are tokenised now.
 
     Args:
         config: which data set, the share held out for validation, size and augmentation.
-        data_dir: folder that holds the data; ``None`` is ``iterand-compress`` in the user's cache folder
-            (``digits`` needs none, ``folder`` must be told).
+        data_dir: folder that holds the data (of ``text``: or a CSV file); ``None`` is ``iterand-compress`` in the
+            user's cache folder (``digits`` and ``sentences`` need none, ``folder`` and ``text`` must be told).
         download: fetch an absent data set, where torchvision can.
         seed: decides the validation split, the order of the training images and their augmentation, unless
             ``config`` has a seed of its own.
         workers: processes that decode large images; ``None`` chooses by the number of cores and images.
 
     Raises:
-        ConfigError: an unknown data set.
+        ConfigError: an unknown data set, or settings that it does not have.
         DataError: data that is absent, unreadable or inconsistent.
         MissingExtraError: ``digits`` without scikit-learn.
     """

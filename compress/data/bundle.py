@@ -1,4 +1,4 @@
-"""What a loaded data set offers: splits that hand out batches, and the normalisation of its pixels."""
+"""What a loaded data set offers: splits that hand out batches, and what a network must know of its inputs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .tokens import TextSpec
+
 __all__ = ["Batch", "DataBundle", "Split", "normalize"]
 
-#: Pixels float32 ``[B, C, H, W]`` in [0, 1], and labels int64 ``[B]``.
+#: Pixels float32 ``[B, C, H, W]`` in [0, 1], or tokens int64 ``[B, length]``; and labels int64 ``[B]``.
 Batch = tuple[Tensor, Tensor]
 
 
 class Split(ABC):
-    """Images with labels, on their way to a device.
+    """Images or texts with labels, on their way to a device.
 
     Attributes:
         labels: int64 ``[n]``, on the CPU.
@@ -34,7 +36,7 @@ class Split(ABC):
 
     @abstractmethod
     def batches(self, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
-        """All images in order, not augmented, the last partial batch included."""
+        """All of them in order, not augmented, the last partial batch included."""
 
     @abstractmethod
     def train_batches(self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0) -> Iterator[Batch]:
@@ -48,26 +50,34 @@ class DataBundle:
     Attributes:
         name: of the data set.
         classes: names of the classes; the index is the label.
-        image_shape: (channels, height, width).
+        image_shape: (channels, height, width); empty for texts, as are mean and std.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
         train: what is learned from.
         val: held out of the training images, ``None`` if nothing was.
         test: never used for a decision.
+        text: how texts became tokens; ``None`` for images.
     """
 
     name: str
     classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     train: Split
     val: Split | None
     test: Split
+    text: TextSpec | None = None
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """``(pixels - mean) / std`` per channel of float ``[B, C, H, W]``."""
-        return normalize(pixels, self.mean, self.std)
+        """``(pixels - mean) / std`` per channel of float ``[B, C, H, W]``; tokens stay as they are."""
+        return pixels if self.text is not None else normalize(pixels, self.mean, self.std)
+
+    def example(self, count: int) -> Tensor:
+        """Inputs of the right shape and type that mean nothing, on the CPU."""
+        if self.text is not None:
+            return torch.ones(count, self.text.length, dtype=torch.int64)
+        return torch.zeros(count, *self.image_shape)
 
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

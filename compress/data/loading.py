@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..config import DataConfig
 from ..errors import ConfigError, did_you_mean
-from . import DATASETS
+from . import DATASETS, TEXT_DATASETS
 from .augment import Augmentation
 from .builtin import load_digits, load_from_torchvision
 from .bundle import DataBundle, Split
@@ -23,6 +23,7 @@ from .memory import MemorySplit
 from .order import held_out
 from .source import FileSource, ImageSource, RawData, image_header
 from .stream import LARGE_SIDE, StreamSplit, StreamTransform
+from .text_loading import load_text
 
 __all__ = ["load"]
 
@@ -35,6 +36,11 @@ SAMPLE = 512
 def load(config: DataConfig, *, data_dir: Path | None, download: bool, seed: int, workers: int | None) -> DataBundle:
     """See ``load_data``."""
     seed = seed if config.seed is None else config.seed
+    if config.name in TEXT_DATASETS:
+        return load_text(config, data_dir=data_dir, seed=seed)
+    for setting in ("tokens", "vocabulary", "unit"):
+        if getattr(config, setting) is not None:
+            raise ConfigError(f"data: {config.name} has no {setting}, that is a setting of text: leave it out")
     raw = _find(config.name, data_dir, download)
     side = config.image_size or raw.image_size
     shape = _image_shape(raw.train.source, side)

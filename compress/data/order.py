@@ -13,11 +13,19 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..philox import Purpose, random_words
 
-__all__ = ["augmentation_words", "below", "epoch_order", "fixed_order", "held_out", "permutation"]
+__all__ = [
+    "augmentation_words",
+    "below",
+    "epoch_order",
+    "fixed_order",
+    "generated_words",
+    "held_out",
+    "permutation",
+]
 
 WORDS_PER_IMAGE = 8
 # Streams of Purpose.DATA_SPLIT (the third counter word).
-_VALIDATION, _FIXED_TEST = 0, 1
+_VALIDATION, _FIXED_TEST, _GENERATED = 0, 1, 2
 
 
 def permutation(seed: int, count: int, *, draw: int, tensor: int, purpose: Purpose) -> NDArray[np.int64]:
@@ -34,6 +42,11 @@ def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 def fixed_order(count: int) -> NDArray[np.int64]:
     """One permutation for ever, int64 ``[count]``, for test sets that must not depend on anyone's seed."""
     return permutation(0, count, draw=0, tensor=_FIXED_TEST, purpose=Purpose.DATA_SPLIT)
+
+
+def generated_words(count: int) -> NDArray[np.uint32]:
+    """The first ``count`` random words of generated data, uint32 ``[count]``: the same ones for ever."""
+    return random_words(0, count, draw=0, tensor=_GENERATED, purpose=Purpose.DATA_SPLIT)
 
 
 def held_out(seed: int, count: int, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

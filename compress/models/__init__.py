@@ -7,23 +7,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .architecture import Architecture, model_names, resolve
+from .architecture import (
+    AnyArchitecture,
+    Architecture,
+    TextArchitecture,
+    model_names,
+    read_architecture,
+    resolve,
+    resolve_text,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Architecture", "build_model", "model_names", "resolve"]
+__all__ = [
+    "AnyArchitecture",
+    "Architecture",
+    "TextArchitecture",
+    "build_model",
+    "model_names",
+    "read_architecture",
+    "resolve",
+    "resolve_text",
+]
 
 
-def build_model(arch: Architecture, *, allow_import: bool = False) -> nn.Module:
+def build_model(arch: AnyArchitecture, *, allow_import: bool = False) -> nn.Module:
     """Build the network that ``arch`` describes, on the CPU, in float32.
 
     Built-in models and ``torchvision:NAME`` are looked up in a registry. ``package.module:factory`` is
-    imported (also from the working directory) and called as ``factory(num_classes=N)``, if ``allow_import``
-    is set.
+    imported (also from the working directory) and called as ``factory(num_classes=N)``, for texts as
+    ``factory(num_classes=N, length=L, vocabulary=V)``, if ``allow_import`` is set.
 
     Args:
-        arch: see ``resolve``.
+        arch: see ``resolve`` and ``resolve_text``.
         allow_import: set it only for a name that the user typed, never for one that was read from a file.
 
     Raises:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..config import ModelConfig
+from ..data.tokens import LARGEST_LENGTH, LARGEST_VOCABULARY, TextSpec
 from ..errors import ConfigError, did_you_mean
 
-__all__ = ["Architecture", "model_names", "resolve"]
+__all__ = [
+    "AnyArchitecture",
+    "Architecture",
+    "TextArchitecture",
+    "model_names",
+    "read_architecture",
+    "resolve",
+    "resolve_text",
+]
 
 #: Images of at least this side get the ImageNet stem when the stem is ``auto``.
 IMAGENET_STEM_SIZE = 96
@@ -36,11 +45,13 @@ FAMILIES: dict[str, _Family] = {
     **_CONV,
     **dict.fromkeys(_RESNETS, _Family(True, True, 1)),
 }
+#: Built-in models that take texts.
+TEXT_MODELS = ("text-transformer",)
 
 
 def model_names() -> tuple[str, ...]:
     """Names of the built-in models."""
-    return tuple(FAMILIES)
+    return (*FAMILIES, *TEXT_MODELS)
 
 
 @dataclass(frozen=True)
@@ -93,17 +104,78 @@ class Architecture:
         Raises:
             ConfigError: a key is missing or unknown, or a value is not what the class allows.
         """
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ConfigError(f"architecture: unknown key {key!r}{did_you_mean(str(key), known)}")
-        missing = [key for key in known if key not in values and key not in LATER]
-        if missing:
-            raise ConfigError(f"architecture: missing {', '.join(missing)}")
-        return cls(**values)
+        return cls(**_exactly([field.name for field in fields(cls)], values))
 
 
-def _expect(arch: Architecture, field: str, holds: bool, expected: str) -> None:
+@dataclass(frozen=True)
+class TextArchitecture:
+    """`Architecture` of a network that takes token numbers in the place of images.
+
+    Attributes:
+        name: a built-in model, or ``package.module:factory``.
+        num_classes: number of outputs.
+        length: tokens of an input.
+        vocabulary: number of different tokens.
+        width: factor on the number of channels (built-in models).
+        affine: whether LayerNorm has trained scales and shifts (built-in models).
+
+    Raises:
+        ConfigError: a value of the wrong type or out of range.
+    """
+
+    name: str
+    num_classes: int
+    length: int
+    vocabulary: int
+    width: float = 1.0
+    affine: bool = False
+
+    def __post_init__(self) -> None:
+        _expect(self, "name", isinstance(self.name, str) and bool(self.name), "a name")
+        for field, largest in (("num_classes", 2**20), ("length", LARGEST_LENGTH), ("vocabulary", LARGEST_VOCABULARY)):
+            value = getattr(self, field)
+            _expect(self, field, type(value) is int and 1 <= value <= largest, f"an integer in [1, {largest}]")
+        _expect(self, "width", type(self.width) in (int, float) and 0 < self.width <= 64, "a number in (0, 64]")
+        _expect(self, "affine", type(self.affine) is bool, "true or false")
+        object.__setattr__(self, "width", float(self.width))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON scalars."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TextArchitecture:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            ConfigError: a key is missing or unknown, or a value is not what the class allows.
+        """
+        return cls(**_exactly([field.name for field in fields(cls)], values))
+
+
+AnyArchitecture = Architecture | TextArchitecture
+
+
+def read_architecture(values: Mapping[str, Any]) -> AnyArchitecture:
+    """What ``to_dict`` of either kind gave; that of a text network has a vocabulary.
+
+    Raises:
+        ConfigError: a key is missing or unknown, or a value is not what the class allows.
+    """
+    return (TextArchitecture if "vocabulary" in values else Architecture).from_dict(values)
+
+
+def _exactly(known: Sequence[str], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"architecture: unknown key {key!r}{did_you_mean(str(key), known)}")
+    missing = [key for key in known if key not in values and key not in LATER]
+    if missing:
+        raise ConfigError(f"architecture: missing {', '.join(missing)}")
+    return values
+
+
+def _expect(arch: AnyArchitecture, field: str, holds: bool, expected: str) -> None:
     if not holds:
         raise ConfigError(f"architecture: {field}: expected {expected}, got {getattr(arch, field)!r:.100}")
 
@@ -120,6 +192,10 @@ def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, in
         ConfigError: an unknown model, images it cannot take, or a setting it does not have.
     """
     channels, height, width = image_shape
+    if config.name in TEXT_MODELS:
+        raise ConfigError(
+            f"model: {config.name} takes texts, not images: give --data text (to estimate: --tokens and --vocabulary)"
+        )
     if height != width:
         raise ConfigError(
             f"model: images are {width}×{height} pixels, but a model takes square ones: give --image-size"
@@ -127,7 +203,7 @@ def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, in
     family = FAMILIES.get(config.name)
     if family is None and ":" not in config.name:
         raise ConfigError(
-            f"model: unknown {config.name!r}{did_you_mean(config.name, FAMILIES)} "
+            f"model: unknown {config.name!r}{did_you_mean(config.name, model_names())} "
             "(or torchvision:NAME, or package.module:factory)"
         )
     if family is None:
@@ -148,6 +224,33 @@ def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, in
         _refuse_set(config, "stem", config.stem != "auto", "only the built-in ResNets have a choice of stem")
     activation = config.activation or "relu"
     return Architecture(config.name, num_classes, channels, height, config.width, stem, config.affine, activation)
+
+
+def resolve_text(config: ModelConfig, *, num_classes: int, text: TextSpec) -> TextArchitecture:
+    """`resolve` for data that are texts.
+
+    Args:
+        config: the model section of a recipe.
+        num_classes: of the data.
+        text: how the data become token numbers.
+
+    Raises:
+        ConfigError: an unknown model, one that takes images, or a setting it does not have.
+    """
+    own = ":" in config.name and not config.name.startswith(TORCHVISION)
+    if not own and config.name not in TEXT_MODELS:
+        if config.name in FAMILIES or config.name.startswith(TORCHVISION):
+            known = ", ".join(TEXT_MODELS)
+            raise ConfigError(f"model: {config.name} takes images, and the data are texts: give --model {known}")
+        raise ConfigError(
+            f"model: unknown {config.name!r}{did_you_mean(config.name, TEXT_MODELS)} (or package.module:factory)"
+        )
+    if own:
+        _refuse_set(config, "width", config.width != 1.0, "it belongs to the built-in models")
+        _refuse_set(config, "affine", config.affine, "it belongs to the built-in models")
+    _refuse_set(config, "activation", config.activation is not None, "it belongs to the networks of images")
+    _refuse_set(config, "stem", config.stem != "auto", "only the built-in ResNets have a choice of stem")
+    return TextArchitecture(config.name, num_classes, text.length, text.vocabulary, config.width, config.affine)
 
 
 def _refuse_set(config: ModelConfig, key: str, is_set: bool, reason: str) -> None:

@@ -8,12 +8,22 @@ from functools import partial
 from torch import nn
 
 from ..errors import ConfigError, did_you_mean
-from .architecture import FAMILIES, STEMS, TORCHVISION, Architecture
+from .architecture import (
+    FAMILIES,
+    STEMS,
+    TEXT_MODELS,
+    TORCHVISION,
+    AnyArchitecture,
+    Architecture,
+    TextArchitecture,
+    model_names,
+)
 from .convnets import ConvNet, DigitsCNN
 from .external import from_factory, from_torchvision
 from .resnet import BasicBlock, Bottleneck, ResNet
+from .transformer import TextTransformer
 
-__all__ = ["BUILDERS", "build"]
+__all__ = ["BUILDERS", "TEXT_BUILDERS", "build"]
 
 BUILDERS: dict[str, Callable[[Architecture], nn.Module]] = {
     "digits-cnn": DigitsCNN,
@@ -27,11 +37,14 @@ BUILDERS: dict[str, Callable[[Architecture], nn.Module]] = {
     "resnet101": partial(ResNet, block=Bottleneck, counts=(3, 4, 23, 3)),
     "wideresnet50-2": partial(ResNet, block=Bottleneck, counts=(3, 4, 6, 3), inner_factor=2),
 }
+TEXT_BUILDERS: dict[str, Callable[[TextArchitecture], nn.Module]] = {
+    "text-transformer": partial(TextTransformer, depth=2),
+}
 
 
-def build(arch: Architecture, *, allow_import: bool) -> nn.Module:
+def build(arch: AnyArchitecture, *, allow_import: bool) -> nn.Module:
     """See ``build_model``."""
-    if arch.name.startswith(TORCHVISION):
+    if isinstance(arch, Architecture) and arch.name.startswith(TORCHVISION):
         return from_torchvision(arch)
     if ":" in arch.name:
         if not allow_import:
@@ -40,8 +53,14 @@ def build(arch: Architecture, *, allow_import: bool) -> nn.Module:
                 f"give it yourself with --model {arch.name}"
             )
         return from_factory(arch)
-    if arch.name not in BUILDERS:
-        raise ConfigError(f"model: unknown {arch.name!r}{did_you_mean(arch.name, BUILDERS)}")
+    builders = BUILDERS if isinstance(arch, Architecture) else TEXT_BUILDERS
+    if arch.name not in builders:
+        if arch.name in model_names():
+            kinds = ("texts", "images") if arch.name in TEXT_MODELS else ("images", "texts")
+            raise ConfigError(f"model: {arch.name} takes {kinds[0]}, and this architecture describes {kinds[1]}")
+        raise ConfigError(f"model: unknown {arch.name!r}{did_you_mean(arch.name, builders)}")
+    if isinstance(arch, TextArchitecture):
+        return TEXT_BUILDERS[arch.name](arch)
     family = FAMILIES[arch.name]
     if arch.image_size < family.smallest_image:
         raise ConfigError(

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ConfigError, did_you_mean
-from .architecture import TORCHVISION, Architecture
+from .architecture import TORCHVISION, AnyArchitecture, Architecture, TextArchitecture
 
 __all__ = ["from_factory", "from_torchvision"]
 
@@ -49,8 +49,8 @@ def from_torchvision(arch: Architecture) -> nn.Module:
     return model
 
 
-def from_factory(arch: Architecture) -> nn.Module:
-    """Import ``package.module:factory`` and call ``factory(num_classes=N)``.
+def from_factory(arch: AnyArchitecture) -> nn.Module:
+    """Import ``package.module:factory`` and call ``factory(num_classes=N)``, of texts also with their sizes.
 
     The working directory is searched before the installed packages.
 
@@ -79,10 +79,14 @@ def from_factory(arch: Architecture) -> nn.Module:
         raise ConfigError(f"model: {module_name} has no {attribute!r}{did_you_mean(attribute, public)}")
     if not callable(factory):
         raise ConfigError(f"model: {arch.name} is a {type(factory).__name__}, not a function that returns a module")
+    sizes = {"num_classes": arch.num_classes}
+    if isinstance(arch, TextArchitecture):
+        sizes |= {"length": arch.length, "vocabulary": arch.vocabulary}
     try:
-        model = factory(num_classes=arch.num_classes)
+        model = factory(**sizes)
     except Exception as error:
-        raise ConfigError(f"model: {arch.name}(num_classes={arch.num_classes}) failed: {_one_line(error)}") from error
+        call = ", ".join(f"{name}={value}" for name, value in sizes.items())
+        raise ConfigError(f"model: {arch.name}({call}) failed: {_one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: {arch.name} returned a {type(model).__name__}, not a torch.nn.Module")
     return model

@@ -5,7 +5,7 @@ from .container import write_safetensors
 from .frozen import Frozen, frozen_masks
 from .log import ResamplingLog
 from .manifest import FORMAT_VERSION, Manifest, TensorEntry
-from .network import InputSpec, JsonScalar, MaskedTensor, Network
+from .network import InputSpec, JsonScalar, MaskedTensor, Network, TextInput
 from .reader import MAX_WEIGHTS, loads, read_seedmask
 from .report import LayerReport
 from .seedmask import SeedMask
@@ -29,6 +29,7 @@ __all__ = [
     "SeedMask",
     "StoredTensor",
     "TensorEntry",
+    "TextInput",
     "Trained",
     "atomic_path",
     "dumps",

@@ -25,7 +25,7 @@ from .codings import check_coding
 from .container import Slots
 from .frozen import Frozen, check_frozen_weights
 from .log import LOG_KINDS
-from .network import InputSpec, JsonScalar, check_names, check_scale, check_settings
+from .network import AnyInput, InputSpec, JsonScalar, TextInput, check_names, check_scale, check_settings
 from .stored import ITEM_SIZE, check_shape
 from .text import DAMAGED, canonical_json, located, parse_json
 from .trained import VALUE_DTYPES, rows_of
@@ -34,7 +34,7 @@ __all__ = ["FORMAT_VERSION", "Manifest", "TensorEntry", "parse_manifest"]
 
 FORMAT_VERSION = 1
 #: Features that a file may require of its reader: what came after the first release of the format.
-FEATURES = frozenset({"coats", "deltas", "frozen", "gaps", "rans", "values"})
+FEATURES = frozenset({"coats", "deltas", "frozen", "gaps", "rans", "text", "values"})
 GENERATORS = ("philox4x32-10",)
 UPDATE = "update: pip install --upgrade iterand-compress"
 NO_DIGEST = "0" * 64
@@ -191,7 +191,7 @@ class Manifest(_Part):
     tensors: tuple[TensorEntry, ...] = Field(strict=False, min_length=1)
     state: tuple[StateEntry, ...] = Field(strict=False)
     architecture: dict[str, JsonScalar] | None
-    input: InputSpec | None
+    input: AnyInput | None
     classes: tuple[str, ...] | None = Field(strict=False)
     recipe: dict[str, JsonValue] | None
     digests: Digests
@@ -210,9 +210,10 @@ class Manifest(_Part):
         return slots
 
 
-def required_features(tensors: Iterable[TensorEntry]) -> list[str]:
-    """The features that the entries use, sorted."""
-    return sorted({feature for entry in tensors for feature in entry.features})
+def required_features(tensors: Iterable[TensorEntry], input: InputSpec | TextInput | None) -> list[str]:  # noqa: A002
+    """The features that the entries use, and ``text`` for a network that takes texts; sorted."""
+    used = {feature for entry in tensors for feature in entry.features}
+    return sorted(used | ({"text"} if isinstance(input, TextInput) else set()))
 
 
 def sealed(manifest: Manifest) -> Manifest:
@@ -237,7 +238,10 @@ def build_manifest(fields: dict[str, Any]) -> Manifest:
         return Manifest.model_validate(fields)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        where = ascii(".".join(str(part) for part in problem["loc"]))[1:-1]  # may be the file's own words
+        place = [str(part) for part in problem["loc"]]
+        if place[:1] == ["input"]:
+            del place[1:2]  # pydantic's word for the kind of input
+        where = ascii(".".join(place))[1:-1]  # may be the file's own words
         message = problem["msg"].removeprefix("Value error, ")
         raise SeedMaskError(f"manifest: {where[:120]}: {message}, got {str(problem['input'])[:80]!a}") from None
 
@@ -288,7 +292,7 @@ def _check_meaning(manifest: Manifest, max_weights: int) -> None:
     for tensor in manifest.tensors:
         with located(f"tensor {tensor.name!r}"):
             _check_tensor(tensor)
-    features = required_features(manifest.tensors)
+    features = required_features(manifest.tensors, manifest.input)
     if list(manifest.required_features) != features:
         raise SeedMaskError(
             f"manifest: expected required_features {features}, got {list(manifest.required_features)}; {DAMAGED}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 from ..codebooks import Codebook, get_codebook
-from ..errors import SeedMaskError
+from ..data.tokens import TextSpec
+from ..errors import ConfigError, SeedMaskError
 from ..philox import check_seed
 from .coats import MAX_COAT
 from .frozen import Frozen, check_frozen_weights
@@ -19,7 +21,7 @@ from .stored import StoredTensor, check_shape
 from .text import check_json, check_text, located
 from .trained import Trained, rows_of
 
-__all__ = ["InputSpec", "JsonScalar", "MaskedTensor", "Network"]
+__all__ = ["AnyInput", "InputSpec", "JsonScalar", "MaskedTensor", "Network", "TextInput"]
 
 JsonScalar = str | int | float | bool | None
 
@@ -158,6 +160,44 @@ class InputSpec(BaseModel):
         return self
 
 
+class TextInput(BaseModel):
+    """The texts that the network takes, as token numbers.
+
+    Attributes:
+        length: tokens of an input.
+        unit: rule by which texts become tokens, as in `TextSpec`.
+        vocabulary: number of different tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    length: int
+    unit: str
+    vocabulary: int
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TextInput:
+        try:
+            self.spec()
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def spec(self) -> TextSpec:
+        """The tokeniser's settings."""
+        return TextSpec(self.length, self.vocabulary, self.unit)
+
+
+def _kind_of_input(value: object) -> str:
+    return "text" if isinstance(value, TextInput) or (isinstance(value, dict) and "vocabulary" in value) else "image"
+
+
+#: What a network takes; in JSON, the input of a text network has a vocabulary.
+AnyInput = Annotated[
+    Annotated[InputSpec, Tag("image")] | Annotated[TextInput, Tag("text")], Discriminator(_kind_of_input)
+]
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """Everything that a file says. The index of a tensor is the tensor word of its random numbers.
@@ -168,7 +208,7 @@ class Network:
             makes a tensor when it is asked for one (its names are checked when it is packed).
         state: the other tensors of the model (normalisation statistics, biases), by parameter name.
         architecture: how a built-in model is constructed; ``None`` if the user supplies the model.
-        input: the images that it takes.
+        input: the images or texts that it takes.
         classes: names of the classes.
         recipe: the settings of the training run.
 
@@ -181,7 +221,7 @@ class Network:
     tensors: Sequence[MaskedTensor]
     state: Mapping[str, StoredTensor] = field(default_factory=dict)
     architecture: dict[str, JsonScalar] | None = None
-    input: InputSpec | None = None
+    input: InputSpec | TextInput | None = None
     classes: list[str] | None = None
     recipe: dict[str, JsonValue] | None = None
 

@@ -186,7 +186,7 @@ def _assemble(network: Network, spool: BinaryIO, coding: str) -> tuple[Manifest,
         "digests": digests,
     }
     manifest = build_manifest(fields)
-    fields["required_features"] = required_features(manifest.tensors)
+    fields["required_features"] = required_features(manifest.tensors, manifest.input)
     slots = manifest.slots()
     order = [places[name] for name in layout(slots)]
     payload = hashlib.sha256()

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from ..config import Recipe, validated
+from ..data.tokens import TextSpec
 from ..errors import CheckpointError
-from ..models import Architecture
+from ..models import AnyArchitecture, read_architecture
 from ..storage import atomic_path
 
 __all__ = ["Checkpoint", "DataInfo", "Position", "load_checkpoint", "save_checkpoint"]
@@ -35,13 +36,36 @@ class Position:
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a network must know about its data: names of the classes, shape and normalisation of an image."""
+    """What a network must know about its data: names of the classes, and what an input is.
+
+    Attributes:
+        name: of the data set.
+        classes: names by label.
+        image_shape: channels, height, width; empty for texts, as are mean and std.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+        text: how texts become tokens; ``None`` for images.
+    """
 
     name: str
     classes: list[str]
     image_shape: list[int]
     mean: list[float]
     std: list[float]
+    text: TextSpec | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values; those of images are the ones that every version has read."""
+        values = asdict(self)
+        if self.text is None:
+            del values["text"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DataInfo:
+        """Inverse of ``to_dict``."""
+        text = values.get("text")
+        return cls(**{**values, "text": TextSpec.from_dict(text) if text else None})
 
 
 @dataclass(frozen=True)
@@ -51,7 +75,7 @@ class Checkpoint:
     Attributes:
         recipe: the resolved settings.
         architecture: what ``build_model`` rebuilds the network from.
-        data: classes, image shape, normalisation.
+        data: classes, and what an input is.
         position: where the run stands.
         model: state dict of the (parametrized) network.
         optimizer: state dict of the optimizer; ``None`` once the run is complete.
@@ -61,7 +85,7 @@ class Checkpoint:
     """
 
     recipe: Recipe
-    architecture: Architecture
+    architecture: AnyArchitecture
     data: DataInfo
     position: Position
     model: dict[str, Any]
@@ -87,7 +111,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "version": _VERSION,
         "recipe": checkpoint.recipe.model_dump(),
         "architecture": checkpoint.architecture.to_dict(),
-        "data": asdict(checkpoint.data),
+        "data": checkpoint.data.to_dict(),
         "position": asdict(checkpoint.position),
         "model": dict(checkpoint.model),
         "optimizer": checkpoint.optimizer,
@@ -140,8 +164,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged: expected the keys {sorted(expected)}, got {sorted(content)}")
     return Checkpoint(
         recipe=validated(Recipe, content["recipe"], f"{path}: recipe"),
-        architecture=Architecture.from_dict(content["architecture"]),
-        data=DataInfo(**content["data"]),
+        architecture=read_architecture(content["architecture"]),
+        data=DataInfo.from_dict(content["data"]),
         position=Position(**content["position"]),
         model=content["model"],
         optimizer=content["optimizer"],

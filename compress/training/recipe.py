@@ -16,9 +16,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DEFAULT_RECIPE", "differences", "load_recipe", "override", "recipe_names"]
+__all__ = ["DEFAULT_RECIPE", "TEXT_RECIPE", "differences", "load_recipe", "override", "recipe_names"]
 
 DEFAULT_RECIPE = "digits"
+#: What texts begin with.
+TEXT_RECIPE = "text"
 _FOLDER = resources.files(__package__) / "recipes"
 
 

@@ -19,7 +19,7 @@ from ..allocation import settle
 from ..config import Recipe, TrainConfig
 from ..data import DataBundle, Split, load_data
 from ..errors import ConfigError, DataError, TrainingError
-from ..models import Architecture, build_model, resolve
+from ..models import AnyArchitecture, build_model, resolve, resolve_text
 from ..subnetwork import make_subnetwork, masked_layers, pruned_layers, refresh
 from ..tickets import SAMPLES_PER_CLASS, class_sample, find_ticket, looks_at_data, use_masks
 from .checkpoint import Checkpoint, DataInfo, Position, save_checkpoint
@@ -81,7 +81,7 @@ class Run:
         self.data_info = describe(self.data)
         if stored and stored.data != self.data_info:
             raise DataError(f"{options.out}: the data are not those that the run began with; give the same --data-dir")
-        self.architecture = resolve(recipe.model, num_classes=len(self.data.classes), image_shape=self.data.image_shape)
+        self.architecture = _architecture(recipe, self.data)
         self.model = build_network(recipe, self.architecture, allow_import=options.allow_import)
         _check_output(self.model, self.data)
         self.model.to(device)
@@ -89,6 +89,7 @@ class Run:
         settings = recipe.train
         self.optimizer = _optimizer(self.model, settings)
         self.channels_last = device.type == "cuda" if options.channels_last is None else options.channels_last
+        self.channels_last &= self.data.text is None
         self.steps_per_epoch = self.data.train.steps_per_epoch(settings.batch_size)
         self.position = Position()
         # Kept on the device, and looked at now and then: sums of loss, right answers and images of the epoch,
@@ -121,6 +122,8 @@ class Run:
             number = config.samples_per_class or SAMPLES_PER_CLASS
             pixels, labels = class_sample(batches, self.data.classes, number)
             find_ticket(self.model, config, (self.data.normalize(pixels), labels))
+        elif self.data.text is not None and config.method == "synflow":
+            raise ConfigError("synflow: it sends ones through the network, and token numbers are no amounts: take snip")
         else:
             find_ticket(self.model, config, self.data.image_shape)
 
@@ -227,12 +230,20 @@ class Run:
         return RunInfo(self.recipe, self.device, self.data_info, self.position, epochs, self.steps_per_epoch, weights)
 
 
-def build_network(recipe: Recipe, architecture: Architecture, *, allow_import: bool) -> nn.Module:
+def build_network(recipe: Recipe, architecture: AnyArchitecture, *, allow_import: bool) -> nn.Module:
     """The network a recipe starts from, on the CPU, with the initial weights and scores of its seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_step_seed(recipe.subnetwork.seed, -1))  # for biases and the like of foreign models
         model = build_model(architecture, allow_import=allow_import)
     return make_subnetwork(model, recipe.subnetwork)
+
+
+def _architecture(recipe: Recipe, data: DataBundle) -> AnyArchitecture:
+    classes = len(data.classes)
+    if data.text is not None:
+        return resolve_text(recipe.model, num_classes=classes, text=data.text)
+    channels, height, width = data.image_shape
+    return resolve(recipe.model, num_classes=classes, image_shape=(channels, height, width))
 
 
 def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
@@ -244,24 +255,25 @@ def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer
 
 def describe(data: DataBundle) -> DataInfo:
     """What a network must know about its data."""
-    return DataInfo(data.name, list(data.classes), list(data.image_shape), list(data.mean), list(data.std))
+    return DataInfo(data.name, list(data.classes), list(data.image_shape), list(data.mean), list(data.std), data.text)
 
 
 def _check_output(model: nn.Module, data: DataBundle) -> None:
     """One dry batch, so that a model that does not fit the data fails before the first step."""
     expected = (2, len(data.classes))
+    example, noun = data.example(2), "images" if data.text is None else "texts"
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            shape = tuple(model(torch.zeros(2, *data.image_shape)).shape)
+            shape = tuple(model(example).shape)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise DataError(f"the model cannot take images of shape {tuple(data.image_shape)}: {reason}") from None
+        raise DataError(f"the model cannot take {noun} of shape {tuple(example.shape[1:])}: {reason}") from None
     model.train(was_training)
     if shape != expected:
         raise DataError(
-            f"the model's output for 2 images: expected {expected} ({len(data.classes)} classes of {data.name}), "
+            f"the model's output for 2 {noun}: expected {expected} ({len(data.classes)} classes of {data.name}), "
             f"got {shape}"
         )
 

@@ -1,0 +1,169 @@
+"""From a text to token numbers without a stored vocabulary: a word's number is a hash of the word.
+
+Source of the idea: Weinberger, Dasgupta, Langford, Smola, Attenberg, "Feature hashing for large scale multitask
+learning" (ICML 2009). Different words may share a number. This module needs NumPy and Python's Unicode tables only.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+
+__all__ = ["BYTE_VOCABULARY", "PADDING", "TextSpec", "pieces", "token_hash", "tokenise", "tokenise_all"]
+
+#: The token behind the end of a text.
+PADDING = 0
+#: Size of the vocabulary of ``bytes``: 256 bytes and the padding.
+BYTE_VOCABULARY = 257
+UNITS = ("words", "bytes")
+LARGEST_LENGTH, LARGEST_VOCABULARY = 2**16, 2**24
+
+FNV_OFFSET, FNV_PRIME = 0x811C9DC5, 0x01000193
+MIX_1, MIX_2 = 0x85EBCA6B, 0xC2B2AE35
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """How a text becomes numbers: all that a network needs to know of its tokeniser.
+
+    Attributes:
+        length: tokens of an input; longer texts are cut off, shorter ones filled up with `PADDING`.
+        vocabulary: number of different tokens, `PADDING` included; 257 for ``bytes``.
+        unit: ``words``, or ``bytes`` of the UTF-8 form.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of range.
+    """
+
+    length: int
+    vocabulary: int
+    unit: str = "words"
+
+    def __post_init__(self) -> None:
+        for field, least, most in (("length", 1, LARGEST_LENGTH), ("vocabulary", 2, LARGEST_VOCABULARY)):
+            value = getattr(self, field)
+            if type(value) is not int or not least <= value <= most:
+                raise ConfigError(f"text: {field}: expected an integer in [{least}, {most}], got {value!r:.100}")
+        if self.unit not in UNITS:
+            raise ConfigError(f"text: unit: expected words or bytes, got {self.unit!r:.100}")
+        if self.unit == "bytes" and self.vocabulary != BYTE_VOCABULARY:
+            raise ConfigError(
+                f"text: vocabulary: expected {BYTE_VOCABULARY} (256 bytes and the padding) for the unit bytes, "
+                f"got {self.vocabulary}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON scalars."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TextSpec:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            ConfigError: a key is missing or unknown, or a value is not what the class allows.
+        """
+        if set(values) != {"length", "vocabulary", "unit"}:
+            raise ConfigError(
+                f"text: expected length, vocabulary and unit, got {', '.join(map(str, values)) or 'none'}"
+            )
+        return cls(**values)
+
+
+def token_hash(piece: str) -> int:
+    """The 32-bit hash of a piece: FNV-1a over its UTF-8 bytes, then the finaliser of MurmurHash3.
+
+    FNV-1a alone leaves its low bits weak, and the remainder by a vocabulary looks at them most.
+
+    Example:
+        >>> hex(token_hash("foobar"))
+        '0xc0da6dc'
+    """
+    state = FNV_OFFSET
+    for byte in piece.encode("utf-8"):
+        state = (state ^ byte) * FNV_PRIME & 0xFFFFFFFF
+    state = (state ^ state >> 16) * MIX_1 & 0xFFFFFFFF
+    state = (state ^ state >> 13) * MIX_2 & 0xFFFFFFFF
+    return state ^ state >> 16
+
+
+def pieces(text: str) -> list[str]:
+    """Cut a text into words, numbers and marks.
+
+    The text is brought into Unicode's form NFKC and lower-cased (no locale plays a part), and ’ becomes '. Then
+    each character belongs to a kind by its general category: letters and combining marks (L, M) make words,
+    digits and the like (N) numbers, and a run of either is one piece; each punctuation mark or symbol (P, S) is a
+    piece of its own; format characters (Cf, such as soft hyphens) are dropped; all else (Z, other C) separates
+    pieces. An apostrophe between two characters of a word belongs to the word.
+
+    Example:
+        >>> pieces("Don't pay ５００€ – no!")
+        ["don't", 'pay', '500', '€', '–', 'no', '!']
+    """
+    characters = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
+    marked = [(character, _kind(character)) for character in characters]
+    marked = [pair for pair in marked if pair[1] != "dropped"]
+    found: list[str] = []
+    before = "separator"
+    for place, (character, kind) in enumerate(marked):
+        after = marked[place + 1][1] if place + 1 < len(marked) else "separator"
+        if character == "'" and before == after == "word":
+            kind = "word"
+        if kind != "separator":
+            if kind == before and kind != "mark":
+                found[-1] += character
+            else:
+                found.append(character)
+        before = kind
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _kind(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Cf":
+        return "dropped"
+    return {"L": "word", "M": "word", "N": "number", "P": "mark", "S": "mark"}.get(category[0], "separator")
+
+
+@lru_cache(maxsize=1 << 16)
+def _token(piece: str, vocabulary: int) -> int:
+    return 1 + token_hash(piece) % (vocabulary - 1)
+
+
+def tokenise(text: str, spec: TextSpec) -> NDArray[np.int64]:
+    """Turn a text into the numbers that a network takes.
+
+    Of ``words``, token = 1 + hash mod (vocabulary - 1) of each of the `pieces`; of ``bytes``, token = 1 + byte of
+    the text's UTF-8 form as it is.
+
+    Returns:
+        int64 ``[length]``: the tokens, then `PADDING`. A text without pieces is all `PADDING`.
+
+    Example:
+        >>> tokenise("The cat.", TextSpec(5, 1000)).tolist()
+        [139, 794, 968, 0, 0]
+    """
+    tokens = np.full(spec.length, PADDING, np.int64)
+    if spec.unit == "bytes":
+        # A character takes at least one byte; "replace" is for lone surrogates, which have no UTF-8 form.
+        data = text[: spec.length].encode("utf-8", "replace")[: spec.length]
+        tokens[: len(data)] = np.frombuffer(data, np.uint8).astype(np.int64) + 1
+    else:
+        found = [_token(piece, spec.vocabulary) for piece in pieces(text)[: spec.length]]
+        tokens[: len(found)] = found
+    return tokens
+
+
+def tokenise_all(texts: Iterable[str], spec: TextSpec) -> NDArray[np.int64]:
+    """`tokenise` of each text, int64 ``[n, length]``."""
+    rows = [tokenise(text, spec) for text in texts]
+    return np.stack(rows) if rows else np.empty((0, spec.length), np.int64)
