@@ -33,7 +33,17 @@ import numpy as np
 from common import environment, save
 from iterand_compress.compress.codebooks import CODEBOOKS
 from iterand_compress.compress.errors import SeedMaskError
-from iterand_compress.compress.storage import MaskedTensor, Network, StoredTensor, dumps, loads
+from iterand_compress.compress.philox import random_bytes
+from iterand_compress.compress.storage import (
+    Frozen,
+    MaskedTensor,
+    Network,
+    StoredTensor,
+    dumps,
+    frozen_masks,
+    loads,
+    quantise,
+)
 from iterand_compress.compress.storage.container import build_header, layout
 from iterand_compress.compress.storage.text import canonical_json
 
@@ -45,9 +55,14 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2
 EDGES = (0, 1, 2, 3, 7, 8, 9, 127, 128, 255, 256, 32767, 32768, 32769, 65535, 65536, 65537, 2**24, 2**31, 2**32 - 1)
 HUGE = (2**32, 2**33, 2**36, 2**36 + 1, 2**41, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**20 - 1)
 TEXTS = (
-    "", "raw", "rans", "gaps", "zstd", "none", "flips", "draws", "uniform", "normal", "signed-constant", "BOOL", "U8",
-    "F64", "\x1b[2J", "\u202e", "\ud800", "a\nb", "3f800000", "7f800000", "00000000", "0" * 64, "../../x",
+    "", "raw", "rans", "gaps", "zstd", "none", "flips", "draws", "deltas", "frozen", "coats", "values",
+    "uniform", "normal", "signed-constant", "BOOL", "U8", "I8", "F16", "F32", "F64", "\x1b[2J", "\u202e", "\ud800",
+    "a\nb", "3f800000", "7f800000", "00000000", "0" * 64, "../../x",
 )  # fmt: skip
+
+
+#: Parts of a tensor that are rows of values, and those that may be absent and are features then.
+ROWS, OPTIONAL = ("mask", "log", "coats", "values"), ("coats", "frozen", "values")
 
 
 def small(rng: np.random.Generator, coding: str) -> bytes:
@@ -68,11 +83,38 @@ def small(rng: np.random.Generator, coding: str) -> bytes:
     return dumps(Network(seed=int(rng.integers(2**63)), tensors=tensors, state=state), coding=coding)
 
 
+def kinds(rng: np.random.Generator, coding: str) -> bytes:
+    """A network of recycled weights, frozen masks, coats, and trained values of each dtype."""
+    seed, shape, thresholds, tensors = int(rng.integers(2**63)), (40, 30), Frozen(20000, 9000), []
+
+    def add(codebook: str, *, frozen: bool = False, dtype: str = "", **fields: Any) -> None:
+        mask = rng.random(1200) < 0.4
+        if frozen:
+            pruned, kept = frozen_masks(seed, len(tensors), thresholds, 1200)
+            mask, fields["frozen"] = mask & ~pruned | kept, thresholds
+        if dtype:
+            weights = (rng.standard_normal(1200) ** 5).astype(np.float32)
+            fields["trained"] = quantise(weights, mask, shape, dtype)
+        name, scale = f"layer{len(tensors)}", CODEBOOKS[codebook].scale(30)
+        tensors.append(MaskedTensor(name, shape, codebook, scale, mask, **fields))
+
+    few = np.where(rng.random(1200) < 0.2, 3, 0).astype(np.uint8)
+    add("normal", current=rng.integers(0, 256, 1200).astype(np.uint8))
+    add("uniform", frozen=True, current=random_bytes(seed, 0, 1200, draw=0, tensor=1) ^ few)
+    add("signed-constant", frozen=True, draws=few, coats=rng.geometric(0.6, 1200).astype(np.uint8))
+    add("signed-constant", coats=(1 + few // 3).astype(np.uint8))
+    add("normal", frozen=True, draws=few)
+    for dtype in ("float32", "float16", "int8"):
+        add("uniform", frozen=dtype == "int8", dtype=dtype)
+    return dumps(Network(seed=seed, tensors=tuple(tensors)), coding=coding)
+
+
 @cache
 def seeds() -> dict[str, bytes]:
     found = {path.name: path.read_bytes() for path in sorted(GOLDEN.glob("*.seedmask"))}
     for i, coding in enumerate(("auto", "rans", "raw")):
         found[f"small-{coding}"] = small(np.random.Generator(np.random.PCG64(i)), coding)
+        found[f"kinds-{coding}"] = kinds(np.random.Generator(np.random.PCG64(i)), coding)
     return found
 
 
@@ -122,6 +164,13 @@ def slots_of(manifest: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]
             slots[f"mask/{tensor['name']}"] = ("U8", (tensor["mask"]["bytes"],))
             if tensor["log"]["kind"] != "none":
                 slots[f"log/{tensor['name']}"] = ("U8", (tensor["log"]["bytes"],))
+            if "coats" in tensor:
+                slots[f"coats/{tensor['name']}"] = ("U8", (tensor["coats"]["bytes"],))
+            if "values" in tensor and tensor["values"]["dtype"] == "I8":
+                slots[f"values/{tensor['name']}"] = ("U8", (tensor["values"]["bytes"],))
+                slots[f"scales/{tensor['name']}"] = ("F32", tuple(tensor["shape"][:1]) or (1,))
+            elif "values" in tensor:
+                slots[f"values/{tensor['name']}"] = (tensor["values"]["dtype"], (tensor["kept"],))
         for entry in manifest["state"]:
             slots[f"state/{entry['name']}"] = (entry["dtype"], tuple(entry["shape"]))
         if any(type(size) is not int or size < 0 for _, shape in slots.values() for size in shape):
@@ -193,11 +242,20 @@ def mutate_manifest(data: bytes, rng: random.Random, seal: bool) -> bytes:
 def mutate_payload(data: bytes, rng: random.Random, seal: bool) -> bytes:
     header, manifest, section = split(data)
     contents = {name: section[slice(*entry["data_offsets"])] for name, entry in header.items()}
-    parts = [(tensor, part) for tensor in manifest["tensors"] for part in ("mask", "log") if tensor[part]["bytes"]]
+    parts = [
+        (tensor, part) for tensor in manifest["tensors"] for part in ROWS if part in tensor and tensor[part]["bytes"]
+    ]
     coded = [item for item in parts if item[0][item[1]]["coding"] != "raw"]
+    scales = [name for name in contents if name.startswith("scales/")]
     for _ in range(rng.choice((1, 1, 1, 2))):
         tensor, part = rng.choice(coded if coded and rng.random() < 0.8 else parts)
         name = f"{part}/{tensor['name']}"
+        if scales and rng.random() < 0.1:
+            name = rng.choice(scales)
+        if name in scales or (part == "values" and tensor["values"]["dtype"] != "I8"):  # as long as its shape says
+            size = len(contents[name])
+            contents[name] = bytes_changed(contents[name], rng, 1)[:size].ljust(size, b"\x7f")
+            continue
         contents[name] = change_payload(contents[name], tensor, part, rng)
         tensor[part]["bytes"] = len(contents[name])
         if rng.random() < 0.05:
@@ -213,8 +271,10 @@ def mutate_payload(data: bytes, rng: random.Random, seal: bool) -> bytes:
 
 def fix_features(manifest: dict[str, Any]) -> None:
     try:
-        used = {tensor[part]["coding"] for tensor in manifest["tensors"] for part in ("mask", "log")}
-        manifest["required_features"] = sorted(used & {"rans", "gaps"})
+        used = {tensor[part]["coding"] for tensor in manifest["tensors"] for part in ROWS if part in tensor}
+        used |= {part for tensor in manifest["tensors"] for part in OPTIONAL if part in tensor}
+        used |= {tensor["log"]["kind"] for tensor in manifest["tensors"]}
+        manifest["required_features"] = sorted(used & {"rans", "gaps", "deltas", *OPTIONAL})
     except (KeyError, TypeError):
         pass
 
@@ -353,9 +413,11 @@ def change_payload(content: bytes, tensor: dict[str, Any], part: str, rng: rando
     coding = tensor[part]["coding"]
     if coding == "raw" or rng.random() < 0.25:
         return bytes_changed(content, rng, 1)
-    count = int(np.prod(tensor["shape"])) if part == "mask" else tensor["kept"]
+    stored = tensor["frozen"]["free"] if "frozen" in tensor else int(np.prod(tensor["shape"]))
+    count = stored if part == "mask" else tensor["kept"]
+    width = {"mask": 1, "values": 8}.get(part) or tensor[part]["width"]
     try:
-        payload = Payload.parse(content, count, 1 if part == "mask" else tensor["log"]["width"], coding)
+        payload = Payload.parse(content, count, width, coding)
     except (IndexError, ValueError, ArithmeticError):  # it was changed before
         return bytes_changed(content, rng, 1)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):

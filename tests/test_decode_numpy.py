@@ -38,6 +38,7 @@ from iterand_compress.compress.storage.bits import Row
 from iterand_compress.compress.storage.codings import Coded, decode_rows, encode_rows, plan
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "decode_numpy.py"
+KINDS = ("deltas", "frozen", "coats", "values")
 FILES = sorted(FOLDER.glob("*.seedmask"))
 
 
@@ -481,6 +482,17 @@ def test_damaged_rows_are_refused_with_what_is_wrong(payload: str, coding: str, 
     assert decode_numpy.decode_row(bytes.fromhex("20 808004000000 00000100 0000"), "rans", 20, 2).tolist() == [0] * 20
     with pytest.raises(ValueError, match=message):
         decode_numpy.decode_row(bytes.fromhex(payload), coding, 20, width)
+
+
+NEWER = [path for path in (FOLDER.parent / "bad_files").glob("*.seedmask") if path.stem.split("-")[0] in KINDS]
+
+
+@pytest.mark.parametrize("path", NEWER, ids=lambda path: path.stem)
+def test_bad_files_of_the_newer_kinds_are_refused(path: Path) -> None:
+    with pytest.raises(ValueError) as caught:
+        decode(path)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_a_manifest_that_is_not_canonical_is_refused() -> None:

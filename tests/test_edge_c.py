@@ -37,6 +37,19 @@ EDGE = Path(__file__).parent.parent / "examples" / "edge"
 NOT_CHECKED = {"input-channels", "input-std-zero", "manifest-integer-float", "state-dimension"}
 #: Of bad files that a later check would refuse as well: the check that must have done it.
 MESSAGES = {
+    "coats-128": "coats: expected at most 127, got 128",
+    "coats-all-one": "coats: expected a value of 1 bits, got only smaller ones",
+    "coats-of-many-values": "coats: expected a codebook of two values, got uniform",
+    "coats-scale-overflows": "scale: expected positive, normal and finite, times 127 too, got 7e800000",
+    "coats-too-wide": "coats: expected a value of 7 bits, got only smaller ones",
+    "deltas-of-two-values": "log: deltas do not go with the codebook signed-constant",
+    "deltas-too-wide": "log: expected a value of 8 bits, got only smaller ones",
+    "frozen-fewer-free": "frozen: expected 1080 free weights, the generator leaves 1048",
+    "frozen-free-above": "frozen: expected at most 2000 free weights, got 2001",
+    "frozen-more-free": "frozen: expected 1080 free weights, the generator leaves more",
+    "frozen-none-free": "frozen: expected 1080 free weights, the generator leaves 0",
+    "frozen-shape-huge": "frozen: expected at most 2**35 weights, got 68719476736",
+    "frozen-undeclared": "required_features: expected frozen, for the file uses it",
     "gaps-past-the-end": "mask: gaps go 1 bits beyond the end",
     "header-padding": "header: expected at most 7 spaces at its end",
     "log-draws-too-wide": "log: expected a value of 3 bits, got only smaller ones",
@@ -49,6 +62,15 @@ MESSAGES = {
     "scale-overflows": "scale: expected positive, normal and finite, times 127 too, got 7e800000",
     "scale-subnormal": "scale: expected positive, normal and finite, times 127 too, got 007fffff",
     "scale-zero": "scale: expected positive, normal and finite, times 127 too, got 00000000",
+    "values-beside-coats": "values: expected neither a log nor coats beside them",
+    "values-beside-log": "values: expected neither a log nor coats beside them",
+    "values-half-nan": "values: expected finite numbers, got the bits 00007e01",
+    "values-minus-128": "values: expected -127 to 127, got -128",
+    "values-nan": "values: expected finite numbers, got the bits ff800001",
+    "values-scale-negative": "scales: expected positive, normal and finite, times 127 too, got bf800000",
+    "values-scale-of-an-empty-row": "scales: expected positive, normal and finite, times 127 too, got 00000000",
+    "values-scale-overflows": "scales: expected positive, normal and finite, times 127 too, got 7e800000",
+    "values-scale-subnormal": "scales: expected positive, normal and finite, times 127 too, got 007fffff",
     "state-unsorted": "expected names that are unique and sorted",
 }
 

@@ -1439,8 +1439,10 @@ static void read_tensor(seedmask *file, const char **at, struct tensor *tensor)
         return;
     if (tensor->fixed_end == 0)
         tensor->free = tensor->weights;
-    else if (tensor->free > tensor->weights || tensor->weights > MAX_FROZEN)
-        fail(file, SEEDMASK_MANIFEST, "frozen: expected at most %" PRIu64 " free weights of 2**35, got %" PRIu64,
+    else if (tensor->weights > MAX_FROZEN)
+        fail(file, SEEDMASK_LIMIT, "frozen: expected at most 2**35 weights, got %" PRIu64, tensor->weights);
+    else if (tensor->free > tensor->weights)
+        fail(file, SEEDMASK_MANIFEST, "frozen: expected at most %" PRIu64 " free weights, got %" PRIu64,
              tensor->weights, tensor->free);
     if (tensor->kept > tensor->weights)
         fail(file, SEEDMASK_MANIFEST, "kept: expected at most %" PRIu64 ", got %" PRIu64, tensor->weights,
