@@ -79,12 +79,21 @@ def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
         (("--method", "recycling"), "comes never in 3 epochs; lower recycle_every"),
         (("--ramp-epochs", 3), "ramp_epochs: expected fewer than the 3 epochs of the run"),
         (("--method", "snap"), "subnetwork.method: unknown 'snap'; did you mean 'snip'"),
-        (("--method", "snip", "--set", "subnetwork.samples_per_class=1000"), "expected 1000 training images"),
         (("--method", "magnitude", "--distribution", "signed-constant"), "differ in sign only"),
-        (("--model", "torchvision:resnet18", "--activation", "binary"), "does not take activation = 'binary'"),
+        (
+            ("--model", "torchvision:resnet18", "--width", 1.0, "--activation", "binary"),
+            "does not take activation = 'binary'",
+        ),
     ],
 )
 def test_refusals(options, message, tmp_path):
     line = fail(2, "train", *SMALL, *options, "--out", tmp_path / "m.ckpt")
     assert message in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_that_is_missing_from_the_sample_is_named(tmp_path):
+    options = ("--method", "snip", "--set", "subnetwork.samples_per_class=1000")
+    line = fail(1, "train", *SMALL, *options, "--out", tmp_path / "m.ckpt")
+    assert "class '0': expected 1000 training images for the sample, got 123; add images, or lower" in line
     assert not list(tmp_path.iterdir())
