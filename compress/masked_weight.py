@@ -340,6 +340,7 @@ def spec_from_state(state: dict[str, Any]) -> WeightSpec:
     if not needed <= set(state) <= set(known) or any(type(state[name]) is not known[name] for name in state):
         raise CheckpointError(f"subnetwork state: expected {sorted(known)}, got {str(state)[:200]}")
     spec = WeightSpec(**state)
-    if not 0 <= spec.kept <= math.prod(spec.shape) or spec.selection not in {"signed", "magnitude", "fixed"}:
+    least = 0 if spec.selection == "fixed" else 1  # a criterion may prune a whole layer
+    if not least <= spec.kept <= math.prod(spec.shape) or spec.selection not in {"signed", "magnitude", "fixed"}:
         raise CheckpointError(f"subnetwork state: impossible: {spec}")
     return spec

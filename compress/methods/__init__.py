@@ -11,12 +11,13 @@ from typing import Literal
 from ..codebooks import Codebook, get_codebook
 from ..config import SubnetworkConfig
 from ..errors import ConfigError
+from ..storage import Frozen
 from . import biprop, dense, edge_popup, grasp, iterand, magnitude, recycling, snip, synflow
 from .iterand import Resampling, resampling_of
 from .preset import Criterion, MethodPreset, Scope, Selection
 from .recycling import RATE, Recycling
 
-__all__ = ["PRESETS", "Freezing", "Method", "MethodPreset", "resolve"]
+__all__ = ["PRESETS", "Method", "MethodPreset", "resolve"]
 
 PRESETS: dict[str, MethodPreset] = {
     "iterand": iterand.PRESET,
@@ -38,14 +39,6 @@ _OF_SCORES = (
     "selection", "scope", "binarise", "recycle_every", "recycle_rate", "recycle_after", "ramp_epochs", "frozen",
     "frozen_kept", "coats", "scale_fan",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Freezing:
-    """Share of a layer that the seed fixes, in 1/65536: to ``pruned``, and to ``kept``."""
-
-    pruned: int
-    kept: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,7 @@ class Method:
     binarised: bool
     ramp_epochs: int
     coats: int
-    freezing: Freezing | None
+    freezing: Frozen | None
     scale_fan: bool
     resampling: Resampling | None
     recycling: Recycling | None
@@ -139,7 +132,7 @@ def _refuse(config: SubnetworkConfig, keys: tuple[str, ...], reason: str) -> Non
             raise ConfigError(f"{key} = {getattr(config, key)!r}: {reason}; leave it out")
 
 
-def _freezing(config: SubnetworkConfig) -> Freezing | None:
+def _freezing(config: SubnetworkConfig) -> Frozen | None:
     if config.frozen is None:
         _refuse(config, ("frozen_kept",), "nothing is frozen; give --frozen")
         return None
@@ -152,7 +145,7 @@ def _freezing(config: SubnetworkConfig) -> Freezing | None:
             f"frozen: a share of {pruned:g} fixed to pruned and {kept:g} to kept leaves no mask of sparsity "
             f"{config.sparsity:g}; lower frozen, or change frozen_kept"
         )
-    freezing = Freezing(round(pruned * _STEPS), round(kept * _STEPS))
-    if freezing == Freezing(0, 0):
+    thresholds = [min(round(share * _STEPS), _STEPS - 1) for share in (pruned, kept)]
+    if not any(thresholds):
         raise ConfigError(f"frozen: expected at least {1 / _STEPS:.1e} (1/{_STEPS}), got {config.frozen}")
-    return freezing
+    return Frozen(*thresholds)
