@@ -6,6 +6,7 @@ import gc
 import os
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,7 @@ class OnDemand(Sequence[MaskedTensor]):
         return len(self.tensors)
 
     def __getitem__(self, index: int) -> MaskedTensor:  # type: ignore[override]
-        model = self.tensors[index]
-        made = MaskedTensor(model.name, model.shape, model.codebook, model.scale, model.mask, model.draws)
+        made = replace(self.tensors[index])
         self.alive.add(made)
         gc.collect()
         self.most = max(self.most, len(self.alive))

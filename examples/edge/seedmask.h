@@ -3,7 +3,7 @@
  *
  * A file is read piece by piece through a callback, and a tensor is handed out chunk by chunk through another, so both
  * may be far larger than memory. Memory: one fixed block (about 47 KiB on a 64-bit machine), the header of the file
- * (capped by `max_header`), and tables of at most 96 bytes a tensor. All of it is allocated by `seedmask_create` and
+ * (capped by `max_header`), and tables of at most 160 bytes a tensor. All of it is allocated by `seedmask_create` and
  * `seedmask_open`, nothing while decoding. Threads may use different `seedmask` objects at once, but not the same one.
  *
  * Files are not trusted: whatever is in them, these functions return a code and leave a line of text for a person in
