@@ -155,6 +155,7 @@ class MaskedWeight(nn.Module):
 
     Attributes:
         spec: see there.
+        score_bound: scores start uniform on ± this.
         allocation: rule for the number of kept weights.
         resampling: IteRand's rule, or ``None``.
         recycling: Weight Recycling's rule, or ``None``.
@@ -177,7 +178,7 @@ class MaskedWeight(nn.Module):
         super().__init__()
         self.spec = spec
         self.allocation, self.resampling, self.recycling = allocation, resampling, recycling
-        self._score_bound: float | None = score_bound
+        self.score_bound, self._unused = score_bound, True
         count = math.prod(spec.shape)
         draws = torch.zeros(count, dtype=torch.uint8, device=device) if resampling else None
         self.register_buffer("draws", draws)
@@ -207,16 +208,16 @@ class MaskedWeight(nn.Module):
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Called once by ``register_parametrization``: the initial scores take the place of the weight."""
-        if self._score_bound is None:
+        if not self._unused:
             raise ConfigError(
                 "the weights of a subnetwork follow from seed and scores and cannot be assigned; materialise() it first"
             )
-        bound, self._score_bound = self._score_bound, None
-        return random_scores(self.spec.seed, self.spec.tensor, bound, weight.numel(), weight.device)
+        self._unused = False
+        return random_scores(self.spec.seed, self.spec.tensor, self.score_bound, weight.numel(), weight.device)
 
     def keys(self, scores: Tensor) -> Tensor:
-        """What the selection sorts by, float ``[n]``."""
-        return selection_keys(scores.detach(), self.spec.selection, self.fixed)
+        """What layers are compared by, float ``[n]``: the keys of the selection, in units of what scores start from."""
+        return selection_keys(scores.detach(), self.spec.selection, self.fixed) / self.score_bound
 
     def mask(self, scores: Tensor) -> Tensor:
         """The mask, bool ``[n]`` with exactly ``spec.kept`` true entries."""

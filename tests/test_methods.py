@@ -74,7 +74,9 @@ def test_global_selection_is_one_threshold_over_all_layers():
     model = make_subnetwork(mlp(), config(scope="global", sparsity=0.6))
     refresh(model, 0, steps_per_epoch=1, epochs=1)
     (_, first), (_, second) = layers_of(model)
-    mask = largest(np.abs(np.concatenate([first, second])), 63 - math.floor(0.6 * 63 + 0.5))
+    # In units of what scores start from, ±1/√fan_in, so that no layer has a start on the others.
+    keys = np.concatenate([first / np.float32(1 / math.sqrt(INPUTS)), second / np.float32(1 / math.sqrt(HIDDEN))])
+    mask = largest(np.abs(keys), 63 - math.floor(0.6 * 63 + 0.5))
     got = np.concatenate(weights_of(model)) != 0
     np.testing.assert_array_equal(got, mask)
     assert got[:42].sum() not in (17, 0), "layerwise selection would keep 17 of the 42"
