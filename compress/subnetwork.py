@@ -81,15 +81,13 @@ def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFil
     for tensor, (name, layer) in enumerate(chosen):
         weight, fan_in = layer.weight, _fan_in(layer)
         scale = method.codebook.scale(fan_in * method.fan_factor(config.sparsity) if method.scale_fan else fan_in)
+        spec = _spec(config, method, tensor, name or type(layer).__name__, layer, float(scale))
         if method.trains == "weights":
             random = random_weights(config.seed, tensor, method.codebook, scale, weight.numel(), weight.device)
             with torch.no_grad():
                 weight.copy_(random.view(weight.shape))
-            if method.criterion is None:
-                continue
-        spec = _spec(config, method, tensor, name or type(layer).__name__, layer, float(scale))
-        if method.trains == "weights":
-            parts.append((layer, PrunedWeight(spec, weight.device)))
+            if method.criterion is not None:
+                parts.append((layer, PrunedWeight(spec, weight.device)))
             continue
         masked = MaskedWeight(
             spec,
@@ -168,25 +166,20 @@ def _fan_in(layer: Any) -> int:
 
 def masked_layers(model: nn.Module) -> Iterator[tuple[str, MaskedWeight, nn.Parameter]]:
     """All masked weights of a model as (name of the weight, parametrization, scores)."""
-    for name, part, scores in _parametrized(model):
-        if isinstance(part, MaskedWeight):
-            yield name, part, scores
+    return _parametrized(model, MaskedWeight)
 
 
 def pruned_layers(model: nn.Module) -> Iterator[tuple[str, PrunedWeight, nn.Parameter]]:
     """All weights that are pruned once and trained, as (name of the weight, parametrization, weight)."""
-    for name, part, weight in _parametrized(model):
-        if isinstance(part, PrunedWeight):
-            yield name, part, weight
+    return _parametrized(model, PrunedWeight)
 
 
-def _parametrized(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+def _parametrized(model: nn.Module, kind: type[ModuleT]) -> Iterator[tuple[str, ModuleT, nn.Parameter]]:
     for name, module in model.named_modules():
-        if isinstance(module, parametrize.ParametrizationList):
-            layer = name.removesuffix("parametrizations.weight")
+        if isinstance(module, parametrize.ParametrizationList) and isinstance(part := module[0], kind):
             original = module.original
             assert isinstance(original, nn.Parameter)
-            yield layer + "weight", module[0], original
+            yield name.removesuffix("parametrizations.weight") + "weight", part, original
 
 
 def refresh(model: nn.Module, step: int, *, steps_per_epoch: int | None = None, epochs: int | None = None) -> bool:
