@@ -38,8 +38,11 @@ class Allocation:
         return self.scope == "global" or self.ramp_epochs > 0
 
     def sparsity_at(self, epoch: int) -> float:
-        """The sparsity in an epoch (0, 1, …): s·(1 - (1 - epoch/ramp)³), as in Zhu and Gupta 2017, equation 1."""
-        left = max(0.0, 1 - epoch / self.ramp_epochs) if self.ramp_epochs else 0.0
+        """The sparsity in an epoch (0, 1, …): s·(1 - (1 - (epoch + 1)/ramp)³), after Zhu and Gupta 2017, equation 1.
+
+        No epoch has sparsity 0: where all weights are kept, scores run away without a word from the loss.
+        """
+        left = max(0.0, 1 - (epoch + 1) / self.ramp_epochs) if self.ramp_epochs else 0.0
         return self.sparsity * (1 - left**3)
 
     def floor(self, part: MaskedWeight) -> int:

@@ -59,7 +59,7 @@ class SubnetworkConfig(Section):
         distribution: codebook of the random weights.
         selection: keep the largest scores (``signed``) or absolute scores (``magnitude``).
         scope: ``layerwise``, each layer keeps its share, or ``global``, all layers share one threshold.
-        ramp_epochs: epochs over which the sparsity rises from 0, by a cubic law.
+        ramp_epochs: epochs over which the sparsity rises, by a cubic law.
         score_scale: factor on the width of the uniform distribution that the scores start from; smaller scores
             let the mask move faster at the same learning rate.
         sparsity: fraction of the weights (of each layer, unless the scope is global) that is pruned, in [0, 1).

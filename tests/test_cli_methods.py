@@ -77,7 +77,7 @@ def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     [
         (("--method", "snip", "--coats", 2), "coats = 2: snip trains weights, and has no scores; leave it out"),
         (("--method", "recycling"), "comes never in 3 epochs; lower recycle_every"),
-        (("--ramp-epochs", 3), "ramp_epochs: expected fewer than the 3 epochs of the run"),
+        (("--ramp-epochs", 4), "ramp_epochs: expected at most the 3 epochs of the run"),
         (("--method", "snap"), "subnetwork.method: unknown 'snap'; did you mean 'snip'"),
         (("--method", "magnitude", "--distribution", "signed-constant"), "differ in sign only"),
         (

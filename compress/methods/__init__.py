@@ -52,7 +52,7 @@ class Method:
         scope: whether each layer keeps its share, or all layers share one threshold.
         score_bound: scores start uniform on ±``score_bound / sqrt(fan_in)``.
         binarised: whether kept weights become α·sign(w), with an α that is not the scale anyway.
-        ramp_epochs: epochs over which the sparsity rises from 0.
+        ramp_epochs: epochs over which the sparsity rises; 0 = it is there from the start.
         coats: number of nested masks.
         freezing: what the seed fixes of the mask.
         scale_fan: whether the scale counts only the kept inputs of a unit.

@@ -32,9 +32,9 @@ def check_refresh(recipe: Recipe) -> None:
     """
     epochs, config = recipe.train.epochs, recipe.subnetwork
     method = resolve(config)
-    if method.ramp_epochs >= epochs:
+    if method.ramp_epochs > epochs:
         raise ConfigError(
-            f"ramp_epochs: expected fewer than the {epochs} epochs of the run, so that the full sparsity is trained, "
+            f"ramp_epochs: expected at most the {epochs} epochs of the run, so that the full sparsity is reached, "
             f"got {method.ramp_epochs}"
         )
     rule = method.recycling
