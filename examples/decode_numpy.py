@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 1
-FEATURES = ("coats", "deltas", "frozen", "gaps", "rans", "values")
+FEATURES = ("coats", "deltas", "frozen", "gaps", "rans", "text", "values")
 MAX_WEIGHTS = 2**33  # section 3: a small file can promise any number of weights, all of them zero
 CHUNK = 2**16  # weights whose random bytes are made at once
 
@@ -306,6 +306,8 @@ def decode_file(data: bytes) -> dict[str, np.ndarray]:
     parts = {name: payload[slice(*header[name]["data_offsets"])] for name in stored}
 
     used = set().union(*map(features_of, tensors))
+    if isinstance(manifest["input"], dict) and "vocabulary" in manifest["input"]:
+        used.add("text")  # section 5; the weights do not depend on it
     check(features == sorted(used - {"raw"}), f"required features {features}, but the file uses {sorted(used)}")
     total = sum(math.prod(entry["shape"]) for entry in tensors)
     check(total <= MAX_WEIGHTS, f"{total} weights: more than {MAX_WEIGHTS}")

@@ -91,6 +91,13 @@ PROMISES = {
             "once": "000000bf 000000bf 00000000 00000000 00000000 0000003f 000000bf 00000000",
         },
     ),
+    "v1-text": (
+        "bfde7cb8c33e709a4fc395747ebbd6e8ca811e2a41bdcaaf7a207305aa55dcfc",
+        {
+            "tokens.weight": "f304353f f30435bf 00000000 00000000 00000000 f30435bf f304353f 00000000",
+            "classifier.weight": "f304353f f304353f 00000000 00000000 00000000 f304353f f304353f 00000000",
+        },
+    ),
     "v1-values-float32": (
         "e2e62e31fa347ba2f62c0a2daee6eea69d94edcec51c5541519f0a33a952ef1b",
         {

@@ -237,8 +237,17 @@ static const char *const VALUE_NAMES[VALUE_KINDS] = {"F16", "F32", "I8"};
 static const uint8_t VALUE_BYTES[VALUE_KINDS] = {2, 4, 1};
 
 /* What a file may require of its reader, sorted. */
-enum feature { FEATURE_COATS, FEATURE_DELTAS, FEATURE_FROZEN, FEATURE_GAPS, FEATURE_RANS, FEATURE_VALUES, FEATURES };
-static const char *const FEATURE_NAMES[FEATURES] = {"coats", "deltas", "frozen", "gaps", "rans", "values"};
+enum feature {
+    FEATURE_COATS,
+    FEATURE_DELTAS,
+    FEATURE_FROZEN,
+    FEATURE_GAPS,
+    FEATURE_RANS,
+    FEATURE_TEXT,
+    FEATURE_VALUES,
+    FEATURES
+};
+static const char *const FEATURE_NAMES[FEATURES] = {"coats", "deltas", "frozen", "gaps", "rans", "text", "values"};
 
 enum { DTYPES = 13 };
 static const char *const DTYPE_NAMES[DTYPES] = {"BOOL", "U8",  "I8",  "U16", "I16", "F16", "BF16",
@@ -1493,13 +1502,25 @@ static void note_features(const struct tensor *tensor, bool used[FEATURES])
     used[FEATURE_VALUES] |= tensor->values_kind != NO_VALUES;
 }
 
+/* Whether the network takes texts (5): its input has a vocabulary. */
+static bool takes_texts(seedmask *file, const char *at)
+{
+    bool found = false;
+    while (!found && (*at == '{' || *at == ',') && at[1] != '}') {
+        found = has_key(file, at, "vocabulary");
+        at = walk(file, walk_string(file, at + 1) + 1, 2);
+    }
+    return found;
+}
+
 static void read_tensors(seedmask *file, const char *at, uint64_t max_weights, const bool features[FEATURES],
-                         const char *weights_digest)
+                         bool texts, const char *weights_digest)
 {
     bool used[FEATURES] = {false};
     struct sha256 sha;
     uint64_t total = 0;
     sha256_start(&sha);
+    used[FEATURE_TEXT] = texts;
     for (size_t i = 0; i < file->tensor_count && !failed(file); ++i) {
         struct tensor *tensor = &file->tensors[i];
         set_place(file, "tensors", i, NULL);
@@ -1878,7 +1899,7 @@ static void read_manifest(seedmask *file, uint64_t max_weights)
     }
     file->tensors = allocate(file, file->tensor_count, sizeof *file->tensors);
     file->states = allocate(file, file->state_count, sizeof *file->states);
-    read_tensors(file, values[TENSORS], max_weights, features, weights_digest);
+    read_tensors(file, values[TENSORS], max_weights, features, takes_texts(file, values[INPUT]), weights_digest);
     read_states(file, values[STATE]);
 }
 

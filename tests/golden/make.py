@@ -21,6 +21,7 @@ from iterand_compress.compress.storage import (
     MaskedTensor,
     Network,
     StoredTensor,
+    TextInput,
     frozen_masks,
     quantise,
     write_seedmask,
@@ -215,6 +216,20 @@ def values(dtype: str) -> Network:
     )
 
 
+def text() -> Network:
+    """Of a network that takes texts."""
+    return Network(
+        seed=0x7E87,
+        tensors=(
+            masked("tokens.weight", (9, 4), "signed-constant", 4, draws=3),
+            masked("classifier.weight", (2, 4), "signed-constant", 4),
+        ),
+        architecture={"name": "tiny-text", "num_classes": 2, "length": 12, "vocabulary": 9},
+        input=TextInput(length=12, unit="words", vocabulary=9),
+        classes=["ja", "nein"],
+    )
+
+
 GOLDEN: dict[str, Callable[[], Network]] = {
     "v1-none": tiny,
     "v1-flips": flips,
@@ -224,6 +239,7 @@ GOLDEN: dict[str, Callable[[], Network]] = {
     "v1-deltas": deltas,
     "v1-frozen": frozen,
     "v1-coats": coats,
+    "v1-text": text,
     "v1-values-float32": partial(values, "float32"),
     "v1-values-float16": partial(values, "float16"),
     "v1-values-int8": partial(values, "int8"),
