@@ -40,7 +40,7 @@ SUBNETWORKS: dict[str, tuple[str, ...]] = {
     "biprop-recycling": ("--method", "biprop-recycling", *NORMAL, "--recycle-every", "2"),
     "global": ("--method", "edge-popup", "--scope", "global", "--ramp-epochs", "3"),
     "frozen": ("--method", "edge-popup", "--frozen", "0.5"),
-    "multicoated": ("--method", "edge-popup", "--coats", "3"),
+    "multicoated": ("--method", "edge-popup", "--coats", "3", "--scale-fan"),  # multiples of w blow outputs up, too
 }
 CRITERIA = ("snip", "grasp", "synflow", "magnitude", "random")
 TRAINED = (*NORMAL, "--lr", "0.01")
