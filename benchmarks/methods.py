@@ -42,8 +42,10 @@ SUBNETWORKS: dict[str, tuple[str, ...]] = {
     "frozen": ("--method", "edge-popup", "--frozen", "0.5"),
     "multicoated": ("--method", "edge-popup", "--coats", "3", "--scale-fan"),  # multiples of w blow outputs up, too
 }
-CRITERIA = ("snip", "grasp", "synflow", "magnitude", "random")
 TRAINED = (*NORMAL, "--lr", "0.01")
+# What these two keep carries no signal through nine layers without BatchNorm, unless it is scaled.
+SCALED = ("--scale-fan",)
+CRITERIA: dict[str, tuple[str, ...]] = {"snip": (), "grasp": SCALED, "synflow": (), "magnitude": (), "random": SCALED}
 
 
 def configurations() -> dict[str, tuple[str, ...]]:
@@ -54,7 +56,7 @@ def configurations() -> dict[str, tuple[str, ...]]:
         for name, options in SUBNETWORKS.items()
     }
     found |= {f"iterand-{draws}-draws-50": (*ITERAND, "--draws", str(draws)) for draws in (2, 4)}
-    found |= {f"{name}-90": ("--method", name, "--sparsity", "0.9", *TRAINED) for name in CRITERIA}
+    found |= {f"{name}-90": ("--method", name, "--sparsity", "0.9", *TRAINED, *more) for name, more in CRITERIA.items()}
     return found | {"dense-0": ("--method", "dense", *TRAINED)}
 
 

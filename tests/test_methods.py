@@ -355,6 +355,7 @@ def test_scoring_leaves_the_network_alone():
     [
         ("snip", {"selection": "signed"}, "selection = 'signed': snip trains weights, and has no scores; leave it out"),
         ("dense", {"coats": 2}, "coats = 2: dense trains weights"),
+        ("dense", {"scale_fan": True}, "scale_fan = True: dense prunes nothing"),
         ("magnitude", {"distribution": "signed-constant"}, "differ in sign only; give --distribution normal"),
         ("synflow", {"samples_per_class": 3}, "samples_per_class = 3: synflow looks at no data"),
         ("iterand", {"rounds": 3}, "rounds = 3: iterand has no rounds"),

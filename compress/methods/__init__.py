@@ -34,10 +34,10 @@ PRESETS: dict[str, MethodPreset] = {
 }
 
 _STEPS = 1 << 16
-# Options that shape a search by scores, and those of single criteria.
+# Options that shape a search by scores.
 _OF_SCORES = (
     "selection", "scope", "binarise", "recycle_every", "recycle_rate", "recycle_after", "ramp_epochs", "frozen",
-    "frozen_kept", "coats", "scale_fan",
+    "frozen_kept", "coats",
 )  # fmt: skip
 
 
@@ -89,6 +89,8 @@ def resolve(config: SubnetworkConfig) -> Method:
     preset = PRESETS[config.method]
     if preset.trains == "weights":
         _refuse(config, _OF_SCORES, f"{config.method} trains weights, and has no scores")
+        if preset.criterion is None:
+            _refuse(config, ("scale_fan",), f"{config.method} prunes nothing")
     codebook = get_codebook(config.distribution or preset.distribution)
     if preset.criterion == "magnitude" and codebook.two_valued:
         raise ConfigError(
