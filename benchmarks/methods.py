@@ -43,8 +43,8 @@ SUBNETWORKS: dict[str, tuple[str, ...]] = {
     "multicoated": ("--method", "edge-popup", "--coats", "3", "--scale-fan"),  # multiples of w blow outputs up, too
 }
 TRAINED = (*NORMAL, "--lr", "0.01")
-# What `random` keeps carries no signal through nine layers without BatchNorm, unless it is scaled. What GraSP keeps blows
-# it up (from a standard deviation of 1 to 1,300 behind the last convolution), and no learning rate tried helps.
+# What `random` keeps carries no signal through nine layers without BatchNorm, unless scaled. What GraSP keeps blows
+# it up (standard deviation 1 to 1,300 behind the last convolution), and no learning rate tried helps.
 CRITERIA: dict[str, tuple[str, ...]] = {
     "snip": (),
     "grasp": (),
