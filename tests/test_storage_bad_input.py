@@ -217,7 +217,7 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
     "log kind": (
         "v1-flips",
         change("tensors.0.log.kind", "events"),
-        "tensor 'conv.weight': unknown log kind 'events'; known: none, flips, draws; update",
+        "tensor 'conv.weight': unknown log kind 'events'; known: none, flips, draws, deltas; update",
     ),
     "log width": (
         "v1-flips",
