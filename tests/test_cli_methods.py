@@ -97,3 +97,11 @@ def test_a_class_that_is_missing_from_the_sample_is_named(tmp_path):
     line = fail(1, "train", *SMALL, *options, "--out", tmp_path / "m.ckpt")
     assert "class '0': expected 1000 training images for the sample, got 123; add images, or lower" in line
     assert not list(tmp_path.iterdir())
+
+
+def test_layers_without_weights_are_named(tmp_path):
+    shown = succeed(
+        *("train", "--recipe", "digits", "--width", 0.25, "--epochs", 1, "--device", "cpu", "--method", "magnitude"),
+        *("--sparsity", 0.9995, "--out", tmp_path / "m.ckpt"),
+    )
+    assert "layers that lost all their weights: features.3.weight, features.7.weight, classifier.weight" in shown

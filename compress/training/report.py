@@ -17,7 +17,10 @@ __all__ = ["EpochReport", "Reporter", "RunInfo", "StepReport"]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is about to run; ``weights`` counts trained parameters."""
+    """What is about to run.
+
+    ``weights`` counts trained parameters; ``empty_layers`` names those whose weights were all pruned before training.
+    """
 
     recipe: Recipe
     device: torch.device
@@ -26,6 +29,7 @@ class RunInfo:
     epochs: int
     steps_per_epoch: int
     weights: int
+    empty_layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

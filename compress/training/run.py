@@ -226,8 +226,16 @@ class Run:
     def info(self) -> RunInfo:
         """What the audience is told first."""
         weights = sum(parameter.numel() for parameter in self.model.parameters())
-        epochs = self.recipe.train.epochs
-        return RunInfo(self.recipe, self.device, self.data_info, self.position, epochs, self.steps_per_epoch, weights)
+        return RunInfo(
+            recipe=self.recipe,
+            device=self.device,
+            data=self.data_info,
+            position=self.position,
+            epochs=self.recipe.train.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            weights=weights,
+            empty_layers=tuple(name for name, part, _ in pruned_layers(self.model) if not part.spec.kept),
+        )
 
 
 def build_network(recipe: Recipe, architecture: AnyArchitecture, *, allow_import: bool) -> nn.Module:
