@@ -40,7 +40,7 @@ __all__ = ["command"]
     type=float,
     metavar="FRACTION",
     help="Share of the kept weights that are redrawn or overwritten; by default 0.5 for iterand, as in runs of full "
-    "length, 0.02 if weights are recycled.",
+    "length, 0.33 if weights are recycled.",
 )
 @click.option("--classes", type=click.IntRange(min=1), default=10, show_default=True, help="Number of outputs.")
 @click.option("--image-size", type=click.IntRange(min=1), default=32, show_default=True, help="Side of an image.")
