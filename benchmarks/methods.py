@@ -10,7 +10,6 @@ checkpoint, and the recovered file is evaluated again. The accuracy is that of t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -18,8 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import environment, save
+import torch
 
+from common import environment, save
+from iterand_compress.compress.data import Split, load_data
+from iterand_compress.compress.packing import network_of_checkpoint
+from iterand_compress.compress.recovery import LoadedNetwork, load_network
+from iterand_compress.compress.storage import write_seedmask
+from iterand_compress.compress.training.checkpoint import load_checkpoint
+from iterand_compress.compress.training.evaluate import evaluate, network_logits
+
+PARTS = ("mask", "log", "coat", "value")
 SETTING = (
     *("--recipe", "cifar10-conv6", "--data", "folder", "--width", "0.25", "--epochs", "12", "--device", "cpu"),
     *("--crop", "shift", "--pad-value", "mean", "--validation", "0", "--precision", "bfloat16", "--channels-last"),
@@ -68,70 +76,56 @@ def configurations() -> dict[str, tuple[str, ...]]:
     return found | {"dense-0": ("--method", "dense", *TRAINED)}
 
 
-def call(*arguments: object, threads: int) -> dict[str, Any]:
-    """What a command prints as JSON."""
+def train(out: Path, options: tuple[str, ...], args: argparse.Namespace) -> None:
+    """Train in a process of its own; go on if the run was stopped."""
     script = str(Path(sys.executable).with_name("iterand-compress"))
-    done = subprocess.run(
-        [script, *map(str, arguments), "--json"],
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, arguments))}: {done.stderr.strip()}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    words = [script, "train", *SETTING, *options, "--data-dir", str(args.data_dir), "--out", str(out), "--quiet"]
+    if out.exists():
+        if load_checkpoint(out).complete:
+            return
+        words.append("--resume")
+    alone = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
+    subprocess.run(words, env=alone, check=True)
 
 
-def equal_weights(checkpoint: Path, file: Path) -> bool:
-    """Whether all tensors of the recovered network are those of the checkpoint, bit for bit."""
-    import torch
-
-    from iterand_compress.compress.recovery import load_network
-
-    first, second = (load_network(path).model.state_dict() for path in (checkpoint, file))
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+def accuracy(network: LoadedNetwork, test: Split) -> float:
+    """On the test images, on the CPU, in float32."""
+    return evaluate(
+        network_logits(network.model, network.normalize), test, batch_size=500, device=torch.device("cpu")
+    ).accuracy
 
 
-def pack(out: Path, with_weights: str | None, accuracy: float, args: argparse.Namespace) -> dict[str, Any]:
-    """Pack a finished run; what is exact is recovered, compared and evaluated."""
+def pack(out: Path, with_weights: str | None, trained: LoadedNetwork, score: float, test: Split) -> dict[str, Any]:
+    """Pack a finished run, recover the file, compare it bit for bit and evaluate it."""
     file = out.with_suffix(f".{with_weights or 'packed'}.seedmask")
-    more = ("--with-weights", with_weights) if with_weights else ()
-    packed = call("pack", out, "--out", file, *more, threads=args.threads)
-    score = call("eval", file, "--data", "folder", "--data-dir", args.data_dir, threads=args.threads)
-    same = equal_weights(out, file)
+    report = write_seedmask(network_of_checkpoint(load_checkpoint(out), with_weights=with_weights), file)
+    recovered = load_network(file)
+    first, second = trained.model.state_dict(), recovered.model.state_dict()
+    same = first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    found = accuracy(recovered, test)
     return {
         "with_weights": with_weights,
-        **{key: packed[key] for key in ("file_bytes", "mask_bits", "log_bits", "coat_bits", "value_bits", "weights")},
-        "accuracy": score["accuracy"],
-        "equal_weights": same,
-        "equal_accuracy": score["accuracy"] == accuracy,
+        **{key: getattr(report, key) for key in ("file_bytes", "weights", *(f"{part}_bits" for part in PARTS))},
+        "accuracy": found,
+        "equal_weights": first.keys() == second.keys()
+        and all(torch.equal(first[name], second[name]) for name in first),
+        "equal_accuracy": found == score,
     }
 
 
-def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Train (or go on, or read) one configuration, pack it, and say how it did."""
+def finish(name: str, seed: int, test: Split, args: argparse.Namespace) -> dict[str, Any]:
+    """Pack a finished run in all forms, and say how it did."""
     out = args.folder / f"{name}-{seed}.ckpt"
-    options = (*SETTING, *configurations()[name], "--seed", seed, "--data-dir", args.data_dir, "--out", out)
-    trained = call("train", *options, *(["--resume"] if out.exists() else []), threads=args.threads)
-    # On the CPU and by the same code as the recovered file, so that the two must agree to the last image.
-    score = call("eval", out, "--data", "folder", "--data-dir", args.data_dir, threads=args.threads)
-    accuracy = score["accuracy"]
+    trained = load_network(out)
+    score = accuracy(trained, test)
+    dtypes: tuple[str | None, ...] = (None,)
     if name.startswith("dense"):
-        files = []
+        dtypes = ()
     elif name.split("-")[0] in CRITERIA:
-        files = [pack(out, dtype, accuracy, args) for dtype in (None, "float32", "float16", "int8")]
-    else:
-        files = [pack(out, None, accuracy, args)]
-    print(f"{name}, seed {seed}: {100 * accuracy:.2f} %", *(f"{f['file_bytes']:,} bytes" for f in files), flush=True)
-    return {
-        "name": name,
-        "seed": seed,
-        "accuracy": accuracy,
-        "accuracy_in_training": trained["test_accuracy"],
-        "files": files,
-    }
+        dtypes = (None, "float32", "float16", "int8")
+    files = [pack(out, dtype, trained, score, test) for dtype in dtypes]
+    print(f"{name}, seed {seed}: {100 * score:.2f} %", *(f"{f['file_bytes']:,} bytes" for f in files), flush=True)
+    return {"name": name, "seed": seed, "accuracy": score, "files": files}
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -145,7 +139,7 @@ def table(results: list[dict[str, Any]]) -> str:
             if file is None:
                 lines.append(f"| {name} | {sparsity} | {100 * result['accuracy']:.2f} | {4 * 142_128:,} | 32 | |")
                 continue
-            bits = [file[f"{part}_bits"] / file["weights"] for part in ("mask", "log", "coat", "value")]
+            bits = [file[f"{part}_bits"] / file["weights"] for part in PARTS]
             label = f"{name}, {file['with_weights']}" if file["with_weights"] else name
             accuracy = f"{100 * file['accuracy']:.2f}"
             if len(files) > 1 and not file["with_weights"]:
@@ -174,10 +168,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    args.threads = max(1, (os.cpu_count() or 1) // args.jobs)
     jobs = [(name, seed) for seed in args.seeds for name in args.only or configurations()]
+    options = {job: (*configurations()[job[0]], "--seed", str(job[1])) for job in jobs}
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda job: run(*job, args), jobs))
+        list(pool.map(lambda job: train(args.folder / f"{job[0]}-{job[1]}.ckpt", options[job], args), jobs))
+    data = load_checkpoint(args.folder / f"{jobs[0][0]}-{jobs[0][1]}.ckpt").recipe.data
+    test = load_data(data, data_dir=args.data_dir).test
+    results = [finish(*job, test, args) for job in jobs]
     print(table(results))
     save(
         {
