@@ -107,8 +107,7 @@ def pack(out: Path, with_weights: str | None, trained: LoadedNetwork, score: flo
         "with_weights": with_weights,
         **{key: getattr(report, key) for key in ("file_bytes", "weights", *(f"{part}_bits" for part in PARTS))},
         "accuracy": found,
-        "equal_weights": first.keys() == second.keys()
-        and all(torch.equal(first[name], second[name]) for name in first),
+        "equal_weights": same,
         "equal_accuracy": found == score,
     }
 
