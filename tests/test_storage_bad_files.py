@@ -175,7 +175,7 @@ def _mutate_manifest(manifest: dict[str, Any], data: st.DataObject) -> None:
         inner = inner[key]
     action = data.draw(st.sampled_from(["set", "set", "bump", "delete", "copy"]))
     if action == "set":
-        inner[last] = data.draw(VALUES)
+        inner[last] = copy.deepcopy(data.draw(VALUES))  # the next mutation may change it
     elif action == "bump" and isinstance(inner[last], int):
         inner[last] += data.draw(st.sampled_from([-1, 1, 8]))
     elif action == "delete":
