@@ -18,9 +18,8 @@ from .codebooks import get_codebook
 from .config import Recipe, validated
 from .data.bundle import normalize
 from .errors import CheckpointError, ConfigError, SeedMaskError
-from .generator import philox4x32, random_weights, weight_table, weights_at
+from .generator import bytes_at, random_weights, weight_table, weights_at
 from .models import AnyArchitecture, build_model, read_architecture
-from .philox import Purpose
 from .storage import MAX_WEIGHTS, InputSpec, SeedMask, TextInput, Trained, read_seedmask
 from .storage.bits import Row
 from .storage.coats import MAX_COAT
@@ -42,8 +41,6 @@ __all__ = [
     "recover_on_device",
     "state_dict",
 ]
-
-_CHUNK = 1 << 18  # bytes at a time, where a word of 64 bits and more is needed for each
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,8 @@ def _weights_on(recovery: TensorRecovery, device: torch.device) -> Tensor:
             found[index] = weights_at(*about, index, values[changed])
         elif log.kind == "deltas":
             table = weight_table(book, recovery.scale, device)
-            found[index] = table[_bytes_at(recovery.seed, recovery.index, index) ^ values[changed].long()]
+            own = bytes_at(recovery.seed, recovery.index, index, torch.zeros_like(index))
+            found[index] = table[own ^ values[changed].long()]
         else:
             table = weight_table(book, recovery.scale, device)
             first, second = table[0], table[-1]
@@ -142,17 +140,6 @@ def _weights_on(recovery: TensorRecovery, device: torch.device) -> Tensor:
         kept = mask.nonzero().squeeze(1)
         found[kept] = magnitudes[_upload(recovery.coats.row, device).long()].copysign(found[kept])
     return found.masked_fill_(mask == 0, 0.0)
-
-
-def _bytes_at(seed: int, tensor: int, index: Tensor) -> Tensor:
-    """The bytes of draw 0 of single weights, int64 of the shape of ``index``, an int64 ``[n]`` on any device."""
-    out = torch.empty_like(index)
-    for start in range(0, len(index), _CHUNK):
-        where = index[start : start + _CHUNK]
-        words = torch.stack(philox4x32(seed, where >> 4, 0, tensor, Purpose.WEIGHTS))
-        word = words.gather(0, (where >> 2 & 3).unsqueeze(0)).squeeze(0)
-        out[start : start + _CHUNK] = word >> ((where & 3) << 3) & 0xFF
-    return out
 
 
 def _trained_on(mask: Row, trained: Trained, device: torch.device) -> Tensor:

@@ -12,18 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .preset import MethodPreset
+from .preset import pruned_first
 
 __all__ = ["PRESET", "TEMPERATURE", "scores"]
 
 TEMPERATURE = 200.0
-PRESET = MethodPreset(
-    "Wang et al., ICLR 2020, equation 8",
-    trains="weights",
-    selection=None,
-    criterion="grasp",
-    distribution="normal",
-)
+PRESET = pruned_first("Wang et al., ICLR 2020, equation 8", "grasp")
 
 
 def scores(logits: Tensor, labels: Tensor, weights: list[Tensor]) -> list[Tensor | None]:

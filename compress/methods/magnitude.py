@@ -10,13 +10,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..generator import random_scores
-from .preset import MethodPreset
+from .preset import pruned_first
 
 __all__ = ["MAGNITUDE", "RANDOM", "magnitude_scores", "uniform_scores"]
 
-_TRAINED = {"trains": "weights", "selection": None, "distribution": "normal"}
-MAGNITUDE = MethodPreset("Frankle et al., ICLR 2021", criterion="magnitude", **_TRAINED)  # type: ignore[arg-type]
-RANDOM = MethodPreset("Tanaka et al., NeurIPS 2020", criterion="random", **_TRAINED)  # type: ignore[arg-type]
+MAGNITUDE = pruned_first("Frankle et al., ICLR 2021", "magnitude")
+RANDOM = pruned_first("Tanaka et al., NeurIPS 2020", "random")
 
 
 def magnitude_scores(weights: list[Tensor]) -> list[Tensor]:

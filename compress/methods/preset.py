@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Criterion", "MethodPreset", "Scope", "Selection"]
+__all__ = ["Criterion", "MethodPreset", "Scope", "Selection", "pruned_first"]
 
 Selection = Literal["signed", "magnitude"]
 Scope = Literal["layerwise", "global"]
@@ -37,3 +37,8 @@ class MethodPreset:
     recycle_every: int = 0
     criterion: Criterion | None = None
     distribution: str = "signed-constant"
+
+
+def pruned_first(source: str, criterion: Criterion) -> MethodPreset:
+    """A method that finds its mask at initialisation and then trains the kept weights, which start Kaiming normal."""
+    return MethodPreset(source, trains="weights", selection=None, criterion=criterion, distribution="normal")

@@ -9,17 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .preset import MethodPreset
+from .preset import pruned_first
 
 __all__ = ["PRESET", "scores"]
 
-PRESET = MethodPreset(
-    "Lee et al., ICLR 2019, equation 5",
-    trains="weights",
-    selection=None,
-    criterion="snip",
-    distribution="normal",
-)
+PRESET = pruned_first("Lee et al., ICLR 2019, equation 5", "snip")
 
 
 def scores(logits: Tensor, labels: Tensor, weights: list[Tensor]) -> list[Tensor | None]:

@@ -14,18 +14,12 @@ import math
 import torch
 from torch import Tensor
 
-from .preset import MethodPreset
+from .preset import pruned_first
 
 __all__ = ["PRESET", "ROUNDS", "kept_in_round", "scores"]
 
 ROUNDS = 100
-PRESET = MethodPreset(
-    "Tanaka et al., NeurIPS 2020, Algorithm 1",
-    trains="weights",
-    selection=None,
-    criterion="synflow",
-    distribution="normal",
-)
+PRESET = pruned_first("Tanaka et al., NeurIPS 2020, Algorithm 1", "synflow")
 
 
 def kept_in_round(weights: int, kept: int, round_: int, rounds: int) -> int:
