@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from .packing import pack
     from .recovery import load_network, recover
     from .storage import read_seedmask
-    from .subnetwork import make_subnetwork, masked_layers, materialise, refresh
+    from .subnetwork import make_subnetwork, masked_layers, materialise, pruned_layers, refresh
     from .theory import required_widths
     from .theory_check import check_bound
+    from .tickets import find_ticket
     from .training.recipe import load_recipe
     from .training.run import RunOptions
     from .training.trainer import train
@@ -31,12 +32,14 @@ __all__ = [
     "SubnetworkConfig",
     "TrainConfig",
     "check_bound",
+    "find_ticket",
     "load_network",
     "load_recipe",
     "make_subnetwork",
     "masked_layers",
     "materialise",
     "pack",
+    "pruned_layers",
     "read_seedmask",
     "recover",
     "refresh",
@@ -50,9 +53,10 @@ _HOME = {
     "packing": ("pack",),
     "recovery": ("load_network", "recover"),
     "storage": ("read_seedmask",),
-    "subnetwork": ("make_subnetwork", "masked_layers", "materialise", "refresh"),
+    "subnetwork": ("make_subnetwork", "masked_layers", "materialise", "pruned_layers", "refresh"),
     "theory": ("required_widths",),
     "theory_check": ("check_bound",),
+    "tickets": ("find_ticket",),
     "training.recipe": ("load_recipe",),
     "training.run": ("RunOptions",),
     "training.trainer": ("train",),
