@@ -96,12 +96,13 @@ def effective_weight(scores: Tensor, random: Tensor, spec: WeightSpec, fixed: Fi
         spec: of the layer.
         fixed: weights whose part in the mask follows from the seed.
     """
-    mask = select(scores, spec.kept, spec.selection, fixed)
+    coats = coats_of(scores, spec, fixed) if spec.coats > 1 else None
+    mask = select(scores, spec.kept, spec.selection, fixed) if coats is None else coats > 0
     values = random
     if spec.binarised:
         values = random.sign() * alpha(random, mask, spec.scale, spec.kept).to(random.dtype)
-    if spec.coats > 1:
-        values = values * coats_of(scores, spec, fixed)
+    if coats is not None:
+        values = values * coats
     # where, not a product: -w * 0 would be -0, and a recovered pruned weight is +0.
     return torch.where(mask, values, 0.0)
 

@@ -82,15 +82,9 @@ class Architecture:
     activation: str = "relu"
 
     def __post_init__(self) -> None:
-        _expect(self, "name", isinstance(self.name, str) and bool(self.name), "a name")
-        for field, largest in (("num_classes", 2**20), ("in_channels", 4096), ("image_size", 4096)):
-            value = getattr(self, field)
-            _expect(self, field, type(value) is int and 1 <= value <= largest, f"an integer in [1, {largest}]")
-        _expect(self, "width", type(self.width) in (int, float) and 0 < self.width <= 64, "a number in (0, 64]")
+        _check_common(self, in_channels=4096, image_size=4096)
         _expect(self, "stem", self.stem in STEMS, "one of " + ", ".join(STEMS))
-        _expect(self, "affine", type(self.affine) is bool, "true or false")
         _expect(self, "activation", self.activation in ACTIVATIONS, "one of " + ", ".join(ACTIVATIONS))
-        object.__setattr__(self, "width", float(self.width))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON scalars; what came after the first version only where it is set."""
@@ -131,13 +125,7 @@ class TextArchitecture:
     affine: bool = False
 
     def __post_init__(self) -> None:
-        _expect(self, "name", isinstance(self.name, str) and bool(self.name), "a name")
-        for field, largest in (("num_classes", 2**20), ("length", LARGEST_LENGTH), ("vocabulary", LARGEST_VOCABULARY)):
-            value = getattr(self, field)
-            _expect(self, field, type(value) is int and 1 <= value <= largest, f"an integer in [1, {largest}]")
-        _expect(self, "width", type(self.width) in (int, float) and 0 < self.width <= 64, "a number in (0, 64]")
-        _expect(self, "affine", type(self.affine) is bool, "true or false")
-        object.__setattr__(self, "width", float(self.width))
+        _check_common(self, length=LARGEST_LENGTH, vocabulary=LARGEST_VOCABULARY)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON scalars."""
@@ -173,6 +161,17 @@ def _exactly(known: Sequence[str], values: Mapping[str, Any]) -> Mapping[str, An
     if missing:
         raise ConfigError(f"architecture: missing {', '.join(missing)}")
     return values
+
+
+def _check_common(arch: AnyArchitecture, **largest: int) -> None:
+    """Check what all architectures have, and sizes of their own, given with their limits; the width becomes a float."""
+    _expect(arch, "name", isinstance(arch.name, str) and bool(arch.name), "a name")
+    for field, limit in {"num_classes": 2**20, **largest}.items():
+        value = getattr(arch, field)
+        _expect(arch, field, type(value) is int and 1 <= value <= limit, f"an integer in [1, {limit}]")
+    _expect(arch, "width", type(arch.width) in (int, float) and 0 < arch.width <= 64, "a number in (0, 64]")
+    _expect(arch, "affine", type(arch.affine) is bool, "true or false")
+    object.__setattr__(arch, "width", float(arch.width))
 
 
 def _expect(arch: AnyArchitecture, field: str, holds: bool, expected: str) -> None:
