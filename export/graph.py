@@ -19,6 +19,8 @@ from onnx import (
     numpy_helper,
 )
 
+from .coded import CodedWeight
+
 __all__ = ["Graph"]
 
 
@@ -33,6 +35,7 @@ class Graph:
         outputs: the graph's outputs.
         nodes: in topological order.
         initializers: constant tensors by name; parameters carry their dotted name, ``layer1.0.conv1.weight``.
+        coded: what is known about weights beyond their values, by the name of the initialiser that holds these.
         values: what is known about the type and shape of intermediate values, by name.
         opsets: version of each operator domain; ``""`` is ONNX's own.
     """
@@ -45,6 +48,7 @@ class Graph:
         self.outputs: list[ValueInfoProto] = list(proto.output)
         self.nodes: list[NodeProto] = list(proto.node)
         self.initializers: dict[str, TensorProto] = {tensor.name: tensor for tensor in proto.initializer}
+        self.coded: dict[str, CodedWeight] = {}
         self.values: dict[str, ValueInfoProto] = {value.name: value for value in proto.value_info}
         self.opsets: dict[str, int] = {entry.domain: entry.version for entry in model.opset_import}
 
@@ -54,8 +58,22 @@ class Graph:
         return None if tensor is None else np.array(numpy_helper.to_array(tensor))
 
     def put(self, name: str, array: NDArray[Any]) -> None:
-        """Set the initialiser ``name``."""
+        """Set the initialiser ``name``; if it was a coded weight, it is one no more."""
         self.initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
+        self.coded.pop(name, None)
+
+    def put_coded(self, name: str, weight: CodedWeight) -> None:
+        """Set the initialiser ``name`` to the values of a coded weight."""
+        self.put(name, weight.values())
+        self.coded[name] = weight
+
+    def take(self, name: str, axis: int, index: NDArray[np.intp]) -> None:
+        """Reduce the initialiser ``name`` to some indices of an axis; a coded weight stays one."""
+        weight, array = self.coded.get(name), self.array(name)
+        if weight is not None:
+            self.put_coded(name, weight.take(axis, index))
+        elif array is not None:
+            self.put(name, array.take(index, axis))
 
     def producers(self) -> dict[str, NodeProto]:
         """Return the node that computes each value."""
