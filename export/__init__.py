@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from .opsets import supported_opsets
     from .report import ExportReport
 
-__all__ = ["ExportReport", "OnnxClassifier", "export_onnx", "export_text_onnx", "supported_opsets"]
+__all__ = ["ExportReport", "OnnxClassifier", "export_onnx", "export_text_onnx", "load_session", "supported_opsets"]
 
 _HOME = {
     "ExportReport": "report",
     "OnnxClassifier": "classifier",
     "export_onnx": "exporter",
+    "load_session": "expansion",
     "export_text_onnx": "exporter",
     "supported_opsets": "opsets",
 }
