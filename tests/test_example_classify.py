@@ -16,9 +16,11 @@ from onnx import helper
 from PIL import Image
 from torch import nn
 
+from iterand_compress.compress import read_seedmask
 from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.data.tokens import TextSpec
+from iterand_compress.compress.recovery import load_network
 from iterand_compress.export import OnnxClassifier, export_onnx, export_text_onnx
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "edge" / "classify.py"
@@ -128,6 +130,20 @@ def test_scans_of_digits(digits, tmp_path):
     for file, pixels in zip(files, images.numpy(), strict=True):
         Image.fromarray(np.rint(255 * pixels[0]).astype(np.uint8)).save(file)
     agree(answers(digits.onnx, *files, "--threads", 1, "--repeat", 2), digits.onnx, images.numpy())
+
+
+@pytest.mark.parametrize("form", ["packed", "int8", "seeded"])
+def test_every_form_gives_the_same_answer(form, digits, tmp_path):
+    network = load_network(digits.seedmask)
+    images = {"image_shape": network.data.image_shape, "mean": network.data.mean, "std": network.data.std}
+    names = {"iterand.classes": json.dumps(network.data.classes)}
+    weights = read_seedmask(digits.seedmask)
+    export_onnx(network.model, tmp_path / "model.onnx", metadata=names, form=form, weights=weights, **images)
+    scan = np.random.default_rng(4).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(scan).save(tmp_path / "scan.png")
+    dense, other = (answers(model, tmp_path / "scan.png") for model in (digits.onnx, tmp_path / "model.onnx"))
+    assert other[0]["label"] == dense[0]["label"]
+    assert other[0]["probability"] == pytest.approx(dense[0]["probability"], rel=1e-6)
 
 
 def test_dark_ink_on_light_paper(digits, tmp_path):
