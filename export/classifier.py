@@ -15,7 +15,7 @@ from ..compress.data.tokens import TextSpec, tokenise_all
 from ..compress.errors import ConfigError, ExportError
 from .expansion import load_session
 from .preprocessing import CLASSES, NORMALIZE, Preprocessing
-from .runtime import first_line
+from .runtime import first_line, session_options
 from .softmax import OUTPUT, PROBABILITIES
 from .text import TEXT, text_from_metadata
 
@@ -50,7 +50,7 @@ class OnnxClassifier:
         if not self.path.is_file():
             raise ExportError(f"{self.path}: no such file")
         try:
-            self._session = load_session(self.path)
+            self._session = load_session(self.path, session_options())
         except ExportError as error:
             raise ExportError(f"{self.path}: onnxruntime cannot load it as an ONNX model: {error}") from error
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from ..compress.errors import ExportError
 from .forms import CHECK
-from .records import records_of
+from .records import WeightRecord, records_of
 from .runtime import first_line, open_session, session_options
 
-__all__ = ["expand", "load_session"]
+__all__ = ["expand", "load_session", "small_memory_options"]
 
 
 def load_session(
@@ -27,14 +28,12 @@ def load_session(
     """Open an exported file in onnxruntime, on the CPU, in bounded memory.
 
     onnxruntime by itself expands packed and seeded weights when it loads a file, and holds every intermediate result
-    until all of them are expanded. Here a first session computes the weights and frees what it no longer needs; a
-    second one, without that part of the graph, gets them. Both are stock sessions, and outputs are the same.
+    until all of them are expanded. Here sessions of their own compute the weights, one after the other; a last one,
+    without that part of the graph, gets them. All are stock sessions.
 
     Args:
         path: any file of `export_onnx` or of ``iterand-compress export``; other ONNX files load as they are.
-        options: for the second session; by default those of onnxruntime, but quiet, and with the entry
-            ``session.qdq_matmulnbits_accuracy_level`` at 0: otherwise it rounds activations in front of quantised
-            layers to int8.
+        options: for the last session; by default those of `small_memory_options`.
 
     Raises:
         ExportError: the file is missing, damaged, or not for this onnxruntime; the generator inside a seeded file
@@ -42,32 +41,36 @@ def load_session(
     """
     if not Path(path).is_file():
         raise ExportError(f"{os.fspath(path)}: no such file")
-    options = options or session_options()
+    options = options or small_memory_options()
     try:
         model = onnx.load(os.fspath(path))
-        names = [record.name for record in records_of(model)]
-    except ExportError:
-        raise
     except Exception as error:
         raise ExportError(f"{os.fspath(path)}: not an ONNX model: {first_line(error)}") from error
-    computed = computed_weights(model, names)
-    if not computed:
+    weights = _computed(model, records_of(model))
+    if not weights:
         del model
         return open_session(path, options)
-    values = expand(model, computed)
+    check_generator(model)
+    values: dict[str, NDArray[np.float32]] = {}
+    for weight in sorted(weights, key=lambda weight: -math.prod(weight.shape)):  # the largest while memory is empty
+        values[weight.name] = np.empty(weight.shape, np.float32)
+        _run(_expander(model, [weight.name]), {weight.name: values[weight.name]})
     _replace(model, values)
     serialized = model.SerializeToString()
     del model
-    tensors = [onnxruntime.OrtValue.ortvalue_from_numpy(values[name]) for name in computed]
-    options.add_external_initializers(computed, tensors)
+    tensors = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in values.values()]
+    options.add_external_initializers(list(values), tensors)
     return open_session(serialized, options)
 
 
-def computed_weights(model: ModelProto, names: Sequence[str]) -> list[str]:
-    """Those of the named values that nodes compute from initialisers which are smaller than they are."""
-    kept = {"DequantizeLinear"}  # stays in the graph on purpose
-    producers = {output: node for node in model.graph.node for output in node.output}
-    return [name for name in names if name in producers and producers[name].op_type not in kept]
+def small_memory_options() -> onnxruntime.SessionOptions:
+    """Session options without the layout of weights that onnxruntime prefers on x86-64 processors (NCHWc).
+
+    That layout needs two more copies of all convolutions while a file is loaded; it makes them quicker.
+    """
+    options = session_options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    return options
 
 
 def expand(model: ModelProto, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -83,23 +86,54 @@ def expand(model: ModelProto, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     Raises:
         ExportError: onnxruntime cannot compute them, or the generator is wrong.
     """
-    checked = any(CHECK in node.output for node in model.graph.node)
-    wanted = [*names, *([CHECK] if checked else [])]
-    options = session_options()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # so that nothing is folded
-    options.enable_cpu_mem_arena = False
-    session = open_session(_expander(model, wanted).SerializeToString(), options)
-    try:
-        values = session.run(wanted, {})
-    except Exception as error:
-        raise ExportError(f"onnxruntime cannot expand the weights: {first_line(error)}") from error
-    found = dict(zip(wanted, values, strict=True))
-    if checked and not np.isfinite(found.pop(CHECK)).all():
+    check_generator(model)
+    return _run(_expander(model, names), {})
+
+
+def check_generator(model: ModelProto) -> None:
+    """Refuse a runtime on which the generator in a graph does not give the known answers.
+
+    Raises:
+        ExportError: it does not.
+    """
+    if not any(CHECK in node.output for node in model.graph.node):
+        return
+    if not np.isfinite(_run(_expander(model, [CHECK]), {})[CHECK]).all():
         raise ExportError(
             f"the generator in the graph computes wrong numbers on onnxruntime {onnxruntime.__version__}; "
             "export it with form packed"
         )
-    return found
+
+
+def _run(model: ModelProto, room: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+    """Run a graph without inputs and without folding it, and return its outputs; those that have room, in there."""
+    options = session_options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = False  # it would keep what intermediate results needed
+    session = open_session(model.SerializeToString(), options)
+    names = [output.name for output in model.graph.output]
+    try:
+        binding = session.io_binding()
+        for name in names:
+            if name in room:
+                binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(room[name]))
+            else:
+                binding.bind_output(name)
+        session.run_with_iobinding(binding)
+        outputs = binding.get_outputs()
+        return {name: room[name] if name in room else value.numpy() for name, value in zip(names, outputs, strict=True)}
+    except Exception as error:
+        raise ExportError(f"onnxruntime cannot expand the weights: {first_line(error)}") from error
+
+
+def _computed(model: ModelProto, weights: Sequence[WeightRecord]) -> list[WeightRecord]:
+    """The weights that nodes compute, but for those that are to stay quantised in memory."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    return [
+        weight
+        for weight in weights
+        if weight.name in producers and producers[weight.name].op_type != "DequantizeLinear"
+    ]
 
 
 def _ancestors(graph: GraphProto, names: Sequence[str]) -> set[str]:
@@ -128,7 +162,7 @@ def _expander(model: ModelProto, names: Sequence[str]) -> ModelProto:
     return expander
 
 
-def _replace(model: ModelProto, values: dict[str, NDArray[Any]]) -> None:
+def _replace(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> None:
     """Put tensors in the place of nodes; the values are given to the session, not to the model."""
     graph = model.graph
     inside = _ancestors(graph, [*values, CHECK])
@@ -140,7 +174,7 @@ def _replace(model: ModelProto, values: dict[str, NDArray[Any]]) -> None:
         entry = tensor.external_data.add()
         entry.key, entry.value = "location", "given to the session"
         tensors.append(tensor)
-    if CHECK in _read(nodes):  # `expand` has seen that it is 1
+    if CHECK in _read(nodes):  # it was seen to be 1
         tensors.append(numpy_helper.from_array(np.array(1, np.float32), CHECK))
     for field, items in (("node", nodes), ("initializer", tensors)):
         graph.ClearField(field)

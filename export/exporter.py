@@ -35,10 +35,11 @@ from .preprocessing import Preprocessing
 from .probe import PROBE, Probe
 from .records import FORM, WEIGHTS, record_metadata
 from .report import ExportReport
+from .runtime import session_options
 from .softmax import OUTPUT, PROBABILITIES, add_softmax
 from .verification import verify_weights
 
-__all__ = ["build", "export_onnx", "export_text_onnx"]
+__all__ = ["build", "export_onnx", "export_text_onnx", "write_model"]
 
 
 def export_onnx(
@@ -109,7 +110,7 @@ def export_onnx(
     """
     options = ExportOptions(opset, ir_version, softmax, form, runtime, keep_quantized, inline, shrink)
     given = image_input(Preprocessing.of(image_shape, mean, std), samples, normalize=normalize)
-    return _write(model, path, given, options, metadata, weights)
+    return write_model(model, path, given, options, metadata, weights)
 
 
 def export_text_onnx(
@@ -159,10 +160,10 @@ def export_text_onnx(
         IterandError: the file cannot be written.
     """
     options = ExportOptions(opset, ir_version, softmax, form, runtime, keep_quantized, inline, shrink)
-    return _write(model, path, text_input(text, samples), options, metadata, weights)
+    return write_model(model, path, text_input(text, samples), options, metadata, weights)
 
 
-def _write(
+def write_model(
     model: nn.Module,
     path: str | os.PathLike[str],
     given: ModelInput,
@@ -170,6 +171,19 @@ def _write(
     metadata: Mapping[str, str] | None,
     weights: SeedMask | None,
 ) -> ExportReport:
+    """What `export_onnx` does.
+
+    Args:
+        model: the user's.
+        path: the file to write.
+        given: the model's input, and samples of it.
+        options: all choices.
+        metadata: further entries for the file.
+        weights: the file that a plain module was recovered from.
+
+    Raises:
+        IterandError: see `export_onnx`.
+    """
     properties = _properties(given.metadata, metadata, softmax=options.softmax)
     with atomic_path(path) as temporary:  # first, so that a folder that cannot be written to costs no time
         plain, coded = _coded(model, weights)
@@ -202,7 +216,7 @@ def _write(
         temporary.write_bytes(smallest.SerializeToString(deterministic=True))
         check_structure(os.fspath(temporary))
         verify_weights(temporary)
-        session = load_session(temporary)
+        session = load_session(temporary, session_options())
         agreement = compare(session, copied, inputs, given.file(given.samples), probabilities=options.softmax)
         size = temporary.stat().st_size
     return ExportReport(

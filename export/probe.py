@@ -60,7 +60,8 @@ def probe_pixels(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Images of noise, float32 ``[2, C, H, W]`` in [0, 1]: bytes of the generator with seed 0, divided by 255."""
     count = _SAMPLES * math.prod(shape)
     noise = random_bytes(0, 0, count, draw=0, tensor=0, purpose=Purpose.AUGMENTATION)
-    return (noise.astype(np.float32) / np.float32(255)).reshape(_SAMPLES, *shape)
+    pixels: NDArray[np.float32] = noise.astype(np.float32) / np.float32(255)
+    return pixels.reshape(_SAMPLES, *shape)
 
 
 def probe_tokens(text: TextSpec) -> NDArray[np.int64]:

@@ -27,6 +27,7 @@ class WeightRecord(BaseModel):
 
     Attributes:
         name: of the parameter, and of the value in the graph.
+        shape: of the value.
         sha256: of its float32 values in the graph, little-endian, row-major.
         scale: what its codes are multiplied with to give the recovered weight: one number, or one for each row; a JSON
             number that a float32 holds exactly.
@@ -36,6 +37,7 @@ class WeightRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    shape: list[int]
     sha256: str
     scale: float | list[float]
     recovered: str | None = None
@@ -64,6 +66,7 @@ def record_metadata(names: Iterable[str], before: Mapping[str, CodedWeight], aft
         records.append(
             WeightRecord(
                 name=name,
+                shape=list(weight.codes.shape),
                 sha256=digest_of(weight.values()),
                 scale=np.asarray(recovered.scale, np.float64).reshape(-1).tolist()
                 if recovered.scale.ndim

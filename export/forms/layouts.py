@@ -1,4 +1,9 @@
-"""How a file holds whole numbers of which many are 0: the smallest of a few layouts, chosen for each tensor."""
+"""How a file holds whole numbers of which many are equal: the smallest of a few layouts, chosen for each tensor.
+
+A mask is a bit for each number, or the distances between those that it keeps, in 4 or 8 bits each. Numbers that are
+kept are fields of 0, 1, 2, 4 or 8 bits, or again a mask, of those that are not the commonest, and these. Codes -1, 0
+and 1 may also be digits of base 3, five to a byte.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +17,13 @@ from ...compress.storage.bits import pack_values, packed_bytes
 from .emitter import Emitter
 from .functions import TRITS
 
-__all__ = ["PREFERENCE", "layout_of", "write_numbers", "write_spread"]
+__all__ = ["TERNARY_ALLOWANCE", "layout_of", "write_numbers", "write_spread"]
 
-PREFERENCE = 1.15
-"""Ternary digits are taken if they need at most this many times the bytes of the smallest layout: they expand in half
-the time and the memory."""
+TERNARY_ALLOWANCE = 1.15
+"""Digits of base 3 are taken if they need at most this many times the bytes of the smallest layout: they expand with
+half the memory, and every runtime has the operators."""
 _UNPACK = {1: "Bits", 2: "Pairs", 4: "Nibbles"}
+Numbers = NDArray[np.int8] | NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -25,42 +31,55 @@ class Layout:
     """A way to hold numbers.
 
     Attributes:
-        name: for reports: ``ternary``, or what tells kept weights apart (``bits``, ``gaps4``, ``gaps8``).
+        name: for reports.
         size: its bytes.
-        write: adds it to a graph; takes the emitter and the name of the shape, returns the name of the expanded value.
+        write: adds it to a graph; takes the emitter, a name for the expanded value, and a number or the name of a
+            shape, as each layout has it; returns the name of the expanded value.
     """
 
     name: str
     size: int
-    write: Callable[[Emitter, str], str]
+    write: Callable[[Emitter, str, str], str]
 
 
-def write_numbers(emitter: Emitter, numbers: NDArray[np.int8] | NDArray[np.int32], shape: str) -> str:
+@dataclass(frozen=True)
+class _Values:
+    """Numbers in a row, to be preceded by one more.
+
+    Attributes:
+        size: their bytes.
+        write: adds them to a graph; takes the emitter, a name for the value and the number in front.
+        only: the one number that all are, if they are so many times the same.
+    """
+
+    size: int
+    write: Callable[[Emitter, str, int], str]
+    only: int | None = None
+
+
+def write_numbers(emitter: Emitter, numbers: Numbers, shape: str, *, allowance: float = 1.0) -> str:
     """Write whole numbers, and return the name of their expansion, of their dtype.
 
     Args:
         emitter: of the weight.
         numbers: int8 or int32 ``[n]``, at most 256 different ones apart from 0.
         shape: name of the shape, int64, that the expansion shall have.
+        allowance: see `layout_of`.
     """
-    return layout_of(numbers).write(emitter, shape)
+    return layout_of(numbers, allowance=allowance).write(emitter, "codes", shape)
 
 
-def layout_of(numbers: NDArray[np.int8] | NDArray[np.int32]) -> Layout:
-    """The layout in which numbers are written."""
-    kept = numbers != 0
-    values = numbers[kept]
-    present = np.unique(values)
-    mask = _mask(kept)
-    width = _width(len(present))
-    sparse = Layout(
-        mask.name,
-        mask.size + packed_bytes(len(values), width),
-        lambda emitter, shape: _write_sparse(emitter, mask, values, present, shape),
-    )
-    if numbers.dtype == np.int8 and len(present) > 1 and set(present.tolist()) <= {-1, 1}:
-        ternary = Layout("ternary", -(-len(numbers) // TRITS), lambda emitter, shape: _ternary(emitter, numbers, shape))
-        if ternary.size <= PREFERENCE * sparse.size:
+def layout_of(numbers: Numbers, *, allowance: float = 1.0) -> Layout:
+    """The smallest layout of whole numbers, 0 being the one that a mask leaves out.
+
+    Args:
+        numbers: int8 or int32 ``[n]``.
+        allowance: take digits of base 3 even if they need this many times the bytes.
+    """
+    sparse = _sparse(numbers, 0)
+    if numbers.dtype == np.int8 and set(np.unique(numbers).tolist()) == {-1, 0, 1}:
+        ternary = Layout("ternary", -(-len(numbers) // TRITS), _ternary_writer(numbers))
+        if ternary.size <= allowance * sparse.size:
             return ternary
     return sparse
 
@@ -77,63 +96,89 @@ def write_spread(emitter: Emitter, numbers: NDArray[np.floating], shape: str) ->
         The name of the expansion, of the dtype of ``numbers``.
     """
     kept = numbers != 0
-    values = emitter.tensor("values", np.concatenate([numbers[:0], np.zeros(1, numbers.dtype), numbers[kept]]))
-    return emitter.call("Spread", [_mask(kept).write(emitter, ""), values, shape], "codes")
+    values = emitter.tensor("values", np.concatenate([np.zeros(1, numbers.dtype), numbers[kept]]))
+    return emitter.call("Spread", [_mask(kept).write(emitter, "mask", ""), values, shape], "codes")
 
 
-def _width(values: int) -> int:
-    """Bits of a number below ``values``, as far as bytes divide evenly."""
-    return next(width for width in (0, 1, 2, 4, 8) if values <= 2**width)
+def _sparse(numbers: Numbers, lead: int) -> Layout:
+    """A mask of the numbers that are not ``lead``, and these."""
+    kept = numbers != lead
+    mask, values = _mask(kept), _values(numbers[kept])
+
+    def write(emitter: Emitter, part: str, shape: str) -> str:
+        flags = mask.write(emitter, f"{part}.mask", "")
+        if values.only is not None:
+            table = emitter.tensor(f"{part}.table", np.array([lead, values.only], numbers.dtype))
+            return emitter.call("Fill", [flags, table, shape], part)
+        return emitter.call("Spread", [flags, values.write(emitter, f"{part}.values", lead), shape], part)
+
+    return Layout(mask.name, mask.size + values.size, write)
 
 
-def _write_sparse(
-    emitter: Emitter,
-    mask: Layout,
-    values: NDArray[np.int8] | NDArray[np.int32],
-    present: NDArray[np.int8] | NDArray[np.int32],
-    shape: str,
-) -> str:
-    table = emitter.tensor("table", np.concatenate([np.zeros(1, present.dtype), present]))
-    kept = mask.write(emitter, "")
+def _values(numbers: Numbers) -> _Values:
+    present, counts = np.unique(numbers, return_counts=True)
     if len(present) <= 1:
-        return emitter.call("Fill", [kept, table, shape], "codes")
-    numbers = np.searchsorted(present, values).astype(np.uint8)
-    fields = _write_fields(emitter, "values", numbers, _width(len(present)))
-    return emitter.call("Spread", [kept, emitter.call("Lookup", [fields, table], "kept_values"), shape], "codes")
+        only = int(present[0]) if len(present) else 0
+        return _Values(0, lambda *_: "", only)
+    width = next(width for width in (1, 2, 4, 8) if len(present) <= 2**width)
+    size = packed_bytes(len(numbers), width)
+
+    def write(emitter: Emitter, part: str, lead: int) -> str:
+        fields = _write_fields(emitter, f"{part}.numbers", np.searchsorted(present, numbers).astype(np.uint8), width)
+        table = emitter.tensor(f"{part}.table", np.concatenate([np.array([lead], numbers.dtype), present]))
+        return emitter.call("Lookup", [fields, table], part)
+
+    common = int(present[counts.argmax()])
+    if counts.max() > len(numbers) // 2:  # otherwise a mask of the others is larger than a bit for each
+        split = _sparse(numbers, common)
+        if split.size < size:
+            return _Values(split.size, _split_writer(split, numbers))
+    return _Values(size, write)
 
 
-def _ternary(emitter: Emitter, codes: NDArray[np.int8], shape: str) -> str:
-    digits = np.zeros(-(-len(codes) // TRITS) * TRITS, np.uint8)
-    digits[: len(codes)] = np.where(codes == -1, 2, codes)
-    weights = 3 ** np.arange(TRITS, dtype=np.uint8)
-    packed = emitter.tensor("digits", (digits.reshape(-1, TRITS) * weights).sum(axis=1, dtype=np.uint8))
-    return emitter.call("Ternary", [packed, emitter.shape("size", len(codes)), shape], "codes")
+def _split_writer(split: Layout, numbers: Numbers) -> Callable[[Emitter, str, int], str]:
+    def write(emitter: Emitter, part: str, lead: int) -> str:
+        spread = split.write(emitter, f"{part}.split", emitter.shape(f"{part}.shape", len(numbers)))
+        first = emitter.tensor(f"{part}.first", np.array([lead], numbers.dtype))
+        return emitter.node("Concat", [first, spread], part, axis=0)
+
+    return write
+
+
+def _ternary_writer(codes: Numbers) -> Callable[[Emitter, str, str], str]:
+    def write(emitter: Emitter, part: str, shape: str) -> str:
+        digits = np.zeros(-(-len(codes) // TRITS) * TRITS, np.uint8)
+        digits[: len(codes)] = np.where(codes == -1, 2, codes)
+        weights = 3 ** np.arange(TRITS, dtype=np.uint8)
+        packed = emitter.tensor("digits", (digits.reshape(-1, TRITS) * weights).sum(axis=1, dtype=np.uint8))
+        return emitter.call("Ternary", [packed, emitter.shape("size", len(codes)), shape], part)
+
+    return write
 
 
 def _mask(kept: NDArray[np.bool_]) -> Layout:
-    """The smallest layout of a mask."""
+    """The smallest layout of a mask; its expansion is uint8 ``[n]``."""
     gaps = np.diff(np.flatnonzero(kept), prepend=-1) - 1  # pruned weights in front of each kept one
-    choices = [Layout("bits", packed_bytes(len(kept), 1), lambda emitter, _: _write_bits(emitter, kept))]
+    choices = [Layout("bits", packed_bytes(len(kept), 1), _bit_writer(kept))]
     for width in (4, 8):
-        limit = 2**width - 1
-        entries = len(gaps) + int((gaps // limit).sum())
+        entries = len(gaps) + int((gaps // (2**width - 1)).sum())
         choices.append(Layout(f"gaps{width}", packed_bytes(entries, width), _gap_writer(gaps, width, len(kept))))
     return min(choices, key=lambda layout: layout.size)
 
 
-def _write_bits(emitter: Emitter, kept: NDArray[np.bool_]) -> str:
-    return _write_fields(emitter, "mask", kept.astype(np.uint8), 1)
+def _bit_writer(kept: NDArray[np.bool_]) -> Callable[[Emitter, str, str], str]:
+    return lambda emitter, part, _: _write_fields(emitter, part, kept.astype(np.uint8), 1)
 
 
-def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emitter, str], str]:
-    def write(emitter: Emitter, _: str) -> str:
+def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emitter, str, str], str]:
+    def write(emitter: Emitter, part: str, _: str) -> str:
         limit = 2**width - 1
         ends = np.cumsum(gaps // limit + 1)
         entries = np.full(int(ends[-1]) if len(ends) else 0, limit, np.uint8)
         entries[ends - 1] = gaps % limit
-        fields = _write_fields(emitter, "gaps", entries, width)
-        inputs = [fields, emitter.tensor("limit", np.array([limit], np.int32)), emitter.shape("size", count)]
-        return emitter.call("Gaps", inputs, "mask")
+        fields = _write_fields(emitter, f"{part}.gaps", entries, width)
+        bound = emitter.tensor(f"{part}.limit", np.array([limit], np.int32))
+        return emitter.call("Gaps", [fields, bound, emitter.shape(f"{part}.size", count)], part)
 
     return write
 
@@ -142,4 +187,4 @@ def _write_fields(emitter: Emitter, part: str, fields: NDArray[np.uint8], width:
     packed = emitter.tensor(f"{part}.packed", np.frombuffer(pack_values(fields, width), np.uint8))
     if width == 8:
         return packed
-    return emitter.call(_UNPACK[width], [packed, emitter.shape(f"{part}.size", len(fields))], part)
+    return emitter.call(_UNPACK[width], [packed, emitter.shape(f"{part}.count", len(fields))], part)

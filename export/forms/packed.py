@@ -7,7 +7,7 @@ from onnx import TensorProto
 
 from ..coded import CodedWeight
 from .emitter import Emitter
-from .layouts import write_numbers, write_spread
+from .layouts import TERNARY_ALLOWANCE, write_numbers, write_spread
 
 __all__ = ["write_codes", "write_packed", "write_scaled"]
 
@@ -21,7 +21,9 @@ def write_codes(emitter: Emitter, weight: CodedWeight) -> str:
     """Write the codes alone, and return their name; they have the dtype and the shape of ``weight.codes``."""
     shape = emitter.shape("shape", *weight.codes.shape)
     codes = weight.codes.reshape(-1)
-    return (write_numbers if codes.dtype == np.int8 else write_spread)(emitter, codes, shape)
+    if codes.dtype == np.int8:
+        return write_numbers(emitter, codes, shape, allowance=TERNARY_ALLOWANCE)
+    return write_spread(emitter, codes, shape)
 
 
 def write_scaled(emitter: Emitter, codes: str, weight: CodedWeight) -> None:
