@@ -192,6 +192,7 @@ def write_model(
                 f"form {options.form}: {type(model).__name__} is a plain module, whose weights may be any numbers; "
                 "give the subnetwork itself, or weights= the file that it was recovered from, or take form dense"
             )
+        forms = _possible(options, coded)
         copied = evaluation_copy(plain)
         inputs = given.network(given.samples)
         logits = logits_of(copied, inputs[:1])  # a model that cannot run fails here, in plain words
@@ -207,7 +208,7 @@ def write_model(
             properties[WEIGHTS] = record_metadata(names, coded, graph.coded)
         sizes: dict[str, int] = {}
         smallest: ModelProto | None = None
-        for form in options.candidates:
+        for form in forms:
             onnx_model = _in_form(graph, form, options, properties)
             sizes[form] = onnx_model.ByteSize()
             if smallest is None or sizes[form] < smallest.ByteSize():
@@ -277,6 +278,22 @@ def _in_form(graph: Graph, form: str, options: ExportOptions, properties: Mappin
     model.producer_name, model.producer_version = "iterand-compress", _version()
     helper.set_model_props(model, dict(sorted({**properties, FORM: form}.items())))
     return model
+
+
+def _possible(options: ExportOptions, coded: Mapping[str, CodedWeight]) -> list[str]:
+    """The forms to try.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    floating = [name for name, weight in coded.items() if weight.codes.dtype != np.int8]
+    forms = [form for form in options.candidates if not (floating and form == "int8")]
+    if not forms:
+        raise ConfigError(
+            f"form int8: {floating[0]} was trained in {coded[floating[0]].codes.dtype}, so its values are no bytes; "
+            "pack --with-weights int8 and export that, or take form packed"
+        )
+    return forms
 
 
 def _coded(model: nn.Module, weights: SeedMask | None) -> tuple[nn.Module, dict[str, CodedWeight]]:
