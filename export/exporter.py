@@ -20,7 +20,7 @@ from ..compress.storage.atomic import atomic_path
 from ..compress.subnetwork import masked_layers, materialise, pruned_layers
 from .batchnorm import fold_batch_norms
 from .capture import capture, evaluation_copy
-from .check import check_structure, compare, logits_of
+from .check import compare, logits_of
 from .cleanup import drop_unused, remove_identities
 from .coded import CodedWeight, coded_weights
 from .constants import drop_zero_biases, fix_reshapes, fold_constants
@@ -37,6 +37,7 @@ from .records import FORM, WEIGHTS, record_metadata
 from .report import ExportReport
 from .runtime import session_options
 from .softmax import OUTPUT, PROBABILITIES, add_softmax
+from .structure import check_structure
 from .verification import verify_weights
 
 __all__ = ["build", "export_onnx", "export_text_onnx", "write_model"]

@@ -95,7 +95,7 @@ def write_spread(emitter: Emitter, numbers: NDArray[np.floating], shape: str) ->
     Returns:
         The name of the expansion, of the dtype of ``numbers``.
     """
-    kept = numbers != 0
+    kept = numbers.view(f"u{numbers.itemsize}") != 0  # -0 is a value
     values = emitter.tensor("values", np.concatenate([np.zeros(1, numbers.dtype), numbers[kept]]))
     return emitter.call("Spread", [_mask(kept).write(emitter, "mask", ""), values, shape], "codes")
 
