@@ -34,6 +34,7 @@ from iterand_compress.export.forms.layouts import layout_of, write_numbers
 from iterand_compress.export.graph import Graph
 
 IMAGE = {"image_shape": (3, 16, 16), "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+pytestmark = pytest.mark.usefixtures("captured_once")
 CODED = ("packed", "int8", "seeded")
 
 
@@ -230,7 +231,7 @@ METHODS: dict[str, Callable[[], nn.Module]] = {
     "coats": lambda: network(method="edge-popup", coats=3),
     "frozen": lambda: network(frozen=0.6, sparsity=0.7),
     "biprop": lambda: network(method="biprop"),
-    "ticket": lambda: network(method="magnitude", sparsity=0.8),
+    "ticket": lambda: network("normal", method="magnitude", sparsity=0.8),
 }
 
 
@@ -402,9 +403,13 @@ def vision_transformer() -> nn.Module:
     )
 
 
+def mobilenet() -> nn.Module:
+    return torchvision.models.mobilenet_v3_small(num_classes=5)
+
+
 @pytest.mark.parametrize(
     "make",
-    [Own, vision_transformer, lambda: torchvision.models.mobilenet_v3_small(num_classes=5)],
+    [Own, vision_transformer, mobilenet],
     ids=["own", "vit", "mobilenet"],
 )
 def test_other_architectures(make: Callable[[], nn.Module], tmp_path: Path) -> None:
@@ -428,7 +433,8 @@ def test_other_architectures(make: Callable[[], nn.Module], tmp_path: Path) -> N
             if tensor.data_type in (TensorProto.UINT8, TensorProto.INT8) and "table" not in tensor.name
         )
         assert left <= masked * bits / 8 + 256 * sum(1 for _ in masked_layers(model)), form
-        assert report.file_bytes < dense.file_bytes or dense.file_bytes < 50_000
+        if make is mobilenet:
+            assert 3.5 * report.file_bytes < dense.file_bytes
 
 
 # The check inside a seeded file.
@@ -485,7 +491,7 @@ def test_load_session_takes_any_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no such file"), (b"", "not an ONNX model|no graph|cannot"), (b"no onnx", "not an ONNX")],
+    [(None, "no such file"), (b"", "No graph was found"), (b"no onnx", "not an ONNX")],
 )
 def test_load_session_refuses_in_one_line(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"

@@ -24,6 +24,7 @@ from iterand_compress.compress.storage import read_seedmask
 from iterand_compress.export import export_onnx, verify_onnx
 
 IMAGE = {"image_shape": (1, 8, 8), "mean": [0.5], "std": [0.25]}
+pytestmark = pytest.mark.usefixtures("captured_once")
 FORMS = ("dense", "packed", "int8", "seeded")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import helper
+from onnx import NodeProto, TensorProto, helper
 
 from ...compress.codebooks import get_codebook
 from ..coded import CodedWeight
@@ -16,6 +16,7 @@ __all__ = ["CHECK", "write_known_answers", "write_seeded"]
 
 CHECK = "iterand.check"
 """The value that outputs are multiplied with: 1, or NaN where the generator is wrong."""
+_PASSES_NAN = frozenset({"Softmax", "LogSoftmax", "Flatten", "Reshape", "Squeeze", "Identity"})
 _BLOCK = 16  # bytes
 # Known answers of Random123 for Philox4x32-10: counter, key, output.
 _KNOWN = (
@@ -80,7 +81,10 @@ def write_seeded(emitter: Emitter, weight: CodedWeight) -> None:
 
 
 def write_known_answers(graph: Graph, functions: set[str]) -> None:
-    """Multiply the outputs with `CHECK`. Once folded, that is a product with 1, which runtimes leave out."""
+    """Multiply bias or weight of the last layer with `CHECK`, so that NaN reaches every output.
+
+    A product of constants costs nothing once it is folded. Where no layer is the last, outputs are multiplied.
+    """
     emitter = Emitter(graph, CHECK, functions)
     words = [[counter[i] for counter, _, _ in _KNOWN] for i in range(4)]
     keys = [[key[i] for _, key, _ in _KNOWN] for i in range(2)]
@@ -89,9 +93,32 @@ def write_known_answers(graph: Graph, functions: set[str]) -> None:
     inputs += [emitter.tensor(f"key{i}", np.array(values, np.int64)) for i, values in enumerate(keys)]
     inputs.append(emitter.tensor("answers", np.concatenate([answers & 0xFFFF, answers >> 16])))
     emitter.call("KnownAnswers", inputs, "")
-    producers = graph.producers()
     for output in graph.outputs:
-        unchecked = graph.fresh(f"{output.name}.unchecked")
-        producer = producers[output.name]
-        producer.output[list(producer.output).index(output.name)] = unchecked
-        graph.nodes.append(helper.make_node("Mul", [unchecked, CHECK], [output.name], name=f"{output.name}.checked"))
+        node, index = _last_constant(graph, output.name)
+        if index is not None:
+            checked = graph.fresh(f"{node.input[index]}.checked")
+            graph.expansion.append(helper.make_node("Mul", [node.input[index], CHECK], [checked], name=checked))
+            node.input[index] = checked
+        else:
+            unchecked = graph.fresh(f"{output.name}.unchecked")
+            node = graph.producers()[output.name]
+            node.output[list(node.output).index(output.name)] = unchecked
+            graph.nodes.append(
+                helper.make_node("Mul", [unchecked, CHECK], [output.name], name=f"{output.name}.checked")
+            )
+
+
+def _last_constant(graph: Graph, output: str) -> tuple[NodeProto, int | None]:
+    """The last layer on the way to an output, and which of its inputs is a constant that each of its values needs."""
+    producers = graph.producers()
+    computed = {name for node in graph.expansion for name in node.output}
+    node = producers[output]
+    while node.op_type in _PASSES_NAN and node.input[0] in producers:
+        node = producers[node.input[0]]
+    constants = [
+        index
+        for index, name in enumerate(node.input)
+        if name in computed or (graph.type_of(name) == TensorProto.FLOAT and name in graph.initializers)
+    ]
+    layer = node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add")
+    return node, max(constants) if layer and constants else None
