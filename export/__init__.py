@@ -12,13 +12,23 @@ if TYPE_CHECKING:
     from .classifier import OnnxClassifier
     from .exporter import export_onnx, export_text_onnx
     from .opsets import supported_opsets
-    from .report import ExportReport
+    from .report import ExportReport, LayerShrink, ShrinkReport
 
-__all__ = ["ExportReport", "OnnxClassifier", "export_onnx", "export_text_onnx", "supported_opsets"]
+__all__ = [
+    "ExportReport",
+    "LayerShrink",
+    "OnnxClassifier",
+    "ShrinkReport",
+    "export_onnx",
+    "export_text_onnx",
+    "supported_opsets",
+]
 
 _HOME = {
     "ExportReport": "report",
+    "LayerShrink": "report",
     "OnnxClassifier": "classifier",
+    "ShrinkReport": "report",
     "export_onnx": "exporter",
     "export_text_onnx": "exporter",
     "supported_opsets": "opsets",

@@ -23,8 +23,9 @@ from .dense import write_dense
 from .graph import Graph
 from .opsets import BASE_OPSET, check_opset, convert
 from .preprocessing import Preprocessing
-from .report import ExportReport
+from .report import ExportReport, ShrinkReport
 from .runtime import open_session
+from .shrink import shrink as remove_dead_units
 from .softmax import OUTPUT, PROBABILITIES, add_softmax
 from .text import TOKENS, text_metadata
 
@@ -47,6 +48,7 @@ def export_onnx(
     metadata: Mapping[str, str] | None = None,
     samples: torch.Tensor | None = None,
     softmax: bool = False,
+    shrink: bool = False,
 ) -> ExportReport:
     """Write ``model`` as one ONNX file in float32, after checking that onnxruntime computes the same.
 
@@ -67,6 +69,7 @@ def export_onnx(
         metadata: further entries for the file (class names under ``iterand.classes``, as a JSON list).
         samples: images to compare on, float32 ``[N, C, H, W]`` in [0, 1]; random ones when None.
         softmax: give ``probabilities`` in the place of ``logits``.
+        shrink: leave out the channels that pruning left without a purpose, see `.shrink`.
 
     Returns:
         An `ExportReport`.
@@ -92,9 +95,8 @@ def export_onnx(
     inputs = torch.from_numpy(preprocessing.apply(pixels.numpy()))
     passes: list[GraphPass] = [preprocessing.bake] if normalize else []
     passes += [add_softmax] if softmax else []
-    return _write(
-        model, path, "input", inputs, pixels if normalize else inputs, passes, opset=opset, properties=properties
-    )
+    fed = pixels if normalize else inputs
+    return _write(model, path, "input", inputs, fed, passes, opset=opset, properties=properties, shrink=shrink)
 
 
 def export_text_onnx(
@@ -106,6 +108,7 @@ def export_text_onnx(
     metadata: Mapping[str, str] | None = None,
     samples: Sequence[str] | torch.Tensor | None = None,
     softmax: bool = False,
+    shrink: bool = False,
 ) -> ExportReport:
     """`export_onnx` for a model that takes texts as token numbers.
 
@@ -120,6 +123,7 @@ def export_text_onnx(
         metadata: further entries for the file (class names under ``iterand.classes``, as a JSON list).
         samples: what to compare on, texts or tokens int64 ``[N, length]``; random tokens when None.
         softmax: give ``probabilities`` in the place of ``logits``.
+        shrink: leave out the channels that pruning left without a purpose, see `.shrink`.
 
     Returns:
         An `ExportReport`.
@@ -133,7 +137,7 @@ def export_text_onnx(
     properties = _properties(text_metadata(text), metadata, softmax=softmax)
     tokens = _tokens(samples, text)
     passes = [add_softmax] if softmax else []
-    return _write(model, path, TOKENS, tokens, tokens, passes, opset=opset, properties=properties)
+    return _write(model, path, TOKENS, tokens, tokens, passes, opset=opset, properties=properties, shrink=shrink)
 
 
 def _write(
@@ -146,13 +150,16 @@ def _write(
     *,
     opset: int,
     properties: Mapping[str, str],
+    shrink: bool,
 ) -> ExportReport:
+    found: list[ShrinkReport] = []
+    first: list[GraphPass] = [lambda graph: found.append(remove_dead_units(graph))] if shrink else []
     with atomic_path(path) as temporary:  # first, so that a folder that cannot be written to costs no time
         copy = evaluation_copy(model)
         logits = logits_of(copy, inputs[:1])  # a model that cannot run fails here, in plain words
         if OUTPUT in properties and logits.ndim != 2:
             raise ConfigError(f"softmax: expected a model with an output [batch, classes], got {list(logits.shape)}")
-        onnx_model = build(copy, inputs, input_name, passes, opset=opset)
+        onnx_model = build(copy, inputs, input_name, [*first, *passes], opset=opset)
         helper.set_model_props(onnx_model, dict(properties))
         temporary.write_bytes(onnx_model.SerializeToString(deterministic=True))
         check_structure(os.fspath(temporary))
@@ -166,6 +173,7 @@ def _write(
         max_abs_difference=agreement.max_abs_difference,
         samples=agreement.samples,
         argmax_agreement=agreement.argmax_agreement,
+        shrink=found[0] if found else None,
     )
 
 

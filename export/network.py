@@ -33,6 +33,7 @@ def export_network(
     model: str | None = None,
     max_weights: int = MAX_WEIGHTS,
     softmax: bool = False,
+    shrink: bool = False,
 ) -> ExportReport:
     """Export a file to ONNX and compare the result with PyTorch.
 
@@ -46,6 +47,7 @@ def export_network(
         model: the user's ``package.module:factory``, for files whose architecture is not built in.
         max_weights: refuse ``.seedmask`` files that declare more weights.
         softmax: give probabilities in the place of logits.
+        shrink: leave out the channels that pruning left without a purpose.
 
     Raises:
         ConfigError: an option that the network does not have.
@@ -66,6 +68,7 @@ def export_network(
             metadata=_provenance(network),
             samples=samples,
             softmax=softmax,
+            shrink=shrink,
         )
     return export_onnx(
         network.model,
@@ -78,6 +81,7 @@ def export_network(
         metadata=_provenance(network),
         samples=samples,
         softmax=softmax,
+        shrink=shrink,
     )
 
 
