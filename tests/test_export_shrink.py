@@ -307,6 +307,39 @@ def test_a_branch_without_weights_is_gone(shift: float, removed: int) -> None:
     assert not {"a.0.weight", "b.0.weight"} & graph.initializers.keys()
 
 
+class Gated(nn.Module):
+    """A map that is constant, times a gate that has no positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(13)
+        self.a, self.gate, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+        self.fc = nn.Linear(2 * SIZE * SIZE, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.c(self.a(x) * self.gate(x.mean((2, 3), keepdim=True)).sigmoid()).flatten(1))
+
+
+def test_a_constant_that_gives_its_shape_stays() -> None:
+    model = Gated()
+    model.a.weight.data.zero_()
+    report, _ = shrunk(model)
+    assert widths(report) == {"a": (3, 4), "gate": (3, 4), "c": (4, 2), "fc": (128, 5)}
+    assert (report.stuck, report.nodes_removed) == (4, 0)
+
+
+def test_a_bias_that_two_layers_share_is_cut_for_each() -> None:
+    torch.manual_seed(14)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), *head(6))
+    model[2].bias = model[0].bias
+    layer_of(model, "2")[:, 1] = 0
+    layer_of(model, "6")[:, [3, 4]] = 0
+    report, graph = shrunk(model)
+    assert widths(report) == {"0": (3, 5), "2": (5, 4), "6": (4, 5)}
+    shapes = [list(graph.initializers[node.input[2]].dims) for node in graph.nodes if node.op_type == "Conv"]
+    assert shapes == [[5], [4]]
+
+
 class Mobile(nn.Module):
     """An inverted residual, with a gate."""
 
