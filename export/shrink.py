@@ -248,7 +248,8 @@ def _slice(graph: Graph, analysis: Analysis, keep: Mapping[str, Bools]) -> None:
 def _take(graph: Graph, node: NodeProto, slot: int, axis: int, kept: Bools) -> None:
     if not kept.all():
         _own(graph, node, slot)
-        graph.take(node.input[slot], axis, np.flatnonzero(kept))
+        name = node.input[slot]
+        graph.take(name, axis % len(graph.initializers[name].dims), np.flatnonzero(kept))
 
 
 def _own(graph: Graph, node: NodeProto, slot: int) -> None:
