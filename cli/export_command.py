@@ -7,7 +7,15 @@ from pathlib import Path
 import click
 
 from ..compress.errors import ConfigError
-from .options import FilePath, json_option, max_weights_option, model_option, print_json
+from .options import (
+    FORM_CHOICES,
+    RUNTIME_CHOICES,
+    FilePath,
+    json_option,
+    max_weights_option,
+    model_option,
+    print_json,
+)
 
 __all__ = ["command"]
 
@@ -26,7 +34,25 @@ __all__ = ["command"]
     metavar="[FILE.onnx]",
     help="Write ONNX; by default beside the input, with .onnx.",
 )
+@click.option(
+    "--form",
+    type=click.Choice(FORM_CHOICES),
+    default="dense",
+    show_default=True,
+    help="How the file holds masked weights; auto: the smallest that the runtime supports. Values are the same.",
+)
+@click.option(
+    "--runtime",
+    type=click.Choice(RUNTIME_CHOICES),
+    default="onnxruntime",
+    show_default=True,
+    help="What will run the file.",
+)
+@click.option("--shrink", is_flag=True, help="Remove channels that nothing reads or that are constant.")
+@click.option("--keep-quantized", is_flag=True, help="Of int8: weights stay bytes in memory; slower.")
+@click.option("--inline", is_flag=True, help="Write functions out where they are called: for onnxruntime before 1.17.")
 @click.option("--opset", type=int, default=18, show_default=True, help="ONNX opset.")
+@click.option("--ir-version", type=int, metavar="N", help="ONNX file format; by default the oldest for the opset.")
 @click.option(
     "--normalize/--no-normalize",
     default=True,
@@ -46,7 +72,13 @@ __all__ = ["command"]
 def command(
     file: Path | None,
     onnx: Path | None,
+    form: str,
+    runtime: str,
+    shrink: bool,
+    keep_quantized: bool,
+    inline: bool,
     opset: int,
+    ir_version: int | None,
     normalize: bool,
     softmax: bool,
     data_dir: Path | None,
@@ -57,8 +89,9 @@ def command(
     """Export a .seedmask file (or a checkpoint) to one ONNX file.
 
     A file that takes texts gets an input of tokens, and tells in its metadata how texts become tokens.
-    Without a name: the one .seedmask file of the folder. The file is run in onnxruntime against PyTorch
-    before it takes its name; a mismatch is an error and leaves no file.
+    Without a name: the one .seedmask file of the folder. Before it takes its name, the file is run in onnxruntime
+    against PyTorch, and its weights are expanded and compared bit for bit with the recovered ones; a mismatch is
+    an error and leaves no file. verify repeats these checks later.
     """
     if onnx is None:
         raise click.UsageError("Missing option '--onnx'.")
@@ -77,12 +110,20 @@ def command(
         model=model,
         max_weights=max_weights,
         softmax=softmax,
+        form=form,
+        runtime=runtime,
+        ir_version=ir_version,
+        keep_quantized=keep_quantized,
+        inline=inline,
+        shrink=shrink,
     )
     if as_json:
         print_json(
             {
                 "file": str(target),
                 "file_bytes": report.file_bytes,
+                "form": report.form,
+                "form_bytes": dict(report.form_bytes),
                 "opset": report.opset,
                 "ir_version": report.ir_version,
                 "samples": report.samples,
@@ -92,9 +133,9 @@ def command(
         )
         return
     click.echo(
-        f"{target}: {report.file_bytes:,} bytes, opset {report.opset}, IR {report.ir_version}; onnxruntime against "
-        f"PyTorch on {report.samples} inputs: largest difference {report.max_abs_difference:.2e}, "
-        f"same class {100 * report.argmax_agreement:.1f} %"
+        f"{target}: {report.file_bytes:,} bytes, form {report.form}, opset {report.opset}, IR {report.ir_version}; "
+        f"onnxruntime against PyTorch on {report.samples} inputs: largest difference "
+        f"{report.max_abs_difference:.2e}, same class {100 * report.argmax_agreement:.1f} %"
     )
 
 

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import click
 
 __all__ = [
+    "FORM_CHOICES",
+    "RUNTIME_CHOICES",
     "STATE_DTYPE_CHOICES",
     "VALUE_DTYPE_CHOICES",
     "FilePath",
@@ -29,6 +31,8 @@ FilePath = click.Path(path_type=Path)
 # Written out, because importing them would import NumPy, and --help shall not; a test compares.
 STATE_DTYPE_CHOICES = ("exact", "float16")
 VALUE_DTYPE_CHOICES = ("float32", "float16", "int8")
+FORM_CHOICES = ("dense", "packed", "int8", "seeded", "auto")
+RUNTIME_CHOICES = ("onnxruntime", "onnxruntime-web", "openvino", "other")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 device_option = click.option(

@@ -13,7 +13,7 @@ __all__ = ["command"]
 
 @click.command(
     "verify",
-    short_help="Prove that a .seedmask file recovers bit for bit.",
+    short_help="Prove that a .seedmask or ONNX file is right, bit for bit.",
     epilog="Example: iterand-compress verify model.seedmask --deep",
 )
 @click.argument("file", type=FilePath)
@@ -27,9 +27,17 @@ __all__ = ["command"]
 def command(file: Path, deep: bool, max_weights: int, as_json: bool) -> None:
     """Check structure and digests of a .seedmask file, and recover its weights against their digests.
 
+    Of an exported ONNX file (named *.onnx): check its structure, expand its weights and compare them with their
+    digests, and its outputs for a recorded input with what PyTorch computed.
+
     Exit code 0 if every bit is right, 1 if not. A file that recovers right, but is not what this version would
     write (--deep), is right: another version or another program has written it.
     """
+    if file.suffix == ".onnx":
+        if deep:
+            raise click.UsageError("--deep is for .seedmask files.")
+        _verify_onnx(file, as_json)
+        return
     from ..compress.storage import read_seedmask
 
     seedmask = read_seedmask(file, max_weights=max_weights)
@@ -60,3 +68,28 @@ def command(file: Path, deep: bool, max_weights: int, as_json: bool) -> None:
             f"{file}: recovers right, but is not in the form that this version packs: "
             "it was written by another version or another program"
         )
+
+
+def _verify_onnx(file: Path, as_json: bool) -> None:
+    from ..export.verification import verify_onnx
+
+    found = verify_onnx(file)
+    if as_json:
+        print_json(
+            {
+                "file": str(file),
+                "ok": True,
+                "form": found.form,
+                "weights": found.weights,
+                "recovered": found.recovered,
+                "weights_digest": found.weights_digest,
+                "max_abs_difference": found.max_abs_difference,
+            }
+        )
+        return
+    click.echo(
+        f"{file}: ok: form {found.form}, {found.weights} masked weights have their digests; outputs differ from "
+        f"those of PyTorch by at most {found.max_abs_difference:.2e}"
+    )
+    if found.weights_digest is not None:
+        click.echo(f"{file}: codes traced back bit for bit to recovered weights with sha256 {found.weights_digest}")

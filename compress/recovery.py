@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from .data.bundle import normalize
 from .errors import CheckpointError, ConfigError, SeedMaskError
 from .generator import bytes_at, random_weights, weight_table, weights_at
 from .models import AnyArchitecture, build_model, read_architecture
-from .storage import MAX_WEIGHTS, InputSpec, SeedMask, TextInput, Trained, read_seedmask
+from .packing import network_of_checkpoint
+from .storage import MAX_WEIGHTS, InputSpec, SeedMask, TextInput, Trained, dumps, loads, read_seedmask
 from .storage.bits import Row
 from .storage.coats import MAX_COAT
 from .storage.recovery import TensorRecovery
@@ -53,6 +54,8 @@ class LoadedNetwork:
         recipe: settings of the run; ``None`` if the file does not hold a recipe this version knows.
         digest: of the recovered weights (sha256, hex); ``None`` for a checkpoint.
         sparsity: fraction of the masked weights that is pruned; ``None`` for a checkpoint.
+        masked: returns seed, masks and logs of the weights as an open ``.seedmask`` file, in memory for a checkpoint;
+            ``None`` if no weights are masked.
     """
 
     model: nn.Module
@@ -60,6 +63,7 @@ class LoadedNetwork:
     recipe: Recipe | None
     digest: str | None = None
     sparsity: float | None = None
+    masked: Callable[[], SeedMask | None] = lambda: None
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Pixels (float32 ``[N, C, H, W]`` in [0, 1]) to network inputs; tokens stay as they are."""
@@ -213,7 +217,7 @@ def load_network(path: str | Path, *, model: str | None = None, max_weights: int
     plain = _recovered(file, None, model)
     weights, kept = (sum(getattr(entry, what) for entry in file.tensors) for what in ("weights", "kept"))
     digest = file.manifest.digests.weights
-    return LoadedNetwork(plain, data_info(file), known_recipe(file), digest, 1 - kept / weights)
+    return LoadedNetwork(plain, data_info(file), known_recipe(file), digest, 1 - kept / weights, lambda: file)
 
 
 def data_info(file: SeedMask) -> DataInfo | None:
@@ -292,7 +296,15 @@ def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
         network.load_state_dict(checkpoint.model)
     except (RuntimeError, CheckpointError) as error:
         raise CheckpointError(f"{path}: is of another model: {_summary(error)}") from None
-    return LoadedNetwork(materialise(network).eval(), checkpoint.data, checkpoint.recipe)
+
+    def masked() -> SeedMask | None:
+        trains = methods.resolve(checkpoint.recipe.subnetwork)
+        if trains.trains == "weights" and trains.criterion is None:
+            return None
+        values = "float32" if trains.trains == "weights" else None
+        return loads(dumps(network_of_checkpoint(checkpoint, with_weights=values), coding="raw"))
+
+    return LoadedNetwork(materialise(network).eval(), checkpoint.data, checkpoint.recipe, masked=masked)
 
 
 def _architecture(values: dict[str, Any], path: Path) -> AnyArchitecture:

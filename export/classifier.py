@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from ..compress.data.tokens import TextSpec, tokenise_all
 from ..compress.errors import ConfigError, ExportError
+from .expansion import load_session
 from .preprocessing import CLASSES, NORMALIZE, Preprocessing
-from .runtime import first_line, open_session
+from .runtime import first_line, session_options
 from .softmax import OUTPUT, PROBABILITIES
 from .text import TEXT, text_from_metadata
 
@@ -49,7 +50,7 @@ class OnnxClassifier:
         if not self.path.is_file():
             raise ExportError(f"{self.path}: no such file")
         try:
-            self._session = open_session(self.path)
+            self._session = load_session(self.path, session_options())
         except ExportError as error:
             raise ExportError(f"{self.path}: onnxruntime cannot load it as an ONNX model: {error}") from error
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
@@ -105,13 +106,22 @@ class OnnxClassifier:
         Raises:
             ExportError: inputs of another shape or type, or the graph fails.
         """
+        output = self.outputs(inputs)
+        if self.metadata.get(OUTPUT) == PROBABILITIES:
+            return np.asarray(np.log(np.maximum(output, np.finfo(np.float32).tiny)))
+        return output
+
+    def outputs(self, inputs: NDArray[Any] | Sequence[str]) -> NDArray[np.float32]:
+        """What the graph gives for images or texts: logits, or probabilities; see `logits`.
+
+        Raises:
+            ExportError: inputs of another shape or type, or the graph fails.
+        """
         values = self._values(inputs)
         try:
             (output,) = self._session.run(None, {self._input: values})
         except Exception as error:
             raise ExportError(f"{self.path}: onnxruntime cannot run it: {first_line(error)}") from error
-        if self.metadata.get(OUTPUT) == PROBABILITIES:
-            return np.asarray(np.log(np.maximum(output, np.finfo(np.float32).tiny)))
         return np.asarray(output)
 
     def _values(self, inputs: NDArray[Any] | Sequence[str]) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import (
     AttributeProto,
+    FunctionProto,
     GraphProto,
     ModelProto,
     NodeProto,
@@ -34,10 +36,12 @@ class Graph:
         inputs: the graph's inputs (initialisers are not among them).
         outputs: the graph's outputs.
         nodes: in topological order.
+        expansion: nodes in front of these, that compute weights from other initialisers.
         initializers: constant tensors by name; parameters carry their dotted name, ``layer1.0.conv1.weight``.
         coded: what is known about weights beyond their values, by the name of the initialiser that holds these.
         values: what is known about the type and shape of intermediate values, by name.
         opsets: version of each operator domain; ``""`` is ONNX's own.
+        functions: model-local functions that nodes call; those of the model itself are inlined.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -47,10 +51,20 @@ class Graph:
         self.inputs: list[ValueInfoProto] = list(proto.input)
         self.outputs: list[ValueInfoProto] = list(proto.output)
         self.nodes: list[NodeProto] = list(proto.node)
+        self.expansion: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {tensor.name: tensor for tensor in proto.initializer}
         self.coded: dict[str, CodedWeight] = {}
         self.values: dict[str, ValueInfoProto] = {value.name: value for value in proto.value_info}
         self.opsets: dict[str, int] = {entry.domain: entry.version for entry in model.opset_import}
+        self.functions: list[FunctionProto] = []
+
+    def copy(self) -> Graph:
+        """A graph whose change does not change this one; tensors are shared until they are replaced."""
+        twin = copy.copy(self)
+        for field in ("inputs", "outputs", "nodes", "expansion"):
+            setattr(twin, field, copy.deepcopy(getattr(self, field)))
+        twin.initializers, twin.coded, twin.values = dict(self.initializers), dict(self.coded), dict(self.values)
+        return twin
 
     def array(self, name: str) -> NDArray[Any] | None:
         """Return the value of an initialiser (a copy), or None when ``name`` is not one."""
@@ -136,7 +150,7 @@ class Graph:
         )
         _strip(graph)
         opsets = [helper.make_opsetid(domain, version) for domain, version in sorted(self.opsets.items())]
-        return helper.make_model(graph, opset_imports=opsets)
+        return helper.make_model(graph, opset_imports=opsets, functions=self.functions)
 
     def _value(self, name: str) -> ValueInfoProto | None:
         if name in self.values:

@@ -10,7 +10,10 @@ from ..compress.data import load_data
 from ..compress.errors import ConfigError, ExportError, MissingExtraError
 from ..compress.recovery import LoadedNetwork, load_network
 from ..compress.storage import MAX_WEIGHTS
-from .exporter import export_onnx, export_text_onnx
+from .exporter import write_model
+from .inputs import image_input, text_input
+from .options import ExportOptions
+from .preprocessing import Preprocessing
 from .report import ExportReport
 
 if TYPE_CHECKING:
@@ -33,6 +36,11 @@ def export_network(
     model: str | None = None,
     max_weights: int = MAX_WEIGHTS,
     softmax: bool = False,
+    form: str = "dense",
+    runtime: str = "onnxruntime",
+    ir_version: int | None = None,
+    keep_quantized: bool = False,
+    inline: bool = False,
     shrink: bool = False,
 ) -> ExportReport:
     """Export a file to ONNX and compare the result with PyTorch.
@@ -47,42 +55,34 @@ def export_network(
         model: the user's ``package.module:factory``, for files whose architecture is not built in.
         max_weights: refuse ``.seedmask`` files that declare more weights.
         softmax: give probabilities in the place of logits.
-        shrink: leave out the channels that pruning left without a purpose.
+        form: how the file holds masked weights, see `export_onnx`; so are all that follow.
+        runtime: what will run the file.
+        ir_version: version of the ONNX file format.
+        keep_quantized: of ``int8``: use DequantizeLinear.
+        inline: write functions out where they are called.
+        shrink: remove channels that nothing reads or that are constant.
 
     Raises:
         ConfigError: an option that the network does not have.
         IterandError: the source is damaged or unknown, or the export does not compute the same function.
     """
+    # Checked before anything is read.
+    options = ExportOptions(opset, ir_version, softmax, form, runtime, keep_quantized, inline, shrink)
     network = load_network(source, model=model, max_weights=max_weights)
     if network.data is None:
         raise ExportError(f"{source}: holds neither input shape nor normalisation; use export_onnx() in Python")
+    weights = network.masked()
+    if weights is None and options.candidates != ("dense",):
+        raise ConfigError(f"{source}: form {form} is for masked weights, and this network has none; take form dense")
     data, samples = network.data, _real_inputs(network, data_dir)
     if data.text is not None:
         if not normalize:
             raise ConfigError(f"{source}: takes texts, which have no normalisation to leave out; drop --no-normalize")
-        return export_text_onnx(
-            network.model,
-            target,
-            text=data.text,
-            opset=opset,
-            metadata=_provenance(network),
-            samples=samples,
-            softmax=softmax,
-            shrink=shrink,
-        )
-    return export_onnx(
-        network.model,
-        target,
-        image_shape=data.image_shape,
-        mean=data.mean,
-        std=data.std,
-        normalize=normalize,
-        opset=opset,
-        metadata=_provenance(network),
-        samples=samples,
-        softmax=softmax,
-        shrink=shrink,
-    )
+        given = text_input(data.text, samples)
+    else:
+        preprocessing = Preprocessing.of(data.image_shape, data.mean, data.std)
+        given = image_input(preprocessing, samples, normalize=normalize)
+    return write_model(network.model, target, given, options, _provenance(network), weights)
 
 
 def _provenance(network: LoadedNetwork) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +95,8 @@ class ExportReport:
         file_bytes: its size.
         opset: version of the ONNX operator set.
         ir_version: version of the ONNX file format.
+        form: how it holds the masked weights.
+        form_bytes: sizes of the forms that were tried, by name.
         max_abs_difference: largest absolute difference of a logit, onnxruntime against PyTorch.
         samples: number of images compared.
         argmax_agreement: fraction of them with the same largest logit.
@@ -104,6 +107,8 @@ class ExportReport:
     file_bytes: int
     opset: int
     ir_version: int
+    form: str
+    form_bytes: Mapping[str, int]
     max_abs_difference: float
     samples: int
     argmax_agreement: float

@@ -9,20 +9,31 @@ import onnxruntime
 
 from ..compress.errors import ExportError
 
-__all__ = ["first_line", "open_session"]
+__all__ = ["EXACT", "first_line", "open_session", "session_options"]
+
+EXACT = ("session.qdq_matmulnbits_accuracy_level", "0")
+"""The entry of session options without which onnxruntime computes quantised layers with int8 activations."""
 
 
-def open_session(model: bytes | str | os.PathLike[str]) -> onnxruntime.InferenceSession:
-    """Load a model (serialised, or a path) on the CPU, with the options that users have by default.
+def session_options() -> onnxruntime.SessionOptions:
+    """The options that users have by default, but quiet, and without loss where a layer is quantised."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # failures are raised anyway, warnings are not for the user
+    options.add_session_config_entry(*EXACT)
+    return options
+
+
+def open_session(
+    model: bytes | str | os.PathLike[str], options: onnxruntime.SessionOptions | None = None
+) -> onnxruntime.InferenceSession:
+    """Load a model (serialised, or a path) on the CPU, with these options, or `session_options`.
 
     Raises:
         ExportError: onnxruntime refuses it; the message is its reason alone.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # failures are raised anyway, warnings are not for the user
     source = model if isinstance(model, bytes) else os.fspath(model)
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options or session_options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base class
         raise ExportError(first_line(error)) from error
 

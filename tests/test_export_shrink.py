@@ -50,7 +50,7 @@ def graph_of(model: nn.Module, inputs: torch.Tensor, coded: dict[str, CodedWeigh
     remove_identities(graph)
     drop_zero_biases(graph, fold_constants(graph))
     fix_reshapes(graph)
-    write_dense(graph, fold_batch_norms(graph), coded)
+    write_dense(graph, fold_batch_norms(graph), coded or {})
     drop_unused(graph)
     return graph
 
@@ -487,7 +487,7 @@ def test_coded_weights_stay_coded() -> None:
         codes = rng.integers(-3, 4, layer_of(model, name).shape).astype(np.int8)
         if name == "2":
             codes[[1, 4]] = codes[:, 3] = 0
-        coded[f"{name}.weight"] = CodedWeight(codes, rng.uniform(0.5, 1, scale).astype(np.float32))
+        coded[f"{name}.weight"] = CodedWeight(codes, rng.uniform(0.5, 1, scale).astype(np.float32), codes.shape)
         layer_of(model, name)[:] = torch.from_numpy(coded[f"{name}.weight"].values())
     graph = graph_of(model, images(), coded)
     before = run(graph, images())

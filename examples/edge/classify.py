@@ -1,0 +1,274 @@
+"""Classify image files with an exported model. Needs onnxruntime, NumPy and Pillow, nothing else of this project.
+
+    python classify.py model.onnx photo.jpg another.png
+    python classify.py model.onnx scans/*.png --top 3 --repeat 20 --threads 1
+    python classify.py model.onnx photo.jpg --json
+
+The model is a file of ``iterand-compress export``, in any form; its metadata say how pixels become its input and how
+the classes are called. An image of the model's size is taken as it is. Any other is scaled and cut to its centre as
+images are when the project evaluates: the shorter side to the model's, or, for models above 96 pixels, to 256/224 of
+it. Images become grey for models with one channel and RGB for models with three.
+
+The latency is that of onnxruntime alone, without reading and scaling: the median over --repeat runs of a batch,
+divided by its images. Exit code 0; 1 if the model or any of the images cannot be used (the others are classified
+nevertheless); 2 for wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+LARGE_SIDE = 96  # models above it are trained on images scaled with a margin
+
+
+class UnusableError(Exception):
+    """A file that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An exported classifier.
+
+    ``session`` takes float32 ``[batch, channels, height, width]`` in [0, 1], minus ``mean`` and divided by ``std``
+    (float32 ``[1, channels, 1, 1]``) unless they are None: then the graph does that itself.
+    """
+
+    path: Path
+    session: onnxruntime.InferenceSession
+    shape: tuple[int, int, int]
+    mean: np.ndarray | None
+    std: np.ndarray | None
+    classes: list[str]
+    gives_probabilities: bool
+
+    @classmethod
+    def load(cls, path: Path, threads: int) -> Model:
+        """Open a file of ``iterand-compress export``.
+
+        Args:
+            path: the file.
+            threads: of onnxruntime; 0 leaves the choice to it.
+
+        Raises:
+            UnusableError: the file is missing, not ONNX, not exported by iterand-compress, damaged, or takes texts.
+        """
+        if not path.is_file():
+            raise UnusableError(f"{path}: no such file")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # failures are raised anyway
+        options.intra_op_num_threads = threads
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no common base class
+            raise UnusableError(f"{path}: onnxruntime cannot load it as an ONNX model: {one_line(error)}") from error
+        metadata = session.get_modelmeta().custom_metadata_map
+        if "iterand.text" in metadata:
+            raise UnusableError(f"{path}: takes texts, this program classifies images: use OnnxClassifier.classify")
+        if "iterand.normalize" not in metadata:
+            raise UnusableError(f"{path}: not exported by iterand-compress: it does not say what its input is")
+        try:
+            return cls.described_by(metadata, path, session)
+        except KeyError as error:
+            raise UnusableError(f"{path}: its metadata lack {error}: export it again") from error
+        except (ValueError, TypeError) as error:
+            raise UnusableError(f"{path}: damaged metadata ({one_line(error)}): export it again") from error
+
+    @classmethod
+    def described_by(cls, metadata: dict[str, str], path: Path, session: onnxruntime.InferenceSession) -> Model:
+        """Read what the exporter wrote about input and output.
+
+        Raises:
+            KeyError: an entry is missing.
+            ValueError: an entry is damaged, or of another kind of image.
+            TypeError: an entry is damaged.
+        """
+        channels, height, width = (int(size) for size in json.loads(metadata["iterand.image_shape"]))
+        if channels not in (1, 3) or min(height, width) < 1:
+            raise ValueError(f"images of {channels} channels, {height}×{width} pixels: expected 1 or 3 channels")
+        if metadata["iterand.normalize"] not in ("baked", "none"):
+            raise ValueError(f"iterand.normalize is {metadata['iterand.normalize']!r}: expected 'baked' or 'none'")
+        mean = std = None
+        if metadata["iterand.normalize"] == "none":
+            mean, std = (
+                np.array(json.loads(metadata[f"iterand.{name}"]), np.float32).reshape(1, channels, 1, 1)
+                for name in ("mean", "std")
+            )
+        return cls(
+            path=path,
+            session=session,
+            shape=(channels, height, width),
+            mean=mean,
+            std=std,
+            classes=[str(name) for name in json.loads(metadata.get("iterand.classes", "[]"))],
+            gives_probabilities=metadata.get("iterand.output") == "probabilities",
+        )
+
+    def probabilities(self, pixels: np.ndarray, repeat: int) -> tuple[np.ndarray, float]:
+        """Classify float32 ``[n, channels, height, width]`` in [0, 1].
+
+        Returns:
+            Probabilities, float64 ``[n, classes]``, and seconds per image.
+
+        Raises:
+            UnusableError: onnxruntime cannot run the model, or it gives something else than classes.
+        """
+        if self.mean is not None:
+            pixels = np.asarray((pixels - self.mean) / self.std, np.float32)
+        feed = {self.session.get_inputs()[0].name: pixels}
+        seconds = []
+        try:
+            for _ in range(repeat):
+                start = time.perf_counter()
+                output, *_ = self.session.run(None, feed)
+                seconds.append(time.perf_counter() - start)
+        except Exception as error:
+            raise UnusableError(f"{self.path}: onnxruntime cannot run it: {one_line(error)}") from error
+        values = np.asarray(output, np.float64)
+        if values.ndim != 2:
+            raise UnusableError(f"{self.path}: expected an output [batch, classes], got {list(values.shape)}")
+        if not self.gives_probabilities:
+            values = np.exp(values - values.max(axis=1, keepdims=True))
+            values /= values.sum(axis=1, keepdims=True)
+        return values, statistics.median(seconds) / len(pixels)
+
+    def label(self, number: int) -> str:
+        """The name of a class, or its number where the file names none."""
+        return self.classes[number] if number < len(self.classes) else str(number)
+
+
+def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool) -> np.ndarray:
+    """Pixels of an image file as a model takes them: float32 ``[channels, height, width]`` in [0, 1].
+
+    Raises:
+        UnusableError: the file is missing, not an image, or has more than 8 bits a channel.
+    """
+    channels, height, width = shape
+    if not path.is_file():
+        raise UnusableError(f"{path}: no such file")
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise UnusableError(f"{path}: more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
+            # A palette with alpha only converts by way of RGBA.
+            opened = image.convert("RGBA") if "transparency" in image.info else image
+            converted = opened.convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnusableError(f"{path}: not a readable image: {one_line(error)}") from error
+    if invert:
+        converted = ImageOps.invert(converted)
+    pixels = np.asarray(fitted(converted, width, height), np.float32) / 255
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Scale an image of another size so that it covers ``width``×``height``, and cut out the centre."""
+    if image.size == (width, height):
+        return image
+    wide, high = width, height
+    if max(width, height) > LARGE_SIDE:
+        wide, high = round(width * 256 / 224), round(height * 256 / 224)
+    if image.width * high < image.height * wide:
+        target = (wide, max(high, round(image.height * wide / image.width)))
+    else:
+        target = (max(wide, round(image.width * high / image.height)), high)
+    image = image.resize(target, Image.Resampling.BILINEAR)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error, at most 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def complain(error: UnusableError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+
+
+def count(text: str) -> int:
+    """A whole number that is at least 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
+    return number
+
+
+def read_batch(paths: list[Path], shape: tuple[int, int, int], *, invert: bool) -> tuple[list[str], list[np.ndarray]]:
+    """Names and pixels of the images that can be read; a line on standard error for each that cannot."""
+    names, pixels = [], []
+    for path in paths:
+        try:
+            pixels.append(read_image(path, shape, invert=invert))
+        except UnusableError as error:  # noqa: PERF203  (a bad image must not stop the others)
+            complain(error)
+        else:
+            names.append(str(path))
+    return names, pixels
+
+
+def classify(model: Model, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Classify the images that can be read, batch by batch."""
+    results = []
+    for start in range(0, len(args.images), args.batch_size):
+        names, pixels = read_batch(args.images[start : start + args.batch_size], model.shape, invert=args.invert)
+        if not names:
+            continue
+        probabilities, seconds = model.probabilities(np.stack(pixels), args.repeat)
+        for name, row in zip(names, probabilities, strict=True):
+            best = np.argsort(-row, kind="stable")[: args.top].tolist()
+            top = [{"label": model.label(number), "probability": float(row[number])} for number in best]
+            results.append({"file": name, **top[0], "top": top, "latency_ms": 1000 * seconds})
+    return results
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """Print a table: a line for each image, and one for each further label of it."""
+    rows = [("file", "label", "probability", "latency")]
+    for result in results:
+        first, *others = [(entry["label"], f"{entry['probability']:.4f}") for entry in result["top"]]
+        rows.append((result["file"], *first, f"{result['latency_ms']:.3f} ms"))
+        rows.extend(("", *other, "") for other in others)
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for name, label, probability, latency in rows:
+        print(f"{name:{widths[0]}}  {label:{widths[1]}}  {probability:>{widths[2]}}  {latency}".rstrip())
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="a file of `iterand-compress export`")
+    parser.add_argument("images", type=Path, nargs="+", metavar="image", help="image files that Pillow can read")
+    parser.add_argument("--top", type=count, default=1, metavar="N", help="labels to print for each image (1)")
+    parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="images run at once, at most (16)")
+    parser.add_argument("--repeat", type=count, default=3, metavar="N", help="runs of each batch, for the latency (3)")
+    parser.add_argument("--threads", type=count, metavar="N", help="threads of onnxruntime; by default it chooses")
+    parser.add_argument(
+        "--invert", action="store_true", help="for dark ink on light paper, where the model learned light on dark"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object in the place of the table")
+    args = parser.parse_args()
+    try:
+        results = classify(Model.load(args.model, args.threads or 0), args)
+    except UnusableError as error:
+        complain(error)
+        return 1
+    if args.json:
+        print(json.dumps({"model": str(args.model), "repeat": args.repeat, "images": results}))
+    elif results:
+        show(results)
+    return 0 if len(results) == len(args.images) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Write what expands one weight: its tensors and nodes, named after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
+
+from ..graph import Graph
+from .functions import DOMAIN
+
+__all__ = ["Emitter"]
+
+
+class Emitter:
+    """Adds initialisers and nodes to a graph, all under the name of one weight.
+
+    Attributes:
+        weight: the name.
+        functions: names of the functions that were called.
+    """
+
+    def __init__(self, graph: Graph, weight: str, functions: set[str]) -> None:
+        self.weight = weight
+        self.functions = functions
+        self._graph = graph
+        self._nodes = graph.expansion
+
+    def tensor(self, part: str, array: NDArray[Any]) -> str:
+        """Add an initialiser ``weight.part``, and return its name."""
+        name = self._graph.fresh(f"{self.weight}.{part}")
+        self._graph.put(name, array)
+        return name
+
+    def shared(self, name: str, array: NDArray[Any]) -> str:
+        """Add an initialiser that several weights use, unless it is there, and return its name."""
+        if name not in self._graph.initializers:
+            self._graph.put(name, array)
+        return name
+
+    def shape(self, part: str, *sizes: int) -> str:
+        """Add an initialiser int64 ``[len(sizes)]``."""
+        return self.tensor(part, np.array(sizes, np.int64))
+
+    def call(self, function: str, inputs: list[str], part: str) -> str:
+        """Call one of our functions, and return the name of its value."""
+        self.functions.add(function)
+        return self.node(function, inputs, part, domain=DOMAIN)
+
+    def node(self, operator: str, inputs: list[str], part: str, **settings: Any) -> str:
+        """Add a node, and return the name of its value: ``weight.part``, or that of the weight if ``part`` is empty."""
+        name = f"{self.weight}.{part}" if part else self.weight
+        self._nodes.append(helper.make_node(operator, inputs, [name], name=f"{name}.{operator.lower()}", **settings))
+        return name

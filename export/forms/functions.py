@@ -1,0 +1,269 @@
+"""The model-local functions that expand stored weights, in standard operators of opset 18.
+
+Runtimes fold them into constants when they load a file. They use no operator and no type that onnxruntime 1.16 lacks:
+BitShift knows unsigned types only, and 32- and 64-bit unsigned numbers can neither be added nor multiplied there.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import onnx.parser
+from onnx import FunctionProto
+
+from ...compress.philox import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
+
+__all__ = ["DOMAIN", "OPSET", "TRITS", "functions_for", "nested"]
+
+DOMAIN = "iterand"
+OPSET = 18
+TRITS = 5
+"""Digits 0, 1, 2 (base 3) in a byte."""
+_LOW = 0xFFFFFFFF
+
+
+def _integers(values: list[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _trit_table() -> str:
+    """What each byte stands for: its digits, lowest first; 0, 1, 2 are the codes 0, 1, -1."""
+    code = (0, 1, -1)
+    return _integers([code[byte // 3**digit % 3] for byte in range(3**TRITS) for digit in range(TRITS)])
+
+
+def _unpack(name: str, width: int) -> str:
+    """Fields of ``width`` bits, the lowest of each byte first: uint8 ``[bytes]`` to uint8 ``[size]``."""
+    shifts = list(range(0, 8, width))
+    return f"""
+{name} (packed, size) => (fields) {{
+    shifts = Constant <value: tensor = uint8[{len(shifts)}] {{{_integers(shifts)}}}> ()
+    ones = Constant <value: tensor = uint8[1] {{{2**width - 1}}}> ()
+    last = Constant <value: tensor = int64[1] {{1}}> ()
+    flat = Constant <value: tensor = int64[1] {{-1}}> ()
+    start = Constant <value: tensor = int64[1] {{0}}> ()
+    column = Unsqueeze (packed, last)
+    shifted = BitShift <direction: string = "RIGHT"> (column, shifts)
+    masked = BitwiseAnd (shifted, ones)
+    all = Reshape (masked, flat)
+    fields = Slice (all, start, size)
+}}"""
+
+
+def _philox() -> str:
+    """Philox4x32-10 on int64 in [0, 2**32). Products keep their low 64 bits, whatever the sign these have as int64."""
+    lines = [
+        f"    m0 = Constant <value: tensor = int64 {{{MULTIPLIER_0}}}> ()",
+        f"    m1 = Constant <value: tensor = int64 {{{MULTIPLIER_1}}}> ()",
+        f"    low = Constant <value: tensor = int64 {{{_LOW}}}> ()",
+        f"    two32 = Constant <value: tensor = int64 {{{2**32}}}> ()",
+    ]
+    x = ["x0", "x1", "x2", "x3"]
+    for i in range(ROUNDS):
+        y = [f"y{word}" for word in range(4)] if i == ROUNDS - 1 else [f"r{i}x{word}" for word in range(4)]
+        for word, (source, weyl) in enumerate((("key_low", WEYL_0), ("key_high", WEYL_1))):
+            lines += [
+                f"    r{i}w{word} = Constant <value: tensor = int64 {{{i * weyl & _LOW}}}> ()",
+                f"    r{i}s{word} = Add ({source}, r{i}w{word})",
+                f"    r{i}k{word} = BitwiseAnd (r{i}s{word}, low)",
+            ]
+        for word, (factor, multiplier) in enumerate(((x[0], "m0"), (x[2], "m1"))):
+            lines += [
+                f"    r{i}p{word} = Mul ({factor}, {multiplier})",
+                f"    r{i}l{word} = BitwiseAnd (r{i}p{word}, low)",
+                f"    r{i}d{word} = Sub (r{i}p{word}, r{i}l{word})",
+                f"    r{i}q{word} = Div (r{i}d{word}, two32)",  # exact, so the sign does not matter
+                f"    r{i}h{word} = BitwiseAnd (r{i}q{word}, low)",
+            ]
+        lines += [
+            f"    r{i}a0 = BitwiseXor (r{i}h1, {x[1]})",
+            f"    {y[0]} = BitwiseXor (r{i}a0, r{i}k0)",
+            f"    {y[1]} = Identity (r{i}l1)",
+            f"    r{i}a1 = BitwiseXor (r{i}h0, {x[3]})",
+            f"    {y[2]} = BitwiseXor (r{i}a1, r{i}k1)",
+            f"    {y[3]} = Identity (r{i}l0)",
+        ]
+        x = y
+    body = "\n".join(lines)
+    return f"\nPhilox (x0, x1, x2, x3, key_low, key_high) => (y0, y1, y2, y3) {{\n{body}\n}}"
+
+
+_TEXTS = {
+    # Codes -1, 0, 1, five in a byte: uint8 [bytes] to int8 in the given shape.
+    "Ternary": f"""
+Ternary (packed, size, shape) => (codes) {{
+    table = Constant <value: tensor = int8[{3**TRITS}, {TRITS}] {{{_trit_table()}}}> ()
+    flat = Constant <value: tensor = int64[1] {{-1}}> ()
+    start = Constant <value: tensor = int64[1] {{0}}> ()
+    index = Cast <to: int = 6> (packed)
+    digits = Gather (table, index)
+    all = Reshape (digits, flat)
+    cut = Slice (all, start, size)
+    codes = Reshape (cut, shape)
+}}""",
+    "Bits": _unpack("Bits", 1),
+    "Pairs": _unpack("Pairs", 2),
+    "Nibbles": _unpack("Nibbles", 4),
+    # Distances between kept weights, uint8 [entries], to uint8 [size], 1 = kept. An entry below the limit is a distance
+    # less 1; the limit itself skips that many weights and keeps none.
+    "Gaps": """
+Gaps (entries, limit, size) => (kept) {
+    one = Constant <value: tensor = int32[1] {1}> ()
+    axis = Constant <value: tensor = int64 {0}> ()
+    entry = Cast <to: int = 6> (entries)
+    distance = Add (entry, one)
+    step = Min (distance, limit)
+    after = CumSum (step, axis)
+    position = Sub (after, one)
+    real = Less (entry, limit)
+    flag = Cast <to: int = 2> (real)
+    none = ConstantOfShape <value: tensor = uint8[1] {0}> (size)
+    kept = ScatterElements <axis: int = 0> (none, position, flag)
+}""",
+    # Numbers of table entries, uint8 [kept], to the entries; entry 0 of the table is 0 and comes first of all.
+    "Lookup": """
+Lookup (numbers, table) => (values) {
+    one = Constant <value: tensor = int32[1] {1}> ()
+    zero = Constant <value: tensor = int32[1] {0}> ()
+    wide = Cast <to: int = 6> (numbers)
+    next = Add (wide, one)
+    index = Concat <axis: int = 0> (zero, next)
+    values = Gather (table, index)
+}""",
+    # The n-th kept weight gets value n, pruned ones value 0.
+    "Spread": """
+Spread (kept, values, shape) => (spread) {
+    axis = Constant <value: tensor = int64 {0}> ()
+    flag = Cast <to: int = 6> (kept)
+    rank = CumSum (flag, axis)
+    place = Mul (rank, flag)
+    found = Gather (values, place)
+    spread = Reshape (found, shape)
+}""",
+    # The same where all kept weights have one value.
+    "Fill": """
+Fill (kept, values, shape) => (filled) {
+    place = Cast <to: int = 6> (kept)
+    found = Gather (values, place)
+    filled = Reshape (found, shape)
+}""",
+    "Philox": _philox(),
+    # Bytes of the streams of some draws, one after the other: int32 [draws * 16 * blocks].
+    "RandomBytes": """
+RandomBytes (key_low, key_high, tensor, draws, blocks) => (bytes) {
+    zero = Constant <value: tensor = int64 {0}> ()
+    one = Constant <value: tensor = int64 {1}> ()
+    last = Constant <value: tensor = int64[1] {-1}> ()
+    first = Constant <value: tensor = int64[1] {0}> ()
+    shifts = Constant <value: tensor = uint32[4] {0, 8, 16, 24}> ()
+    ones = Constant <value: tensor = uint32[1] {255}> ()
+    numbers = Range (zero, blocks, one)
+    x0 = Unsqueeze (numbers, first)
+    x1 = Unsqueeze (draws, last)
+    y0, y1, y2, y3 = iterand.Philox (x0, x1, tensor, zero, key_low, key_high)
+    c0 = Unsqueeze (y0, last)
+    c1 = Unsqueeze (y1, last)
+    c2 = Unsqueeze (y2, last)
+    c3 = Unsqueeze (y3, last)
+    block = Concat <axis: int = -1> (c0, c1, c2, c3)
+    words = Cast <to: int = 12> (block)
+    column = Unsqueeze (words, last)
+    shifted = BitShift <direction: string = "RIGHT"> (column, shifts)
+    masked = BitwiseAnd (shifted, ones)
+    wide = Cast <to: int = 6> (masked)
+    bytes = Reshape (wide, last)
+}""",
+    # Random codes, each times a factor (0 = pruned): int32 in the given shape. In float32, 0 times -1 would be -0.
+    "RandomTimes": """
+RandomTimes (bytes, book, factors, size, shape) => (codes) {
+    start = Constant <value: tensor = int64[1] {0}> ()
+    own = Slice (bytes, start, size)
+    random = Gather (book, own)
+    wide = Cast <to: int = 6> (random)
+    shaped = Reshape (wide, shape)
+    factor = Cast <to: int = 6> (factors)
+    codes = Mul (shaped, factor)
+}""",
+    # Random codes of draw d where a symbol is d + 1, 0 where it is 0.
+    "RandomDrawn": """
+RandomDrawn (bytes, book, symbols, stride, count, shape) => (codes) {
+    zero = Constant <value: tensor = int32 {0}> ()
+    one = Constant <value: tensor = int32 {1}> ()
+    flat = Constant <value: tensor = int64[1] {-1}> ()
+    symbol = Reshape (symbols, flat)
+    less = Sub (symbol, one)
+    draw = Max (less, zero)
+    offset = Mul (draw, stride)
+    index = Range (zero, count, one)
+    place = Add (offset, index)
+    byte = Gather (bytes, place)
+    random = Gather (book, byte)
+    wide = Cast <to: int = 6> (random)
+    flag = Min (symbol, one)
+    masked = Mul (wide, flag)
+    codes = Reshape (masked, shape)
+}""",
+    # Random codes whose byte was changed by XOR with d where a symbol is d + 1, 0 where it is 0.
+    "RandomChanged": """
+RandomChanged (bytes, book, symbols, size, shape) => (codes) {
+    zero = Constant <value: tensor = int32 {0}> ()
+    one = Constant <value: tensor = int32 {1}> ()
+    flat = Constant <value: tensor = int64[1] {-1}> ()
+    start = Constant <value: tensor = int64[1] {0}> ()
+    symbol = Reshape (symbols, flat)
+    less = Sub (symbol, one)
+    delta = Max (less, zero)
+    own = Slice (bytes, start, size)
+    byte = BitwiseXor (own, delta)
+    random = Gather (book, byte)
+    wide = Cast <to: int = 6> (random)
+    flag = Min (symbol, one)
+    masked = Mul (wide, flag)
+    codes = Reshape (masked, shape)
+}""",
+    # 1 if the generator gives the published answers, NaN if not. Halves of words are compared: a runtime that computes
+    # with fewer bits cannot get these right by the same mistake on both sides.
+    "KnownAnswers": """
+KnownAnswers (x0, x1, x2, x3, key_low, key_high, answers) => (factor) {
+    ones = Constant <value: tensor = int64 {65535}> ()
+    two16 = Constant <value: tensor = int64 {65536}> ()
+    right = Constant <value: tensor = float {1}> ()
+    y0, y1, y2, y3 = iterand.Philox (x0, x1, x2, x3, key_low, key_high)
+    words = Concat <axis: int = 0> (y0, y1, y2, y3)
+    low = BitwiseAnd (words, ones)
+    high = Div (words, two16)
+    halves = Concat <axis: int = 0> (low, high)
+    equal = Equal (halves, answers)
+    flags = Cast <to: int = 1> (equal)
+    fine = ReduceMin <keepdims: int = 0> (flags)
+    all = Equal (fine, right)
+    wrong = Constant <value_float: float = nan> ()
+    factor = Where (all, right, wrong)
+}""",
+}
+
+
+def nested(name: str) -> list[str]:
+    """The functions that a function calls, and itself, in the order in which a file must list them."""
+    inner = {"RandomBytes": ["Philox"], "KnownAnswers": ["Philox"]}
+    return [*inner.get(name, []), name]
+
+
+@cache
+def _function(name: str) -> FunctionProto:
+    header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}, "{DOMAIN}": 1]>'
+    return onnx.parser.parse_function(header + _TEXTS[name])
+
+
+def functions_for(names: set[str], opset: int) -> list[FunctionProto]:
+    """The functions of these names and those that they call, for a model of the given operator set."""
+    wanted = list(dict.fromkeys(inner for name in sorted(names) for inner in nested(name)))
+    found = []
+    for name in wanted:
+        function = FunctionProto()
+        function.CopyFrom(_function(name))
+        for entry in function.opset_import:
+            if entry.domain == "":
+                entry.version = opset
+        found.append(function)
+    return found

@@ -1,0 +1,190 @@
+"""How a file holds whole numbers of which many are equal: the smallest of a few layouts, chosen for each tensor.
+
+A mask is a bit for each number, or the distances between those that it keeps, in 4 or 8 bits each. Numbers that are
+kept are fields of 0, 1, 2, 4 or 8 bits, or again a mask, of those that are not the commonest, and these. Codes -1, 0
+and 1 may also be digits of base 3, five to a byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...compress.storage.bits import pack_values, packed_bytes
+from .emitter import Emitter
+from .functions import TRITS
+
+__all__ = ["TERNARY_ALLOWANCE", "layout_of", "write_numbers", "write_spread"]
+
+TERNARY_ALLOWANCE = 1.15
+"""Digits of base 3 are taken if they need at most this many times the bytes of the smallest layout: they expand with
+half the memory, and every runtime has the operators."""
+_UNPACK = {1: "Bits", 2: "Pairs", 4: "Nibbles"}
+Numbers = NDArray[np.int8] | NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to hold numbers.
+
+    Attributes:
+        name: for reports.
+        size: its bytes.
+        write: adds it to a graph; takes the emitter, a name for the expanded value, and a number or the name of a
+            shape, as each layout has it; returns the name of the expanded value.
+    """
+
+    name: str
+    size: int
+    write: Callable[[Emitter, str, str], str]
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Numbers in a row, to be preceded by one more.
+
+    Attributes:
+        size: their bytes.
+        write: adds them to a graph; takes the emitter, a name for the value and the number in front.
+        only: the one number that all are, if they are so many times the same.
+    """
+
+    size: int
+    write: Callable[[Emitter, str, int], str]
+    only: int | None = None
+
+
+def write_numbers(emitter: Emitter, numbers: Numbers, shape: str, *, allowance: float = 1.0) -> str:
+    """Write whole numbers, and return the name of their expansion, of their dtype.
+
+    Args:
+        emitter: of the weight.
+        numbers: int8 or int32 ``[n]``, at most 256 different ones apart from 0.
+        shape: name of the shape, int64, that the expansion shall have.
+        allowance: see `layout_of`.
+    """
+    return layout_of(numbers, allowance=allowance).write(emitter, "codes", shape)
+
+
+def layout_of(numbers: Numbers, *, allowance: float = 1.0) -> Layout:
+    """The smallest layout of whole numbers, 0 being the one that a mask leaves out.
+
+    Args:
+        numbers: int8 or int32 ``[n]``.
+        allowance: take digits of base 3 even if they need this many times the bytes.
+    """
+    sparse = _sparse(numbers, 0)
+    if numbers.dtype == np.int8 and set(np.unique(numbers).tolist()) == {-1, 0, 1}:
+        ternary = Layout("ternary", -(-len(numbers) // TRITS), _ternary_writer(numbers))
+        if ternary.size <= allowance * sparse.size:
+            return ternary
+    return sparse
+
+
+def write_spread(emitter: Emitter, numbers: NDArray[np.floating], shape: str) -> str:
+    """Write floating-point numbers, 0 where they are pruned, as a mask and the values of the others.
+
+    Args:
+        emitter: of the weight.
+        numbers: float16 or float32 ``[n]``.
+        shape: name of the shape, int64, that the expansion shall have.
+
+    Returns:
+        The name of the expansion, of the dtype of ``numbers``.
+    """
+    kept = numbers.view(f"u{numbers.itemsize}") != 0  # -0 is a value
+    values = emitter.tensor("values", np.concatenate([np.zeros(1, numbers.dtype), numbers[kept]]))
+    return emitter.call("Spread", [_mask(kept).write(emitter, "mask", ""), values, shape], "codes")
+
+
+def _sparse(numbers: Numbers, lead: int) -> Layout:
+    """A mask of the numbers that are not ``lead``, and these."""
+    kept = numbers != lead
+    mask, values = _mask(kept), _values(numbers[kept])
+
+    def write(emitter: Emitter, part: str, shape: str) -> str:
+        flags = mask.write(emitter, f"{part}.mask", "")
+        if values.only is not None:
+            table = emitter.tensor(f"{part}.table", np.array([lead, values.only], numbers.dtype))
+            return emitter.call("Fill", [flags, table, shape], part)
+        return emitter.call("Spread", [flags, values.write(emitter, f"{part}.values", lead), shape], part)
+
+    return Layout(mask.name, mask.size + values.size, write)
+
+
+def _values(numbers: Numbers) -> _Values:
+    present, counts = np.unique(numbers, return_counts=True)
+    if len(present) <= 1:
+        only = int(present[0]) if len(present) else 0
+        return _Values(0, lambda *_: "", only)
+    width = next(width for width in (1, 2, 4, 8) if len(present) <= 2**width)
+    size = packed_bytes(len(numbers), width)
+
+    def write(emitter: Emitter, part: str, lead: int) -> str:
+        fields = _write_fields(emitter, f"{part}.numbers", np.searchsorted(present, numbers).astype(np.uint8), width)
+        table = emitter.tensor(f"{part}.table", np.concatenate([np.array([lead], numbers.dtype), present]))
+        return emitter.call("Lookup", [fields, table], part)
+
+    common = int(present[counts.argmax()])
+    if counts.max() > len(numbers) // 2:  # otherwise a mask of the others is larger than a bit for each
+        split = _sparse(numbers, common)
+        if split.size < size:
+            return _Values(split.size, _split_writer(split, numbers))
+    return _Values(size, write)
+
+
+def _split_writer(split: Layout, numbers: Numbers) -> Callable[[Emitter, str, int], str]:
+    def write(emitter: Emitter, part: str, lead: int) -> str:
+        spread = split.write(emitter, f"{part}.split", emitter.shape(f"{part}.shape", len(numbers)))
+        first = emitter.tensor(f"{part}.first", np.array([lead], numbers.dtype))
+        return emitter.node("Concat", [first, spread], part, axis=0)
+
+    return write
+
+
+def _ternary_writer(codes: Numbers) -> Callable[[Emitter, str, str], str]:
+    def write(emitter: Emitter, part: str, shape: str) -> str:
+        digits = np.zeros(-(-len(codes) // TRITS) * TRITS, np.uint8)
+        digits[: len(codes)] = np.where(codes == -1, 2, codes)
+        weights = 3 ** np.arange(TRITS, dtype=np.uint8)
+        packed = emitter.tensor("digits", (digits.reshape(-1, TRITS) * weights).sum(axis=1, dtype=np.uint8))
+        return emitter.call("Ternary", [packed, emitter.shape("size", len(codes)), shape], part)
+
+    return write
+
+
+def _mask(kept: NDArray[np.bool_]) -> Layout:
+    """The smallest layout of a mask; its expansion is uint8 ``[n]``."""
+    gaps = np.diff(np.flatnonzero(kept), prepend=-1) - 1  # pruned weights in front of each kept one
+    choices = [Layout("bits", packed_bytes(len(kept), 1), _bit_writer(kept))]
+    for width in (4, 8):
+        entries = len(gaps) + int((gaps // (2**width - 1)).sum())
+        choices.append(Layout(f"gaps{width}", packed_bytes(entries, width), _gap_writer(gaps, width, len(kept))))
+    return min(choices, key=lambda layout: layout.size)
+
+
+def _bit_writer(kept: NDArray[np.bool_]) -> Callable[[Emitter, str, str], str]:
+    return lambda emitter, part, _: _write_fields(emitter, part, kept.astype(np.uint8), 1)
+
+
+def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emitter, str, str], str]:
+    def write(emitter: Emitter, part: str, _: str) -> str:
+        limit = 2**width - 1
+        ends = np.cumsum(gaps // limit + 1)
+        entries = np.full(int(ends[-1]) if len(ends) else 0, limit, np.uint8)
+        entries[ends - 1] = gaps % limit
+        fields = _write_fields(emitter, f"{part}.gaps", entries, width)
+        bound = emitter.tensor(f"{part}.limit", np.array([limit], np.int32))
+        return emitter.call("Gaps", [fields, bound, emitter.shape(f"{part}.size", count)], part)
+
+    return write
+
+
+def _write_fields(emitter: Emitter, part: str, fields: NDArray[np.uint8], width: int) -> str:
+    packed = emitter.tensor(f"{part}.packed", np.frombuffer(pack_values(fields, width), np.uint8))
+    if width == 8:
+        return packed
+    return emitter.call(_UNPACK[width], [packed, emitter.shape(f"{part}.count", len(fields))], part)

@@ -1,0 +1,32 @@
+"""The packed form: a mask and the codes of kept weights, in bits, expanded by standard operators."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from ..coded import CodedWeight
+from .emitter import Emitter
+from .layouts import TERNARY_ALLOWANCE, write_numbers, write_spread
+
+__all__ = ["write_codes", "write_packed", "write_scaled"]
+
+
+def write_packed(emitter: Emitter, weight: CodedWeight) -> None:
+    """Write a weight as packed codes times its scale."""
+    write_scaled(emitter, write_codes(emitter, weight), weight)
+
+
+def write_codes(emitter: Emitter, weight: CodedWeight) -> str:
+    """Write the codes alone, and return their name; they have the dtype and the shape of ``weight.codes``."""
+    shape = emitter.shape("shape", *weight.codes.shape)
+    codes = weight.codes.reshape(-1)
+    if codes.dtype == np.int8:
+        return write_numbers(emitter, codes, shape, allowance=TERNARY_ALLOWANCE)
+    return write_spread(emitter, codes, shape)
+
+
+def write_scaled(emitter: Emitter, codes: str, weight: CodedWeight) -> None:
+    """Multiply codes, of any type, with the scale, under the name of the weight."""
+    exact = emitter.node("Cast", [codes], "float_codes", to=TensorProto.FLOAT)
+    emitter.node("Mul", [exact, emitter.tensor("scale", weight.scale)], "")

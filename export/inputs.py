@@ -1,0 +1,114 @@
+"""What goes into a model: samples as users have them, and how they reach the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..compress.data.tokens import PADDING, TextSpec, tokenise_all
+from ..compress.errors import ConfigError
+from .graph import Graph
+from .preprocessing import Preprocessing
+from .probe import probe_pixels, probe_tokens
+from .text import TOKENS, text_metadata
+
+__all__ = ["ModelInput", "image_input", "text_input"]
+
+_RANDOM_SAMPLES = 8
+GraphPass = Callable[[Graph], None]
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """The one input of a model.
+
+    Attributes:
+        name: in the graph, as the network takes it.
+        samples: pixels float32 ``[N, C, H, W]`` in [0, 1] or tokens int64 ``[N, length]``, to compare on.
+        probe: more of them, that can be made again from the metadata.
+        metadata: entries that describe the input.
+        apply: from samples to what the network takes.
+        bake: puts ``apply`` in front of a graph; ``None`` if the file takes what the network takes.
+    """
+
+    name: str
+    samples: torch.Tensor
+    probe: torch.Tensor
+    metadata: dict[str, str]
+    apply: Callable[[NDArray[Any]], NDArray[Any]]
+    bake: GraphPass | None = None
+
+    def network(self, samples: torch.Tensor) -> torch.Tensor:
+        """What the network takes for samples."""
+        return torch.from_numpy(self.apply(samples.numpy()))
+
+    def file(self, samples: torch.Tensor) -> torch.Tensor:
+        """What the file takes for samples."""
+        return samples if self.bake is not None else self.network(samples)
+
+
+def image_input(preprocessing: Preprocessing, samples: torch.Tensor | None, *, normalize: bool) -> ModelInput:
+    """The input of a model that takes images.
+
+    Args:
+        preprocessing: shape and normalisation.
+        samples: float32 ``[N, C, H, W]`` in [0, 1]; random ones when None.
+        normalize: whether the graph normalises.
+
+    Raises:
+        ConfigError: samples of another shape.
+    """
+    shape = preprocessing.image_shape
+    if samples is None:
+        generator = torch.Generator().manual_seed(0)  # of its own: the global one is not touched
+        samples = torch.rand(_RANDOM_SAMPLES, *shape, generator=generator)
+    if samples.ndim != 4 or tuple(samples.shape[1:]) != shape or len(samples) == 0:
+        expected = f"[N, {', '.join(map(str, shape))}]"
+        raise ConfigError(f"samples have the shape {list(samples.shape)}, expected {expected}")
+    return ModelInput(
+        name="input",
+        samples=samples.detach().to("cpu", torch.float32).contiguous(),
+        probe=torch.from_numpy(probe_pixels(shape)),
+        metadata=preprocessing.metadata(baked=normalize),
+        apply=preprocessing.apply,
+        bake=preprocessing.bake if normalize else None,
+    )
+
+
+def text_input(text: TextSpec, samples: Sequence[str] | torch.Tensor | None) -> ModelInput:
+    """The input of a model that takes texts.
+
+    Args:
+        text: the tokeniser.
+        samples: texts, or tokens int64 ``[N, length]``; random tokens when None.
+
+    Raises:
+        ConfigError: samples of another shape or type.
+    """
+    if samples is None:
+        samples = _random_tokens(text)
+    if not isinstance(samples, torch.Tensor):
+        samples = torch.from_numpy(tokenise_all(samples, text))
+    if samples.ndim != 2 or samples.shape[1] != text.length or len(samples) == 0 or samples.is_floating_point():
+        raise ConfigError(f"samples have the shape {list(samples.shape)}, expected tokens [N, {text.length}]")
+    return ModelInput(
+        name=TOKENS,
+        samples=samples.detach().to("cpu", torch.int64).contiguous(),
+        probe=torch.from_numpy(probe_tokens(text)),
+        metadata=text_metadata(text),
+        apply=np.asarray,
+    )
+
+
+def _random_tokens(text: TextSpec) -> torch.Tensor:
+    """Texts of random tokens and lengths, the first of them empty."""
+    generator = torch.Generator().manual_seed(0)  # of its own: the global one is not touched
+    tokens = torch.randint(1, text.vocabulary, (_RANDOM_SAMPLES, text.length), generator=generator)
+    lengths = torch.randint(1, text.length + 1, (_RANDOM_SAMPLES, 1), generator=generator)
+    lengths[0] = 0
+    return tokens.masked_fill(torch.arange(text.length) >= lengths, PADDING)

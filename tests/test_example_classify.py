@@ -1,0 +1,277 @@
+"""examples/edge/classify.py answers as the package does, without the package."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+from PIL import Image
+from torch import nn
+
+from iterand_compress.compress import read_seedmask
+from iterand_compress.compress.config import DataConfig
+from iterand_compress.compress.data import load_data
+from iterand_compress.compress.data.tokens import TextSpec
+from iterand_compress.compress.recovery import load_network
+from iterand_compress.export import OnnxClassifier, export_onnx, export_text_onnx
+
+SCRIPT = Path(__file__).parent.parent / "examples" / "edge" / "classify.py"
+CLASSES = ["apple", "ein Käse", "pear"]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, SCRIPT, *arguments]
+    return subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONUTF8": "1"},
+        check=False,
+    )
+
+
+def answers(*arguments: object) -> list[dict[str, object]]:
+    done = run(*arguments, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)["images"]
+
+
+def refused(code: int, *arguments: object) -> str:
+    """The one line on standard error."""
+    done = run(*arguments)
+    assert done.returncode == code, (done.stdout, done.stderr)
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits.astype(np.float64))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def agree(found: list[dict[str, object]], model: Path, pixels: np.ndarray) -> None:
+    """Labels and probabilities are those of the package for these pixels."""
+    classifier = OnnxClassifier(model)
+    assert [entry["label"] for entry in found] == classifier.classify(pixels)
+    expected = softmax(classifier.logits(pixels)).max(axis=1)
+    np.testing.assert_allclose([entry["probability"] for entry in found], expected, rtol=1e-5)
+
+
+def network(shape: tuple[int, int, int]) -> nn.Module:
+    """One whose three logits tell small differences of the pixels apart."""
+    torch.manual_seed(2)
+    layers = nn.Sequential(nn.Conv2d(shape[0], 4, 5, stride=3), nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
+    layers(torch.zeros(1, *shape))
+    return layers
+
+
+def exported(path: Path, shape: tuple[int, int, int], **options: bool) -> Path:
+    statistics = {"mean": [0.4, 0.5, 0.3][: shape[0]], "std": [0.2, 0.3, 0.25][: shape[0]]}
+    names = {"iterand.classes": json.dumps(CLASSES, ensure_ascii=False)}
+    export_onnx(network(shape), path, image_shape=shape, metadata=names, **statistics, **options)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder whose test images have many sizes, formats and modes."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(5)
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (folder / part / name).mkdir(parents=True)
+
+    def image(width: int, height: int, mode: str = "RGB") -> Image.Image:
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 7, 3), dtype=np.uint8))
+        return coarse.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+    for name in ("a", "b"):
+        image(60, 60).save(folder / "train" / name / "0.png")
+    test = folder / "test"
+    image(130, 90).save(test / "a" / "0.jpg")
+    image(33, 201).save(test / "a" / "1.png")
+    image(24, 24).save(test / "a" / "2.bmp")
+    image(17, 19, "L").save(test / "b" / "0.png")
+    image(70, 40, "RGBA").save(test / "b" / "1.png")
+    image(40, 61).quantize(20).save(test / "b" / "2.gif", transparency=3)
+    image(50, 31).quantize(20).save(test / "b" / "3.png", transparency=bytes(range(0, 200, 10)))
+    return folder
+
+
+def evaluation_pixels(photos: Path, side: int) -> np.ndarray:
+    """Test images as the package evaluates them."""
+    bundle = load_data(DataConfig(name="folder", image_size=side), data_dir=photos)
+    batches = [images.numpy() for images, _ in bundle.test.batches(4, "cpu")]
+    return np.concatenate(batches)
+
+
+@pytest.mark.parametrize(
+    ("side", "options"),
+    [(24, {}), (24, {"normalize": False}), (24, {"softmax": True}), (112, {"normalize": False, "softmax": True})],
+)
+def test_images_of_any_size_are_scaled_as_for_evaluation(side, options, photos, tmp_path):
+    model = exported(tmp_path / "model.onnx", (3, side, side), **options)
+    files = sorted((photos / "test").glob("*/*"))
+    found = answers(model, *files, "--batch-size", 4)
+    assert [entry["file"] for entry in found] == [str(file) for file in files]
+    agree(found, model, evaluation_pixels(photos, side))
+
+
+def test_scans_of_digits(digits, tmp_path):
+    images, _ = next(iter(load_data(DataConfig(name="digits")).test.batches(24, "cpu")))
+    files = [tmp_path / f"{number:02}.png" for number in range(24)]
+    for file, pixels in zip(files, images.numpy(), strict=True):
+        Image.fromarray(np.rint(255 * pixels[0]).astype(np.uint8)).save(file)
+    agree(answers(digits.onnx, *files, "--threads", 1, "--repeat", 2), digits.onnx, images.numpy())
+
+
+@pytest.mark.parametrize("form", ["packed", "int8", "seeded"])
+def test_every_form_gives_the_same_answer(form, digits, tmp_path):
+    network = load_network(digits.seedmask)
+    images = {"image_shape": network.data.image_shape, "mean": network.data.mean, "std": network.data.std}
+    names = {"iterand.classes": json.dumps(network.data.classes)}
+    weights = read_seedmask(digits.seedmask)
+    export_onnx(network.model, tmp_path / "model.onnx", metadata=names, form=form, weights=weights, **images)
+    scan = np.random.default_rng(4).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(scan).save(tmp_path / "scan.png")
+    dense, other = (answers(model, tmp_path / "scan.png") for model in (digits.onnx, tmp_path / "model.onnx"))
+    assert other[0]["label"] == dense[0]["label"]
+    assert other[0]["probability"] == pytest.approx(dense[0]["probability"], rel=1e-6)
+
+
+def test_dark_ink_on_light_paper(digits, tmp_path):
+    scan = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(255 - scan).save(tmp_path / "paper.png")
+    pixels = scan[None, None].astype(np.float32) / 255
+    agree(answers(digits.onnx, tmp_path / "paper.png", "--invert"), digits.onnx, pixels)
+
+
+def test_an_image_of_the_right_size_is_taken_as_it_is(tmp_path):
+    model = exported(tmp_path / "model.onnx", (3, 100, 120))
+    pixels = np.random.default_rng(1).integers(0, 256, (100, 120, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    agree(answers(model, tmp_path / "image.png"), model, pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``model.onnx`` and ``image.png`` that fits it."""
+    folder = tmp_path_factory.mktemp("small")
+    exported(folder / "model.onnx", (1, 9, 9))
+    pixels = np.random.default_rng(3).integers(0, 256, (9, 9), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "image.png")
+    return folder
+
+
+def test_further_labels(small):
+    (found,) = answers(small / "model.onnx", small / "image.png", "--top", 2)
+    (everything,) = answers(small / "model.onnx", small / "image.png", "--top", 9)
+    assert found["top"] == everything["top"][:2]
+    assert {"label": found["label"], "probability": found["probability"]} == found["top"][0]
+    assert {entry["label"] for entry in everything["top"]} == set(CLASSES)
+    probabilities = [entry["probability"] for entry in everything["top"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1)
+    assert found["latency_ms"] > 0
+
+
+def test_a_table(small):
+    done = run(small / "model.onnx", small / "image.png", "--top", 3)
+    assert (done.returncode, done.stderr) == (0, "")
+    (found,) = answers(small / "model.onnx", small / "image.png", "--top", 3)
+    heading, *rows = done.stdout.splitlines()
+    assert heading.split() == ["file", "label", "probability", "latency"]
+    labels = [(entry["label"], f"{entry['probability']:.4f}") for entry in found["top"]]
+    assert rows[0].startswith(f"{small / 'image.png'}  {labels[0][0]} ")
+    assert rows[0].split()[-3] == labels[0][1]
+    assert rows[0].endswith(" ms")
+    assert [tuple(row.strip().rsplit(maxsplit=1)) for row in rows[1:]] == labels[1:]
+
+
+def test_neither_torch_nor_the_package_is_imported(small):
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = {['classify.py', str(small / 'model.onnx'), str(small / 'image.png')]!r}\n"
+        f"try:\n    runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        "except SystemExit as stopped:\n    assert stopped.code == 0\n"
+        "print(*sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert {"numpy", "onnxruntime", "PIL"} <= loaded
+    assert not {"torch", "torchvision", "iterand_compress", "onnx", "sklearn"} & loaded
+
+
+def test_a_bad_image_does_not_stop_the_others(small, tmp_path):
+    (tmp_path / "letter.png").write_text("Dear Sir,")
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
+    good, absent = small / "image.png", tmp_path / "absent.png"
+    images = [tmp_path / "letter.png", good, absent, tmp_path / "deep.png", good]
+    done = run(small / "model.onnx", *images, "--json", "--batch-size", 2)
+    assert done.returncode == 1
+    assert [entry["file"] for entry in json.loads(done.stdout)["images"]] == [str(good)] * 2
+    first, second, third = done.stderr.splitlines()
+    assert first.startswith(f"error: {tmp_path / 'letter.png'}: not a readable image: cannot identify")
+    assert second == f"error: {absent}: no such file"
+    assert third.startswith(f"error: {tmp_path / 'deep.png'}: more than 8 bits a channel")
+
+
+def test_no_such_model(small, tmp_path):
+    line = refused(1, tmp_path / "absent.onnx", small / "image.png")
+    assert line == f"error: {tmp_path / 'absent.onnx'}: no such file"
+
+
+def test_not_an_onnx_model(small):
+    assert "image.png: onnxruntime cannot load it as an ONNX model: " in refused(1, *[small / "image.png"] * 2)
+
+
+def changed(source: Path, path: Path, **changes: str | None) -> Path:
+    """The model with other metadata; None drops an entry."""
+    model = onnx.load(source)
+    entries: dict[str, str | None] = {entry.key: entry.value for entry in model.metadata_props}
+    entries |= {f"iterand.{key}": value for key, value in changes.items()}
+    helper.set_model_props(model, {key: value for key, value in entries.items() if value is not None})
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalize": None}, "not exported by iterand-compress: it does not say what its input is"),
+        ({"image_shape": None}, "its metadata lack 'iterand.image_shape': export it again"),
+        ({"image_shape": "[1, 9"}, "damaged metadata ("),
+        ({"image_shape": "[2, 9, 9]"}, "expected 1 or 3 channels"),
+        ({"image_shape": "[1, 7, 9]"}, "onnxruntime cannot run it: "),
+        ({"normalize": "perhaps"}, "iterand.normalize is 'perhaps': expected 'baked' or 'none'"),
+        ({"classes": "7"}, "damaged metadata ("),
+    ],
+)
+def test_models_that_do_not_describe_themselves(changes, message, small, tmp_path):
+    model = changed(small / "model.onnx", tmp_path / "changed.onnx", **changes)
+    line = refused(1, model, small / "image.png")
+    assert line.startswith(f"error: {model}: ")
+    assert message in line
+
+
+def test_a_model_of_texts(small, tmp_path):
+    text = TextSpec(length=4, vocabulary=40)
+    model = nn.Sequential(nn.Embedding(40, 2), nn.Flatten(), nn.Linear(8, 3))
+    export_text_onnx(model, tmp_path / "text.onnx", text=text)
+    assert "text.onnx: takes texts, this program classifies images" in refused(
+        1, tmp_path / "text.onnx", small / "image.png"
+    )
+
+
+@pytest.mark.parametrize("option", ["--top", "--repeat", "--batch-size", "--threads"])
+def test_numbers_below_one(option, small):
+    done = run(small / "model.onnx", small / "image.png", option, 0)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(f"argument {option}: expected at least 1, got 0")
