@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from .expansion import load_session
     from .exporter import export_onnx, export_text_onnx
     from .opsets import supported_opsets
-    from .report import ExportReport
+    from .report import ExportReport, LayerShrink, ShrinkReport
     from .verification import OnnxVerification, verify_onnx
 
 __all__ = [
     "ExportReport",
+    "LayerShrink",
     "OnnxClassifier",
     "OnnxVerification",
+    "ShrinkReport",
     "export_onnx",
     "export_text_onnx",
     "load_session",
@@ -29,8 +31,10 @@ __all__ = [
 
 _HOME = {
     "ExportReport": "report",
+    "LayerShrink": "report",
     "OnnxClassifier": "classifier",
     "OnnxVerification": "verification",
+    "ShrinkReport": "report",
     "export_onnx": "exporter",
     "export_text_onnx": "exporter",
     "load_session": "expansion",

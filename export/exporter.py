@@ -34,8 +34,9 @@ from .options import ExportOptions
 from .preprocessing import Preprocessing
 from .probe import PROBE, Probe
 from .records import FORM, WEIGHTS, record_metadata
-from .report import ExportReport
+from .report import ExportReport, ShrinkReport
 from .runtime import session_options
+from .shrink import shrink as remove_dead_units
 from .softmax import OUTPUT, PROBABILITIES, add_softmax
 from .structure import check_structure
 from .verification import verify_weights
@@ -200,7 +201,9 @@ def write_model(
         if options.softmax and logits.ndim != 2:
             raise ConfigError(f"softmax: expected a model with an output [batch, classes], got {list(logits.shape)}")
         probe = logits_of(copied, given.network(given.probe)).numpy()
-        passes: list[GraphPass] = [given.bake] if given.bake is not None else []
+        found: list[ShrinkReport] = []
+        passes: list[GraphPass] = [lambda graph: found.append(remove_dead_units(graph))] if options.shrink else []
+        passes += [given.bake] if given.bake is not None else []
         passes += [add_softmax] if options.softmax else []
         graph = build(copied, inputs, given.name, passes, opset=options.opset, weights=coded)
         names = [name for name in coded if name in graph.coded]
@@ -231,6 +234,7 @@ def write_model(
         max_abs_difference=agreement.max_abs_difference,
         samples=agreement.samples,
         argmax_agreement=agreement.argmax_agreement,
+        shrink=found[0] if found else None,
     )
 
 
