@@ -128,6 +128,7 @@ def command(
                 "file": str(target),
                 "file_bytes": report.file_bytes,
                 "form": report.form,
+                "unmasked_bytes": report.unmasked_bytes,
                 "form_bytes": dict(report.form_bytes),
                 "opset": report.opset,
                 "ir_version": report.ir_version,
@@ -143,6 +144,10 @@ def command(
         f"onnxruntime against PyTorch on {report.samples} inputs: largest difference "
         f"{report.max_abs_difference:.2e}, same class {100 * report.argmax_agreement:.1f} %"
     )
+    if report.form != "dense" and report.unmasked_bytes:
+        click.echo(
+            f"{target}: {report.unmasked_bytes:,} bytes of it are weights that are not masked, float32 as before"
+        )
     if report.shrink is not None:
         click.echo(f"{target}: {_shrink_line(report.shrink)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
 from ..compress.data.tokens import TextSpec
@@ -230,6 +231,7 @@ def write_model(
         opset=options.opset,
         ir_version=smallest.ir_version,
         form=chosen,
+        unmasked_bytes=_unmasked(graph),
         form_bytes=sizes,
         max_abs_difference=agreement.max_abs_difference,
         samples=agreement.samples,
@@ -299,6 +301,15 @@ def _possible(options: ExportOptions, coded: Mapping[str, CodedWeight]) -> list[
             "pack --with-weights int8 and export that, or take form packed"
         )
     return forms
+
+
+def _unmasked(graph: Graph) -> int:
+    arrays = (tensor for name, tensor in graph.initializers.items() if name not in graph.coded)
+    return sum(
+        4 * math.prod(tensor.dims)
+        for tensor in arrays
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1
+    )
 
 
 def _coded(model: nn.Module, weights: SeedMask | None) -> tuple[nn.Module, dict[str, CodedWeight]]:

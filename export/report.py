@@ -96,6 +96,7 @@ class ExportReport:
         opset: version of the ONNX operator set.
         ir_version: version of the ONNX file format.
         form: how it holds the masked weights.
+        unmasked_bytes: size of the tensors of more than one dimension that are not masked, and float32 in every form.
         form_bytes: sizes of the forms that were tried, by name.
         max_abs_difference: largest absolute difference of a logit, onnxruntime against PyTorch.
         samples: number of images compared.
@@ -108,6 +109,7 @@ class ExportReport:
     opset: int
     ir_version: int
     form: str
+    unmasked_bytes: int
     form_bytes: Mapping[str, int]
     max_abs_difference: float
     samples: int

@@ -17,15 +17,12 @@ from .classifier import OnnxClassifier
 from .expansion import expand
 from .forms import DOMAIN
 from .probe import PROBE, Probe, probe_pixels, probe_tokens
-from .records import FORM, WeightRecord, digest_of, metadata_of, records_of
+from .records import FORM, WEIGHTS_DIGEST, WeightRecord, digest_of, metadata_of, records_of
 from .runtime import first_line
 from .softmax import OUTPUT, PROBABILITIES, softmax
 from .structure import TOLERANCE, check_structure
 
 __all__ = ["OnnxVerification", "verify_onnx", "verify_weights"]
-
-WEIGHTS_DIGEST = "iterand.weights_sha256"
-"""Metadata key: the digest of all recovered weights, as in the ``.seedmask`` file."""
 
 
 @dataclass(frozen=True)

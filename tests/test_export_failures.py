@@ -104,7 +104,7 @@ def test_one_line(model: nn.Module, message: str, tmp_path: Path, capfd: pytest.
 def test_more_than_two_gigabytes(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = nn.Linear(30_000, 30_000)
-    with pytest.raises(ExportError, match=r"3\.60 GB of float32 tensors; one ONNX file holds at most 2 GB"):
+    with pytest.raises(ExportError, match=r"3\.60 GB of float32 .* at most 2 GB.*external data"):
         export_onnx(model, tmp_path / "net.onnx", **IMAGE)
     assert not list(tmp_path.iterdir())
 
