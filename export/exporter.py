@@ -304,12 +304,13 @@ def _possible(options: ExportOptions, coded: Mapping[str, CodedWeight]) -> list[
 
 
 def _unmasked(graph: Graph) -> int:
-    arrays = (tensor for name, tensor in graph.initializers.items() if name not in graph.coded)
-    return sum(
-        4 * math.prod(tensor.dims)
-        for tensor in arrays
-        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1
-    )
+    """Bytes of float32 tensors, apart from vectors, that no form makes smaller."""
+    total = 0
+    for name, tensor in graph.initializers.items():
+        matrix = sum(size > 1 for size in tensor.dims) > 1
+        if matrix and name not in graph.coded and tensor.data_type == TensorProto.FLOAT:
+            total += 4 * math.prod(tensor.dims)
+    return total
 
 
 def _coded(model: nn.Module, weights: SeedMask | None) -> tuple[nn.Module, dict[str, CodedWeight]]:

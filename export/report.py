@@ -96,7 +96,7 @@ class ExportReport:
         opset: version of the ONNX operator set.
         ir_version: version of the ONNX file format.
         form: how it holds the masked weights.
-        unmasked_bytes: size of the tensors of more than one dimension that are not masked, and float32 in every form.
+        unmasked_bytes: size of the tensors that are not masked and so float32 in every form; vectors do not count.
         form_bytes: sizes of the forms that were tried, by name.
         max_abs_difference: largest absolute difference of a logit, onnxruntime against PyTorch.
         samples: number of images compared.
