@@ -13,7 +13,7 @@ from onnx import FunctionProto
 
 from ...compress.philox import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
 
-__all__ = ["DOMAIN", "OPSET", "TRITS", "functions_for", "nested"]
+__all__ = ["DOMAIN", "FUNCTIONS", "OPSET", "TRITS", "functions_for", "nested"]
 
 DOMAIN = "iterand"
 OPSET = 18
@@ -241,6 +241,8 @@ KnownAnswers (x0, x1, x2, x3, key_low, key_high, answers) => (factor) {
     factor = Where (all, right, wrong)
 }""",
 }
+FUNCTIONS = frozenset(_TEXTS)
+"""The names of all of them."""
 
 
 def nested(name: str) -> list[str]:
