@@ -52,7 +52,9 @@ def opener(args: argparse.Namespace, how: str) -> Callable[[str], Any]:
         import openvino
 
         core = openvino.Core()
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": args.threads}
+        settings = {"INFERENCE_NUM_THREADS": args.threads}
+        if args.exact:
+            settings["EXECUTION_MODE_HINT"] = "ACCURACY"
         return lambda path: core.compile_model(path, "CPU", settings)
     import onnxruntime
 

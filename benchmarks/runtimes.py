@@ -42,6 +42,8 @@ RUNTIMES = (
 )
 WORKER = Path(__file__).with_name("onnx_worker.py")
 UNCHECKED = "seeded, unchecked"
+#: Without the options under which no runtime may compute with fewer bits than float32, see `EXACT` in the worker.
+DEFAULT = " (default options)"
 _TIMEOUT = 600
 
 
@@ -112,10 +114,9 @@ def operators_of(path: Path) -> set[str]:
 def compare(python: Path, runtime: str, files: dict[str, Path], name: str, case: Case, rounds: int) -> dict[str, Any]:
     """One form beside the dense one."""
     words = ["--runtime", runtime, "--shape", *case.image_shape]
-    if name == "int8, kept quantised" and runtime == "onnxruntime":
+    if not name.endswith(DEFAULT):
         words.append("--exact")
-    if name == "int8, kept quantised, default options":
-        name = "int8, kept quantised"
+    name = name.removesuffix(DEFAULT)
     batches = ["--batches", 1, 5, "--rounds", rounds]
     result = work(python, "compare", files["dense"], files[name], *words, *batches)
     if "refused" in result:
@@ -155,8 +156,8 @@ def variants(runtime: str) -> Iterator[str]:
     yield from (name for name in VARIANTS if name != "dense")
     if runtime == "openvino":
         yield UNCHECKED
-    else:
-        yield "int8, kept quantised, default options"
+        yield from (f"{name}{DEFAULT}" for name in ("dense", "packed, inlined", "int8"))
+    yield f"int8, kept quantised{DEFAULT}"
 
 
 def write(case: Case, folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
@@ -207,7 +208,7 @@ def main() -> None:
             rows: dict[str, dict[str, Any]] = {}
             for name, python in pythons.items():
                 runtime = name.partition("==")[0]
-                wanted = [form for form in variants(runtime) if form.removesuffix(", default options") in files]
+                wanted = [form for form in variants(runtime) if form.removesuffix(DEFAULT) in files]
                 rows[name] = {form: compare(python, runtime, files, form, case, args.rounds) for form in wanted}
         results["cases"][label] = {**about, "runtimes": rows}
         console.print(matrix(label, rows, versions))
