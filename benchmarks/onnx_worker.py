@@ -101,14 +101,14 @@ def compare(args: argparse.Namespace) -> Dict[str, Any]:
     session = opener(args, args.how)(args.files[-1])
     result: Dict[str, Any] = {"load_s": time.perf_counter() - loaded, "batches": {}}
     runs = {"dense": first, "form": runner(session, args)}
-    for number in args.batches:
+    for number, rounds in zip(args.batches, args.rounds * (len(args.batches) if len(args.rounds) == 1 else 1)):
         batch = images(args, number)
         outputs = {name: run(batch) for name, run in runs.items()}
         wide = {name: output.astype(np.float64) for name, output in outputs.items()}
         with np.errstate(invalid="ignore"):
             difference = float(np.abs(wide["dense"] - wide["form"]).max())
         nan = bool(np.isnan(wide["form"]).all())
-        seconds = timed(runs, batch, args.rounds)
+        seconds = timed(runs, batch, rounds)
         result["batches"][str(number)] = {
             "sha256": {name: hashlib.sha256(output.tobytes()).hexdigest() for name, output in outputs.items()},
             "identical": outputs["dense"].tobytes() == outputs["form"].tobytes(),
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--how", choices=("stock", "load_session", "load_session_full"), default="stock")
     parser.add_argument("--shape", type=int, nargs=3, default=(3, 224, 224))
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, nargs="+", default=[9], help="for each of the batches")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--exact", action="store_true", help="no int8 activations where layers stay quantised")
     parser.add_argument("--level", help="of onnxruntime's graph optimisations, such as ORT_ENABLE_EXTENDED")
