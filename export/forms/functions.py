@@ -13,41 +13,11 @@ from onnx import FunctionProto
 
 from ...compress.philox import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
 
-__all__ = ["DOMAIN", "OPSET", "TRITS", "functions_for", "nested"]
+__all__ = ["DOMAIN", "FUNCTIONS", "OPSET", "functions_for", "nested"]
 
 DOMAIN = "iterand"
 OPSET = 18
-TRITS = 5
-"""Digits 0, 1, 2 (base 3) in a byte."""
 _LOW = 0xFFFFFFFF
-
-
-def _integers(values: list[int]) -> str:
-    return ", ".join(map(str, values))
-
-
-def _trit_table() -> str:
-    """What each byte stands for: its digits, lowest first; 0, 1, 2 are the codes 0, 1, -1."""
-    code = (0, 1, -1)
-    return _integers([code[byte // 3**digit % 3] for byte in range(3**TRITS) for digit in range(TRITS)])
-
-
-def _unpack(name: str, width: int) -> str:
-    """Fields of ``width`` bits, the lowest of each byte first: uint8 ``[bytes]`` to uint8 ``[size]``."""
-    shifts = list(range(0, 8, width))
-    return f"""
-{name} (packed, size) => (fields) {{
-    shifts = Constant <value: tensor = uint8[{len(shifts)}] {{{_integers(shifts)}}}> ()
-    ones = Constant <value: tensor = uint8[1] {{{2**width - 1}}}> ()
-    last = Constant <value: tensor = int64[1] {{1}}> ()
-    flat = Constant <value: tensor = int64[1] {{-1}}> ()
-    start = Constant <value: tensor = int64[1] {{0}}> ()
-    column = Unsqueeze (packed, last)
-    shifted = BitShift <direction: string = "RIGHT"> (column, shifts)
-    masked = BitwiseAnd (shifted, ones)
-    all = Reshape (masked, flat)
-    fields = Slice (all, start, size)
-}}"""
 
 
 def _philox() -> str:
@@ -89,21 +59,17 @@ def _philox() -> str:
 
 
 _TEXTS = {
-    # Codes -1, 0, 1, five in a byte: uint8 [bytes] to int8 in the given shape.
-    "Ternary": f"""
-Ternary (packed, size, shape) => (codes) {{
-    table = Constant <value: tensor = int8[{3**TRITS}, {TRITS}] {{{_trit_table()}}}> ()
-    flat = Constant <value: tensor = int64[1] {{-1}}> ()
-    start = Constant <value: tensor = int64[1] {{0}}> ()
+    # What each byte stands for, one after the other: uint8 [bytes] and a table [256, n] to [size], in the type of the
+    # table. Not with BitShift: OpenVINO 2026.4 divides uint8 by powers of two instead, and rounds to nearest.
+    "Fields": """
+Fields (packed, table, size) => (fields) {
+    flat = Constant <value: tensor = int64[1] {-1}> ()
+    start = Constant <value: tensor = int64[1] {0}> ()
     index = Cast <to: int = 6> (packed)
-    digits = Gather (table, index)
-    all = Reshape (digits, flat)
-    cut = Slice (all, start, size)
-    codes = Reshape (cut, shape)
-}}""",
-    "Bits": _unpack("Bits", 1),
-    "Pairs": _unpack("Pairs", 2),
-    "Nibbles": _unpack("Nibbles", 4),
+    found = Gather (table, index)
+    all = Reshape (found, flat)
+    fields = Slice (all, start, size)
+}""",
     # Distances between kept weights, uint8 [entries], to uint8 [size], 1 = kept. An entry below the limit is a distance
     # less 1; the limit itself skips that many weights and keeps none.
     "Gaps": """
@@ -241,6 +207,8 @@ KnownAnswers (x0, x1, x2, x3, key_low, key_high, answers) => (factor) {
     factor = Where (all, right, wrong)
 }""",
 }
+FUNCTIONS = frozenset(_TEXTS)
+"""The names of all of them."""
 
 
 def nested(name: str) -> list[str]:

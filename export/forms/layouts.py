@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from ...compress.storage.bits import pack_values, packed_bytes
 from .emitter import Emitter
-from .functions import TRITS
 
 __all__ = ["TERNARY_ALLOWANCE", "layout_of", "write_numbers", "write_spread"]
 
 TERNARY_ALLOWANCE = 1.15
 """Digits of base 3 are taken if they need at most this many times the bytes of the smallest layout: they expand with
 half the memory, and every runtime has the operators."""
-_UNPACK = {1: "Bits", 2: "Pairs", 4: "Nibbles"}
+_TRITS = 5  # digits 0, 1, 2 (base 3) in a byte; they stand for the codes 0, 1, -1
+_CODES = np.array([0, 1, -1], np.int8)
 Numbers = NDArray[np.int8] | NDArray[np.int32]
 
 
@@ -78,7 +78,7 @@ def layout_of(numbers: Numbers, *, allowance: float = 1.0) -> Layout:
     """
     sparse = _sparse(numbers, 0)
     if numbers.dtype == np.int8 and set(np.unique(numbers).tolist()) == {-1, 0, 1}:
-        ternary = Layout("ternary", -(-len(numbers) // TRITS), _ternary_writer(numbers))
+        ternary = Layout("ternary", -(-len(numbers) // _TRITS), _ternary_writer(numbers))
         if ternary.size <= allowance * sparse.size:
             return ternary
     return sparse
@@ -147,11 +147,13 @@ def _split_writer(split: Layout, numbers: Numbers) -> Callable[[Emitter, str, in
 
 def _ternary_writer(codes: Numbers) -> Callable[[Emitter, str, str], str]:
     def write(emitter: Emitter, part: str, shape: str) -> str:
-        digits = np.zeros(-(-len(codes) // TRITS) * TRITS, np.uint8)
+        digits = np.zeros(-(-len(codes) // _TRITS) * _TRITS, np.uint8)
         digits[: len(codes)] = np.where(codes == -1, 2, codes)
-        weights = 3 ** np.arange(TRITS, dtype=np.uint8)
-        packed = emitter.tensor("digits", (digits.reshape(-1, TRITS) * weights).sum(axis=1, dtype=np.uint8))
-        return emitter.call("Ternary", [packed, emitter.shape("size", len(codes)), shape], part)
+        weights = 3 ** np.arange(_TRITS, dtype=np.uint8)
+        packed = emitter.tensor(f"{part}.digits", (digits.reshape(-1, _TRITS) * weights).sum(axis=1, dtype=np.uint8))
+        table = emitter.shared("iterand.digits", _CODES[np.arange(3**_TRITS)[:, None] // weights % 3])
+        size = emitter.shape(f"{part}.size", len(codes))
+        return emitter.node("Reshape", [emitter.call("Fields", [packed, table, size], f"{part}.flat"), shape], part)
 
     return write
 
@@ -187,4 +189,7 @@ def _write_fields(emitter: Emitter, part: str, fields: NDArray[np.uint8], width:
     packed = emitter.tensor(f"{part}.packed", np.frombuffer(pack_values(fields, width), np.uint8))
     if width == 8:
         return packed
-    return emitter.call(_UNPACK[width], [packed, emitter.shape(f"{part}.count", len(fields))], part)
+    shifts = np.arange(0, 8, width, dtype=np.uint8)
+    entries = np.arange(256, dtype=np.uint8)[:, None] >> shifts & np.uint8(2**width - 1)
+    table = emitter.shared(f"iterand.fields{width}", entries)
+    return emitter.call("Fields", [packed, table, emitter.shape(f"{part}.count", len(fields))], part)
