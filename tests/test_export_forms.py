@@ -337,10 +337,10 @@ def test_inlined_files_hold_standard_operators_only(form: str, tmp_path: Path) -
 def test_functions_are_readable_and_shared(tmp_path: Path) -> None:
     export_onnx(network(), tmp_path / "a.onnx", form="packed", **IMAGE)
     proto = onnx.load(tmp_path / "a.onnx")
-    assert [function.name for function in proto.functions] == ["Ternary"]
+    assert [function.name for function in proto.functions] == ["Fields"]
     calls = [node for node in proto.graph.node if node.domain == "iterand"]
-    assert [node.name for node in calls] == [f"{i}.weight.codes.ternary" for i in (0, 3, 6, 8)]
-    assert calls[0].output == ["0.weight.codes"]
+    assert [node.name for node in calls] == [f"{i}.weight.codes.flat.fields" for i in (0, 3, 6, 8)]
+    assert calls[0].output == ["0.weight.codes.flat"]
 
 
 @pytest.mark.parametrize("form", ["dense", *CODED])
@@ -430,7 +430,7 @@ def test_other_architectures(make: Callable[[], nn.Module], tmp_path: Path) -> N
         left = sum(
             math.prod(tensor.dims) * (4 if tensor.data_type == TensorProto.FLOAT else 1)
             for tensor in onnx.load(tmp_path / "a.onnx").graph.initializer
-            if tensor.data_type in (TensorProto.UINT8, TensorProto.INT8) and "table" not in tensor.name
+            if tensor.data_type in (TensorProto.UINT8, TensorProto.INT8) and not tensor.name.startswith("iterand")
         )
         assert left <= masked * bits / 8 + 256 * sum(1 for _ in masked_layers(model)), form
         if make is mobilenet:
