@@ -38,42 +38,38 @@ def write_seeded(emitter: Emitter, weight: CodedWeight) -> None:
         return
     mask, log = origin.mask.values(), origin.log
     kept = mask.view(np.bool_)
-    count = len(mask)
-    logged = np.zeros(count, np.int32)
-    if log.kind != "none":
-        logged[kept] = log.values
-    factors = mask.astype(np.int8)
-    if log.kind == "flips":
-        factors[logged == 1] = -1
-    if origin.coats is not None:
-        factors[kept] *= origin.coats.numbers.view(np.int8)
-    blocks = -(-count // _BLOCK)
-    last_draw = int(logged.max()) if log.kind == "draws" else 0
-    random = emitter.call(
-        "RandomBytes",
-        [
-            emitter.tensor("seed.low", np.array(origin.seed & 0xFFFFFFFF, np.int64)),
-            emitter.tensor("seed.high", np.array(origin.seed >> 32, np.int64)),
-            emitter.tensor("stream", np.array(origin.index, np.int64)),
-            emitter.tensor("draws", np.arange(last_draw + 1, dtype=np.int64)),
-            emitter.tensor("blocks", np.array(blocks, np.int64)),
-        ],
-        "random",
-    )
-    book = emitter.shared(f"iterand.codebook.{origin.codebook}", get_codebook(origin.codebook).entries)
-    full = emitter.shape("full_shape", *weight.shape)
-    size = emitter.shape("full_size", count)
+    size, whole = emitter.shape("size", len(mask)), emitter.shape("whole", *weight.shape)
+    stream = [
+        emitter.tensor("seed.low", np.array(origin.seed & 0xFFFFFFFF, np.int64)),
+        emitter.tensor("seed.high", np.array(origin.seed >> 32, np.int64)),
+        emitter.tensor("stream", np.array(origin.index, np.int64)),
+    ]
+    blocks = emitter.tensor("blocks", np.array(-(-len(mask) // _BLOCK), np.int64))
+
+    def random(draw: int) -> str:
+        number = emitter.shared(f"iterand.draw{draw}", np.array(draw, np.int64))
+        return emitter.call("RandomBytes", [*stream, number, blocks], f"random{draw}")
+
     if log.kind in ("none", "flips"):
-        numbers = write_numbers(emitter, factors, full)
-        codes = emitter.call("RandomTimes", [random, book, numbers, size, full], "random_codes")
+        numbers = mask.astype(np.int8)
+        if log.kind == "flips":
+            numbers[np.flatnonzero(kept)[log.values == 1]] = -1
+        if origin.coats is not None:
+            numbers[kept] *= origin.coats.numbers.view(np.int8)
+        factors, own = write_numbers(emitter, numbers, size), random(0)
     else:
-        numbers = write_numbers(emitter, (logged + 1) * mask, full)
-        if log.kind == "draws":
-            stride = emitter.tensor("stride", np.array(_BLOCK * blocks, np.int32))
-            number = emitter.tensor("count", np.array(count, np.int32))
-            codes = emitter.call("RandomDrawn", [random, book, numbers, stride, number, full], "random_codes")
+        symbols = np.zeros(len(mask), np.int32)
+        symbols[kept] = log.values.astype(np.int32) + 1
+        written = write_numbers(emitter, symbols, size)
+        factors, own = emitter.call("Kept", [written], "kept"), random(0)
+        if log.kind == "deltas":
+            own = emitter.call("Changed", [own, written, size], "changed")
         else:
-            codes = emitter.call("RandomChanged", [random, book, numbers, size, full], "random_codes")
+            for draw in np.unique(log.values[log.values > 0]).tolist():
+                wanted = emitter.shared(f"iterand.symbol{draw + 1}", np.array(draw + 1, np.int32))
+                own = emitter.call("Redrawn", [own, random(draw), written, wanted, size], f"redrawn{draw}")
+    book = emitter.shared(f"iterand.codebook.{origin.codebook}", get_codebook(origin.codebook).entries)
+    codes = emitter.call("RandomCodes", [own, book, factors, size, whole], "random_codes")
     for axis, index in weight.taken.items():
         where = emitter.tensor(f"channels{axis}", index.astype(np.int64))
         codes = emitter.node("Gather", [codes, where], f"part{axis}", axis=axis)
