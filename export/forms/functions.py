@@ -126,7 +126,7 @@ Fill (kept, values, shape) => (filled) {
     filled = Reshape (found, shape)
 }""",
     "Philox": _philox(),
-    # The bytes of a stream: int32 [16 * blocks].
+    # The bytes of a stream: uint8 [16 * blocks].
     "RandomBytes": """
 RandomBytes (key_low, key_high, tensor, draw, blocks) => (bytes) {
     zero = Constant <value: tensor = int64 {0}> ()
@@ -145,8 +145,8 @@ RandomBytes (key_low, key_high, tensor, draw, blocks) => (bytes) {
     column = Unsqueeze (words, last)
     shifted = BitShift <direction: string = "RIGHT"> (column, shifts)
     masked = BitwiseAnd (shifted, ones)
-    wide = Cast <to: int = 6> (masked)
-    bytes = Reshape (wide, last)
+    narrow = Cast <to: int = 2> (masked)
+    bytes = Reshape (narrow, last)
 }""",
     # Bytes of a later draw where a symbol has the wanted value, the ones before it elsewhere.
     "Redrawn": """
@@ -166,7 +166,8 @@ Changed (bytes, symbols, size) => (after) {
     less = Sub (symbols, one)
     delta = Max (less, zero)
     own = Slice (bytes, start, size)
-    after = BitwiseXor (own, delta)
+    narrow = Cast <to: int = 2> (delta)
+    after = BitwiseXor (own, narrow)
 }""",
     # 1 where a symbol is not 0.
     "Kept": """
@@ -179,7 +180,8 @@ Kept (symbols) => (flags) {
 RandomCodes (bytes, book, factors, size, shape) => (codes) {
     start = Constant <value: tensor = int64[1] {0}> ()
     own = Slice (bytes, start, size)
-    random = Gather (book, own)
+    index = Cast <to: int = 6> (own)
+    random = Gather (book, index)
     wide = Cast <to: int = 6> (random)
     factor = Cast <to: int = 6> (factors)
     masked = Mul (wide, factor)
