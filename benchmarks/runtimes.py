@@ -104,16 +104,22 @@ def work(python: Path, *words: object) -> dict[str, Any]:
     return found
 
 
-def operators_of(path: Path) -> set[str]:
-    """The operators in what onnxruntime optimised, functions opened."""
-    model = onnx.load(path)
+def optimised(python: Path, path: Path, words: list[object]) -> set[str]:
+    """The operators of what onnxruntime makes of a file when it loads it, those inside functions as well."""
+    out = path.with_suffix(".optimised")
+    # Not ORT_ENABLE_ALL: its layouts for one kind of processor would only rename operators.
+    failed = work(python, "optimise", path, out, "--level", "ORT_ENABLE_EXTENDED", *words)
+    if "refused" in failed:
+        raise SystemExit(f"{path}: {failed['refused']}")
+    model = onnx.load(out)
+    out.unlink()
     bodies: list[Any] = [model.graph, *model.functions]
     return {node.op_type for body in bodies for node in body.node}
 
 
 def compare(python: Path, runtime: str, files: dict[str, Path], name: str, case: Case, rounds: int) -> dict[str, Any]:
     """One form beside the dense one."""
-    words = ["--runtime", runtime, "--shape", *case.image_shape]
+    words: list[object] = ["--runtime", runtime, "--shape", *case.image_shape]
     if not name.endswith(DEFAULT):
         words.append("--exact")
     name = name.removesuffix(DEFAULT)
@@ -121,19 +127,11 @@ def compare(python: Path, runtime: str, files: dict[str, Path], name: str, case:
     result = work(python, "compare", files["dense"], files[name], *words, *batches)
     if "refused" in result:
         return result
-    if runtime == "onnxruntime":
-        found = {}
-        for form in ("dense", name):
-            out = files[form].with_suffix(".optimised")
-            if not out.exists() or form == name:
-                # Not ORT_ENABLE_ALL: its layouts of one processor would only rename operators.
-                work(python, "optimise", files[form], out, "--level", "ORT_ENABLE_EXTENDED", *words)
-            found[form] = operators_of(out)
-            out.unlink()
-        result["left"] = sorted(found[name] - found["dense"])
-    else:
+    if runtime == "openvino":
         dense = work(python, "compare", files["dense"], files["dense"], *words, "--rounds", 1)
         result["left"] = sorted(set(result.pop("operators")) - set(dense["operators"]))
+    else:
+        result["left"] = sorted(optimised(python, files[name], words) - optimised(python, files["dense"], words))
     return result
 
 
