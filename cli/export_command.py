@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +18,9 @@ from .options import (
     model_option,
     print_json,
 )
+
+if TYPE_CHECKING:
+    from ..export.report import ShrinkReport
 
 __all__ = ["command"]
 
@@ -123,12 +128,14 @@ def command(
                 "file": str(target),
                 "file_bytes": report.file_bytes,
                 "form": report.form,
+                "unmasked_bytes": report.unmasked_bytes,
                 "form_bytes": dict(report.form_bytes),
                 "opset": report.opset,
                 "ir_version": report.ir_version,
                 "samples": report.samples,
                 "max_abs_difference": report.max_abs_difference,
                 "argmax_agreement": report.argmax_agreement,
+                **({"shrink": _shrink_values(report.shrink)} if report.shrink is not None else {}),
             }
         )
         return
@@ -137,6 +144,32 @@ def command(
         f"onnxruntime against PyTorch on {report.samples} inputs: largest difference "
         f"{report.max_abs_difference:.2e}, same class {100 * report.argmax_agreement:.1f} %"
     )
+    if report.form != "dense" and report.unmasked_bytes:
+        click.echo(
+            f"{target}: {report.unmasked_bytes:,} bytes of it are weights that are not masked, float32 as before"
+        )
+    if report.shrink is not None:
+        click.echo(f"{target}: {_shrink_line(report.shrink)}")
+
+
+def _shrink_line(report: ShrinkReport) -> str:
+    if not report.channels_removed:
+        stay = f"; {report.stuck:,} are constant, but cannot go" if report.stuck else ""
+        return f"shrink: nothing to remove from {report.channels_before:,} channels{stay}"
+    return (
+        f"shrink: removed {report.channels_removed:,} of {report.channels_before:,} channels ({report.constant:,} "
+        f"constant, {report.unread:,} unread; {report.stuck:,} constant ones stay), "
+        f"{report.weights_before:,} → {report.weights:,} weights"
+    )
+
+
+def _shrink_values(report: ShrinkReport) -> dict[str, Any]:
+    totals = ("channels_before", "channels_removed", "constant", "unread", "stuck", "weights_before", "weights")
+    return {
+        **{name: getattr(report, name) for name in totals},
+        "nodes_removed": report.nodes_removed,
+        "layers": [asdict(layer) for layer in report.layers],
+    }
 
 
 def _only_seedmask(folder: Path) -> Path:

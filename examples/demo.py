@@ -1,4 +1,4 @@
-"""The whole pipeline on real data: train, pack, verify, recover, export, evaluate three times.
+"""The whole pipeline on real data: train, pack, verify, recover, export, evaluate four times.
 
     python examples/demo.py --folder demo-run
 
@@ -50,11 +50,14 @@ def main() -> None:
     run(folder, "verify", "model.seedmask")
     run(folder, "recover", "model.seedmask", "--out", "weights.safetensors")
     run(folder, "export", "model.seedmask", "--onnx", "model.onnx")
+    run(folder, "export", "model.seedmask", "--onnx", "packed.onnx", "--form", "packed")
+    run(folder, "verify", "packed.onnx")
     rows = (
         ("dense float32", "weights.safetensors", None),
         ("checkpoint", "model.ckpt", "PyTorch"),
         ("seed + mask + log", "model.seedmask", "recovered"),
-        ("ONNX", "model.onnx", "onnxruntime"),
+        ("ONNX, dense", "model.onnx", "onnxruntime"),
+        ("ONNX, packed", "packed.onnx", "onnxruntime"),
     )
     seedmask = (folder / "model.seedmask").stat().st_size
     table = Table(title="digits: 8×8 scans of handwritten digits, 360 of them for the test")

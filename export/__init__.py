@@ -1,4 +1,4 @@
-"""From a network in memory to one ONNX file that computes the same function.
+"""From a network in memory to one ONNX file that computes the same function, and back into a session.
 
 The names below load torch and onnx on first use only, so that importing this package is free.
 """
@@ -10,19 +10,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .classifier import OnnxClassifier
+    from .expansion import load_session
     from .exporter import export_onnx, export_text_onnx
     from .opsets import supported_opsets
-    from .report import ExportReport
+    from .report import ExportReport, LayerShrink, ShrinkReport
+    from .verification import OnnxVerification, verify_onnx
 
-__all__ = ["ExportReport", "OnnxClassifier", "export_onnx", "export_text_onnx", "load_session", "supported_opsets"]
+__all__ = [
+    "ExportReport",
+    "LayerShrink",
+    "OnnxClassifier",
+    "OnnxVerification",
+    "ShrinkReport",
+    "export_onnx",
+    "export_text_onnx",
+    "load_session",
+    "supported_opsets",
+    "verify_onnx",
+]
 
 _HOME = {
     "ExportReport": "report",
+    "LayerShrink": "report",
     "OnnxClassifier": "classifier",
+    "OnnxVerification": "verification",
+    "ShrinkReport": "report",
     "export_onnx": "exporter",
-    "load_session": "expansion",
     "export_text_onnx": "exporter",
+    "load_session": "expansion",
     "supported_opsets": "opsets",
+    "verify_onnx": "verification",
 }
 
 

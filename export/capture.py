@@ -40,7 +40,10 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     tensors = [*model.parameters(), *model.buffers()]
     size = sum(4 * tensor.numel() for tensor in tensors)
     if size > _LIMIT:
-        raise ExportError(f"the model holds {size / 1e9:.2f} GB of float32 tensors; one ONNX file holds at most 2 GB")
+        raise ExportError(
+            f"the model holds {size / 1e9:.2f} GB of float32 tensors; one ONNX file holds at most 2 GB, more "
+            "would need external data beside it, which export does not write"
+        )
     try:
         return copy.deepcopy(model).to("cpu", torch.float32).eval()
     except Exception as error:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -15,11 +14,9 @@ from torch import nn
 from ..compress.errors import ExportError
 from .runtime import first_line
 from .softmax import softmax
+from .structure import TOLERANCE
 
-__all__ = ["TOLERANCE", "Agreement", "check_structure", "compare", "logits_of"]
-
-TOLERANCE = 1e-4
-"""Largest accepted difference, relative to the largest logit (or to 1 when that is smaller)."""
+__all__ = ["Agreement", "compare", "logits_of"]
 
 _CHUNK = 64  # samples at a time
 
@@ -65,18 +62,6 @@ def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     if output.ndim < 1 or output.shape[0] != inputs.shape[0]:
         raise ExportError(f"{name} must return one row per input, found shape {list(output.shape)} for {len(inputs)}")
     return output
-
-
-def check_structure(path: str) -> None:
-    """Run onnx's full checker on a file.
-
-    Raises:
-        ExportError: the file is not a valid model.
-    """
-    try:
-        onnx.checker.check_model(path, full_check=True)
-    except Exception as error:
-        raise ExportError(f"the exported graph is not valid ONNX: {first_line(error)}") from error
 
 
 def compare(

@@ -16,7 +16,7 @@ from onnx import NodeProto, ValueInfoProto, helper, numpy_helper
 from .graph import Graph
 from .runtime import open_session
 
-__all__ = ["drop_zero_biases", "fix_reshapes", "fold_constants"]
+__all__ = ["drop_zero_biases", "evaluate", "fix_reshapes", "fold_constants"]
 
 LIMIT = 1 << 16
 """Elements of the largest value that replaces an expression."""
@@ -44,7 +44,7 @@ def fold_constants(graph: Graph) -> set[str]:
             and all(name in evaluable for name in candidate.input if name)
         ):
             evaluable[node.output[0]] = candidate
-    values = _evaluate(list(evaluable.values()), graph.opsets)
+    values = evaluate(list(evaluable.values()), graph.opsets)
     outputs = graph.output_names()  # these must be computed by a node
     folded: set[str] = set()
     for name, node in evaluable.items():
@@ -94,7 +94,7 @@ def _static(graph: Graph, node: NodeProto) -> NodeProto:
     return node
 
 
-def _evaluate(nodes: list[NodeProto], opsets: dict[str, int]) -> dict[str, NDArray[Any]]:
+def evaluate(nodes: list[NodeProto], opsets: dict[str, int]) -> dict[str, NDArray[Any]]:
     """Run nodes that need no input in onnxruntime, whose arithmetic is the one that counts."""
     if not nodes:
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
 from ..compress.data.tokens import TextSpec
@@ -20,7 +21,7 @@ from ..compress.storage.atomic import atomic_path
 from ..compress.subnetwork import masked_layers, materialise, pruned_layers
 from .batchnorm import fold_batch_norms
 from .capture import capture, evaluation_copy
-from .check import check_structure, compare, logits_of
+from .check import compare, logits_of
 from .cleanup import drop_unused, remove_identities
 from .coded import CodedWeight, coded_weights
 from .constants import drop_zero_biases, fix_reshapes, fold_constants
@@ -34,9 +35,11 @@ from .options import ExportOptions
 from .preprocessing import Preprocessing
 from .probe import PROBE, Probe
 from .records import FORM, WEIGHTS, record_metadata
-from .report import ExportReport
+from .report import ExportReport, ShrinkReport
 from .runtime import session_options
+from .shrink import shrink as remove_dead_units
 from .softmax import OUTPUT, PROBABILITIES, add_softmax
+from .structure import check_structure
 from .verification import verify_weights
 
 __all__ = ["build", "export_onnx", "export_text_onnx", "write_model"]
@@ -199,7 +202,9 @@ def write_model(
         if options.softmax and logits.ndim != 2:
             raise ConfigError(f"softmax: expected a model with an output [batch, classes], got {list(logits.shape)}")
         probe = logits_of(copied, given.network(given.probe)).numpy()
-        passes: list[GraphPass] = [given.bake] if given.bake is not None else []
+        found: list[ShrinkReport] = []
+        passes: list[GraphPass] = [lambda graph: found.append(remove_dead_units(graph))] if options.shrink else []
+        passes += [given.bake] if given.bake is not None else []
         passes += [add_softmax] if options.softmax else []
         graph = build(copied, inputs, given.name, passes, opset=options.opset, weights=coded)
         names = [name for name in coded if name in graph.coded]
@@ -226,10 +231,12 @@ def write_model(
         opset=options.opset,
         ir_version=smallest.ir_version,
         form=chosen,
+        unmasked_bytes=_unmasked(graph),
         form_bytes=sizes,
         max_abs_difference=agreement.max_abs_difference,
         samples=agreement.samples,
         argmax_agreement=agreement.argmax_agreement,
+        shrink=found[0] if found else None,
     )
 
 
@@ -294,6 +301,16 @@ def _possible(options: ExportOptions, coded: Mapping[str, CodedWeight]) -> list[
             "pack --with-weights int8 and export that, or take form packed"
         )
     return forms
+
+
+def _unmasked(graph: Graph) -> int:
+    """Bytes of float32 tensors, apart from vectors, that no form makes smaller."""
+    total = 0
+    for name, tensor in graph.initializers.items():
+        matrix = sum(size > 1 for size in tensor.dims) > 1
+        if matrix and name not in graph.coded and tensor.data_type == TensorProto.FLOAT:
+            total += 4 * math.prod(tensor.dims)
+    return total
 
 
 def _coded(model: nn.Module, weights: SeedMask | None) -> tuple[nn.Module, dict[str, CodedWeight]]:

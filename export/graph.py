@@ -55,7 +55,10 @@ class Graph:
         self.initializers: dict[str, TensorProto] = {tensor.name: tensor for tensor in proto.initializer}
         self.coded: dict[str, CodedWeight] = {}
         self.values: dict[str, ValueInfoProto] = {value.name: value for value in proto.value_info}
-        self.opsets: dict[str, int] = {entry.domain: entry.version for entry in model.opset_import}
+        used = {node.domain for node in self.nodes}
+        self.opsets: dict[str, int] = {
+            entry.domain: entry.version for entry in model.opset_import if entry.domain in {"", *used}
+        }
         self.functions: list[FunctionProto] = []
 
     def copy(self) -> Graph:
@@ -63,7 +66,8 @@ class Graph:
         twin = copy.copy(self)
         for field in ("inputs", "outputs", "nodes", "expansion"):
             setattr(twin, field, copy.deepcopy(getattr(self, field)))
-        twin.initializers, twin.coded, twin.values = dict(self.initializers), dict(self.coded), dict(self.values)
+        for field in ("initializers", "coded", "values", "opsets", "functions"):
+            setattr(twin, field, copy.copy(getattr(self, field)))
         return twin
 
     def array(self, name: str) -> NDArray[Any] | None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from ..compress.data import load_data
 from ..compress.errors import ConfigError, ExportError, MissingExtraError
 from ..compress.recovery import LoadedNetwork, load_network
-from ..compress.storage import MAX_WEIGHTS
+from ..compress.storage import MAX_WEIGHTS, SeedMask
 from .exporter import write_model
 from .inputs import image_input, text_input
 from .options import ExportOptions
 from .preprocessing import Preprocessing
+from .records import WEIGHTS_DIGEST
 from .report import ExportReport
 
 if TYPE_CHECKING:
@@ -82,19 +83,19 @@ def export_network(
     else:
         preprocessing = Preprocessing.of(data.image_shape, data.mean, data.std)
         given = image_input(preprocessing, samples, normalize=normalize)
-    return write_model(network.model, target, given, options, _provenance(network), weights)
+    return write_model(network.model, target, given, options, _provenance(network, weights), weights)
 
 
-def _provenance(network: LoadedNetwork) -> dict[str, str]:
+def _provenance(network: LoadedNetwork, weights: SeedMask | None) -> dict[str, str]:
     values: dict[str, str] = {}
     if network.data is not None and network.data.classes:
         values["iterand.classes"] = json.dumps(network.data.classes)
     if network.recipe is not None:
         values["iterand.recipe"] = network.recipe.model_dump_json()
-    if network.digest is not None:
-        values["iterand.weights_sha256"] = network.digest
-    if network.sparsity is not None:
-        values["iterand.sparsity"] = f"{network.sparsity:.6f}"
+    if weights is not None:
+        values[WEIGHTS_DIGEST] = weights.weights_digest
+        count, kept = (sum(getattr(entry, what) for entry in weights.tensors) for what in ("weights", "kept"))
+        values["iterand.sparsity"] = f"{1 - kept / count:.6f}"
     return values
 
 

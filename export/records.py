@@ -15,11 +15,23 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from ..compress.errors import ExportError
 from .coded import CodedWeight
 
-__all__ = ["FORM", "WEIGHTS", "WeightRecord", "digest_of", "metadata_of", "record_metadata", "records_of"]
+__all__ = [
+    "FORM",
+    "WEIGHTS",
+    "WEIGHTS_DIGEST",
+    "WeightRecord",
+    "digest_of",
+    "metadata_of",
+    "record_metadata",
+    "records_of",
+]
 
 WEIGHTS = "iterand.weights"
 """Metadata key: a JSON list of `WeightRecord`."""
 FORM = "iterand.form"
+"""Metadata key: how the file holds the masked weights."""
+WEIGHTS_DIGEST = "iterand.weights_sha256"
+"""Metadata key: the digest of all recovered weights, as in the ``.seedmask`` file."""
 
 
 class WeightRecord(BaseModel):

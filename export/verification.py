@@ -13,19 +13,16 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from ..compress.errors import ExportError
 from ..compress.storage.manifest import combined_digest
-from .check import TOLERANCE, check_structure
 from .classifier import OnnxClassifier
 from .expansion import expand
 from .forms import DOMAIN
 from .probe import PROBE, Probe, probe_pixels, probe_tokens
-from .records import FORM, WeightRecord, digest_of, metadata_of, records_of
+from .records import FORM, WEIGHTS_DIGEST, WeightRecord, digest_of, metadata_of, records_of
 from .runtime import first_line
 from .softmax import OUTPUT, PROBABILITIES, softmax
+from .structure import TOLERANCE, check_structure
 
 __all__ = ["OnnxVerification", "verify_onnx", "verify_weights"]
-
-WEIGHTS_DIGEST = "iterand.weights_sha256"
-"""Metadata key: the digest of all recovered weights, as in the ``.seedmask`` file."""
 
 
 @dataclass(frozen=True)
@@ -136,13 +133,12 @@ def _values(model: ModelProto, names: list[str]) -> dict[str, NDArray[np.float32
         for tensor in model.graph.initializer
         if tensor.name in set(names)
     }
-    computed = [name for name in names if name not in found]
-    if computed:
-        found |= expand(model, computed)
-    missing = [name for name in names if name not in found]
+    computed = {output for node in model.graph.node for output in node.output}
+    missing = [name for name in names if name not in found and name not in computed]
     if missing:
         raise ExportError(f"weight {missing[0]!r} is not in the graph")
-    return found
+    open_ = [name for name in names if name not in found]
+    return {**found, **(expand(model, open_) if open_ else {})}
 
 
 def _codes_of(producers: dict[str, NodeProto], name: str) -> str:

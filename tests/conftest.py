@@ -1,12 +1,18 @@
 """A trained digits network, made once through the command line, for all tests that need a file."""
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnx
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from torch import nn
 
 from iterand_compress.cli.app import cli
+from iterand_compress.export import exporter
 
 
 def invoke(*arguments: object) -> Result:
@@ -67,3 +73,22 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     succeed("pack", files.checkpoint, "--out", files.seedmask)
     succeed("export", files.seedmask, "--onnx", files.onnx)
     return files
+
+
+@pytest.fixture(scope="session")
+def captured_once() -> Iterator[None]:
+    """Each network goes through torch's exporter once, which takes seconds, however many files are made of it."""
+    real, found = exporter.capture, {}
+
+    def capture(model: nn.Module, sample: torch.Tensor, input_name: str) -> onnx.ModelProto:
+        digest = hashlib.sha256(f"{model} {sample.shape} {input_name}".encode())
+        for name, value in model.state_dict().items():
+            digest.update(name.encode() + value.numpy().tobytes())
+        key = digest.hexdigest()
+        if key not in found:
+            found[key] = real(model, sample, input_name).SerializeToString()
+        return onnx.load_from_string(found[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "capture", capture)
+        yield

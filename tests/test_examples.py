@@ -23,10 +23,10 @@ def test_plot_metrics(digits, tmp_path):
 
 
 def test_demo(tmp_path):
-    """The demo with one epoch; it fails by itself if the three accuracies differ."""
+    """The demo with one epoch; it fails by itself if the four accuracies differ."""
     command = [sys.executable, EXAMPLES / "demo.py", "--folder", tmp_path / "run", "--epochs", "1"]
     done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
-    for word in ("(PyTorch)", "(recovered)", "(onnxruntime)", "model.seedmask"):
+    for word in ("(PyTorch)", "(recovered)", "(onnxruntime)", "model.seedmask", "ONNX, packed", "codes traced back"):
         assert word in done.stdout
 
 

@@ -28,9 +28,6 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from conftest import succeed
-from iterand_compress.compress import read_seedmask
-from iterand_compress.compress.recovery import load_network
-from iterand_compress.export import export_onnx
 
 WEB = Path(__file__).parent.parent / "examples" / "web"
 #: Program and the package of Debian that has it.
@@ -93,20 +90,12 @@ def tools() -> dict[str, str]:
     return find_tools()
 
 
-def export_packed(source: Path, target: Path) -> None:
-    network = load_network(source)
-    spec = network.data
-    assert spec is not None
-    images = {"image_shape": spec.image_shape, "mean": spec.mean, "std": spec.std}
-    export_onnx(network.model, target, **images, form="packed", weights=read_seedmask(source))
-
-
 @pytest.fixture(scope="module")
 def site(tools: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the folder after the steps of its README."""
     folder = tmp_path_factory.mktemp("web") / "web"
     shutil.copytree(WEB, folder, ignore=shutil.ignore_patterns("node_modules", "model.onnx"))
-    export_packed(folder / "digits.seedmask", folder / "model.onnx")
+    succeed("export", folder / "digits.seedmask", "--form", "packed", "--onnx", folder / "model.onnx")
     command = [tools["npm"], "install", "--no-audit", "--no-fund"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -114,19 +114,16 @@ Fill (kept, values, shape) => (filled) {
     filled = Reshape (found, shape)
 }""",
     "Philox": _philox(),
-    # Bytes of the streams of some draws, one after the other: int32 [draws * 16 * blocks].
+    # The bytes of a stream: int32 [16 * blocks].
     "RandomBytes": """
-RandomBytes (key_low, key_high, tensor, draws, blocks) => (bytes) {
+RandomBytes (key_low, key_high, tensor, draw, blocks) => (bytes) {
     zero = Constant <value: tensor = int64 {0}> ()
     one = Constant <value: tensor = int64 {1}> ()
     last = Constant <value: tensor = int64[1] {-1}> ()
-    first = Constant <value: tensor = int64[1] {0}> ()
     shifts = Constant <value: tensor = uint32[4] {0, 8, 16, 24}> ()
     ones = Constant <value: tensor = uint32[1] {255}> ()
     numbers = Range (zero, blocks, one)
-    x0 = Unsqueeze (numbers, first)
-    x1 = Unsqueeze (draws, last)
-    y0, y1, y2, y3 = iterand.Philox (x0, x1, tensor, zero, key_low, key_high)
+    y0, y1, y2, y3 = iterand.Philox (numbers, draw, tensor, zero, key_low, key_high)
     c0 = Unsqueeze (y0, last)
     c1 = Unsqueeze (y1, last)
     c2 = Unsqueeze (y2, last)
@@ -139,52 +136,41 @@ RandomBytes (key_low, key_high, tensor, draws, blocks) => (bytes) {
     wide = Cast <to: int = 6> (masked)
     bytes = Reshape (wide, last)
 }""",
+    # Bytes of a later draw where a symbol has the wanted value, the ones before it elsewhere.
+    "Redrawn": """
+Redrawn (before, bytes, symbols, wanted, size) => (after) {
+    start = Constant <value: tensor = int64[1] {0}> ()
+    own = Slice (bytes, start, size)
+    here = Equal (symbols, wanted)
+    old = Slice (before, start, size)
+    after = Where (here, own, old)
+}""",
+    # Bytes changed by XOR with d where a symbol is d + 1.
+    "Changed": """
+Changed (bytes, symbols, size) => (after) {
+    zero = Constant <value: tensor = int32 {0}> ()
+    one = Constant <value: tensor = int32 {1}> ()
+    start = Constant <value: tensor = int64[1] {0}> ()
+    less = Sub (symbols, one)
+    delta = Max (less, zero)
+    own = Slice (bytes, start, size)
+    after = BitwiseXor (own, delta)
+}""",
+    # 1 where a symbol is not 0.
+    "Kept": """
+Kept (symbols) => (flags) {
+    one = Constant <value: tensor = int32 {1}> ()
+    flags = Min (symbols, one)
+}""",
     # Random codes, each times a factor (0 = pruned): int32 in the given shape. In float32, 0 times -1 would be -0.
-    "RandomTimes": """
-RandomTimes (bytes, book, factors, size, shape) => (codes) {
+    "RandomCodes": """
+RandomCodes (bytes, book, factors, size, shape) => (codes) {
     start = Constant <value: tensor = int64[1] {0}> ()
     own = Slice (bytes, start, size)
     random = Gather (book, own)
     wide = Cast <to: int = 6> (random)
-    shaped = Reshape (wide, shape)
     factor = Cast <to: int = 6> (factors)
-    codes = Mul (shaped, factor)
-}""",
-    # Random codes of draw d where a symbol is d + 1, 0 where it is 0.
-    "RandomDrawn": """
-RandomDrawn (bytes, book, symbols, stride, count, shape) => (codes) {
-    zero = Constant <value: tensor = int32 {0}> ()
-    one = Constant <value: tensor = int32 {1}> ()
-    flat = Constant <value: tensor = int64[1] {-1}> ()
-    symbol = Reshape (symbols, flat)
-    less = Sub (symbol, one)
-    draw = Max (less, zero)
-    offset = Mul (draw, stride)
-    index = Range (zero, count, one)
-    place = Add (offset, index)
-    byte = Gather (bytes, place)
-    random = Gather (book, byte)
-    wide = Cast <to: int = 6> (random)
-    flag = Min (symbol, one)
-    masked = Mul (wide, flag)
-    codes = Reshape (masked, shape)
-}""",
-    # Random codes whose byte was changed by XOR with d where a symbol is d + 1, 0 where it is 0.
-    "RandomChanged": """
-RandomChanged (bytes, book, symbols, size, shape) => (codes) {
-    zero = Constant <value: tensor = int32 {0}> ()
-    one = Constant <value: tensor = int32 {1}> ()
-    flat = Constant <value: tensor = int64[1] {-1}> ()
-    start = Constant <value: tensor = int64[1] {0}> ()
-    symbol = Reshape (symbols, flat)
-    less = Sub (symbol, one)
-    delta = Max (less, zero)
-    own = Slice (bytes, start, size)
-    byte = BitwiseXor (own, delta)
-    random = Gather (book, byte)
-    wide = Cast <to: int = 6> (random)
-    flag = Min (symbol, one)
-    masked = Mul (wide, flag)
+    masked = Mul (wide, factor)
     codes = Reshape (masked, shape)
 }""",
     # 1 if the generator gives the published answers, NaN if not. Halves of words are compared: a runtime that computes

@@ -1,8 +1,9 @@
 """How a file holds whole numbers of which many are equal: the smallest of a few layouts, chosen for each tensor.
 
-A mask is a bit for each number, or the distances between those that it keeps, in 4 or 8 bits each. Numbers that are
-kept are fields of 0, 1, 2, 4 or 8 bits, or again a mask, of those that are not the commonest, and these. Codes -1, 0
-and 1 may also be digits of base 3, five to a byte.
+A mask is a bit for each number, or the distances between those that it keeps, in 2 to 8 bits each. Numbers that are
+kept are fields of as few bits as tell them apart, or again a mask, of those that are not the commonest, and these.
+Codes -1, 0 and 1 may also be digits of base 3, five to a byte. Fields whose width does not divide a byte are split into
+some that do: 7 bits into 4, 2 and 1.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def write_spread(emitter: Emitter, numbers: NDArray[np.floating], shape: str) ->
     Returns:
         The name of the expansion, of the dtype of ``numbers``.
     """
-    kept = numbers != 0
+    kept = numbers.view(f"u{numbers.itemsize}") != 0  # -0 is a value
     values = emitter.tensor("values", np.concatenate([np.zeros(1, numbers.dtype), numbers[kept]]))
     return emitter.call("Spread", [_mask(kept).write(emitter, "mask", ""), values, shape], "codes")
 
@@ -120,8 +121,8 @@ def _values(numbers: Numbers) -> _Values:
     if len(present) <= 1:
         only = int(present[0]) if len(present) else 0
         return _Values(0, lambda *_: "", only)
-    width = next(width for width in (1, 2, 4, 8) if len(present) <= 2**width)
-    size = packed_bytes(len(numbers), width)
+    width = (len(present) - 1).bit_length()
+    size = _fields_size(len(numbers), width)
 
     def write(emitter: Emitter, part: str, lead: int) -> str:
         fields = _write_fields(emitter, f"{part}.numbers", np.searchsorted(present, numbers).astype(np.uint8), width)
@@ -162,9 +163,9 @@ def _mask(kept: NDArray[np.bool_]) -> Layout:
     """The smallest layout of a mask; its expansion is uint8 ``[n]``."""
     gaps = np.diff(np.flatnonzero(kept), prepend=-1) - 1  # pruned weights in front of each kept one
     choices = [Layout("bits", packed_bytes(len(kept), 1), _bit_writer(kept))]
-    for width in (4, 8):
+    for width in range(2, 9):
         entries = len(gaps) + int((gaps // (2**width - 1)).sum())
-        choices.append(Layout(f"gaps{width}", packed_bytes(entries, width), _gap_writer(gaps, width, len(kept))))
+        choices.append(Layout(f"gaps{width}", _fields_size(entries, width), _gap_writer(gaps, width, len(kept))))
     return min(choices, key=lambda layout: layout.size)
 
 
@@ -185,11 +186,30 @@ def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emi
     return write
 
 
+def _planes(width: int) -> list[int]:
+    """The widths into which fields are split; their bits add up to ``width``, lowest first."""
+    return [part for part in (8, 4, 2, 1) if width & part]
+
+
+def _fields_size(count: int, width: int) -> int:
+    return sum(packed_bytes(count, plane) for plane in _planes(width))
+
+
 def _write_fields(emitter: Emitter, part: str, fields: NDArray[np.uint8], width: int) -> str:
-    packed = emitter.tensor(f"{part}.packed", np.frombuffer(pack_values(fields, width), np.uint8))
-    if width == 8:
-        return packed
-    shifts = np.arange(0, 8, width, dtype=np.uint8)
-    entries = np.arange(256, dtype=np.uint8)[:, None] >> shifts & np.uint8(2**width - 1)
-    table = emitter.shared(f"iterand.fields{width}", entries)
-    return emitter.call("Fields", [packed, table, emitter.shape(f"{part}.count", len(fields))], part)
+    """Write fields below ``2**width``, and return the name of their expansion: uint8, or int32 where they are split."""
+    planes, found, shift = _planes(width), "", 0
+    count = emitter.shape(f"{part}.count", len(fields)) if width < 8 else ""
+    for plane in planes:
+        name = part if len(planes) == 1 else f"{part}.plane{plane}"
+        values = fields >> np.uint8(shift) & np.uint8(2**plane - 1)
+        packed = emitter.tensor(f"{name}.packed", np.frombuffer(pack_values(values, plane), np.uint8))
+        if plane == 8:
+            return packed
+        table = np.arange(256, dtype=np.uint8)[:, None] >> np.arange(0, 8, plane, dtype=np.uint8) & (2**plane - 1)
+        kind = np.uint8 if len(planes) == 1 else np.int32
+        entries = emitter.shared(f"iterand.fields{plane}.{shift}.{kind.__name__}", table.astype(kind) << kind(shift))
+        expanded = emitter.call("Fields", [packed, entries, count], name)
+        last = plane == planes[-1]
+        found = emitter.node("Add", [found, expanded], part if last else f"{name}.sum") if found else expanded
+        shift += plane
+    return found

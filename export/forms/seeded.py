@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import helper
+from onnx import NodeProto, TensorProto, helper
 
 from ...compress.codebooks import get_codebook
 from ..coded import CodedWeight
@@ -16,6 +16,7 @@ __all__ = ["CHECK", "write_known_answers", "write_seeded"]
 
 CHECK = "iterand.check"
 """The value that outputs are multiplied with: 1, or NaN where the generator is wrong."""
+_PASSES_NAN = frozenset({"Softmax", "LogSoftmax", "Flatten", "Reshape", "Squeeze", "Identity"})
 _BLOCK = 16  # bytes
 # Known answers of Random123 for Philox4x32-10: counter, key, output.
 _KNOWN = (
@@ -37,42 +38,38 @@ def write_seeded(emitter: Emitter, weight: CodedWeight) -> None:
         return
     mask, log = origin.mask.values(), origin.log
     kept = mask.view(np.bool_)
-    count = len(mask)
-    logged = np.zeros(count, np.int32)
-    if log.kind != "none":
-        logged[kept] = log.values
-    factors = mask.astype(np.int8)
-    if log.kind == "flips":
-        factors[logged == 1] = -1
-    if origin.coats is not None:
-        factors[kept] *= origin.coats.numbers.view(np.int8)
-    blocks = -(-count // _BLOCK)
-    last_draw = int(logged.max()) if log.kind == "draws" else 0
-    random = emitter.call(
-        "RandomBytes",
-        [
-            emitter.tensor("seed.low", np.array(origin.seed & 0xFFFFFFFF, np.int64)),
-            emitter.tensor("seed.high", np.array(origin.seed >> 32, np.int64)),
-            emitter.tensor("stream", np.array(origin.index, np.int64)),
-            emitter.tensor("draws", np.arange(last_draw + 1, dtype=np.int64)),
-            emitter.tensor("blocks", np.array(blocks, np.int64)),
-        ],
-        "random",
-    )
-    book = emitter.shared(f"iterand.codebook.{origin.codebook}", get_codebook(origin.codebook).entries)
-    full = emitter.shape("full_shape", *weight.shape)
-    size = emitter.shape("full_size", count)
+    size, whole = emitter.shape("size", len(mask)), emitter.shape("whole", *weight.shape)
+    stream = [
+        emitter.tensor("seed.low", np.array(origin.seed & 0xFFFFFFFF, np.int64)),
+        emitter.tensor("seed.high", np.array(origin.seed >> 32, np.int64)),
+        emitter.tensor("stream", np.array(origin.index, np.int64)),
+    ]
+    blocks = emitter.tensor("blocks", np.array(-(-len(mask) // _BLOCK), np.int64))
+
+    def random(draw: int) -> str:
+        number = emitter.shared(f"iterand.draw{draw}", np.array(draw, np.int64))
+        return emitter.call("RandomBytes", [*stream, number, blocks], f"random{draw}")
+
     if log.kind in ("none", "flips"):
-        numbers = write_numbers(emitter, factors, full)
-        codes = emitter.call("RandomTimes", [random, book, numbers, size, full], "random_codes")
+        numbers = mask.astype(np.int8)
+        if log.kind == "flips":
+            numbers[np.flatnonzero(kept)[log.values == 1]] = -1
+        if origin.coats is not None:
+            numbers[kept] *= origin.coats.numbers.view(np.int8)
+        factors, own = write_numbers(emitter, numbers, size), random(0)
     else:
-        numbers = write_numbers(emitter, (logged + 1) * mask, full)
-        if log.kind == "draws":
-            stride = emitter.tensor("stride", np.array(_BLOCK * blocks, np.int32))
-            number = emitter.tensor("count", np.array(count, np.int32))
-            codes = emitter.call("RandomDrawn", [random, book, numbers, stride, number, full], "random_codes")
+        symbols = np.zeros(len(mask), np.int32)
+        symbols[kept] = log.values.astype(np.int32) + 1
+        written = write_numbers(emitter, symbols, size)
+        factors, own = emitter.call("Kept", [written], "kept"), random(0)
+        if log.kind == "deltas":
+            own = emitter.call("Changed", [own, written, size], "changed")
         else:
-            codes = emitter.call("RandomChanged", [random, book, numbers, size, full], "random_codes")
+            for draw in np.unique(log.values[log.values > 0]).tolist():
+                wanted = emitter.shared(f"iterand.symbol{draw + 1}", np.array(draw + 1, np.int32))
+                own = emitter.call("Redrawn", [own, random(draw), written, wanted, size], f"redrawn{draw}")
+    book = emitter.shared(f"iterand.codebook.{origin.codebook}", get_codebook(origin.codebook).entries)
+    codes = emitter.call("RandomCodes", [own, book, factors, size, whole], "random_codes")
     for axis, index in weight.taken.items():
         where = emitter.tensor(f"channels{axis}", index.astype(np.int64))
         codes = emitter.node("Gather", [codes, where], f"part{axis}", axis=axis)
@@ -80,7 +77,10 @@ def write_seeded(emitter: Emitter, weight: CodedWeight) -> None:
 
 
 def write_known_answers(graph: Graph, functions: set[str]) -> None:
-    """Multiply the outputs with `CHECK`. Once folded, that is a product with 1, which runtimes leave out."""
+    """Multiply bias or weight of the last layer with `CHECK`, so that NaN reaches every output.
+
+    A product of constants costs nothing once it is folded. Where no layer is the last, outputs are multiplied.
+    """
     emitter = Emitter(graph, CHECK, functions)
     words = [[counter[i] for counter, _, _ in _KNOWN] for i in range(4)]
     keys = [[key[i] for _, key, _ in _KNOWN] for i in range(2)]
@@ -89,9 +89,32 @@ def write_known_answers(graph: Graph, functions: set[str]) -> None:
     inputs += [emitter.tensor(f"key{i}", np.array(values, np.int64)) for i, values in enumerate(keys)]
     inputs.append(emitter.tensor("answers", np.concatenate([answers & 0xFFFF, answers >> 16])))
     emitter.call("KnownAnswers", inputs, "")
-    producers = graph.producers()
     for output in graph.outputs:
-        unchecked = graph.fresh(f"{output.name}.unchecked")
-        producer = producers[output.name]
-        producer.output[list(producer.output).index(output.name)] = unchecked
-        graph.nodes.append(helper.make_node("Mul", [unchecked, CHECK], [output.name], name=f"{output.name}.checked"))
+        node, index = _last_constant(graph, output.name)
+        if index is not None:
+            checked = graph.fresh(f"{node.input[index]}.checked")
+            graph.expansion.append(helper.make_node("Mul", [node.input[index], CHECK], [checked], name=checked))
+            node.input[index] = checked
+        else:
+            unchecked = graph.fresh(f"{output.name}.unchecked")
+            node = graph.producers()[output.name]
+            node.output[list(node.output).index(output.name)] = unchecked
+            graph.nodes.append(
+                helper.make_node("Mul", [unchecked, CHECK], [output.name], name=f"{output.name}.checked")
+            )
+
+
+def _last_constant(graph: Graph, output: str) -> tuple[NodeProto, int | None]:
+    """The last layer on the way to an output, and which of its inputs is a constant that each of its values needs."""
+    producers = graph.producers()
+    computed = {name for node in graph.expansion for name in node.output}
+    node = producers[output]
+    while node.op_type in _PASSES_NAN and node.input[0] in producers:
+        node = producers[node.input[0]]
+    constants = [
+        index
+        for index, name in enumerate(node.input)
+        if name in computed or (graph.type_of(name) == TensorProto.FLOAT and name in graph.initializers)
+    ]
+    layer = node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add")
+    return node, max(constants) if layer and constants else None
