@@ -96,14 +96,13 @@ def verify_weights(path: str | os.PathLike[str]) -> VerifiedWeights:
     producers = {output: node for node in model.graph.node for output in node.output}
     traced = [record for record in records if record.recovered is not None and record.name in producers]
     codes = {record.name: _codes_of(producers, record.name) for record in traced}
-    values = _values(model, [record.name for record in records])
+    values = _values(model, [*(record.name for record in records), *codes.values()])
     for record in records:
         if digest_of(values.pop(record.name)) != record.sha256:
             raise ExportError(f"weight {record.name!r}: expected values with SHA-256 {record.sha256}, got others")
-    found = _values(model, list(codes.values()))
     for record in traced:
         scale = np.asarray(record.scale, np.float32)
-        numbers = found.pop(codes[record.name]).astype(np.float32)
+        numbers = values.pop(codes[record.name]).astype(np.float32)
         weight = numbers * (scale.reshape(-1, *[1] * (numbers.ndim - 1)) if scale.ndim else scale)
         if digest_of(weight) != record.recovered:
             raise ExportError(f"weight {record.name!r}: its codes do not give the recovered weight")

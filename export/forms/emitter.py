@@ -52,5 +52,6 @@ class Emitter:
     def node(self, operator: str, inputs: list[str], part: str, **settings: Any) -> str:
         """Add a node, and return the name of its value: ``weight.part``, or that of the weight if ``part`` is empty."""
         name = f"{self.weight}.{part}" if part else self.weight
-        self._nodes.append(helper.make_node(operator, inputs, [name], name=f"{name}.{operator.lower()}", **settings))
+        # A node is known by its value; a name of its own would be a quarter of what small networks take.
+        self._nodes.append(helper.make_node(operator, inputs, [name], **settings))
         return name

@@ -21,41 +21,46 @@ _LOW = 0xFFFFFFFF
 
 
 def _philox() -> str:
-    """Philox4x32-10 on int64 in [0, 2**32). Products keep their low 64 bits, whatever the sign these have as int64."""
+    """Philox4x32-10 on int64 in [0, 2**32). Products keep their low 64 bits, whatever the sign these have as int64.
+
+    Counters are ``[n]`` or scalars, keys ``[1, 1]`` or ``[1, n]``; outputs are ``[1, n]``.
+    """
+    weyl = {"low": WEYL_0, "high": WEYL_1}
     lines = [
-        f"    m0 = Constant <value: tensor = int64 {{{MULTIPLIER_0}}}> ()",
-        f"    m1 = Constant <value: tensor = int64 {{{MULTIPLIER_1}}}> ()",
-        f"    low = Constant <value: tensor = int64 {{{_LOW}}}> ()",
-        f"    two32 = Constant <value: tensor = int64 {{{2**32}}}> ()",
+        f"m0 = Constant <value: tensor = int64 {{{MULTIPLIER_0}}}> ()",
+        f"m1 = Constant <value: tensor = int64 {{{MULTIPLIER_1}}}> ()",
+        f"low = Constant <value: tensor = int64 {{{_LOW}}}> ()",
+        f"two32 = Constant <value: tensor = int64 {{{2**32}}}> ()",
     ]
+    for word, step in weyl.items():
+        steps = ", ".join(str(i * step & _LOW) for i in range(ROUNDS))
+        keys = ", ".join(f"{word}{i}" for i in range(ROUNDS))
+        lines += [
+            f"{word}_steps = Constant <value: tensor = int64[{ROUNDS}, 1] {{{steps}}}> ()",
+            f"{word}_sums = Add (key_{word}, {word}_steps)",
+            f"{word}_keys = BitwiseAnd ({word}_sums, low)",
+            f"{keys} = Split <axis: int = 0, num_outputs: int = {ROUNDS}> ({word}_keys)",
+        ]
     x = ["x0", "x1", "x2", "x3"]
     for i in range(ROUNDS):
-        y = [f"y{word}" for word in range(4)] if i == ROUNDS - 1 else [f"r{i}x{word}" for word in range(4)]
-        for word, (source, weyl) in enumerate((("key_low", WEYL_0), ("key_high", WEYL_1))):
+        y = [f"y{word}" if i == ROUNDS - 1 else f"r{i}x{word}" for word in range(4)]
+        for word, (factor, multiplier, remainder) in enumerate(((x[0], "m0", y[3]), (x[2], "m1", y[1]))):
             lines += [
-                f"    r{i}w{word} = Constant <value: tensor = int64 {{{i * weyl & _LOW}}}> ()",
-                f"    r{i}s{word} = Add ({source}, r{i}w{word})",
-                f"    r{i}k{word} = BitwiseAnd (r{i}s{word}, low)",
-            ]
-        for word, (factor, multiplier) in enumerate(((x[0], "m0"), (x[2], "m1"))):
-            lines += [
-                f"    r{i}p{word} = Mul ({factor}, {multiplier})",
-                f"    r{i}l{word} = BitwiseAnd (r{i}p{word}, low)",
-                f"    r{i}d{word} = Sub (r{i}p{word}, r{i}l{word})",
-                f"    r{i}q{word} = Div (r{i}d{word}, two32)",  # exact, so the sign does not matter
-                f"    r{i}h{word} = BitwiseAnd (r{i}q{word}, low)",
+                f"r{i}p{word} = Mul ({factor}, {multiplier})",
+                f"{remainder} = BitwiseAnd (r{i}p{word}, low)",
+                f"r{i}d{word} = Sub (r{i}p{word}, {remainder})",
+                f"r{i}q{word} = Div (r{i}d{word}, two32)",  # exact, so the sign does not matter
+                f"r{i}h{word} = BitwiseAnd (r{i}q{word}, low)",
             ]
         lines += [
-            f"    r{i}a0 = BitwiseXor (r{i}h1, {x[1]})",
-            f"    {y[0]} = BitwiseXor (r{i}a0, r{i}k0)",
-            f"    {y[1]} = Identity (r{i}l1)",
-            f"    r{i}a1 = BitwiseXor (r{i}h0, {x[3]})",
-            f"    {y[2]} = BitwiseXor (r{i}a1, r{i}k1)",
-            f"    {y[3]} = Identity (r{i}l0)",
+            f"r{i}a0 = BitwiseXor (r{i}h1, {x[1]})",
+            f"{y[0]} = BitwiseXor (r{i}a0, low{i})",
+            f"r{i}a1 = BitwiseXor (r{i}h0, {x[3]})",
+            f"{y[2]} = BitwiseXor (r{i}a1, high{i})",
         ]
         x = y
-    body = "\n".join(lines)
-    return f"\nPhilox (x0, x1, x2, x3, key_low, key_high) => (y0, y1, y2, y3) {{\n{body}\n}}"
+    body = "\n    ".join(lines)
+    return f"\nPhilox (x0, x1, x2, x3, key_low, key_high) => (y0, y1, y2, y3) {{\n    {body}\n}}"
 
 
 _TEXTS = {
@@ -69,6 +74,13 @@ Fields (packed, table, size) => (fields) {
     found = Gather (table, index)
     all = Reshape (found, flat)
     fields = Slice (all, start, size)
+}""",
+    # int32, as onnxruntime cannot add uint8.
+    "Sum": """
+Sum (low, high) => (sum) {
+    a = Cast <to: int = 6> (low)
+    b = Cast <to: int = 6> (high)
+    sum = Add (a, b)
 }""",
     # Distances between kept weights, uint8 [entries], to uint8 [size], 1 = kept. An entry below the limit is a distance
     # less 1; the limit itself skips that many weights and keeps none.

@@ -32,15 +32,30 @@ class Layout:
     """A way to hold numbers.
 
     Attributes:
-        name: for reports.
+        name: for reports: ``ternary``, or how the mask is held, ``bits`` or ``gaps2`` to ``gaps8``.
         size: its bytes.
-        write: adds it to a graph; takes the emitter, a name for the expanded value, and a number or the name of a
-            shape, as each layout has it; returns the name of the expanded value.
+        write: adds it to a graph; takes the emitter and the name of the shape that the expansion shall have; returns
+            the name of the expansion.
     """
 
     name: str
     size: int
-    write: Callable[[Emitter, str, str], str]
+    write: Callable[[Emitter, str], str]
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """Which numbers are kept.
+
+    Attributes:
+        name: as in `Layout`.
+        size: its bytes.
+        write: adds it to a graph; takes the emitter and the level; returns the name of the flags, uint8 ``[n]``.
+    """
+
+    name: str
+    size: int
+    write: Callable[[Emitter, int], str]
 
 
 @dataclass(frozen=True)
@@ -49,12 +64,12 @@ class _Values:
 
     Attributes:
         size: their bytes.
-        write: adds them to a graph; takes the emitter, a name for the value and the number in front.
+        write: adds them to a graph; takes the emitter, the level and the number in front; returns their name.
         only: the one number that all are, if they are so many times the same.
     """
 
     size: int
-    write: Callable[[Emitter, str, int], str]
+    write: Callable[[Emitter, int, int], str]
     only: int | None = None
 
 
@@ -67,7 +82,7 @@ def write_numbers(emitter: Emitter, numbers: Numbers, shape: str, *, allowance: 
         shape: name of the shape, int64, that the expansion shall have.
         allowance: see `layout_of`.
     """
-    return layout_of(numbers, allowance=allowance).write(emitter, "codes", shape)
+    return layout_of(numbers, allowance=allowance).write(emitter, shape)
 
 
 def layout_of(numbers: Numbers, *, allowance: float = 1.0) -> Layout:
@@ -77,7 +92,7 @@ def layout_of(numbers: Numbers, *, allowance: float = 1.0) -> Layout:
         numbers: int8 or int32 ``[n]``.
         allowance: take digits of base 3 even if they need this many times the bytes.
     """
-    sparse = _sparse(numbers, 0)
+    sparse = _sparse(numbers, 0, 0)
     if numbers.dtype == np.int8 and set(np.unique(numbers).tolist()) == {-1, 0, 1}:
         ternary = Layout("ternary", -(-len(numbers) // _TRITS), _ternary_writer(numbers))
         if ternary.size <= allowance * sparse.size:
@@ -98,25 +113,25 @@ def write_spread(emitter: Emitter, numbers: NDArray[np.floating], shape: str) ->
     """
     kept = numbers.view(f"u{numbers.itemsize}") != 0  # -0 is a value
     values = emitter.tensor("values", np.concatenate([np.zeros(1, numbers.dtype), numbers[kept]]))
-    return emitter.call("Spread", [_mask(kept).write(emitter, "mask", ""), values, shape], "codes")
+    return emitter.call("Spread", [_mask(kept).write(emitter, 0), values, shape], "codes")
 
 
-def _sparse(numbers: Numbers, lead: int) -> Layout:
-    """A mask of the numbers that are not ``lead``, and these."""
+def _sparse(numbers: Numbers, lead: int, level: int) -> Layout:
+    """A mask of the numbers that are not ``lead``, and these. Levels tell masks inside of values apart by name."""
     kept = numbers != lead
-    mask, values = _mask(kept), _values(numbers[kept])
+    mask, values = _mask(kept), _values(numbers[kept], level)
 
-    def write(emitter: Emitter, part: str, shape: str) -> str:
-        flags = mask.write(emitter, f"{part}.mask", "")
+    def write(emitter: Emitter, shape: str) -> str:
+        flags = mask.write(emitter, level)
         if values.only is not None:
-            table = emitter.tensor(f"{part}.table", np.array([lead, values.only], numbers.dtype))
-            return emitter.call("Fill", [flags, table, shape], part)
-        return emitter.call("Spread", [flags, values.write(emitter, f"{part}.values", lead), shape], part)
+            table = emitter.tensor(f"table{level}", np.array([lead, values.only], numbers.dtype))
+            return emitter.call("Fill", [flags, table, shape], f"codes{level}")
+        return emitter.call("Spread", [flags, values.write(emitter, level, lead), shape], f"codes{level}")
 
     return Layout(mask.name, mask.size + values.size, write)
 
 
-def _values(numbers: Numbers) -> _Values:
+def _values(numbers: Numbers, level: int) -> _Values:
     present, counts = np.unique(numbers, return_counts=True)
     if len(present) <= 1:
         only = int(present[0]) if len(present) else 0
@@ -124,64 +139,64 @@ def _values(numbers: Numbers) -> _Values:
     width = (len(present) - 1).bit_length()
     size = _fields_size(len(numbers), width)
 
-    def write(emitter: Emitter, part: str, lead: int) -> str:
-        fields = _write_fields(emitter, f"{part}.numbers", np.searchsorted(present, numbers).astype(np.uint8), width)
-        table = emitter.tensor(f"{part}.table", np.concatenate([np.array([lead], numbers.dtype), present]))
-        return emitter.call("Lookup", [fields, table], part)
+    def write(emitter: Emitter, level: int, lead: int) -> str:
+        fields = _write_fields(emitter, f"numbers{level}", np.searchsorted(present, numbers).astype(np.uint8), width)
+        table = emitter.tensor(f"table{level}", np.concatenate([np.array([lead], numbers.dtype), present]))
+        return emitter.call("Lookup", [fields, table], f"values{level}")
 
     common = int(present[counts.argmax()])
     if counts.max() > len(numbers) // 2:  # otherwise a mask of the others is larger than a bit for each
-        split = _sparse(numbers, common)
+        split = _sparse(numbers, common, level + 1)
         if split.size < size:
             return _Values(split.size, _split_writer(split, numbers))
     return _Values(size, write)
 
 
-def _split_writer(split: Layout, numbers: Numbers) -> Callable[[Emitter, str, int], str]:
-    def write(emitter: Emitter, part: str, lead: int) -> str:
-        spread = split.write(emitter, f"{part}.split", emitter.shape(f"{part}.shape", len(numbers)))
-        first = emitter.tensor(f"{part}.first", np.array([lead], numbers.dtype))
-        return emitter.node("Concat", [first, spread], part, axis=0)
+def _split_writer(split: Layout, numbers: Numbers) -> Callable[[Emitter, int, int], str]:
+    def write(emitter: Emitter, level: int, lead: int) -> str:
+        spread = split.write(emitter, emitter.shape(f"shape{level + 1}", len(numbers)))
+        first = emitter.tensor(f"first{level}", np.array([lead], numbers.dtype))
+        return emitter.node("Concat", [first, spread], f"values{level}", axis=0)
 
     return write
 
 
-def _ternary_writer(codes: Numbers) -> Callable[[Emitter, str, str], str]:
-    def write(emitter: Emitter, part: str, shape: str) -> str:
+def _ternary_writer(codes: Numbers) -> Callable[[Emitter, str], str]:
+    def write(emitter: Emitter, shape: str) -> str:
         digits = np.zeros(-(-len(codes) // _TRITS) * _TRITS, np.uint8)
         digits[: len(codes)] = np.where(codes == -1, 2, codes)
         weights = 3 ** np.arange(_TRITS, dtype=np.uint8)
-        packed = emitter.tensor(f"{part}.digits", (digits.reshape(-1, _TRITS) * weights).sum(axis=1, dtype=np.uint8))
+        packed = emitter.tensor("digits", (digits.reshape(-1, _TRITS) * weights).sum(axis=1, dtype=np.uint8))
         table = emitter.shared("iterand.digits", _CODES[np.arange(3**_TRITS)[:, None] // weights % 3])
-        size = emitter.shape(f"{part}.size", len(codes))
-        return emitter.node("Reshape", [emitter.call("Fields", [packed, table, size], f"{part}.flat"), shape], part)
+        flat = emitter.call("Fields", [packed, table, emitter.shape("size", len(codes))], "flat")
+        return emitter.node("Reshape", [flat, shape], "codes")
 
     return write
 
 
-def _mask(kept: NDArray[np.bool_]) -> Layout:
-    """The smallest layout of a mask; its expansion is uint8 ``[n]``."""
+def _mask(kept: NDArray[np.bool_]) -> _Mask:
+    """The smallest way to hold a mask."""
     gaps = np.diff(np.flatnonzero(kept), prepend=-1) - 1  # pruned weights in front of each kept one
-    choices = [Layout("bits", packed_bytes(len(kept), 1), _bit_writer(kept))]
+    choices = [_Mask("bits", packed_bytes(len(kept), 1), _bit_writer(kept))]
     for width in range(2, 9):
         entries = len(gaps) + int((gaps // (2**width - 1)).sum())
-        choices.append(Layout(f"gaps{width}", _fields_size(entries, width), _gap_writer(gaps, width, len(kept))))
-    return min(choices, key=lambda layout: layout.size)
+        choices.append(_Mask(f"gaps{width}", _fields_size(entries, width), _gap_writer(gaps, width, len(kept))))
+    return min(choices, key=lambda mask: mask.size)
 
 
-def _bit_writer(kept: NDArray[np.bool_]) -> Callable[[Emitter, str, str], str]:
-    return lambda emitter, part, _: _write_fields(emitter, part, kept.astype(np.uint8), 1)
+def _bit_writer(kept: NDArray[np.bool_]) -> Callable[[Emitter, int], str]:
+    return lambda emitter, level: _write_fields(emitter, f"mask{level}", kept.astype(np.uint8), 1)
 
 
-def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emitter, str, str], str]:
-    def write(emitter: Emitter, part: str, _: str) -> str:
+def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emitter, int], str]:
+    def write(emitter: Emitter, level: int) -> str:
         limit = 2**width - 1
         ends = np.cumsum(gaps // limit + 1)
         entries = np.full(int(ends[-1]) if len(ends) else 0, limit, np.uint8)
         entries[ends - 1] = gaps % limit
-        fields = _write_fields(emitter, f"{part}.gaps", entries, width)
-        bound = emitter.tensor(f"{part}.limit", np.array([limit], np.int32))
-        return emitter.call("Gaps", [fields, bound, emitter.shape(f"{part}.size", count)], part)
+        fields = _write_fields(emitter, f"gaps{level}", entries, width)
+        bound = emitter.shared(f"iterand.limit{limit}", np.array([limit], np.int32))
+        return emitter.call("Gaps", [fields, bound, emitter.shape(f"size{level}", count)], f"mask{level}")
 
     return write
 
@@ -200,16 +215,15 @@ def _write_fields(emitter: Emitter, part: str, fields: NDArray[np.uint8], width:
     planes, found, shift = _planes(width), "", 0
     count = emitter.shape(f"{part}.count", len(fields)) if width < 8 else ""
     for plane in planes:
-        name = part if len(planes) == 1 else f"{part}.plane{plane}"
+        name = part if len(planes) == 1 else f"{part}.{plane}"
         values = fields >> np.uint8(shift) & np.uint8(2**plane - 1)
-        packed = emitter.tensor(f"{name}.packed", np.frombuffer(pack_values(values, plane), np.uint8))
+        packed = emitter.tensor(f"{name}.bits", np.frombuffer(pack_values(values, plane), np.uint8))
         if plane == 8:
             return packed
         table = np.arange(256, dtype=np.uint8)[:, None] >> np.arange(0, 8, plane, dtype=np.uint8) & (2**plane - 1)
-        kind = np.uint8 if len(planes) == 1 else np.int32
-        entries = emitter.shared(f"iterand.fields{plane}.{shift}.{kind.__name__}", table.astype(kind) << kind(shift))
+        entries = emitter.shared(f"iterand.fields{plane}.{shift}", table.astype(np.uint8) << np.uint8(shift))
         expanded = emitter.call("Fields", [packed, entries, count], name)
         last = plane == planes[-1]
-        found = emitter.node("Add", [found, expanded], part if last else f"{name}.sum") if found else expanded
+        found = emitter.call("Sum", [found, expanded], part if last else f"{name}.sum") if found else expanded
         shift += plane
     return found

@@ -40,8 +40,8 @@ def write_seeded(emitter: Emitter, weight: CodedWeight) -> None:
     kept = mask.view(np.bool_)
     size, whole = emitter.shape("size", len(mask)), emitter.shape("whole", *weight.shape)
     stream = [
-        emitter.tensor("seed.low", np.array(origin.seed & 0xFFFFFFFF, np.int64)),
-        emitter.tensor("seed.high", np.array(origin.seed >> 32, np.int64)),
+        emitter.tensor("seed.low", np.array([[origin.seed & 0xFFFFFFFF]], np.int64)),
+        emitter.tensor("seed.high", np.array([[origin.seed >> 32]], np.int64)),
         emitter.tensor("stream", np.array(origin.index, np.int64)),
     ]
     blocks = emitter.tensor("blocks", np.array(-(-len(mask) // _BLOCK), np.int64))
@@ -84,9 +84,9 @@ def write_known_answers(graph: Graph, functions: set[str]) -> None:
     emitter = Emitter(graph, CHECK, functions)
     words = [[counter[i] for counter, _, _ in _KNOWN] for i in range(4)]
     keys = [[key[i] for _, key, _ in _KNOWN] for i in range(2)]
-    answers = np.array([[answer[i] for _, _, answer in _KNOWN] for i in range(4)], np.int64).reshape(-1)
+    answers = np.array([[answer[i] for _, _, answer in _KNOWN] for i in range(4)], np.int64)
     inputs = [emitter.tensor(f"x{i}", np.array(values, np.int64)) for i, values in enumerate(words)]
-    inputs += [emitter.tensor(f"key{i}", np.array(values, np.int64)) for i, values in enumerate(keys)]
+    inputs += [emitter.tensor(f"key{i}", np.array([values], np.int64)) for i, values in enumerate(keys)]
     inputs.append(emitter.tensor("answers", np.concatenate([answers & 0xFFFF, answers >> 16])))
     emitter.call("KnownAnswers", inputs, "")
     for output in graph.outputs:
