@@ -5,7 +5,7 @@
 
 Small networks have every layout of weights and every kind of log that a file can hold; together their files call every
 function of ours. Each file is compared with the dense form in the same process on the same images (batches of 1 and
-5): equal bit for bit, or the largest difference, or NaN in all outputs, which is what the known-answer check of a
+5): equal bit for bit, or the largest difference beside the largest output, or NaN in all outputs, which is what the known-answer check of a
 seeded file gives where the runtime computes its generator wrong. `seeded, unchecked` is that file without the check.
 Latency (one image, one thread) is taken in turns with the dense form. `left` are the operators that the runtime still
 runs at each inference, and does not run for the dense form: none where it folds the weights when it loads the file.
@@ -135,19 +135,32 @@ def compare(python: Path, runtime: str, files: dict[str, Path], name: str, case:
     return result
 
 
+def brief(result: dict[str, Any]) -> dict[str, Any]:
+    """What of a comparison goes to the file: batches together, the latency of one image."""
+    if "refused" in result:
+        return result
+    batches = result["batches"].values()
+    nan = any(batch["nan"] for batch in batches)
+    return {
+        "identical": all(batch["identical"] for batch in batches),
+        "nan": all(batch["nan"] for batch in batches),
+        "largest_difference": None if nan else max(batch["largest_difference"] for batch in batches),
+        "largest_output": max(batch["largest_output"] for batch in batches),
+        "latency_to_dense": result["batches"]["1"]["ratio_paired"],
+        "left": result["left"],
+    }
+
+
 def verdict(result: dict[str, Any]) -> str:
     """A cell of the matrix."""
     if "refused" in result:
         return f"refused: {result['refused'][:60]}"
-    batches = result["batches"].values()
-    ratio = result["batches"]["1"]["ratio_paired"]
-    if all(batch["nan"] for batch in batches):
-        return f"NaN ({ratio:.2f}×)"
-    if any(batch["nan"] for batch in batches):
-        return "NaN for some batches"
-    largest = max(batch["largest_difference"] / max(1.0, batch["largest_output"]) for batch in batches)
-    same = "identical" if all(batch["identical"] for batch in batches) else f"differs by {largest:.1e}"
-    return f"{same} ({ratio:.2f}×)" + ("" if not result["left"] else f", {len(result['left'])} left")
+    ratio, left = result["latency_to_dense"], f", {len(result['left'])} left" if result["left"] else ""
+    if result["nan"] or result["largest_difference"] is None:
+        return f"NaN ({ratio:.2f}×)" if result["nan"] else "NaN for some batches"
+    largest = result["largest_difference"] / max(1e-30, result["largest_output"])
+    same = "identical" if result["identical"] else f"differs by {largest:.1e}"
+    return f"{same} ({ratio:.2f}×){left}"
 
 
 def variants(runtime: str) -> Iterator[str]:
@@ -207,7 +220,7 @@ def main() -> None:
             for name, python in pythons.items():
                 runtime = name.partition("==")[0]
                 wanted = [form for form in variants(runtime) if form.removesuffix(DEFAULT) in files]
-                rows[name] = {form: compare(python, runtime, files, form, case, args.rounds) for form in wanted}
+                rows[name] = {form: brief(compare(python, runtime, files, form, case, args.rounds)) for form in wanted}
         results["cases"][label] = {**about, "runtimes": rows}
         console.print(matrix(label, rows, versions))
     missing = FUNCTIONS - functions
