@@ -5,8 +5,9 @@
 
 Small networks have every layout of weights and every kind of log that a file can hold; together their files call every
 function of ours. Each file is compared with the dense form in the same process on the same images (batches of 1 and
-5): equal bit for bit, or the largest difference beside the largest output, or NaN in all outputs, which is what the known-answer check of a
-seeded file gives where the runtime computes its generator wrong. `seeded, unchecked` is that file without the check.
+5): equal bit for bit, or the largest difference beside the largest output, or NaN in all outputs, which is what the
+known-answer check of a seeded file gives where the runtime computes its generator wrong. `seeded, unchecked` is that
+file without the check.
 Latency (one image, one thread) is taken in turns with the dense form. `left` are the operators that the runtime still
 runs at each inference, and does not run for the dense form: none where it folds the weights when it loads the file.
 """
