@@ -14,19 +14,19 @@ import hashlib
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 import numpy as np
 
-# Some of the runtimes are for old Pythons, so this file keeps to the syntax of Python 3.8.
 Run = Callable[[Any], Any]
 #: Without it onnxruntime computes layers that stay quantised with int8 activations.
 EXACT = ("session.qdq_matmulnbits_accuracy_level", "0")
 _CLEAR_PEAK = "5"
 
 
-def memory() -> "tuple[int, int]":
+def memory() -> tuple[int, int]:
     """Resident memory now and at its peak, in bytes."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     now, peak = (int(re.findall(rf"{name}:\s+(\d+) kB", status)[0]) * 1024 for name in ("VmRSS", "VmHWM"))
@@ -75,11 +75,11 @@ def runner(session: Any, args: argparse.Namespace) -> Run:
     return lambda batch: session.run(None, {name: batch})[0]
 
 
-def images(args: argparse.Namespace, number: int) -> "np.ndarray[Any, Any]":
+def images(args: argparse.Namespace, number: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(number).random((number, *args.shape), np.float32)
 
 
-def load(args: argparse.Namespace) -> Dict[str, Any]:
+def load(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds, and memory at most and after."""
     open_file = opener(args, args.how)
     Path(args.files[0]).read_bytes()  # into the cache of the system
@@ -94,14 +94,19 @@ def load(args: argparse.Namespace) -> Dict[str, Any]:
     return {"load_s": seconds, "peak": peak - before, "after": after - before, "after_run": ran - before}
 
 
-def compare(args: argparse.Namespace) -> Dict[str, Any]:
+def rounds_of(args: argparse.Namespace) -> list[int]:
+    """For each batch; one number is for all."""
+    return list(args.rounds) * (len(args.batches) if len(args.rounds) == 1 else 1)
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Outputs of the last file beside those of the first, and seconds per run, taken in turns."""
     first = runner(opener(args, "stock")(args.files[0]), args)
     loaded = time.perf_counter()
     session = opener(args, args.how)(args.files[-1])
-    result: Dict[str, Any] = {"load_s": time.perf_counter() - loaded, "batches": {}}
+    result: dict[str, Any] = {"load_s": time.perf_counter() - loaded, "batches": {}}
     runs = {"dense": first, "form": runner(session, args)}
-    for number, rounds in zip(args.batches, args.rounds * (len(args.batches) if len(args.rounds) == 1 else 1)):
+    for number, rounds in zip(args.batches, rounds_of(args), strict=True):
         batch = images(args, number)
         outputs = {name: run(batch) for name, run in runs.items()}
         wide = {name: output.astype(np.float64) for name, output in outputs.items()}
@@ -130,9 +135,9 @@ def kind(node: Any) -> str:
     return str(node.get_rt_info()["layerType"].value)
 
 
-def timed(runs: Dict[str, Run], batch: Any, rounds: int) -> Dict[str, List[float]]:
+def timed(runs: dict[str, Run], batch: Any, rounds: int) -> dict[str, list[float]]:
     """Seconds of each run; which one goes first alternates."""
-    seconds: Dict[str, List[float]] = {name: [] for name in runs}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(rounds):
         for name in list(runs)[:: 1 if i % 2 else -1]:
             began = time.perf_counter()
@@ -141,7 +146,7 @@ def timed(runs: Dict[str, Run], batch: Any, rounds: int) -> Dict[str, List[float
     return seconds
 
 
-def optimise(args: argparse.Namespace) -> Dict[str, Any]:
+def optimise(args: argparse.Namespace) -> dict[str, Any]:
     """Write what onnxruntime makes of the first file, with the optimisations that any processor gets, to the second."""
     import onnxruntime
 

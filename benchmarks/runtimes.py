@@ -5,8 +5,9 @@
 
 Small networks have every layout of weights and every kind of log that a file can hold; together their files call every
 function of ours. Each file is compared with the dense form in the same process on the same images (batches of 1 and
-5): equal bit for bit, or the largest difference, or NaN in all outputs, which is what the known-answer check of a
-seeded file gives where the runtime computes its generator wrong. `seeded, unchecked` is that file without the check.
+5): equal bit for bit, or the largest difference beside the largest output, or NaN in all outputs, which is what the
+known-answer check of a seeded file gives where the runtime computes its generator wrong. `seeded, unchecked` is that
+file without the check.
 Latency (one image, one thread) is taken in turns with the dense form. `left` are the operators that the runtime still
 runs at each inference, and does not run for the dense form: none where it folds the weights when it loads the file.
 """
@@ -104,16 +105,22 @@ def work(python: Path, *words: object) -> dict[str, Any]:
     return found
 
 
-def operators_of(path: Path) -> set[str]:
-    """The operators in what onnxruntime optimised, functions opened."""
-    model = onnx.load(path)
+def optimised(python: Path, path: Path, words: list[object]) -> set[str]:
+    """The operators of what onnxruntime makes of a file when it loads it, those inside functions as well."""
+    out = path.with_suffix(".optimised")
+    # Not ORT_ENABLE_ALL: its layouts for one kind of processor would only rename operators.
+    failed = work(python, "optimise", path, out, "--level", "ORT_ENABLE_EXTENDED", *words)
+    if "refused" in failed:
+        raise SystemExit(f"{path}: {failed['refused']}")
+    model = onnx.load(out)
+    out.unlink()
     bodies: list[Any] = [model.graph, *model.functions]
     return {node.op_type for body in bodies for node in body.node}
 
 
 def compare(python: Path, runtime: str, files: dict[str, Path], name: str, case: Case, rounds: int) -> dict[str, Any]:
     """One form beside the dense one."""
-    words = ["--runtime", runtime, "--shape", *case.image_shape]
+    words: list[object] = ["--runtime", runtime, "--shape", *case.image_shape]
     if not name.endswith(DEFAULT):
         words.append("--exact")
     name = name.removesuffix(DEFAULT)
@@ -121,35 +128,40 @@ def compare(python: Path, runtime: str, files: dict[str, Path], name: str, case:
     result = work(python, "compare", files["dense"], files[name], *words, *batches)
     if "refused" in result:
         return result
-    if runtime == "onnxruntime":
-        found = {}
-        for form in ("dense", name):
-            out = files[form].with_suffix(".optimised")
-            if not out.exists() or form == name:
-                # Not ORT_ENABLE_ALL: its layouts of one processor would only rename operators.
-                work(python, "optimise", files[form], out, "--level", "ORT_ENABLE_EXTENDED", *words)
-            found[form] = operators_of(out)
-            out.unlink()
-        result["left"] = sorted(found[name] - found["dense"])
-    else:
+    if runtime == "openvino":
         dense = work(python, "compare", files["dense"], files["dense"], *words, "--rounds", 1)
         result["left"] = sorted(set(result.pop("operators")) - set(dense["operators"]))
+    else:
+        result["left"] = sorted(optimised(python, files[name], words) - optimised(python, files["dense"], words))
     return result
+
+
+def brief(result: dict[str, Any]) -> dict[str, Any]:
+    """What of a comparison goes to the file: batches together, the latency of one image."""
+    if "refused" in result:
+        return result
+    batches = result["batches"].values()
+    nan = any(batch["nan"] for batch in batches)
+    return {
+        "identical": all(batch["identical"] for batch in batches),
+        "nan": all(batch["nan"] for batch in batches),
+        "largest_difference": None if nan else max(batch["largest_difference"] for batch in batches),
+        "largest_output": max(batch["largest_output"] for batch in batches),
+        "latency_to_dense": result["batches"]["1"]["ratio_paired"],
+        "left": result["left"],
+    }
 
 
 def verdict(result: dict[str, Any]) -> str:
     """A cell of the matrix."""
     if "refused" in result:
         return f"refused: {result['refused'][:60]}"
-    batches = result["batches"].values()
-    ratio = result["batches"]["1"]["ratio_paired"]
-    if all(batch["nan"] for batch in batches):
-        return f"NaN ({ratio:.2f}×)"
-    if any(batch["nan"] for batch in batches):
-        return "NaN for some batches"
-    largest = max(batch["largest_difference"] / max(1.0, batch["largest_output"]) for batch in batches)
-    same = "identical" if all(batch["identical"] for batch in batches) else f"differs by {largest:.1e}"
-    return f"{same} ({ratio:.2f}×)" + ("" if not result["left"] else f", {len(result['left'])} left")
+    ratio, left = result["latency_to_dense"], f", {len(result['left'])} left" if result["left"] else ""
+    if result["nan"] or result["largest_difference"] is None:
+        return f"NaN ({ratio:.2f}×)" if result["nan"] else "NaN for some batches"
+    largest = result["largest_difference"] / max(1e-30, result["largest_output"])
+    same = "identical" if result["identical"] else f"differs by {largest:.1e}"
+    return f"{same} ({ratio:.2f}×){left}"
 
 
 def variants(runtime: str) -> Iterator[str]:
@@ -209,7 +221,7 @@ def main() -> None:
             for name, python in pythons.items():
                 runtime = name.partition("==")[0]
                 wanted = [form for form in variants(runtime) if form.removesuffix(DEFAULT) in files]
-                rows[name] = {form: compare(python, runtime, files, form, case, args.rounds) for form in wanted}
+                rows[name] = {form: brief(compare(python, runtime, files, form, case, args.rounds)) for form in wanted}
         results["cases"][label] = {**about, "runtimes": rows}
         console.print(matrix(label, rows, versions))
     missing = FUNCTIONS - functions

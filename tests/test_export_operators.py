@@ -1,0 +1,53 @@
+"""Packed files use only operators that every runtime computes alike."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+from iterand_compress.compress import SubnetworkConfig, make_subnetwork
+from iterand_compress.export import export_onnx
+from iterand_compress.export.records import digest_of, records_of
+
+CONFIGS = {
+    "digits of base 3": SubnetworkConfig(method="edge-popup", distribution="signed-constant", sparsity=0.5),
+    "bits and bytes": SubnetworkConfig(method="edge-popup", distribution="uniform", sparsity=0.5),
+    "gaps": SubnetworkConfig(method="edge-popup", distribution="signed-constant", sparsity=0.95),
+    "fields of 2 and 4 bits": SubnetworkConfig(
+        method="edge-popup", distribution="signed-constant", sparsity=0.3, coats=5
+    ),
+}
+
+
+def exported(name: str, folder: Path) -> onnx.ModelProto:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 36, 40))
+    make_subnetwork(net, CONFIGS[name])
+    path = folder / "net.onnx"
+    export_onnx(net, path, image_shape=(1, 8, 8), mean=[0.5], std=[0.5], form="packed", runtime="openvino")
+    return onnx.load(path)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_bytes_are_not_shifted_as_openvino_rounds_what_falls_out(name, tmp_path):
+    """OpenVINO 2026.4 computes 217 >> 4 as 14."""
+    model = exported(name, tmp_path)
+    operators = {node.op_type for node in model.graph.node}
+    assert not model.functions
+    assert {"Gather", "Mul"} <= operators  # packed, not dense
+    assert "BitShift" not in operators
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_reference_implementation_expands_the_recorded_weights(name, tmp_path):
+    """An implementation of the operators that is not onnxruntime's gives the same bits."""
+    model = exported(name, tmp_path)
+    records = records_of(model)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=record.name) for record in records)
+    found = ReferenceEvaluator(model).run(None, {"pixels": np.zeros((1, 1, 8, 8), np.float32)})
+    assert [digest_of(value) for value in found] == [record.sha256 for record in records]
