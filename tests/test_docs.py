@@ -34,7 +34,9 @@ def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
     assert len(read_seedmask("model.seedmask").tensors) == 21
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/FORMAT.md", "docs/METHODS.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/FORMAT.md", "docs/METHODS.md", "docs/EXPORT.md", "CHANGELOG.md"]
+)
 def test_files_that_documents_name_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     named = re.findall(r"`((?:compress|export|cli|docs|tests|examples|benchmarks)/[\w./-]+?)`", text)
