@@ -10,9 +10,9 @@ from ..compress.data import load_data
 from ..compress.errors import ConfigError, ExportError, MissingExtraError
 from ..compress.recovery import LoadedNetwork, load_network
 from ..compress.storage import MAX_WEIGHTS, SeedMask
-from .exporter import write_model
 from .inputs import image_input, text_input
 from .options import ExportOptions
+from .pipeline import write_model
 from .preprocessing import Preprocessing
 from .records import WEIGHTS_DIGEST
 from .report import ExportReport

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from iterand_compress.cli.app import cli
-from iterand_compress.export import exporter
+from iterand_compress.export import pipeline
 
 
 def invoke(*arguments: object) -> Result:
@@ -78,7 +78,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def captured_once() -> Iterator[None]:
     """Each network goes through torch's exporter once, which takes seconds, however many files are made of it."""
-    real, found = exporter.capture, {}
+    real, found = pipeline.capture, {}
 
     def capture(model: nn.Module, sample: torch.Tensor, input_name: str) -> onnx.ModelProto:
         digest = hashlib.sha256(f"{model} {sample.shape} {input_name}".encode())
@@ -90,5 +90,5 @@ def captured_once() -> Iterator[None]:
         return onnx.load_from_string(found[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "capture", capture)
+        patch.setattr(pipeline, "capture", capture)
         yield

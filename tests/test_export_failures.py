@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from iterand_compress.compress.errors import ExportError, IterandError
-from iterand_compress.export import check, export_onnx, exporter
+from iterand_compress.export import check, export_onnx, pipeline
 from iterand_compress.export.graph import Graph
 
 IMAGE = {"image_shape": (3, 8, 8), "mean": [0.5] * 3, "std": [0.2] * 3}
@@ -116,7 +116,7 @@ def test_a_wrong_graph_leaves_the_old_file(value: float, tmp_path: Path, monkeyp
         weight[0, 0] += value
         graph.put("last.weight", weight)
 
-    monkeypatch.setattr(exporter, "write_dense", corrupt)
+    monkeypatch.setattr(pipeline, "write_dense", corrupt)
     path = tmp_path / "net.onnx"
     path.write_bytes(b"old")
     message = r"PyTorch differ: largest absolute difference of the logits (\d\.\d+|nan), accepted 0\.0001"
@@ -130,7 +130,7 @@ def test_an_invalid_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def corrupt(graph: Graph, *_: object) -> None:
         del graph.initializers["last.weight"]
 
-    monkeypatch.setattr(exporter, "write_dense", corrupt)
+    monkeypatch.setattr(pipeline, "write_dense", corrupt)
     with pytest.raises(ExportError, match="not valid ONNX"):
         export_onnx(Pooled(), tmp_path / "net.onnx", **IMAGE)
     assert not list(tmp_path.iterdir())
@@ -140,9 +140,9 @@ def test_a_graph_for_one_batch_size_is_found_out(tmp_path: Path, monkeypatch: py
     def fix(graph: Graph, *_: object) -> None:
         graph.put("two", np.array([2, 5]))
         graph.nodes[-1].output[0] = "free"
-        graph.nodes.append(exporter.helper.make_node("Reshape", ["free", "two"], ["logits"]))
+        graph.nodes.append(pipeline.helper.make_node("Reshape", ["free", "two"], ["logits"]))
 
-    monkeypatch.setattr(exporter, "write_dense", fix)
+    monkeypatch.setattr(pipeline, "write_dense", fix)
     with pytest.raises(ExportError, match="on a batch of 1"):
         export_onnx(Pooled(), tmp_path / "net.onnx", **IMAGE)
     assert not list(tmp_path.iterdir())

@@ -32,14 +32,14 @@ def _philox() -> str:
         f"low = Constant <value: tensor = int64 {{{_LOW}}}> ()",
         f"two32 = Constant <value: tensor = int64 {{{2**32}}}> ()",
     ]
-    for word, step in weyl.items():
+    for half, step in weyl.items():
         steps = ", ".join(str(i * step & _LOW) for i in range(ROUNDS))
-        keys = ", ".join(f"{word}{i}" for i in range(ROUNDS))
+        keys = ", ".join(f"{half}{i}" for i in range(ROUNDS))
         lines += [
-            f"{word}_steps = Constant <value: tensor = int64[{ROUNDS}, 1] {{{steps}}}> ()",
-            f"{word}_sums = Add (key_{word}, {word}_steps)",
-            f"{word}_keys = BitwiseAnd ({word}_sums, low)",
-            f"{keys} = Split <axis: int = 0, num_outputs: int = {ROUNDS}> ({word}_keys)",
+            f"{half}_steps = Constant <value: tensor = int64[{ROUNDS}, 1] {{{steps}}}> ()",
+            f"{half}_sums = Add (key_{half}, {half}_steps)",
+            f"{half}_keys = BitwiseAnd ({half}_sums, low)",
+            f"{keys} = Split <axis: int = 0, num_outputs: int = {ROUNDS}> ({half}_keys)",
         ]
     x = ["x0", "x1", "x2", "x3"]
     for i in range(ROUNDS):
