@@ -35,6 +35,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "packed, inlined": {"form": "packed", "inline": True},
     "int8": {"form": "int8"},
     "int8, kept quantised": {"form": "int8", "keep_quantized": True},
+    "packed, for OpenVINO": {"form": "packed", "runtime": "openvino"},
+    "int8, for OpenVINO": {"form": "int8", "runtime": "openvino"},
     "seeded": {"form": "seeded"},
     "seeded, inlined": {"form": "seeded", "inline": True},
 }

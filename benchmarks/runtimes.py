@@ -165,10 +165,12 @@ def verdict(result: dict[str, Any]) -> str:
 
 
 def variants(runtime: str) -> Iterator[str]:
-    yield from (name for name in VARIANTS if name != "dense")
+    yield from (name for name in VARIANTS if name != "dense" and not name.endswith("OpenVINO"))
     if runtime == "openvino":
         yield UNCHECKED
-        yield from (f"{name}{DEFAULT}" for name in ("dense", "packed, inlined", "int8"))
+        own = ("packed, for OpenVINO", "int8, for OpenVINO")
+        yield from own
+        yield from (f"{name}{DEFAULT}" for name in ("dense", "packed, inlined", "int8", *own))
     yield f"int8, kept quantised{DEFAULT}"
 
 

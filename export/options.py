@@ -56,6 +56,8 @@ class ExportOptions:
             )
         if self.keep_quantized and self.form != "int8":
             raise ConfigError(f"keep-quantized belongs to form int8, got form {self.form}")
+        if self.keep_quantized and self.runtime == "openvino":
+            raise ConfigError("keep-quantized is not right on openvino, which rounds activations to int8; leave it out")
         check_opset(self.opset)
         if self.ir_version is not None:
             check_ir_version(self.ir_version, self.opset)

@@ -154,7 +154,7 @@ def build(
 
 def _in_form(graph: Graph, form: str, options: ExportOptions, properties: Mapping[str, str]) -> ModelProto:
     written = graph.copy()
-    write_form(written, form, keep_quantized=options.keep_quantized)
+    write_form(written, form, keep_quantized=options.keep_quantized, guarded=options.runtime == "openvino")
     model = written.model()
     if options.inlined:
         model = Graph(model).model()

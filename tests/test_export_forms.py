@@ -335,6 +335,23 @@ def test_inlined_files_hold_standard_operators_only(form: str, tmp_path: Path) -
     )
 
 
+@pytest.mark.parametrize("form", ["packed", "int8"])
+def test_openvino_is_kept_from_quantising(form: str, tmp_path: Path) -> None:
+    """It takes int8 times a scale for a layer to compute with rounded activations, but not int32 times a scale."""
+    model = network()
+    export_onnx(model, tmp_path / "dense.onnx", **IMAGE)
+    export_onnx(model, tmp_path / "a.onnx", form=form, runtime="openvino", **IMAGE)
+    proto = onnx.load(tmp_path / "a.onnx")
+    assert not proto.functions
+    producers = {output: node for node in proto.graph.node for output in node.output}
+    for name in ("0.weight", "3.weight", "6.weight", "8.weight"):
+        codes = producers[producers[name].input[0]]
+        wide = producers[codes.input[0]]
+        assert [node.attribute[0].i for node in (codes, wide)] == [TensorProto.FLOAT, TensorProto.INT32]
+    wanted = outputs(plain_session(tmp_path / "dense.onnx"))
+    assert outputs(plain_session(tmp_path / "a.onnx")).tobytes() == wanted.tobytes()
+
+
 def test_functions_are_readable_and_shared(tmp_path: Path) -> None:
     export_onnx(network(), tmp_path / "a.onnx", form="packed", **IMAGE)
     proto = onnx.load(tmp_path / "a.onnx")
@@ -513,6 +530,7 @@ def test_load_session_refuses_in_one_line(content: bytes | None, message: str, t
         ({"runtime": "tflite"}, r"runtime: expected one of onnxruntime, .*got 'tflite'"),
         ({"form": "seeded", "runtime": "openvino"}, r"seeded is not right on openvino: expected one of dense, packed"),
         ({"form": "packed", "keep_quantized": True}, r"keep-quantized belongs to form int8, got form packed"),
+        ({"form": "int8", "keep_quantized": True, "runtime": "openvino"}, r"keep-quantized is not right on openvino"),
         (
             {"ir_version": 7},
             r"IR version 7 is not supported with opset 18: expected 8 to \d+ \(what onnx",

@@ -20,13 +20,14 @@ __all__ = ["CHECK", "DOMAIN", "write_form"]
 _WRITERS = {"packed": write_packed, "int8": write_int8, "seeded": write_seeded}
 
 
-def write_form(graph: Graph, form: str, *, keep_quantized: bool = False) -> None:
+def write_form(graph: Graph, form: str, *, keep_quantized: bool = False, guarded: bool = False) -> None:
     """Hold the coded weights of a graph, which are float32 initialisers, in another form.
 
     Args:
         graph: nothing else of it changes, but for outputs of ``seeded``, which are NaN if the generator is wrong.
         form: one of `FORMS` in `..options`.
         keep_quantized: of ``int8``: use an operator that onnxruntime does not fold.
+        guarded: keep OpenVINO from computing with activations rounded to int8.
     """
     if form == "dense":
         return
@@ -34,7 +35,7 @@ def write_form(graph: Graph, form: str, *, keep_quantized: bool = False) -> None
     functions: set[str] = set()
     for name, weight in sorted(graph.coded.items()):
         del graph.initializers[name]  # from now on a node computes it
-        write(Emitter(graph, name, functions), weight)
+        write(Emitter(graph, name, functions, guarded=guarded), weight)
     if form == "seeded":
         write_known_answers(graph, functions)
     graph.nodes[:0], graph.expansion = graph.expansion, []

@@ -20,11 +20,13 @@ class Emitter:
     Attributes:
         weight: the name.
         functions: names of the functions that were called.
+        guarded: whether a runtime must be kept from taking codes times a scale for quantisation.
     """
 
-    def __init__(self, graph: Graph, weight: str, functions: set[str]) -> None:
+    def __init__(self, graph: Graph, weight: str, functions: set[str], *, guarded: bool = False) -> None:
         self.weight = weight
         self.functions = functions
+        self.guarded = guarded
         self._graph = graph
         self._nodes = graph.expansion
 

@@ -28,5 +28,8 @@ def write_codes(emitter: Emitter, weight: CodedWeight) -> str:
 
 def write_scaled(emitter: Emitter, codes: str, weight: CodedWeight) -> None:
     """Multiply codes, of any type, with the scale, under the name of the weight."""
+    if emitter.guarded and weight.codes.dtype == np.int8:
+        # OpenVINO takes int8 times a scale for a layer that may be computed with rounded activations.
+        codes = emitter.node("Cast", [codes], "wide_codes", to=TensorProto.INT32)
     exact = emitter.node("Cast", [codes], "float_codes", to=TensorProto.FLOAT)
     emitter.node("Mul", [exact, emitter.tensor("scale", weight.scale)], "")
