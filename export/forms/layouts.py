@@ -22,6 +22,7 @@ __all__ = ["TERNARY_ALLOWANCE", "layout_of", "write_numbers", "write_spread"]
 TERNARY_ALLOWANCE = 1.15
 """Digits of base 3 are taken if they need at most this many times the bytes of the smallest layout: they expand with
 half the memory, and every runtime has the operators."""
+_FEW = 16  # different numbers: of more, the commonest is too rare for a mask of the others to be worth a level
 _TRITS = 5  # digits 0, 1, 2 (base 3) in a byte; they stand for the codes 0, 1, -1
 _CODES = np.array([0, 1, -1], np.int8)
 Numbers = NDArray[np.int8] | NDArray[np.int32]
@@ -144,9 +145,8 @@ def _values(numbers: Numbers, level: int) -> _Values:
         table = emitter.tensor(f"table{level}", np.concatenate([np.array([lead], numbers.dtype), present]))
         return emitter.call("Lookup", [fields, table], f"values{level}")
 
-    common = int(present[counts.argmax()])
-    if counts.max() > len(numbers) // 2:  # otherwise a mask of the others is larger than a bit for each
-        split = _sparse(numbers, common, level + 1)
+    if len(present) <= _FEW:
+        split = _sparse(numbers, int(present[counts.argmax()]), level + 1)
         if split.size < size:
             return _Values(split.size, _split_writer(split, numbers))
     return _Values(size, write)
