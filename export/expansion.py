@@ -53,7 +53,7 @@ def load_session(
     check_generator(model)
     values: dict[str, NDArray[np.float32]] = {}
     for weight in sorted(weights, key=lambda weight: -math.prod(weight.shape)):  # the largest while memory is empty
-        values[weight.name] = np.empty(weight.shape, np.float32)
+        values[weight.name] = _room(weight)
         _run(_expander(model, [weight.name]), {weight.name: values[weight.name]})
     _replace(model, values)
     serialized = model.SerializeToString()
@@ -61,6 +61,13 @@ def load_session(
     tensors = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in values.values()]
     options.add_external_initializers(list(values), tensors)
     return open_session(serialized, options)
+
+
+def _room(weight: WeightRecord) -> NDArray[np.float32]:
+    try:
+        return np.empty(weight.shape, np.float32)
+    except (MemoryError, ValueError) as error:
+        raise ExportError(f"weight {weight.name!r}: no room for the shape {weight.shape}: {error}") from None
 
 
 def small_memory_options() -> onnxruntime.SessionOptions:

@@ -102,7 +102,10 @@ def records_of(model: ModelProto) -> list[WeightRecord]:
     """
     text: Any = metadata_of(model).get(WEIGHTS, "[]")
     try:
-        return _RECORDS.validate_json(text)
+        records = _RECORDS.validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         raise ExportError(f"damaged metadata: {WEIGHTS}: {first['msg']}; export it again") from None
+    if len({record.name for record in records}) != len(records):
+        raise ExportError(f"damaged metadata: {WEIGHTS}: names one weight twice; export it again")
+    return records

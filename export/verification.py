@@ -103,8 +103,9 @@ def verify_weights(path: str | os.PathLike[str]) -> VerifiedWeights:
     for record in traced:
         scale = np.asarray(record.scale, np.float32)
         numbers = values.pop(codes[record.name]).astype(np.float32)
-        weight = numbers * (scale.reshape(-1, *[1] * (numbers.ndim - 1)) if scale.ndim else scale)
-        if digest_of(weight) != record.recovered:
+        rows = (len(scale), *[1] * (numbers.ndim - 1)) if scale.ndim else ()
+        fits = not scale.ndim or numbers.shape[:1] == scale.shape
+        if not fits or digest_of(numbers * scale.reshape(rows)) != record.recovered:
             raise ExportError(f"weight {record.name!r}: its codes do not give the recovered weight")
     digest = _combined(model, records) if len(traced) == len(records) else None
     return VerifiedWeights(len(records), len(traced), digest)

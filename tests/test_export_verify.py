@@ -21,7 +21,7 @@ from iterand_compress.cli.app import cli
 from iterand_compress.compress import SubnetworkConfig, make_subnetwork, pack
 from iterand_compress.compress.errors import ExportError
 from iterand_compress.compress.storage import read_seedmask
-from iterand_compress.export import export_onnx, verify_onnx
+from iterand_compress.export import export_onnx, load_session, verify_onnx
 
 IMAGE = {"image_shape": (1, 8, 8), "mean": [0.5], "std": [0.25]}
 pytestmark = pytest.mark.usefixtures("captured_once")
@@ -131,6 +131,12 @@ def other_recovered(text: str) -> str:
     return json.dumps(records)
 
 
+def other_scale(text: str) -> str:
+    records = json.loads(text)
+    records[1]["scale"] = [records[1]["scale"]] * 3
+    return json.dumps(records)
+
+
 def other_logits(text: str) -> str:
     probe = json.loads(text)
     logits = np.frombuffer(base64.b64decode(probe["logits"]), "<f4") + np.float32(0.01)
@@ -150,6 +156,8 @@ def other_logits(text: str) -> str:
             r"'5\.weight' is not in the graph",
         ),
         (entry("iterand.weights", other_recovered), r"'4\.weight': its codes do not give the recovered weight"),
+        (entry("iterand.weights", other_scale), r"'4\.weight': its codes do not give the recovered weight"),
+        (entry("iterand.weights", lambda text: text.replace("4.weight", "0.weight")), "names one weight twice"),
         (entry("iterand.weights_sha256", lambda text: "0" * 64), "expected recovered weights with SHA-256 0000"),
         (lambda model: model.graph.ClearField("node"), "not valid ONNX"),
     ],
@@ -161,6 +169,15 @@ def test_changed_metadata(
     with pytest.raises(ExportError, match=message) as caught:
         verify_onnx(path)
     assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", ["[-1, 8]", "[99999999999, 99999999999]", "[3, 3]"])
+def test_a_session_with_a_wrong_shape_is_refused(shape: str, files: dict[str, Path], tmp_path: Path) -> None:
+    edit = entry("iterand.weights", lambda text: text.replace("[10, 288]", shape))
+    path = change(files["packed"], tmp_path / "a.onnx", edit)
+    with pytest.raises(ExportError) as caught:
+        load_session(path)
     assert "\n" not in str(caught.value)
 
 
