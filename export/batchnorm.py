@@ -8,13 +8,12 @@ are written decides what becomes of them (see `.dense`), so that a form with int
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto
 
-from .graph import Graph
+from .graph import Graph, settings
 
 __all__ = ["fold_batch_norms"]
 
@@ -68,12 +67,12 @@ def _affine(graph: Graph, node: NodeProto) -> tuple[Doubles, Doubles] | None:
     """Return factor and shift of a BatchNorm whose four tensors are constants; None for any other node."""
     if node.op_type != "BatchNormalization" or node.domain != "" or any(node.output[1:]):
         return None
-    settings = _settings(node)
+    values = settings(node)
     arrays = [_floats(graph, name) for name in node.input[1:]]
-    if settings.get("training_mode", 0) or any(array is None for array in arrays):
+    if values.get("training_mode", 0) or any(array is None for array in arrays):
         return None
     weight, bias, mean, variance = (array for array in arrays if array is not None)
-    factor = weight / np.sqrt(variance + settings.get("epsilon", 1e-5))
+    factor = weight / np.sqrt(variance + values.get("epsilon", 1e-5))
     return factor, bias - mean * factor
 
 
@@ -84,8 +83,8 @@ def _start(graph: Graph, layer: NodeProto | None, users: dict[str, list[NodeProt
     weight = graph.initializers.get(layer.input[1])
     if weight is None or weight.data_type != TensorProto.FLOAT or len(users[weight.name]) != 1:
         return None
-    settings = _settings(layer)
-    if layer.op_type == "Gemm" and (settings.get("alpha", 1.0), settings.get("beta", 1.0)) != (1.0, 1.0):
+    values = settings(layer)
+    if layer.op_type == "Gemm" and (values.get("alpha", 1.0), values.get("beta", 1.0)) != (1.0, 1.0):
         return None
     if layer.op_type == "MatMul" and (len(weight.dims) != 2 or len(graph.shape_of(layer.output[0]) or ()) != 2):
         return None  # with more dimensions the channels of a BatchNorm are not the columns of the product
@@ -116,24 +115,20 @@ def _broadcast(graph: Graph, fold: _Fold) -> Doubles:
     if layer.op_type == "Conv":  # [out, in / group, ...]
         return fold.factor.reshape(-1, *[1] * (len(dims) - 1))
     if layer.op_type == "ConvTranspose":  # [in, out / group, ...]
-        group = int(_settings(layer).get("group", 1))
+        group = int(settings(layer).get("group", 1))
         rows = np.repeat(fold.factor.reshape(group, dims[1]), dims[0] // group, axis=0)
         return rows.reshape(*rows.shape, *[1] * (len(dims) - 2))
-    return fold.factor.reshape((-1, 1) if _settings(layer).get("transB", 0) else (1, -1))
+    return fold.factor.reshape((-1, 1) if settings(layer).get("transB", 0) else (1, -1))
 
 
 def _channels(layer: NodeProto, weight: TensorProto) -> int:
-    settings = _settings(layer)
+    values = settings(layer)
     if layer.op_type == "ConvTranspose":
-        return int(weight.dims[1]) * int(settings.get("group", 1))
-    return int(weight.dims[0] if layer.op_type == "Conv" or settings.get("transB", 0) else weight.dims[1])
+        return int(weight.dims[1]) * int(values.get("group", 1))
+    return int(weight.dims[0] if layer.op_type == "Conv" or values.get("transB", 0) else weight.dims[1])
 
 
 def _floats(graph: Graph, name: str) -> Doubles | None:
     """Return a float32 initialiser in double precision."""
     array = graph.array(name)
     return array.astype(np.float64) if array is not None and array.dtype == np.float32 else None
-
-
-def _settings(node: NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from .constants import evaluate
-from .graph import Graph
-from .layers import Layer, layer_of, settings
+from .graph import Graph, settings
+from .layers import Layer, layer_of
 
 __all__ = ["Analysis", "Channels", "Slice"]
 
@@ -176,7 +176,7 @@ class Analysis:
         constant = shift + kernels.sum(axis=2, dtype=np.float64) @ values
         self.layers.append(layer)
         rank = 1 - layer.axis if node.op_type != "MatMul" else self._rank(node, source)
-        return _Constants(~varies.any(axis=1), constant).channels(layer.axis, rank, self.new(len(kernels)))
+        return _rounded(~varies.any(axis=1), constant, layer.axis, rank, self.new(len(kernels)))
 
     def _depthwise(self, layer: Layer, kernels: NDArray[np.float32], shift: NDArray[np.float64]) -> Channels | None:
         source = self.channels.get(layer.node.input[0])
@@ -189,7 +189,7 @@ class Analysis:
         varies = kernels.any(axis=1) & (~known | (layer.bordered & (values != 0)))
         constant = shift + kernels.sum(axis=1, dtype=np.float64) * values
         self.layers.append(layer)
-        return _Constants(~varies, constant).channels(layer.axis, source.rank, np.repeat(source.units, each))
+        return _rounded(~varies, constant, layer.axis, source.rank, np.repeat(source.units, each))
 
     def elementwise(self, node: NodeProto) -> Channels | None:
         """An operator that computes each number from the ones at its place ties its inputs channel by channel."""
@@ -316,16 +316,12 @@ class Analysis:
         return unit
 
 
-@dataclass(frozen=True, eq=False)
-class _Constants:
-    """What a layer's outputs are where they do not vary, in double precision."""
-
-    known: Bools
-    values: NDArray[np.float64]
-
-    def channels(self, axis: int, rank: int | None, units: NDArray[np.intp]) -> Channels:
-        rounded = self.values.astype(np.float32)
-        return Channels(axis, rank, units, self.known & np.isfinite(rounded), rounded)
+def _rounded(
+    known: Bools, values: NDArray[np.float64], axis: int, rank: int | None, units: NDArray[np.intp]
+) -> Channels:
+    """What a layer computes, in float32; a number that is too large for that is not known."""
+    rounded = values.astype(np.float32)
+    return Channels(axis, rank, units, known & np.isfinite(rounded), rounded)
 
 
 _RULES: dict[str, Callable[[Analysis, NodeProto], Channels | None]] = {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..compress.data.tokens import TextSpec, tokenise_all
 from ..compress.errors import ConfigError, ExportError
-from .expansion import load_session
+from .expansion import open_exported
 from .preprocessing import CLASSES, NORMALIZE, Preprocessing
 from .runtime import first_line, session_options
 from .softmax import OUTPUT, PROBABILITIES
@@ -50,7 +50,7 @@ class OnnxClassifier:
         if not self.path.is_file():
             raise ExportError(f"{self.path}: no such file")
         try:
-            self._session = load_session(self.path, session_options())
+            self._session = open_exported(self.path, session_options())
         except ExportError as error:
             raise ExportError(f"{self.path}: onnxruntime cannot load it as an ONNX model: {error}") from error
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)

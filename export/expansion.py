@@ -16,10 +16,11 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from ..compress.errors import ExportError
 from .forms import CHECK
+from .graph import producers
 from .records import WeightRecord, records_of
 from .runtime import first_line, open_session, session_options
 
-__all__ = ["expand", "load_session", "small_memory_options"]
+__all__ = ["expand", "load_model", "load_session", "open_exported", "small_memory_options"]
 
 
 def load_session(
@@ -39,13 +40,33 @@ def load_session(
         ExportError: the file is missing, damaged, or not for this onnxruntime; the generator inside a seeded file
             computes something else here than it should.
     """
-    if not Path(path).is_file():
-        raise ExportError(f"{os.fspath(path)}: no such file")
-    options = options or small_memory_options()
     try:
-        model = onnx.load(os.fspath(path))
+        return open_exported(path, options or small_memory_options())
+    except ExportError as error:
+        raise ExportError(f"{os.fspath(path)}: {error}") from error
+
+
+def load_model(path: str | os.PathLike[str]) -> ModelProto:
+    """Read an ONNX file.
+
+    Raises:
+        ExportError: it is missing, or something else.
+    """
+    if not Path(path).is_file():
+        raise ExportError("no such file")
+    try:
+        return onnx.load(os.fspath(path))
     except Exception as error:
-        raise ExportError(f"{os.fspath(path)}: not an ONNX model: {first_line(error)}") from error
+        raise ExportError(f"not an ONNX model: {first_line(error)}") from error
+
+
+def open_exported(path: str | os.PathLike[str], options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """`load_session`, whose errors do not name the file.
+
+    Raises:
+        ExportError: see `load_session`.
+    """
+    model = load_model(path)
     weights = _computed(model, records_of(model))
     if not weights:
         del model
@@ -135,21 +156,21 @@ def _run(model: ModelProto, room: Mapping[str, NDArray[np.float32]]) -> dict[str
 
 def _computed(model: ModelProto, weights: Sequence[WeightRecord]) -> list[WeightRecord]:
     """The weights that nodes compute, but for those that are to stay quantised in memory."""
-    producers = {output: node for node in model.graph.node for output in node.output}
+    computing = producers(model.graph.node)
     return [
         weight
         for weight in weights
-        if weight.name in producers and producers[weight.name].op_type != "DequantizeLinear"
+        if weight.name in computing and computing[weight.name].op_type != "DequantizeLinear"
     ]
 
 
 def _ancestors(graph: GraphProto, names: Sequence[str]) -> set[str]:
     """The first outputs of all nodes that the named values depend on."""
-    producers = {output: node for node in graph.node for output in node.output if output}
+    computing = producers(graph.node)
     found: set[str] = set()
     open_ = list(names)
     while open_:
-        node = producers.get(open_.pop())
+        node = computing.get(open_.pop())
         if node is not None and node.output[0] not in found:
             found.add(node.output[0])
             open_ += node.input
@@ -174,14 +195,15 @@ def _replace(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> None:
     graph = model.graph
     inside = _ancestors(graph, [*values, CHECK])
     nodes = [node for node in graph.node if node.output[0] not in inside]
-    tensors = [tensor for tensor in graph.initializer if tensor.name in _read(nodes)]
+    read = _read(nodes)
+    tensors = [tensor for tensor in graph.initializer if tensor.name in read]
     for name, value in values.items():
         tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=value.shape)
         tensor.data_location = TensorProto.EXTERNAL
         entry = tensor.external_data.add()
         entry.key, entry.value = "location", "given to the session"
         tensors.append(tensor)
-    if CHECK in _read(nodes):  # it was seen to be 1
+    if CHECK in read:  # it was seen to be 1
         tensors.append(numpy_helper.from_array(np.array(1, np.float32), CHECK))
     for field, items in (("node", nodes), ("initializer", tensors)):
         graph.ClearField(field)

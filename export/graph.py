@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from onnx import (
 
 from .coded import CodedWeight
 
-__all__ = ["Graph"]
+__all__ = ["Graph", "producers", "settings"]
 
 
 class Graph:
@@ -95,7 +95,7 @@ class Graph:
 
     def producers(self) -> dict[str, NodeProto]:
         """Return the node that computes each value."""
-        return {output: node for node in self.nodes for output in node.output if output}
+        return producers(self.nodes)
 
     def users(self) -> dict[str, list[NodeProto]]:
         """Return the nodes that read each value, also from inside their subgraphs; once per reading."""
@@ -160,6 +160,16 @@ class Graph:
         if name in self.values:
             return self.values[name]
         return next((value for value in (*self.inputs, *self.outputs) if value.name == name), None)
+
+
+def producers(nodes: Iterable[NodeProto]) -> dict[str, NodeProto]:
+    """Return the node that computes each value."""
+    return {output: node for node in nodes for output in node.output if output}
+
+
+def settings(node: NodeProto) -> dict[str, Any]:
+    """Return the attributes of a node."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto
 
-from .graph import Graph
+from .graph import Graph, settings
 
-__all__ = ["Layer", "layer_of", "settings"]
+__all__ = ["Layer", "layer_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,11 +102,6 @@ def layer_of(graph: Graph, node: NodeProto, producers: dict[str, NodeProto], rea
     if layer.bias and (bias is None or bias.data_type != TensorProto.FLOAT or _odd(bias, weight.dims[layer.outputs])):
         return None
     return layer
-
-
-def settings(node: NodeProto) -> dict[str, Any]:
-    """Return the attributes of a node."""
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _odd(bias: TensorProto, outputs: int) -> bool:

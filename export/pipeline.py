@@ -25,7 +25,7 @@ from .cleanup import drop_unused, remove_identities
 from .coded import CodedWeight, coded_weights
 from .constants import drop_zero_biases, fix_reshapes, fold_constants
 from .dense import write_dense
-from .expansion import load_session
+from .expansion import load_model, open_exported
 from .forms import write_form
 from .graph import Graph
 from .inputs import GraphPass, ModelInput
@@ -98,8 +98,8 @@ def write_model(
         assert smallest is not None
         temporary.write_bytes(smallest.SerializeToString(deterministic=True))
         check_structure(os.fspath(temporary))
-        verify_weights(temporary)
-        session = load_session(temporary, session_options())
+        verify_weights(load_model(temporary))
+        session = open_exported(temporary, session_options())
         agreement = compare(session, copied, inputs, given.file(given.samples), probabilities=options.softmax)
         size = temporary.stat().st_size
     return ExportReport(

@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from ..compress.errors import ExportError
 from ..compress.storage.manifest import combined_digest
 from .classifier import OnnxClassifier
-from .expansion import expand
+from .expansion import expand, load_model
 from .forms import DOMAIN
+from .graph import producers
 from .probe import PROBE, Probe, probe_pixels, probe_tokens
 from .records import FORM, WEIGHTS_DIGEST, WeightRecord, digest_of, metadata_of, records_of
-from .runtime import first_line
 from .softmax import OUTPUT, PROBABILITIES, softmax
 from .structure import TOLERANCE, check_structure
 
@@ -63,12 +62,11 @@ def verify_onnx(path: str | os.PathLike[str]) -> OnnxVerification:
             where it was made.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ExportError(f"{path}: no such file")
     try:
+        model = load_model(path)
         check_structure(os.fspath(path))
-        metadata = _probed(_load(path))
-        found = verify_weights(path)
+        metadata = _probed(model)
+        found = verify_weights(model)
         difference = _compare(path, metadata)
     except ExportError as error:
         text = str(error)
@@ -85,17 +83,16 @@ def _probed(model: ModelProto) -> dict[str, str]:
     return metadata
 
 
-def verify_weights(path: str | os.PathLike[str]) -> VerifiedWeights:
+def verify_weights(model: ModelProto) -> VerifiedWeights:
     """Expand all masked weights of a file and compare them with their digests.
 
     Raises:
         ExportError: one of them has other values.
     """
-    model = _load(path)
     records = records_of(model)
-    producers = {output: node for node in model.graph.node for output in node.output}
-    traced = [record for record in records if record.recovered is not None and record.name in producers]
-    codes = {record.name: _codes_of(producers, record.name) for record in traced}
+    computing = producers(model.graph.node)
+    traced = [record for record in records if record.recovered is not None and record.name in computing]
+    codes = {record.name: _codes_of(computing[record.name], record.name) for record in traced}
     values = _values(model, [*(record.name for record in records), *codes.values()])
     for record in records:
         if digest_of(values.pop(record.name)) != record.sha256:
@@ -128,22 +125,21 @@ def _combined(model: ModelProto, records: list[WeightRecord]) -> str | None:
 
 def _values(model: ModelProto, names: list[str]) -> dict[str, NDArray[np.float32]]:
     """Initialisers and computed values by name."""
+    wanted, computing = set(names), producers(model.graph.node)
     found = {
         tensor.name: np.asarray(numpy_helper.to_array(tensor))
         for tensor in model.graph.initializer
-        if tensor.name in set(names)
+        if tensor.name in wanted
     }
-    computed = {output for node in model.graph.node for output in node.output}
-    missing = [name for name in names if name not in found and name not in computed]
+    open_ = [name for name in names if name not in found]
+    missing = [name for name in open_ if name not in computing]
     if missing:
         raise ExportError(f"weight {missing[0]!r} is not in the graph")
-    open_ = [name for name in names if name not in found]
     return {**found, **(expand(model, open_) if open_ else {})}
 
 
-def _codes_of(producers: dict[str, NodeProto], name: str) -> str:
+def _codes_of(node: NodeProto, name: str) -> str:
     """The name of what is multiplied with a scale to give a weight."""
-    node = producers[name]
     if node.op_type not in ("Mul", "DequantizeLinear") or node.domain == DOMAIN:
         raise ExportError(f"weight {name!r}: expected a product of codes and scale, got {node.op_type}")
     return str(node.input[0])
@@ -169,10 +165,3 @@ def _compare(path: Path, metadata: dict[str, str]) -> float:
             f"{difference:.3g}, accepted {accepted:.3g}"
         )
     return difference
-
-
-def _load(path: str | os.PathLike[str]) -> ModelProto:
-    try:
-        return onnx.load(os.fspath(path))
-    except Exception as error:
-        raise ExportError(f"not an ONNX model: {first_line(error)}") from error

@@ -9,21 +9,18 @@ from ..coded import CodedWeight
 from .emitter import Emitter
 from .layouts import TERNARY_ALLOWANCE, write_numbers, write_spread
 
-__all__ = ["write_codes", "write_packed", "write_scaled"]
+__all__ = ["write_packed", "write_scaled"]
 
 
 def write_packed(emitter: Emitter, weight: CodedWeight) -> None:
     """Write a weight as packed codes times its scale."""
-    write_scaled(emitter, write_codes(emitter, weight), weight)
-
-
-def write_codes(emitter: Emitter, weight: CodedWeight) -> str:
-    """Write the codes alone, and return their name; they have the dtype and the shape of ``weight.codes``."""
     shape = emitter.shape("shape", *weight.codes.shape)
     codes = weight.codes.reshape(-1)
     if codes.dtype == np.int8:
-        return write_numbers(emitter, codes, shape, allowance=TERNARY_ALLOWANCE)
-    return write_spread(emitter, codes, shape)
+        written = write_numbers(emitter, codes, shape, allowance=TERNARY_ALLOWANCE)
+    else:
+        written = write_spread(emitter, codes, shape)
+    write_scaled(emitter, written, weight)
 
 
 def write_scaled(emitter: Emitter, codes: str, weight: CodedWeight) -> None:
