@@ -5,14 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import onnx
 import pytest
-import torch
 from click.testing import CliRunner, Result
-from torch import nn
 
 from iterand_compress.cli.app import cli
-from iterand_compress.export import pipeline
 
 
 def invoke(*arguments: object) -> Result:
@@ -78,9 +74,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def captured_once() -> Iterator[None]:
     """Each network goes through torch's exporter once, which takes seconds, however many files are made of it."""
+    import onnx  # here, and so is torch: tests of the storage shall start without them
+
+    from iterand_compress.export import pipeline
+
     real, found = pipeline.capture, {}
 
-    def capture(model: nn.Module, sample: torch.Tensor, input_name: str) -> onnx.ModelProto:
+    def capture(model, sample, input_name):
         digest = hashlib.sha256(f"{model} {sample.shape} {input_name}".encode())
         for name, value in model.state_dict().items():
             digest.update(name.encode() + value.numpy().tobytes())

@@ -10,25 +10,13 @@ import onnx
 import pytest
 import torch
 import torchvision
+from networks import randomise
 from onnx import numpy_helper
 from torch import nn
 
 from iterand_compress.export import export_onnx
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
-
-
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every BatchNorm statistics and affine values that a wrong folding cannot survive."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_(generator=generator)
-            module.running_var.uniform_(0.3, 3, generator=generator)
-            if module.affine:
-                module.weight.data.normal_(generator=generator)
-                module.bias.data.normal_(generator=generator)
-    return model
 
 
 def operators(path: Path) -> Counter[str]:

@@ -12,6 +12,7 @@ import torch
 import torchvision
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from networks import randomise
 from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional as F
@@ -98,19 +99,6 @@ def check(report: ShrinkReport, graph: Graph) -> None:
 def widths(report: ShrinkReport) -> dict[str, tuple[int, int]]:
     """Inputs and outputs of each layer."""
     return {layer.name.removesuffix(".weight"): (layer.inputs, layer.outputs) for layer in report.layers}
-
-
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Let every BatchNorm shift and scale, so that dead channels are not 0."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_(generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
-            if module.affine:
-                module.weight.data.normal_(generator=generator)
-                module.bias.data.normal_(generator=generator)
-    return model.eval()
 
 
 def head(channels: int) -> list[nn.Module]:
@@ -213,14 +201,14 @@ def test_pooling(pool: nn.Module, stays: int) -> None:
 
 def test_batch_norm_makes_the_constant() -> None:
     """A pruned channel is its BatchNorm's shift, through the activation."""
-    model = randomised(nn.Sequential(nn.Conv2d(3, 9, 3), nn.BatchNorm2d(9), nn.ReLU(), nn.Conv2d(9, 4, 3), *head(4)))
+    model = randomise(nn.Sequential(nn.Conv2d(3, 9, 3), nn.BatchNorm2d(9), nn.ReLU(), nn.Conv2d(9, 4, 3), *head(4)))
     layer_of(model, "0")[[1, 5, 6]] = 0
     report, _ = shrunk(model)
     assert widths(report) == {"0": (3, 6), "3": (6, 4), "6": (4, 5)}
 
 
 def test_batch_norm_that_stayed() -> None:
-    model = randomised(
+    model = randomise(
         nn.Sequential(nn.Conv2d(3, 9, 3), nn.ReLU(), nn.BatchNorm2d(9), nn.PReLU(9), nn.Conv2d(9, 4, 3), *head(4))
     )
     layer_of(model, "0")[[1, 5]] = 0
@@ -253,7 +241,7 @@ class Residual(nn.Module):
 
 def residual(*, shift: float | None) -> Residual:
     """With BatchNorms that shift what was pruned to ``shift``; None: by random numbers."""
-    model = randomised(Residual())
+    model = randomise(Residual())
     for module in model.modules():
         if shift is not None and isinstance(module, nn.BatchNorm2d):
             module.running_mean.zero_()
@@ -361,7 +349,7 @@ class Mobile(nn.Module):
 
 
 def test_depthwise_convolutions_hand_channels_on() -> None:
-    model = randomised(Mobile())
+    model = randomise(Mobile())
     model.bn1.bias.data.fill_(-5)  # behind the ReLU: 0
     model.bn1.running_mean.zero_()
     model.expand.weight.data[[1, 7]] = 0
@@ -378,7 +366,7 @@ def test_depthwise_convolutions_hand_channels_on() -> None:
 
 def test_depthwise_border() -> None:
     """A constant that is not 0 varies behind a depthwise convolution with padding."""
-    model = randomised(Mobile())
+    model = randomise(Mobile())
     model.bn1.bias.data.fill_(0.5)
     model.bn1.running_mean.zero_()
     model.expand.weight.data[1] = 0
@@ -541,7 +529,7 @@ def test_resnet18_at_50_percent_has_nothing_dead() -> None:
     model = build_model(Architecture("resnet18", 10, 3, 16, 0.25, "cifar"))
     for parameter in model.parameters():
         parameter.data *= torch.rand(parameter.shape) < 0.5
-    report, _ = shrunk(randomised(model), images(size=16))
+    report, _ = shrunk(randomise(model), images(size=16))
     assert (report.channels_removed, report.stuck, report.nodes_removed, len(report.layers)) == (0, 0, 0, 22)
     assert report.weights == report.weights_before == 708_288
 
@@ -569,7 +557,7 @@ BASES: dict[str, Callable[[], nn.Module]] = {
     "no padding": lambda: chain(padding=0, bias=True),
     "residual": lambda: residual(shift=None),
     "residual, no shift": lambda: residual(shift=0),
-    "mobile": lambda: randomised(Mobile()),
+    "mobile": lambda: randomise(Mobile()),
     "joined": Joined,
 }
 
