@@ -22,9 +22,11 @@ from .allocation import Allocation, settle
 from .config import SubnetworkConfig
 from .errors import ConfigError
 from .generator import random_weights
-from .masked_weight import MaskedWeight, PrunedWeight, WeightSpec
+from .masked_weight import MaskedWeight
 from .methods import Method, resolve
+from .pruned_weight import PrunedWeight
 from .selection import kept_count
+from .weight_spec import WeightSpec
 
 __all__ = [
     "MASKABLE",

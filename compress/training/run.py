@@ -255,7 +255,8 @@ def _architecture(recipe: Recipe, data: DataBundle) -> AnyArchitecture:
 
 
 def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    about: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    # Fused: one pass over scores, gradients and momentum instead of several.
+    about: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), **about)
     return torch.optim.SGD(model.parameters(), momentum=settings.momentum, **about)
