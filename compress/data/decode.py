@@ -44,7 +44,7 @@ def as_array(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def decode_all(source: ImageSource, shape: tuple[int, int, int], scaled_to: int | None) -> NDArray[np.uint8]:
-    """Decode every image, on all cores.
+    """Decode every image.
 
     Args:
         source: the images.
@@ -61,15 +61,17 @@ def decode_all(source: ImageSource, shape: tuple[int, int, int], scaled_to: int 
         images = source.images if source.images.ndim == 4 else source.images[..., None]
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     out = np.empty((len(source), *shape), dtype=np.uint8)
+    if scaled_to is None:
+        # In one thread: threads that decode tiny images mostly wait for the interpreter's lock, and two took longer.
+        for index in range(len(source)):
+            image = source.image(index)
+            require_size(source.describe(index), image.size, shape)
+            out[index] = as_array(image)
+        return out
 
     def decode(start: int) -> None:
         for index in range(start, min(start + _CHUNK, len(source))):
-            image = source.image(index)
-            if scaled_to is not None:
-                image = scale_and_crop(image, scaled_to, scaled_to)
-            else:
-                require_size(source.describe(index), image.size, shape)
-            out[index] = as_array(image)
+            out[index] = as_array(scale_and_crop(source.image(index), scaled_to, scaled_to))
 
     pool = ThreadPoolExecutor(cpu_count() or 1)
     try:
