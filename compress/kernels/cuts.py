@@ -15,12 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .table import LayerTable, on_device
+from .table import LayerTable, on_device, warps
 
 __all__ = ["CutSearch", "Cuts"]
 
 _PASSES = 4
 _MANY = 1024
+# Two programs of 16 warps per multiprocessor. Loads of 16 bytes would only make a thread's atomic additions go to
+# other places than its neighbours', for which Triton first takes each tile through shared memory.
+_LEAN = {"ALIGNED": False, "maxnreg": 64}
 # As in search_programs, which cannot be imported where Triton is not.
 _STATE_COLUMNS, _CUT_COLUMNS, _COUNTERS = 8, 4, 2064
 _GUESS, _SPREAD = 4, 5
@@ -97,7 +100,7 @@ class CutSearch:
             torch.empty(len(layers.sizes), _CUT_COLUMNS, dtype=torch.int64, device=layers.device),
         )
         inputs = (pointers.table, layers.pruned.table, layers.kept.table, layers.rows, layers.layer_of, kept)
-        options = layers.options(pointers)
+        options = {**layers.options(pointers), **_LEAN, "num_warps": 2 * warps(layers.tile)}
         grid = (layers.blocks,)
         with on_device(layers.device):
             for number in range(_PASSES):

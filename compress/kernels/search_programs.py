@@ -9,11 +9,14 @@ are named here.
 import triton
 import triton.language as tl
 
-# A table made by the host: number of weights, number of the first block, number of blocks, where its output starts.
+# A table made by the host: number of weights, number of the first block, number of blocks, where its output starts, and
+# the last two lengths of a row-major [outputs, channels, positions].
 SIZE = tl.constexpr(0)
 FIRST_BLOCK = tl.constexpr(1)
 BLOCKS = tl.constexpr(2)
 OUTPUT = tl.constexpr(3)
+CHANNELS = tl.constexpr(4)
+POSITIONS = tl.constexpr(5)
 TABLE_COLUMNS = tl.constexpr(8)
 # What the search knows: the keys that the threshold may be (first, last), the exponent of a bin's width, whether it is
 # found; the last threshold, and the exponent for the first pass around it (-1: nothing is known).

@@ -66,10 +66,12 @@ class LayerTable:
         selection: ``signed`` or ``magnitude``; see `selection_keys`.
         device: where all tensors are.
         fixed: the weights of each layer that are pruned, or kept, whatever their scores, bool ``[n]`` each.
+        kernels: channels and positions of the weight of each layer, which is a row-major
+            ``[outputs, channels, positions]``; only for weights with the channels last.
         block: weights of a program, a multiple of ``tile``.
         tile: how many of them a program has in hand at a time, a power of 2.
         blocks: number of programs of a launch.
-        rows: int64 ``[layers, 8]``: size, first block, number of blocks, start in an output.
+        rows: int64 ``[layers, 8]``: size, first block, number of blocks, start in an output, channels, positions.
         layer_of: int32 ``[blocks]``, the layer of each program.
         starts: where each layer starts in an output of all layers.
         elements: of an output of all layers.
@@ -82,6 +84,7 @@ class LayerTable:
         device: torch.device,
         *,
         fixed: Sequence[Fixed | None] | None = None,
+        kernels: Sequence[tuple[int, int]] | None = None,
         block: int = BLOCK,
         tile: int = TILE,
     ) -> None:
@@ -97,9 +100,12 @@ class LayerTable:
         self.block, self.tile = block, tile
         per_layer = [-(-size // block) for size in sizes]
         self.blocks = sum(per_layer)
+        self.kernels = tuple(kernels or [(1, 1)] * len(sizes))
         rows, self.starts, first, self.elements = [], [], 0, 0
-        for size, count in zip(sizes, per_layer, strict=True):
-            rows.append([size, first, count, self.elements, 0, 0, 0, 0])
+        for size, count, kernel in zip(sizes, per_layer, self.kernels, strict=True):
+            if size % (kernel[0] * kernel[1]):
+                raise ConfigError(f"kernels: expected channels × positions to divide {size}, got {kernel}")
+            rows.append([size, first, count, self.elements, *kernel, 0, 0])
             self.starts.append(self.elements)
             first, self.elements = first + count, self.elements + -(-size // _ALIGNMENT) * _ALIGNMENT
         self.rows = torch.tensor(rows, dtype=torch.int64, device=device)
@@ -112,7 +118,7 @@ class LayerTable:
         self.kept = self.pointers([pair[1] for pair in self.fixed], torch.bool, "kept") if self.fixed else nowhere
 
     def options(self, *inputs: Pointers) -> dict[str, bool | int]:
-        """What a launch is compiled for."""
+        """What a launch that reads these, and the fixed weights, is compiled for."""
         return {
             "MAGNITUDE": self.selection == "magnitude",
             "FIXED": bool(self.fixed),
@@ -120,6 +126,7 @@ class LayerTable:
             "BLOCK": self.block,
             "TILE": self.tile,
             "num_warps": warps(self.tile),
+            "enable_fp_fusion": False,
         }
 
     def pointers(self, tensors: Sequence[Tensor], dtype: torch.dtype, what: str) -> Pointers:
