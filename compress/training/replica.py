@@ -6,7 +6,7 @@ equal and get equal gradients. That they stay equal is checked after every step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -40,9 +40,7 @@ def replicate(model: nn.Module, group: Group, *, device: torch.device, partly_un
     sent = {id(buffer) for buffer in _foreign_buffers(model, synchronised=True)}
     names = [name for name, buffer in model.named_buffers() if id(buffer) not in sent]
     # torch has no public way to say it yet (pytorch issue 43690); the method is what its own libraries use.
-    ignore: Callable[[nn.Module, list[str]], None]
-    ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
-    ignore(model, names)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,

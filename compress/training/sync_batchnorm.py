@@ -95,12 +95,11 @@ class _Normalised(torch.autograd.Function):
         count, mean = sums[0], sums[1 : channels + 1] / sums[0]
         variance = (sums[channels + 1 :] / count - mean.square()).clamp_min(0)
         factor = (variance + eps).rsqrt()
-        shape = _shape(x)
-        normal = (values - mean.to(values.dtype).view(shape)) * factor.to(values.dtype).view(shape)
-        ctx.save_for_backward(normal, factor, count, weight)
+        # The input, not what is made of it: that may be the output, and is lost to an activation that works in place.
+        ctx.save_for_backward(x, mean, factor, count, weight)
         ctx.channel, ctx.has_bias = channel, bias is not None
         ctx.mark_non_differentiable(mean, variance, count)
-        output = normal
+        output, shape = _normal(values, mean, factor), _shape(x)
         if weight is not None:
             output = output * weight.view(shape)
         if bias is not None:
@@ -109,15 +108,15 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        normal, factor, count, weight = ctx.saved_tensors
-        shape, axes = _shape(normal), _axes(normal)
-        values = grad.to(normal.dtype)
+        x, mean, factor, count, weight = ctx.saved_tensors
+        normal = _normal(x if x.dtype == torch.float64 else x.float(), mean, factor)
+        values, shape, axes = grad.to(normal.dtype), _shape(x), _axes(x)
         of_bias, of_weight = values.sum(axes), (values * normal).sum(axes)
         sums = torch.cat((of_bias, of_weight)).double()
         dist.all_reduce(sums, group=ctx.channel)
-        mean, slope = (sums / count).to(normal.dtype).chunk(2)
+        offset, slope = (sums / count).to(normal.dtype).chunk(2)
         scale = factor.to(normal.dtype) if weight is None else factor.to(normal.dtype) * weight
-        result = (values - mean.view(shape) - normal * slope.view(shape)) * scale.view(shape)
+        result = (values - offset.view(shape) - normal * slope.view(shape)) * scale.view(shape)
         return (
             result.to(grad.dtype),
             of_weight if weight is not None else None,
@@ -125,6 +124,11 @@ class _Normalised(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _normal(values: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
+    shape = _shape(values)
+    return (values - mean.to(values.dtype).view(shape)) * factor.to(values.dtype).view(shape)
 
 
 def _axes(x: Tensor) -> list[int]:
