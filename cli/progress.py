@@ -22,11 +22,12 @@ def reporter(*, quiet: bool) -> Reporter:
 def _headline(info: RunInfo) -> str:
     recipe = info.recipe
     begin = f", from step {info.position.step}" if info.position.step else ""
+    device = f"{info.processes} × {info.device.type}" if info.processes > 1 else str(info.device)
     empty = f"\nlayers that lost all their weights: {', '.join(info.empty_layers)}" if info.empty_layers else ""
     return (
         f"{recipe.subnetwork.method} on {info.data.name}: {recipe.model.name}, {info.weights:,} weights, "
         f"sparsity {recipe.subnetwork.sparsity:g}, {info.epochs} epochs of {info.steps_per_epoch} steps "
-        f"on {info.device}{begin}{empty}"
+        f"on {device}{begin}{empty}"
     )
 
 

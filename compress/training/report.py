@@ -19,7 +19,8 @@ __all__ = ["EpochReport", "Reporter", "RunInfo", "StepReport"]
 class RunInfo:
     """What is about to run.
 
-    ``weights`` counts trained parameters; ``empty_layers`` names those whose weights were all pruned before training.
+    ``weights`` counts trained parameters; ``empty_layers`` names those whose weights were all pruned before training;
+    ``processes`` train together, each on a device of its own.
     """
 
     recipe: Recipe
@@ -30,6 +31,7 @@ class RunInfo:
     steps_per_epoch: int
     weights: int
     empty_layers: tuple[str, ...] = ()
+    processes: int = 1
 
 
 @dataclass(frozen=True)
