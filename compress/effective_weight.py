@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from .host_selection import CHUNK
+from .kernels import score_gradient
 from .methods.biprop import alpha
 from .weight_spec import WeightSpec
 
-__all__ = ["StraightThrough", "effective_weight"]
+__all__ = ["HeldWeight", "StraightThrough", "effective_weight"]
 
 
 class StraightThrough(torch.autograd.Function):
@@ -38,6 +39,31 @@ class StraightThrough(torch.autograd.Function):
         codes, *scores = ctx.saved_tensors
         gradient = _score_gradient(grad, codes, ctx.scale, scores[0] if scores else None)
         return gradient, None, None, None, None
+
+
+class HeldWeight(torch.autograd.Function):
+    """An effective weight that was computed before, with all others of its network (see ``fused.py``)."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, scores: Tensor, codes: Tensor, weight: Tensor, spec: WeightSpec) -> Tensor:
+        """The weight, of the layer's shape, float32 or bfloat16."""
+        saved = (codes, scores) if spec.selection == "magnitude" else (codes,)
+        ctx.save_for_backward(*saved)
+        ctx.scale = spec.scale  # type: ignore[attr-defined]
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        """As that of `StraightThrough`; the gradient, like the weight, may have its channels last."""
+        codes, *scores = ctx.saved_tensors
+        signs = scores[0] if scores else None
+        if torch.compiler.is_compiling():
+            return _score_gradient(grad.float().reshape(-1), codes, ctx.scale, signs), None, None, None
+        if grad.dim() == 4 and not grad.is_contiguous():
+            kernel = (grad.shape[1], grad.shape[2] * grad.shape[3])
+            last = grad.permute(0, 2, 3, 1).contiguous()
+            return score_gradient(last, codes, ctx.scale, signs, kernel=kernel), None, None, None
+        return score_gradient(grad.contiguous(), codes, ctx.scale, signs), None, None, None
 
 
 def effective_weight(codes: Tensor, mask: Tensor, coats: Tensor | None, spec: WeightSpec, dtype: torch.dtype) -> Tensor:

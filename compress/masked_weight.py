@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .allocation import Allocation
 from .codes import codes_of, initial_bytes, redraw
-from .effective_weight import StraightThrough
+from .effective_weight import HeldWeight, StraightThrough
 from .errors import ConfigError
 from .generator import frozen_masks, random_scores
 from .host_selection import new_bracket
@@ -58,6 +58,8 @@ class MaskedWeight(nn.Module):
         allocation: rule for the number of kept weights.
         resampling: IteRand's rule, or ``None``.
         recycling: Weight Recycling's rule, or ``None``.
+        held_mask: for a while, the mask, bool ``[n]`` (see ``fused.py``).
+        held_weight: for a while, the effective weight.
     """
 
     codes: Tensor
@@ -78,6 +80,8 @@ class MaskedWeight(nn.Module):
         self.spec = spec
         self.allocation, self.resampling, self.recycling = allocation, resampling, recycling
         self.score_bound, self._unused = score_bound, True
+        self.held_mask: Tensor | None = None
+        self.held_weight: Tensor | None = None
         self._brackets = [new_bracket() for _ in range(spec.coats)]
         count = math.prod(spec.shape)
         draws = torch.zeros(count, dtype=torch.uint8, device=device) if resampling else None
@@ -106,12 +110,16 @@ class MaskedWeight(nn.Module):
 
     def forward(self, scores: Tensor) -> Tensor:
         """The effective weight, of the layer's shape: the random weight where kept, +0 where pruned."""
+        if self.held_weight is not None:
+            return HeldWeight.apply(  # type: ignore[no-untyped-call,no-any-return]
+                scores, self.codes, self.held_weight, self.spec
+            )
         coats = None
         if self.spec.coats > 1:
             coats = coats_of(scores.detach(), self.spec, self.fixed, self._brackets)
             mask = coats > 0
         else:
-            mask = self.mask(scores)
+            mask = self.mask(scores) if self.held_mask is None else self.held_mask
         weight: Tensor = StraightThrough.apply(  # type: ignore[no-untyped-call]
             scores, self.codes, mask, coats, self.spec
         )

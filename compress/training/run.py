@@ -16,6 +16,7 @@ from ..allocation import settle
 from ..config import Recipe, TrainConfig
 from ..data import DataBundle, Split, load_data
 from ..errors import ConfigError, DataError, TrainingError
+from ..fused import FusedLayers
 from ..subnetwork import masked_layers, pruned_layers, refresh
 from ..tickets import SAMPLES_PER_CLASS, class_sample, find_ticket, looks_at_data, use_masks
 from .checkpoint import Checkpoint, Position, save_checkpoint
@@ -83,6 +84,7 @@ class Run:
         self.forward = torch.compile(network) if options.compile else network
         self.channels_last = device.type == "cuda" if options.channels_last is None else options.channels_last
         self.channels_last &= self.data.text is None
+        self.fused = FusedLayers.of(self.model, channels_last=self.channels_last)
         self.steps_per_epoch = self.data.train.steps_per_epoch(settings.batch_size)
         self.position = stored.position if stored else Position()
         # Kept on the device, and looked at now and then: sums of loss, right answers and images of the epoch (of the
@@ -122,14 +124,20 @@ class Run:
         """One training step; nothing in it waits for the device. Returns the loss, a scalar on the device."""
         step = self.position.step
         torch.manual_seed(step_seed(self.recipe.subnetwork.seed, step, self.group.rank))  # for dropout and the like
-        redrawn = refresh(self.model, step, steps_per_epoch=self.steps_per_epoch, epochs=self.recipe.train.epochs)
+        redrawn = refresh(
+            self.model,
+            step,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=self.recipe.train.epochs,
+            fused=self.fused,
+        )
         # Before the forward pass: the masked weights, which live from there to the backward pass, then take the
         # place of the gradients instead of adding to them.
         self.optimizer.zero_grad(set_to_none=True)
         images = self.data.normalize(pixels)
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        with _autocast(self.recipe.train.precision, self.device):
+        with _autocast(self.recipe.train.precision, self.device), self.fused.held() if self.fused else nullcontext():
             logits = self.forward(images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.train.label_smoothing)
         # The mean over the whole batch, of which the mean over all processes is taken: parts may differ in size.
