@@ -7,6 +7,7 @@ import sys
 import click
 
 from ..compress.training.evaluate import Score
+from ..compress.training.profile import ProfileReport
 from ..compress.training.report import EpochReport, Reporter, RunInfo, StepReport
 
 __all__ = ["LineReporter", "reporter"]
@@ -47,6 +48,14 @@ def _test_line(test: Score) -> str:
     return f"test accuracy {100 * test.accuracy:.2f} % ({test.correct:,} of {test.images:,})"
 
 
+def _profile_lines(report: ProfileReport) -> str:
+    lines = [f"{report.steps} steps of {1e3 * report.seconds:,.1f} ms; trace: {report.trace}"]
+    for name, share in report.shares.items():
+        about = f"  (an event of {1e3 * report.event:,.1f} ms every {report.every} steps)"
+        lines.append(f"  {name:<10}{100 * share:6.2f} %{about if name == 'refresh' and report.every else ''}")
+    return "\n".join(lines)
+
+
 class LineReporter(Reporter):
     """One line an epoch, for logs."""
 
@@ -62,6 +71,10 @@ class LineReporter(Reporter):
     def epoch(self, report: EpochReport) -> None:
         """One line."""
         click.echo(_epoch_line(report, self._epochs, self._noun))
+
+    def profile(self, report: ProfileReport) -> None:
+        """A table."""
+        click.echo(_profile_lines(report))
 
     def finish(self, test: Score) -> None:
         """The result."""

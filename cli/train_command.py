@@ -110,7 +110,15 @@ def _setting_options(function: Any) -> Any:
 @click.option("--resume", is_flag=True, help="Go on from --out, exactly where it stopped.")
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @device_option
-@click.option("--compile", "use_compile", is_flag=True, help="Run the network through torch.compile.")
+@click.option(
+    "--compile",
+    "compile_mode",
+    is_flag=False,
+    flag_value="default",
+    metavar="[MODE]",
+    help="Run the network through torch.compile; MODE reduce-overhead uses CUDA graphs.",
+)
+@click.option("--profile", is_flag=True, help="Trace some steps, and print where their time goes.")
 @click.option(
     "--channels-last/--no-channels-last",
     default=None,
@@ -145,7 +153,8 @@ def command(
     resume: bool,
     force: bool,
     device: str,
-    use_compile: bool,
+    compile_mode: str | None,
+    profile: bool,
     channels_last: bool | None,
     checkpoint_every: int,
     peer_timeout: float,
@@ -194,7 +203,8 @@ def command(
                 device=device,
                 resume=resume,
                 force=force,
-                compile=use_compile,
+                compile=compile_mode,
+                profile=profile,
                 channels_last=channels_last,
                 checkpoint_every=checkpoint_every,
                 tensorboard=tensorboard,

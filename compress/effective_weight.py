@@ -15,6 +15,7 @@ from torch.autograd.function import FunctionCtx
 from .host_selection import CHUNK
 from .kernels import score_gradient
 from .methods.biprop import alpha
+from .stages import stage
 from .weight_spec import WeightSpec
 
 __all__ = ["HeldWeight", "StraightThrough", "effective_weight"]
@@ -31,13 +32,15 @@ class StraightThrough(torch.autograd.Function):
         saved = (codes, scores) if spec.selection == "magnitude" else (codes,)
         ctx.save_for_backward(*saved)
         ctx.scale = spec.scale  # type: ignore[attr-defined]
-        return effective_weight(codes, mask, coats, spec, scores.dtype)
+        with stage("masking"):
+            return effective_weight(codes, mask, coats, spec, scores.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
         """Gradient of the loss times the random weight, and times the sign of the score if magnitudes are compared."""
         codes, *scores = ctx.saved_tensors
-        gradient = _score_gradient(grad, codes, ctx.scale, scores[0] if scores else None)
+        with stage("masking"):
+            gradient = _score_gradient(grad, codes, ctx.scale, scores[0] if scores else None)
         return gradient, None, None, None, None
 
 
@@ -59,11 +62,13 @@ class HeldWeight(torch.autograd.Function):
         signs = scores[0] if scores else None
         if torch.compiler.is_compiling():
             return _score_gradient(grad.float().reshape(-1), codes, ctx.scale, signs), None, None, None
-        if grad.dim() == 4 and not grad.is_contiguous():
-            kernel = (grad.shape[1], grad.shape[2] * grad.shape[3])
-            last = grad.permute(0, 2, 3, 1).contiguous()
-            return score_gradient(last, codes, ctx.scale, signs, kernel=kernel), None, None, None
-        return score_gradient(grad.contiguous(), codes, ctx.scale, signs), None, None, None
+        with stage("masking"):
+            kernel = None
+            if grad.dim() == 4 and not grad.is_contiguous():
+                kernel = (grad.shape[1], grad.shape[2] * grad.shape[3])
+                grad = grad.permute(0, 2, 3, 1)
+            gradient = score_gradient(grad.contiguous(), codes, ctx.scale, signs, kernel=kernel)
+        return gradient, None, None, None
 
 
 def effective_weight(codes: Tensor, mask: Tensor, coats: Tensor | None, spec: WeightSpec, dtype: torch.dtype) -> Tensor:

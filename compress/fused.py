@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from .codes import code_table
 from .kernels import Cuts, CutSearch, LayerTable, available, masked_weights, masks, resample
+from .stages import stage
 
 if TYPE_CHECKING:
     from .masked_weight import MaskedWeight
@@ -115,7 +116,8 @@ class FusedLayers:
         counts = tuple(part.spec.kept for part in self._parts)
         if counts != self._counts:
             self._counts, self._kept = counts, torch.tensor(counts, dtype=torch.int64, device=self._device)
-        return self._search.find(self._scores, self._kept)
+        with stage("selection"):
+            return self._search.find(self._scores, self._kept)
 
     def _weights(self, cuts: Cuts) -> list[Tensor]:
         dtype = torch.float32
@@ -128,10 +130,11 @@ class FusedLayers:
         # A backward pass that comes too late is then refused, and not wrong.
         torch.autograd.graph.increment_version(room)
         codes = [part.codes for part in self._parts]
-        return masked_weights(
-            self._table, self._scores, cuts, codes, self._units, dtype=dtype, channels_last=self._channels_last,
-            out=room,
-        )  # fmt: skip
+        with stage("masking"):
+            return masked_weights(
+                self._table, self._scores, cuts, codes, self._units, dtype=dtype, channels_last=self._channels_last,
+                out=room,
+            )  # fmt: skip
 
     def _shaped(self, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
         if self._channels_last and len(shape) == 4:

@@ -18,6 +18,7 @@ from .host_selection import new_bracket
 from .methods.iterand import Resampling
 from .methods.recycling import Recycling
 from .selection import Fixed, coat_sizes, select, selection_keys
+from .stages import stage
 from .weight_spec import WeightSpec, require_same, spec_from_state
 
 __all__ = ["MaskedWeight", "coats_of", "fixed_of"]
@@ -140,7 +141,8 @@ class MaskedWeight(nn.Module):
 
     def mask(self, scores: Tensor) -> Tensor:
         """The mask, bool ``[n]`` with exactly ``spec.kept`` true entries."""
-        return select(scores.detach(), self.spec.kept, self.spec.selection, self.fixed, self._brackets[0])
+        with stage("selection"):
+            return select(scores.detach(), self.spec.kept, self.spec.selection, self.fixed, self._brackets[0])
 
     def keep(self, kept: int) -> None:
         """Change the number of kept weights."""

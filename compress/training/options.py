@@ -25,11 +25,13 @@ class RunOptions:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         resume: go on from ``out``.
         force: replace ``out`` if it exists.
-        compile: run the network through ``torch.compile``.
+        compile: mode of ``torch.compile`` that the network runs through (``default``, ``reduce-overhead``: CUDA graphs,
+            ``max-autotune`` …); ``None`` = none.
         channels_last: memory format of the activations; ``None`` means on a GPU only.
         checkpoint_every: also save every so many steps (0: after each epoch only).
         allow_import: whether the model name may be ``package.module:factory``.
         tensorboard: folder for TensorBoard event files.
+        profile: trace some of the first steps, and tell the reporter where their time goes.
         peer_timeout: seconds that one of several processes waits for the others.
         masks: of a ticket, bool ``[n]`` by the names of weights, for a new run of a method that prunes at
             initialisation: instead of finding them.
@@ -41,10 +43,11 @@ class RunOptions:
     device: str = "auto"
     resume: bool = False
     force: bool = False
-    compile: bool = False
+    compile: str | None = None
     channels_last: bool | None = None
     checkpoint_every: int = 0
     allow_import: bool = True
     tensorboard: Path | None = None
+    profile: bool = False
     peer_timeout: float = PEER_TIMEOUT
     masks: Mapping[str, NDArray[np.bool_]] | None = None

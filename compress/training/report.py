@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..config import Recipe
     from .checkpoint import DataInfo, Position
     from .evaluate import Score
+    from .profile import ProfileReport
 
 __all__ = ["EpochReport", "Reporter", "RunInfo", "StepReport"]
 
@@ -70,6 +71,9 @@ class Reporter:
 
     def epoch(self, report: EpochReport) -> None:
         """An epoch is done and saved."""
+
+    def profile(self, report: ProfileReport) -> None:
+        """Some steps were traced."""
 
     def finish(self, test: Score) -> None:
         """The run is complete."""

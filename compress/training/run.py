@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from torch.nn import functional as F
 from ..allocation import settle
 from ..config import Recipe, TrainConfig
 from ..data import DataBundle, Split, load_data
+from ..data.bundle import Batch
 from ..errors import ConfigError, DataError, TrainingError
 from ..fused import FusedLayers
+from ..stages import stage
 from ..subnetwork import masked_layers, pruned_layers, refresh
 from ..tickets import SAMPLES_PER_CLASS, class_sample, find_ticket, looks_at_data, use_masks
 from .checkpoint import Checkpoint, Position, save_checkpoint
@@ -26,6 +29,7 @@ from .identity import require_same_data
 from .interrupt import RunStoppedError, StopRequest
 from .network import architecture_of, build_network, check_output, describe, step_seed
 from .options import RunOptions
+from .profile import StepProfile, event_seconds
 from .replica import Fingerprints, equalise_buffers, equalise_start, replicate, unused_parameters
 from .report import EpochReport, Reporter, RunInfo, StepReport
 from .schedule import learning_rate
@@ -81,7 +85,7 @@ class Run:
         if settings.sync_batchnorm:
             synchronise_batchnorm(self.model, group, device)
         network = replicate(self.model, group, device=device, partly_unused=partly_unused)
-        self.forward = torch.compile(network) if options.compile else network
+        self.forward = torch.compile(network, mode=options.compile) if options.compile else network
         self.channels_last = device.type == "cuda" if options.channels_last is None else options.channels_last
         self.channels_last &= self.data.text is None
         self.fused = FusedLayers.of(self.model, channels_last=self.channels_last)
@@ -97,6 +101,7 @@ class Run:
         self.fingerprints.compare(-1, redrawn=True)
         self.fingerprints.check(options.out)
         self.saved = self.position.step if stored else None
+        self.profile = StepProfile(device) if options.profile and group.main else None
 
     def _prune(self) -> None:
         """Find the mask, for methods that do so once, before weights are trained."""
@@ -124,26 +129,32 @@ class Run:
         """One training step; nothing in it waits for the device. Returns the loss, a scalar on the device."""
         step = self.position.step
         torch.manual_seed(step_seed(self.recipe.subnetwork.seed, step, self.group.rank))  # for dropout and the like
-        redrawn = refresh(
-            self.model,
-            step,
-            steps_per_epoch=self.steps_per_epoch,
-            epochs=self.recipe.train.epochs,
-            fused=self.fused,
-        )
+        with stage("refresh"):
+            redrawn = refresh(
+                self.model,
+                step,
+                steps_per_epoch=self.steps_per_epoch,
+                epochs=self.recipe.train.epochs,
+                fused=self.fused,
+            )
         # Before the forward pass: the masked weights, which live from there to the backward pass, then take the
         # place of the gradients instead of adding to them.
         self.optimizer.zero_grad(set_to_none=True)
-        images = self.data.normalize(pixels)
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with _autocast(self.recipe.train.precision, self.device), self.fused.held() if self.fused else nullcontext():
-            logits = self.forward(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.train.label_smoothing)
-        # The mean over the whole batch, of which the mean over all processes is taken: parts may differ in size.
-        share = len(labels) * self.group.size / self.batch_size
-        (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        with stage("data"):
+            images = self.data.normalize(pixels)
+            if self.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+        with stage("network"):
+            if self.options.compile:
+                torch.compiler.cudagraph_mark_step_begin()
+            with _autocast(self.recipe.train.precision, self.device), self._held_weights():
+                logits = self.forward(images)
+                loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.train.label_smoothing)
+            # The mean over the whole batch, of which the mean over all processes is taken: parts may differ in size.
+            share = len(labels) * self.group.size / self.batch_size
+            (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
+        with stage("optimizer"):
+            self.optimizer.step()
         self.fingerprints.compare(step, redrawn=redrawn)
         with torch.no_grad():
             loss = loss.detach()
@@ -162,11 +173,13 @@ class Run:
             parameters["lr"] = lr
         self.model.train()
         began, seen = time.perf_counter(), 0
-        for pixels, labels in self.data.train.train_batches(
+        batches = self.data.train.train_batches(
             epoch, settings.batch_size, self.device, start=self.position.batch, shard=self.group.shard
-        ):
+        )
+        for pixels, labels in self._fetched(batches):
             loss = self.step(pixels, labels)
             seen += self.batch_size
+            self._report_profile(reporter)
             every, batch = self.options.checkpoint_every, self.position.batch
             if batch % LOOK_EVERY == 0 and batch < self.steps_per_epoch:
                 self.check(lr)
@@ -197,6 +210,25 @@ class Run:
             seconds=seconds,
             images_per_second=seen / seconds,
         )
+
+    def _held_weights(self) -> AbstractContextManager[None]:
+        return self.fused.held() if self.fused else nullcontext()
+
+    def _fetched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, fetched under the profiler's eyes."""
+        while True:
+            if self.profile is not None:
+                self.profile.begin_step()
+            with stage("data"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def _report_profile(self, reporter: Reporter) -> None:
+        if self.profile is not None and self.profile.complete(last=self.position.batch == self.steps_per_epoch):
+            event, every = event_seconds(self.model, self.fused, self.device)
+            reporter.profile(self.profile.report(self.options.out, event, every))
 
     def _may_stop(self) -> bool:
         """Whether to ask now if a process was told to stop: on GPUs not after every step, as asking takes time."""
@@ -243,6 +275,11 @@ class Run:
             return ""
         out = self.options.out
         return f"{out} holds step {self.saved}; go on with: iterand-compress train --resume --out {out}"
+
+    def close(self) -> None:
+        """The run is over, however it ended."""
+        if self.profile is not None:
+            self.profile.close()
 
     def info(self) -> RunInfo:
         """What the audience is told first."""

@@ -79,7 +79,12 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
         run = Run(recipe, options, device, stored, group)
         if not stored:
             run.save()  # a run that is killed in its first epoch can be resumed, too
-        with closing(reporter), StopRequest(_PATIENCE if group.size > 1 else 0.0) as stop, watched(group, run.advice):
+        with (
+            closing(run),
+            closing(reporter),
+            StopRequest(_PATIENCE if group.size > 1 else 0.0) as stop,
+            watched(group, run.advice),
+        ):
             result = _to_the_end(run, stop, reporter)
     reporter.finish(result.test)
     return result
