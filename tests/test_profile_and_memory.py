@@ -62,8 +62,6 @@ def test_the_command_prints_the_shares(tmp_path):
     text = succeed(
         "train", "--profile", "--epochs", 1, "--width", 0.25, "--method", "edge-popup", "--out", out, "--device", "cpu"
     )
-        "train", "--profile", "--epochs", 1, "--width", 0.25, "--method", "edge-popup", "--out", out, "--device", "cpu"
-    )
     shares = dict(re.findall(r"^  (\w+) +([0-9.]+) %", text, re.MULTILINE))
     assert list(shares) == list(PARTS)
     assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.1)
