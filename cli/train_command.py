@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,8 @@ def command(
     Several GPUs, or machines: torchrun --nproc-per-node 4 --no-python iterand-compress train … trains one network in
     four processes, with the same result; --batch-size is that of all of them together.
     """
+    # Of several processes, those that lose one say so in a line; torch's log would add pages.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from ..compress.training.launch import join
     from ..compress.training.peers import watched
     from ..compress.training.recipe import override
