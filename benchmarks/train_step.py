@@ -43,7 +43,7 @@ def stepper(
     model = build_network(recipe, resolve(recipe.model, num_classes=10, image_shape=shape), allow_import=False).to(
         device
     )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(args.batch_size, *shape, generator=generator).to(device)
     if device.type == "cuda":

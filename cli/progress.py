@@ -7,6 +7,7 @@ import sys
 import click
 
 from ..compress.training.evaluate import Score
+from ..compress.training.profile import ProfileReport
 from ..compress.training.report import EpochReport, Reporter, RunInfo, StepReport
 
 __all__ = ["LineReporter", "reporter"]
@@ -22,11 +23,12 @@ def reporter(*, quiet: bool) -> Reporter:
 def _headline(info: RunInfo) -> str:
     recipe = info.recipe
     begin = f", from step {info.position.step}" if info.position.step else ""
+    device = f"{info.processes} × {info.device.type}" if info.processes > 1 else str(info.device)
     empty = f"\nlayers that lost all their weights: {', '.join(info.empty_layers)}" if info.empty_layers else ""
     return (
         f"{recipe.subnetwork.method} on {info.data.name}: {recipe.model.name}, {info.weights:,} weights, "
         f"sparsity {recipe.subnetwork.sparsity:g}, {info.epochs} epochs of {info.steps_per_epoch} steps "
-        f"on {info.device}{begin}{empty}"
+        f"on {device}{begin}{empty}"
     )
 
 
@@ -46,6 +48,14 @@ def _test_line(test: Score) -> str:
     return f"test accuracy {100 * test.accuracy:.2f} % ({test.correct:,} of {test.images:,})"
 
 
+def _profile_lines(report: ProfileReport) -> str:
+    lines = [f"{report.steps} steps of {1e3 * report.seconds:,.1f} ms; trace: {report.trace}"]
+    for name, share in report.shares.items():
+        about = f"  (an event of {1e3 * report.event:,.1f} ms every {report.every} steps)"
+        lines.append(f"  {name:<10}{100 * share:6.2f} %{about if name == 'refresh' and report.every else ''}")
+    return "\n".join(lines)
+
+
 class LineReporter(Reporter):
     """One line an epoch, for logs."""
 
@@ -61,6 +71,10 @@ class LineReporter(Reporter):
     def epoch(self, report: EpochReport) -> None:
         """One line."""
         click.echo(_epoch_line(report, self._epochs, self._noun))
+
+    def profile(self, report: ProfileReport) -> None:
+        """A table."""
+        click.echo(_profile_lines(report))
 
     def finish(self, test: Score) -> None:
         """The result."""

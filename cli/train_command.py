@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..compress.errors import ConfigError
+from ..compress.errors import ConfigError, IterandError
 from .options import FilePath, data_options, device_option, json_option, print_json
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..compress.config import Recipe
+    from ..compress.training.group import Group
 
 __all__ = ["command"]
 
@@ -54,13 +55,20 @@ _SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--scale-fan/--no-scale-fan", "subnetwork.scale_fan", bool, "Scale weights for the inputs that are kept."),
     ("--seed", "subnetwork.seed", int, "Seed of everything random, 64 bits."),
     ("--epochs", "train.epochs", int, "Passes over the training images."),
-    ("--batch-size", "train.batch_size", int, "Images per step."),
+    ("--batch-size", "train.batch_size", int, "Images per step, of all processes together."),
     ("--optimizer", "train.optimizer", str, "sgd or adam."),
     ("--lr", "train.lr", float, "Peak learning rate."),
+    ("--lr-batch", "train.lr_batch", int, "Batch size that --lr is meant for; others scale it."),
     ("--weight-decay", "train.weight_decay", float, "L2 factor."),
     ("--label-smoothing", "train.label_smoothing", float, "Of the cross entropy."),
     ("--warmup-epochs", "train.warmup_epochs", int, "Epochs of linear warm-up."),
     ("--precision", "train.precision", str, "auto, float32 or bfloat16."),
+    (
+        "--sync-batchnorm/--no-sync-batchnorm",
+        "train.sync_batchnorm",
+        bool,
+        "BatchNorm over the parts of all processes.",
+    ),
     ("--validation", "data.validation", float, "Fraction of the training images held out."),
     ("--image-size", "data.image_size", int, "Scale images to this side."),
     ("--pad", "data.pad", int, "Pixels around a training image before cropping."),
@@ -102,7 +110,15 @@ def _setting_options(function: Any) -> Any:
 @click.option("--resume", is_flag=True, help="Go on from --out, exactly where it stopped.")
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @device_option
-@click.option("--compile", "use_compile", is_flag=True, help="Run the network through torch.compile.")
+@click.option(
+    "--compile",
+    "compile_mode",
+    is_flag=False,
+    flag_value="default",
+    metavar="[MODE]",
+    help="Run the network through torch.compile; MODE reduce-overhead uses CUDA graphs.",
+)
+@click.option("--profile", is_flag=True, help="Trace some steps, and print where their time goes.")
 @click.option(
     "--channels-last/--no-channels-last",
     default=None,
@@ -114,6 +130,14 @@ def _setting_options(function: Any) -> Any:
     default=0,
     metavar="STEPS",
     help="Save within epochs, too.",
+)
+@click.option(
+    "--peer-timeout",
+    type=click.FloatRange(min=1),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long one of several processes waits for the others.",
 )
 @click.option("--tensorboard", type=FilePath, metavar="DIR", help="Write TensorBoard event files.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
@@ -129,9 +153,11 @@ def command(
     resume: bool,
     force: bool,
     device: str,
-    use_compile: bool,
+    compile_mode: str | None,
+    profile: bool,
     channels_last: bool | None,
     checkpoint_every: int,
+    peer_timeout: float,
     tensorboard: Path | None,
     quiet: bool,
     as_json: bool,
@@ -141,50 +167,60 @@ def command(
 
     Without options: IteRand on the bundled digits. Data that are texts begin with the recipe "text". Progress
     goes to the terminal and to a .metrics.jsonl beside the checkpoint. Ctrl-C saves the run; --resume continues it.
+
+    Several GPUs, or machines: torchrun --nproc-per-node 4 --no-python iterand-compress train … trains one network in
+    four processes, with the same result; --batch-size is that of all of them together.
     """
-    from ..compress.data import TEXT_DATASETS
-    from ..compress.training.checkpoint import load_checkpoint
-    from ..compress.training.recipe import DEFAULT_RECIPE, TEXT_RECIPE, load_recipe, override
+    from ..compress.training.launch import join
+    from ..compress.training.peers import watched
+    from ..compress.training.recipe import override
     from ..compress.training.run import RunOptions
     from ..compress.training.trainer import train
     from .progress import reporter
 
-    changes = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
-    if data is not None:
-        changes["data.name"] = data
-    changes |= dict(_parse_setting(text) for text in settings)
-    masks, base = None, None
-    if ticket is not None:
-        if resume:
-            raise ConfigError("--ticket with --resume: the masks are in the checkpoint already; leave out --ticket")
-        masks, base = _read_ticket(ticket)
-    if recipe is not None:
-        base = load_recipe(recipe)
-    elif resume:
-        base = load_checkpoint(out).recipe
-    elif ticket is None:
-        base = load_recipe(TEXT_RECIPE if data in TEXT_DATASETS else DEFAULT_RECIPE)
-    if base is None:
-        raise ConfigError(f"{ticket}: holds no recipe that this version knows; give --recipe")
-    result = train(
-        override(base, changes),
-        RunOptions(
-            out=out,
-            data_dir=data_dir,
-            download=download,
-            device=device,
-            resume=resume,
-            force=force,
-            compile=use_compile,
-            channels_last=channels_last,
-            checkpoint_every=checkpoint_every,
-            tensorboard=tensorboard,
-            # A file never makes us import code: only a name that the user gave may.
-            allow_import=ticket is None or recipe is not None or "model.name" in changes,
-            masks=masks,
-        ),
-        reporter(quiet=quiet or as_json),
-    )
+    try:
+        group = join(peer_timeout)
+        with watched(group):
+            with group.agreed():
+                changes = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
+                if data is not None:
+                    changes["data.name"] = data
+                changes |= dict(_parse_setting(text) for text in settings)
+                if ticket is not None and resume:
+                    raise ConfigError(
+                        "--ticket with --resume: the masks are in the checkpoint already; leave out --ticket"
+                    )
+                masks, of_ticket = _read_ticket(ticket) if ticket is not None else (None, None)
+            base = _base(group, recipe, ticket, of_ticket, data, out if resume else None)
+            with group.agreed():
+                resolved = override(base, changes)
+        result = train(
+            resolved,
+            RunOptions(
+                out=out,
+                data_dir=data_dir,
+                download=download,
+                device=device,
+                resume=resume,
+                force=force,
+                compile=compile_mode,
+                profile=profile,
+                channels_last=channels_last,
+                checkpoint_every=checkpoint_every,
+                tensorboard=tensorboard,
+                # A file never makes us import code: only a name that the user gave may.
+                allow_import=ticket is None or recipe is not None or "model.name" in changes,
+                peer_timeout=peer_timeout,
+                masks=masks,
+            ),
+            reporter(quiet=quiet or as_json or not group.main),
+        )
+    except IterandError as error:
+        if error.silent:
+            raise click.exceptions.Exit(error.exit_code) from None
+        raise
+    if not group.main:
+        return
     if as_json:
         print_json(
             {
@@ -196,6 +232,31 @@ def command(
         )
     elif not quiet:
         click.echo(f"{out}: next, iterand-compress pack {out}")
+
+
+def _base(
+    group: Group,
+    recipe: str | None,
+    ticket: Path | None,
+    of_ticket: Recipe | None,
+    data: str | None,
+    stored: Path | None,
+) -> Recipe:
+    """The recipe that flags change: the one that was named, or that of the run to resume, or of the ticket."""
+    from ..compress.data import TEXT_DATASETS
+    from ..compress.training.recipe import DEFAULT_RECIPE, TEXT_RECIPE, load_recipe
+    from ..compress.training.trainer import stored_recipe
+
+    if recipe is None and stored is not None:
+        return stored_recipe(stored, group)
+    with group.agreed():
+        if recipe is not None:
+            return load_recipe(recipe)
+        if ticket is None:
+            return load_recipe(TEXT_RECIPE if data in TEXT_DATASETS else DEFAULT_RECIPE)
+        if of_ticket is None:
+            raise ConfigError(f"{ticket}: holds no recipe that this version knows; give --recipe")
+        return of_ticket
 
 
 def _read_ticket(path: Path) -> tuple[Mapping[str, NDArray[np.bool_]], Recipe | None]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .errors import ConfigError, did_you_mean
 from .philox import Purpose, philox4x32, random_bytes
 
-__all__ = ["CODEBOOKS", "Codebook", "get_codebook", "random_codes"]
+__all__ = ["CODEBOOKS", "Codebook", "get_codebook", "random_bytes_at", "random_codes"]
 
 # round(127 * q(b) / q(255)) for b = 128 .. 255, where q(b) is the standard normal quantile at (b + 1/2) / 256,
 # and at least 1. Written out because a table in a file format may not depend on a mathematical library.
@@ -140,10 +140,13 @@ def random_codes(
         index = np.flatnonzero(draws)
         if len(index):
             raw = raw.copy()
-            raw[index] = _bytes_at(seed, tensor, index + start, draws[index])
+            raw[index] = random_bytes_at(seed, tensor, index + start, draws[index])
     return codebook.codes(raw)
 
 
-def _bytes_at(seed: int, tensor: int, index: NDArray[np.int64], draws: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def random_bytes_at(seed: int, tensor: int, index: NDArray[np.int64], draws: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The bytes of single weights, uint8 ``[k]``: of those at ``index`` (int64 ``[k]``), each at its draw."""
     words = philox4x32(seed, (index // 16).astype(np.uint64), draws.astype(np.uint64), tensor, Purpose.WEIGHTS)
-    return words.view(np.uint8)[np.arange(len(index)), index % 16]
+    place = np.arange(0, 16 * len(index), 16) + index % 16
+    found: NDArray[np.uint8] = words.view(np.uint8).reshape(-1).take(place)
+    return found

@@ -158,7 +158,7 @@ class TrainConfig(Section):
 
     Attributes:
         epochs: passes over the training images, warm-up and cool-down included.
-        batch_size: images per step.
+        batch_size: images per step; where several processes train one network, of all of them together.
         optimizer: ``sgd``, the default, or ``adam``, with which Biprop trains binary activations.
         lr: peak learning rate.
         momentum: of SGD.
@@ -168,6 +168,10 @@ class TrainConfig(Section):
         cooldown_epochs: last epochs, run at ``cooldown_lr`` after the cosine.
         cooldown_lr: learning rate of the last epochs.
         precision: ``float32``, ``bfloat16`` for autocast, or ``auto``: bfloat16 on a GPU, float32 elsewhere.
+        lr_batch: batch size that ``lr`` and ``cooldown_lr`` are meant for: they are multiplied by
+            ``batch_size / lr_batch``. ``None`` takes them as they are, whatever the batch.
+        sync_batchnorm: whether BatchNorm normalises by the whole batch where several processes train one network.
+            Without it, each normalises by its part, and the running statistics are those of the first process.
     """
 
     epochs: int = Field(30, ge=1)
@@ -181,6 +185,8 @@ class TrainConfig(Section):
     cooldown_epochs: int = Field(0, ge=0)
     cooldown_lr: float = Field(1e-5, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    lr_batch: int | None = Field(None, ge=1)
+    sync_batchnorm: bool | None = None
 
 
 class Recipe(Section):

@@ -25,9 +25,15 @@ __all__ = [
 
 
 class IterandError(Exception):
-    """Base of all expected failures. ``exit_code`` is what the command line exits with."""
+    """Base of all expected failures.
+
+    Attributes:
+        exit_code: what the command line exits with.
+        silent: whether another process of a distributed run tells the user.
+    """
 
     exit_code = 1
+    silent = False
 
 
 class ConfigError(IterandError):

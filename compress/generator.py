@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .codebooks import Codebook
 from .philox import MULTIPLIER_0, MULTIPLIER_1, Purpose, check_seed, round_keys
+from .philox import philox4x32 as reference
 
 __all__ = [
     "bytes_at",
@@ -74,12 +75,19 @@ def _units(
     shifts = torch.arange(0, 32, bits, device=device)
     for start in range(0, -(-count // (4 * per_word)), chunk):
         stop = min(start + chunk, -(-count // (4 * per_word)))
-        words = philox4x32(seed, torch.arange(start, stop, device=device), draw, tensor, purpose)
-        values = torch.stack(words, dim=1)
+        values = _blocks(seed, start, stop, draw=draw, tensor=tensor, purpose=purpose, device=device)
         if per_word > 1:
             values = (values.unsqueeze(-1) >> shifts) & ((1 << bits) - 1)
         where = slice(start * 4 * per_word, min(stop * 4 * per_word, count))
         yield where, values.reshape(-1)[: where.stop - where.start]
+
+
+def _blocks(seed: int, start: int, stop: int, *, draw: int, tensor: int, purpose: int, device: torch.device) -> Tensor:
+    """Blocks ``start`` to ``stop`` of a stream, int64 ``[blocks, 4]``."""
+    if device.type == "cpu":  # half the time
+        counters = np.arange(start, stop, dtype=np.uint64)
+        return torch.from_numpy(reference(seed, counters, draw, tensor, purpose).astype(np.int64))
+    return torch.stack(philox4x32(seed, torch.arange(start, stop, device=device), draw, tensor, purpose), dim=1)
 
 
 def weight_table(codebook: Codebook, scale: np.float32, device: torch.device) -> Tensor:

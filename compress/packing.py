@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .codes import codes_of
 from .errors import CheckpointError, SeedMaskError
-from .masked_weight import WeightSpec, coats_of, fixed_of, random_of, spec_from_state
+from .masked_weight import coats_of, fixed_of
 from .methods.biprop import alpha
 from .selection import select
 from .storage import Frozen, InputSpec, MaskedTensor, Network, PackReport, TextInput, quantise, write_seedmask
 from .storage.state_dtype import StateRounding, round_state
 from .tensors import to_stored
 from .training.checkpoint import Checkpoint, DataInfo
+from .weight_spec import WeightSpec, spec_from_state
 
 __all__ = ["network_of", "network_of_checkpoint", "pack", "trained_error", "with_state_dtype"]
 
@@ -124,8 +126,8 @@ def _subnetwork_tensor(
     codebook, scale = spec.codebook, np.float32(spec.scale)
     if spec.binarised:
         # Of every codebook, bytes below 128 are the negative ones: sign(w) is the signed constant of the same byte.
-        part = random_of(spec, draws, current)
-        codebook, scale = "signed-constant", np.float32(alpha(part, mask, spec.scale, spec.kept).item())
+        codes = codes_of(spec, draws, current)
+        codebook, scale = "signed-constant", np.float32(alpha(codes, mask, spec.scale, spec.kept).item())
     return MaskedTensor(
         name=name,
         shape=spec.shape,

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError
+from .host_selection import host_mask, new_bracket
 
-__all__ = ["Fixed", "allocate", "coat_sizes", "kept_count", "select", "selection_keys", "topk_mask"]
+__all__ = ["Fixed", "allocate", "coat_sizes", "device_mask", "kept_count", "select", "selection_keys", "topk_mask"]
 
 #: Weights that are pruned and weights that are kept whatever their scores, bool ``[n]`` each.
 Fixed = tuple[Tensor, Tensor]
-
-_SAMPLE_STRIDE = 64
 
 
 def kept_count(weights: int, sparsity: float, name: str) -> int:
@@ -49,9 +48,20 @@ def selection_keys(scores: Tensor, selection: str, fixed: Fixed | None = None) -
     return keys.masked_fill(pruned, -math.inf).masked_fill(kept, math.inf)
 
 
-def select(scores: Tensor, kept: int, selection: str, fixed: Fixed | None = None) -> Tensor:
-    """The mask of one layer, bool of the shape of ``scores``; see `selection_keys`."""
-    return topk_mask(selection_keys(scores, selection, fixed), kept)
+def select(
+    scores: Tensor, kept: int, selection: str, fixed: Fixed | None = None, bracket: Tensor | None = None
+) -> Tensor:
+    """The mask of one layer, bool ``[n]``; see `selection_keys`.
+
+    ``bracket`` is what a CPU remembers of the layer (`new_bracket`), to be quicker the next time.
+    """
+    if kept in (0, scores.numel()):
+        return torch.full_like(scores, kept > 0, dtype=torch.bool)
+    if scores.device.type == "cpu":
+        pruned, always = fixed or (None, None)
+        memory = new_bracket() if bracket is None else bracket
+        return host_mask(scores, kept, selection == "magnitude", pruned, always, memory)
+    return device_mask(selection_keys(scores, selection, fixed), kept)
 
 
 def coat_sizes(kept: int, coats: int) -> list[int]:
@@ -92,52 +102,13 @@ def topk_mask(keys: Tensor, kept: int) -> Tensor:
     Returns:
         bool ``[n]`` with exactly ``kept`` true entries.
     """
-    if kept in (0, keys.numel()):
-        return torch.full_like(keys, kept > 0, dtype=torch.bool)
-    return _host_mask(keys, kept) if keys.device.type == "cpu" else _device_mask(keys, kept)
+    return select(keys, kept, "signed")
 
 
-def _device_mask(keys: Tensor, kept: int) -> Tensor:
+def device_mask(keys: Tensor, kept: int) -> Tensor:
     """Without a look at any value from the host, so that a GPU never waits."""
     threshold = keys.kthvalue(keys.numel() - kept + 1).values
     above = keys > threshold
     tied = keys == threshold
     room = kept - above.sum()
     return above | (tied & (tied.cumsum(0, dtype=torch.int32) <= room))
-
-
-# An operator of its own, because it branches on values and torch.compile must not look inside.
-@torch.library.custom_op("iterand_compress::host_mask", mutates_args=())
-def _host_mask(keys: Tensor, kept: int) -> Tensor:
-    """The same on a CPU, where looking at a value costs nothing: a third of the time."""
-    threshold = _kth_largest(keys, kept)
-    mask = keys >= threshold
-    excess = int(mask.sum()) - kept
-    if excess:
-        tied = (keys == threshold).nonzero().squeeze(1)
-        mask[tied[-excess:]] = False
-    return mask
-
-
-@_host_mask.register_fake
-def _(keys: Tensor, kept: int) -> Tensor:  # noqa: ARG001
-    return torch.empty_like(keys, dtype=torch.bool)
-
-
-def _kth_largest(keys: Tensor, k: int) -> float:
-    """The k-th largest value, exactly.
-
-    The sorted sample of every 64th key brackets it with a margin of four standard deviations; only what lies
-    in the bracket is selected from. If the bracket misses (keys with a structure of that period), all are.
-    """
-    rank = keys.numel() - k
-    sample = keys[::_SAMPLE_STRIDE].sort().values
-    size = sample.numel()
-    place, margin = rank * size // keys.numel(), 4 * math.isqrt(size) + 1
-    if size > 8 * margin:
-        low, high = sample[max(place - margin, 0)], sample[min(place + margin, size - 1)]
-        inside = keys[(keys >= low) & (keys <= high)]
-        rank_inside = rank - int((keys < low).sum())
-        if 0 <= rank_inside < inside.numel():
-            return float(inside.kthvalue(rank_inside + 1).values)
-    return float(keys.kthvalue(rank + 1).values)

@@ -21,10 +21,13 @@ from torch.nn.utils import parametrize
 from .allocation import Allocation, settle
 from .config import SubnetworkConfig
 from .errors import ConfigError
+from .fused import FusedLayers
 from .generator import random_weights
-from .masked_weight import MaskedWeight, PrunedWeight, WeightSpec
+from .masked_weight import MaskedWeight
 from .methods import Method, resolve
+from .pruned_weight import PrunedWeight
 from .selection import kept_count
+from .weight_spec import WeightSpec
 
 __all__ = [
     "MASKABLE",
@@ -182,7 +185,14 @@ def _parametrized(model: nn.Module, kind: type[ModuleT]) -> Iterator[tuple[str, 
             yield name.removesuffix("parametrizations.weight") + "weight", part, original
 
 
-def refresh(model: nn.Module, step: int, *, steps_per_epoch: int | None = None, epochs: int | None = None) -> bool:
+def refresh(
+    model: nn.Module,
+    step: int,
+    *,
+    steps_per_epoch: int | None = None,
+    epochs: int | None = None,
+    fused: FusedLayers | None = None,
+) -> bool:
     """Do what the method does before training step ``step`` (0, 1, …).
 
     Ramp and global selection: settle how many weights each layer keeps. Weight Recycling: before the first step of
@@ -195,6 +205,7 @@ def refresh(model: nn.Module, step: int, *, steps_per_epoch: int | None = None, 
         step: number of the step.
         steps_per_epoch: needed by methods that count epochs.
         epochs: of the whole run; needed by Weight Recycling.
+        fused: the layers of the model, to redraw the weights of all of them in one launch.
 
     Returns:
         Whether weights changed.
@@ -203,7 +214,7 @@ def refresh(model: nn.Module, step: int, *, steps_per_epoch: int | None = None, 
         ConfigError: the method counts epochs, and their length is not given.
     """
     layers = list(masked_layers(model))
-    happened = False
+    happened, event = False, 0
     settle(layers, None if steps_per_epoch is None else step // steps_per_epoch)
     for _, part, scores in layers:
         if part.recycling is not None:
@@ -213,8 +224,11 @@ def refresh(model: nn.Module, step: int, *, steps_per_epoch: int | None = None, 
                 part.recycle(scores)
                 happened = True
         if part.resampling is not None and (event := part.resampling.event(step)):
-            part.resample(scores, event)
             happened = True
+            if fused is None:
+                part.resample(scores, event)
+    if fused is not None and event:
+        fused.resample(event)
     return happened
 
 

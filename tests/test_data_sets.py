@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from iterand_compress.compress.config import DataConfig
-from iterand_compress.compress.data import DATASETS, TEXT_DATASETS, load_data
+from iterand_compress.compress.data import DATASETS, TEXT_DATASETS, decode, load_data
 from iterand_compress.compress.data import loading as loading_module
 from iterand_compress.compress.data.augment import Augmentation
 from iterand_compress.compress.data.builtin import TORCHVISION_LOADERS
@@ -249,6 +249,20 @@ def test_folder_images_and_labels(tmp_path):
     scaled = expected.reshape(-1, 3) / 255
     assert data.mean == pytest.approx(scaled.mean(0), abs=6e-7)
     assert data.std == pytest.approx(scaled.std(0), abs=6e-7)
+
+
+def test_many_files_are_decoded_by_processes_to_the_same_pixels_in_the_same_order(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path, each=7)
+    one = load_data(folder_config(), data_dir=folder)
+    monkeypatch.setattr(decode, "_MANY", 1)
+    monkeypatch.setattr(decode, "_CHUNK", 4)
+    monkeypatch.setattr(decode, "cpu_count", lambda: 2)
+    many = load_data(folder_config(), data_dir=folder)
+    np.testing.assert_array_equal(pixels_of(many.train), pixels_of(one.train))
+    np.testing.assert_array_equal(pixels_of(many.test), pixels_of(one.test))
+    _truncate(folder, "train/dog/3.png")
+    with pytest.raises(DataError, match=r"train/dog/3\.png: not a readable image"):
+        load_data(folder_config(), data_dir=folder)
 
 
 def test_folder_validation_comes_from_train_and_never_from_test(tmp_path):

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from iterand_compress.compress import selection
+from iterand_compress.compress import host_selection
 from iterand_compress.compress.errors import ConfigError
-from iterand_compress.compress.selection import kept_count, select, topk_mask
+from iterand_compress.compress.host_selection import new_bracket
+from iterand_compress.compress.selection import device_mask, kept_count, select, topk_mask
 
 
 def reference_mask(keys: np.ndarray, kept: int) -> np.ndarray:
@@ -51,7 +52,7 @@ def shaped(kind: str) -> np.ndarray:
 
 @pytest.mark.parametrize("kept", [1, 3_000, 120_000, 299_999])
 @pytest.mark.parametrize("kind", ["random", "every 64th is large", "many ties", "all equal"])
-@pytest.mark.parametrize("implementation", [selection._host_mask, selection._device_mask])
+@pytest.mark.parametrize("implementation", [topk_mask, device_mask])
 def test_large_layers_on_both_paths(implementation, kind, kept):
     scores = shaped(kind)
     order = np.argsort(-scores, kind="stable")
@@ -60,20 +61,71 @@ def test_large_layers_on_both_paths(implementation, kind, kept):
     np.testing.assert_array_equal(implementation(torch.from_numpy(scores), kept).numpy(), expected)
 
 
-def test_the_bracket_spares_most_keys(monkeypatch):
-    """Otherwise the CPU path would be right, but pointless."""
+SCORES = [-2.0, -1e-45, -0.0, 0.0, 1e-45, 0.25, 0.5, 3.0]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_run_of_masks_is_exact_whatever_was_remembered(data):
+    """Warm, wrong and useless brackets; both selections; weights that are fixed; varying numbers of kept weights."""
+    count = data.draw(st.integers(1, 50))
+    selection = data.draw(st.sampled_from(["signed", "magnitude"]))
+    parts = np.array(data.draw(st.lists(st.sampled_from(["free", "pruned", "kept"]), min_size=count, max_size=count)))
+    fixed = (torch.from_numpy(parts == "pruned"), torch.from_numpy(parts == "kept"))
+    free = data.draw(st.booleans())
+    least, most = (0, count) if free else (int((parts == "kept").sum()), int((parts != "pruned").sum()))
+    memory = torch.tensor(data.draw(st.sampled_from([[np.nan] * 4, [0.2, 0.3, 0.25, 5], [-1, 1, 0, 1], [9, 9, 9, 9]])))
+    bracket = memory.double()
+    for _ in range(3):
+        scores = np.array(data.draw(st.lists(st.sampled_from(SCORES), min_size=count, max_size=count)), np.float32)
+        kept = data.draw(st.integers(least, most))
+        keys = np.abs(scores) if selection == "magnitude" else scores.copy()
+        if not free:
+            keys[parts == "pruned"], keys[parts == "kept"] = -np.inf, np.inf
+        mask = select(torch.from_numpy(scores), kept, selection, None if free else fixed, bracket)
+        np.testing.assert_array_equal(mask.numpy(), reference_mask(keys, kept))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_scores_of_other_types(dtype):
+    scores = torch.from_numpy(shaped("random")).to(dtype)
+    expected = device_mask(scores.double().abs(), 90_000)
+    assert torch.equal(select(scores, 90_000, "magnitude"), expected)
+
+
+def test_scores_that_are_not_numbers_still_give_a_mask():
+    """The loop ends such a run when it next looks at the loss; until then nothing may break."""
+    scores = torch.tensor([1.0, float("nan"), float("nan"), 2.0, 0.0])
+    bracket = new_bracket()
+    for _ in range(2):
+        assert int(select(scores, 2, "signed", None, bracket).sum()) == 2
+    assert select(torch.tensor([1.0, 0.0, 3.0, 2.0, 0.0]), 2, "signed", None, bracket).tolist() == [0, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("selection", ["signed", "magnitude"])
+def test_only_few_scores_are_sorted(monkeypatch, selection):
+    """Otherwise masks would be right, but the bracket pointless."""
     sizes = []
-    real = torch.Tensor.kthvalue
+    real = np.partition
 
-    def counting(keys, k):
-        sizes.append(keys.numel())
-        return real(keys, k)
+    def counting(values, place):
+        sizes.append(len(values))
+        return real(values, place)
 
-    monkeypatch.setattr(torch.Tensor, "kthvalue", counting)
-    for kind in ("random", "every 64th is large"):
-        topk_mask(torch.from_numpy(shaped(kind)), 120_000)
-    assert sizes[0] < 50_000
-    assert sizes[1] == 300_000
+    monkeypatch.setattr(host_selection.np, "partition", counting)
+    rng = np.random.default_rng(1)
+    scores, bracket = shaped("random"), new_bracket()
+    for step in range(12):
+        keys = np.abs(scores) if selection == "magnitude" else scores
+        mask = select(torch.from_numpy(scores), 120_000, selection, None, bracket).numpy()
+        assert mask.sum() == 120_000
+        assert keys[mask].min() > keys[~mask].max()
+        scores += rng.standard_normal(len(scores)).astype(np.float32) * 1e-3 * step + np.float32(1e-4 * step)
+    assert len(sizes) == 12, "a bracket that misses is followed by another one"
+    assert sizes[0] < 50_000, "from the sample"
+    assert max(sizes[1:]) < 6_000, "around the last threshold"
+    select(torch.from_numpy(shaped("every 64th is large")), 120_000, selection)
+    assert sizes[-1] == 300_000, "a sample that misleads"
 
 
 @pytest.mark.parametrize(

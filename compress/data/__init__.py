@@ -37,6 +37,7 @@ def load_data(
     download: bool = False,
     seed: int = 0,
     workers: int | None = None,
+    sharing: int = 1,
 ) -> DataBundle:
     """Load a data set and split it.
 
@@ -51,6 +52,7 @@ def load_data(
         seed: decides the validation split, the order of the training images and their augmentation, unless
             ``config`` has a seed of its own.
         workers: processes that decode large images; ``None`` chooses by the number of cores and images.
+        sharing: processes of this machine that load the same data and share its cores.
 
     Raises:
         ConfigError: an unknown data set, or settings that it does not have.
@@ -59,7 +61,7 @@ def load_data(
     """
     from .loading import load
 
-    return load(config, data_dir=data_dir, download=download, seed=seed, workers=workers)
+    return load(config, data_dir=data_dir, download=download, seed=seed, workers=workers, sharing=sharing)
 
 
 def __getattr__(name: str) -> object:

@@ -10,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .shard import WHOLE, Shard
 from .tokens import TextSpec
 
 __all__ = ["Batch", "DataBundle", "Split", "normalize"]
@@ -35,12 +36,20 @@ class Split(ABC):
         return max(1, len(self) // batch_size)
 
     @abstractmethod
-    def batches(self, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
-        """All of them in order, not augmented, the last partial batch included."""
+    def batches(self, batch_size: int, device: torch.device | str, shard: Shard = WHOLE) -> Iterator[Batch]:
+        """All of them in order, not augmented, the last partial batch included.
+
+        With a ``shard``, only its part of each batch; a part without anything in it is left out.
+        """
 
     @abstractmethod
-    def train_batches(self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0) -> Iterator[Batch]:
-        """The shuffled, augmented batches of an epoch, from batch ``start`` on."""
+    def train_batches(
+        self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0, shard: Shard = WHOLE
+    ) -> Iterator[Batch]:
+        """The shuffled, augmented batches of an epoch, from batch ``start`` on; with a ``shard``, its part of each.
+
+        What an image looks like follows from its place in the order of all, so that it does not depend on the shard.
+        """
 
 
 @dataclass(frozen=True)

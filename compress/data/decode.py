@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DataError
-from .source import ArraySource, ImageSource
+from .source import ArraySource, FileSource, ImageSource
 
 __all__ = ["as_array", "decode_all", "pixel_counts", "require_size", "scale", "scale_and_crop", "statistics"]
 
 _CHUNK = 256
+# From this many files on, starting processes pays.
+_MANY = 8192
 
 
 def scale_and_crop(image: Image.Image, side: int, window: int) -> Image.Image:
@@ -44,7 +49,9 @@ def as_array(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def decode_all(source: ImageSource, shape: tuple[int, int, int], scaled_to: int | None) -> NDArray[np.uint8]:
-    """Decode every image, on all cores.
+    """Decode every image; many images in processes of their own.
+
+    Not in threads: with tiny images these mostly wait for the interpreter's lock, and two took longer than one.
 
     Args:
         source: the images.
@@ -60,23 +67,45 @@ def decode_all(source: ImageSource, shape: tuple[int, int, int], scaled_to: int 
     if isinstance(source, ArraySource) and scaled_to is None:
         images = source.images if source.images.ndim == 4 else source.images[..., None]
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    out = np.empty((len(source), *shape), dtype=np.uint8)
-
-    def decode(start: int) -> None:
-        for index in range(start, min(start + _CHUNK, len(source))):
-            image = source.image(index)
-            if scaled_to is not None:
-                image = scale_and_crop(image, scaled_to, scaled_to)
-            else:
-                require_size(source.describe(index), image.size, shape)
-            out[index] = as_array(image)
-
-    pool = ThreadPoolExecutor(cpu_count() or 1)
-    try:
-        list(pool.map(decode, range(0, len(source), _CHUNK)))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    workers = min(8, cpu_count() or 1) if isinstance(source, FileSource) and len(source) >= _MANY else 0
+    loader: DataLoader[Any] = DataLoader(
+        _Pieces(source, shape, scaled_to),
+        batch_size=None,
+        num_workers=workers if workers > 1 else 0,
+        generator=torch.Generator(),  # else the loader would draw from the global one
+    )
+    out, start = np.empty((len(source), *shape), dtype=np.uint8), 0
+    for piece in loader:
+        if isinstance(piece, DataError):
+            raise piece
+        out[start : start + len(piece)] = piece.numpy()
+        start += len(piece)
     return out
+
+
+class _Pieces(Dataset[Any]):
+    """Decoded images, some hundred at a time."""
+
+    def __init__(self, source: ImageSource, shape: tuple[int, int, int], scaled_to: int | None) -> None:
+        self._source, self._shape, self._scaled_to = source, shape, scaled_to
+
+    def __len__(self) -> int:
+        return -(-len(self._source) // _CHUNK)
+
+    def __getitem__(self, piece: int) -> Tensor | DataError:
+        """uint8 ``[k, C, H, W]``. An error is returned: raised in a worker, it would reach the user as a traceback."""
+        indices = range(piece * _CHUNK, min((piece + 1) * _CHUNK, len(self._source)))
+        try:
+            return torch.from_numpy(np.stack([self._decoded(index) for index in indices]))
+        except DataError as error:
+            return error
+
+    def _decoded(self, index: int) -> NDArray[np.uint8]:
+        image = self._source.image(index)
+        if self._scaled_to is None:
+            require_size(self._source.describe(index), image.size, self._shape)
+            return as_array(image)
+        return as_array(scale_and_crop(image, self._scaled_to, self._scaled_to))
 
 
 def require_size(name: str, size: tuple[int, int], shape: tuple[int, int, int]) -> None:

@@ -33,7 +33,9 @@ LARGEST_IN_MEMORY = 2**30
 SAMPLE = 512
 
 
-def load(config: DataConfig, *, data_dir: Path | None, download: bool, seed: int, workers: int | None) -> DataBundle:
+def load(
+    config: DataConfig, *, data_dir: Path | None, download: bool, seed: int, workers: int | None, sharing: int
+) -> DataBundle:
     """See ``load_data``."""
     seed = seed if config.seed is None else config.seed
     if config.name in TEXT_DATASETS:
@@ -60,7 +62,7 @@ def load(config: DataConfig, *, data_dir: Path | None, download: bool, seed: int
         transform = replace(plain, augmentation=Augmentation.from_config(config, mean))
         for name, part in parts.items():
             labels = torch.from_numpy(part.labels)
-            splits[name] = StreamSplit(part.source, labels, transform, seed, workers)
+            splits[name] = StreamSplit(part.source, labels, transform, seed, workers, sharing)
     else:
         decoded = {name: decode_all(part.source, shape, side) for name, part in parts.items()}
         mean, std = raw.statistics or statistics(_counts(decoded, val_is_apart=raw.val is not None))

@@ -10,6 +10,7 @@ from torch import Tensor
 from .augment import Augmentation, augment, to_pixels
 from .bundle import Batch, Split
 from .order import augmentation_words, epoch_order
+from .shard import WHOLE, Shard
 
 __all__ = ["MemorySplit"]
 
@@ -36,14 +37,17 @@ class MemorySplit(Split):
             self._images = self._images.to(device)
             self._device_labels = self.labels.to(device)
 
-    def batches(self, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def batches(self, batch_size: int, device: torch.device | str, shard: Shard = WHOLE) -> Iterator[Batch]:
         """See ``Split``."""
         self._move(device)
         for start in range(0, len(self), batch_size):
-            part = slice(start, start + batch_size)
-            yield to_pixels(self._images[part]), self._device_labels[part]
+            part = shard.of(start, min(start + batch_size, len(self)))
+            if part.start < part.stop:
+                yield to_pixels(self._images[part]), self._device_labels[part]
 
-    def train_batches(self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0) -> Iterator[Batch]:
+    def train_batches(
+        self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0, shard: Shard = WHOLE
+    ) -> Iterator[Batch]:
         """See ``Split``. The choices of the whole epoch are drawn and moved to the device at once."""
         self._move(device)
         order = torch.from_numpy(epoch_order(self._seed, epoch, len(self))).to(device)
@@ -51,7 +55,7 @@ class MemorySplit(Split):
         if table is not None:
             table = table.to(device)
         for step in range(start, self.steps_per_epoch(batch_size)):
-            part = slice(step * batch_size, (step + 1) * batch_size)
+            part = shard.of(step * batch_size, min((step + 1) * batch_size, len(self)))
             images = self._images[order[part]]
             labels = self._device_labels[order[part]]
             if table is None:

@@ -84,9 +84,13 @@ class FileSource(ImageSource):
         try:
             with Image.open(path) as image:
                 _refuse_deep(image, path)
+                wanted = "L" if self.channels == 1 else "RGB"
+                if image.mode == wanted and "transparency" not in image.info:
+                    image.load()
+                    return image
                 if "transparency" in image.info:  # a palette with alpha only converts by way of RGBA
                     image = image.convert("RGBA")
-                return image.convert("L" if self.channels == 1 else "RGB")
+                return image.convert(wanted)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise _unreadable(path, error) from error
 

@@ -19,6 +19,7 @@ from .augment import Augmentation, to_pixels
 from .bundle import Batch, Split
 from .decode import as_array, scale, scale_and_crop
 from .order import augmentation_words, epoch_order
+from .shard import WHOLE, Shard
 from .source import ImageSource
 
 __all__ = ["LARGE_SIDE", "StreamSplit", "StreamTransform"]
@@ -89,36 +90,46 @@ class StreamSplit(Split):
         labels: int64 ``[n]``.
         transform: to the size of the network.
         seed: of order and augmentation.
-        workers: decoding processes; ``None`` is one less than there are cores, at most 8 (few images: 0).
+        workers: decoding processes; ``None`` is one less than its share of the cores, at most 8 (few images: 0).
+        sharing: processes of this machine that load the same data and share its cores.
     """
 
     def __init__(
-        self, source: ImageSource, labels: Tensor, transform: StreamTransform, seed: int, workers: int | None
+        self,
+        source: ImageSource,
+        labels: Tensor,
+        transform: StreamTransform,
+        seed: int,
+        workers: int | None,
+        sharing: int = 1,
     ) -> None:
         self.labels = labels
         self._dataset = _Images(source, labels, transform)
         self._seed = seed
         self._augmented = transform.augmentation != Augmentation()
         if workers is None:
-            workers = 0 if len(source) < _TINY else min(8, (os.cpu_count() or 1) - 1)
+            workers = 0 if len(source) < _TINY else min(8, max(0, (os.cpu_count() or 1) // sharing - 1))
         self._workers = workers
         self._plan = _Plan()
         self._loader: DataLoader[Any] | None = None
 
-    def batches(self, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def batches(self, batch_size: int, device: torch.device | str, shard: Shard = WHOLE) -> Iterator[Batch]:
         """See ``Split``."""
         items: list[_Item] = [(index, None) for index in range(len(self))]
         starts = range(0, len(items), batch_size)
-        return self._load([items[start : start + batch_size] for start in starts], device)
+        plan = [items[shard.of(start, min(start + batch_size, len(items)))] for start in starts]
+        return self._load([part for part in plan if part], device)
 
-    def train_batches(self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0) -> Iterator[Batch]:
+    def train_batches(
+        self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0, shard: Shard = WHOLE
+    ) -> Iterator[Batch]:
         """See ``Split``."""
         order = epoch_order(self._seed, epoch, len(self)).tolist()
         words = augmentation_words(self._seed, epoch, len(self)) if self._augmented else None
         plan = []
         for step in range(start, self.steps_per_epoch(batch_size)):
-            positions = range(step * batch_size, min((step + 1) * batch_size, len(order)))
-            plan.append([(order[at], None if words is None else words[at]) for at in positions])
+            part = shard.of(step * batch_size, min((step + 1) * batch_size, len(order)))
+            plan.append([(order[at], None if words is None else words[at]) for at in range(part.start, part.stop)])
         return self._load(plan, device)
 
     def _load(self, plan: list[list[_Item]], device: torch.device | str) -> Iterator[Batch]:

@@ -13,6 +13,7 @@ from ..errors import ConfigError, DataError
 from .bundle import Batch, DataBundle, Split
 from .order import epoch_order, held_out
 from .sentences import load_sentences
+from .shard import WHOLE, Shard
 from .texts import RawTexts, Texts, load_texts
 from .tokens import BYTE_VOCABULARY, TextSpec, tokenise_all
 
@@ -45,19 +46,22 @@ class TokenSplit(Split):
             self._tokens = self._tokens.to(device)
             self._device_labels = self.labels.to(device)
 
-    def batches(self, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def batches(self, batch_size: int, device: torch.device | str, shard: Shard = WHOLE) -> Iterator[Batch]:
         """See ``Split``."""
         self._move(device)
         for start in range(0, len(self), batch_size):
-            part = slice(start, start + batch_size)
-            yield self._tokens[part].long(), self._device_labels[part]
+            part = shard.of(start, min(start + batch_size, len(self)))
+            if part.start < part.stop:
+                yield self._tokens[part].long(), self._device_labels[part]
 
-    def train_batches(self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0) -> Iterator[Batch]:
+    def train_batches(
+        self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0, shard: Shard = WHOLE
+    ) -> Iterator[Batch]:
         """See ``Split``."""
         self._move(device)
         order = torch.from_numpy(epoch_order(self._seed, epoch, len(self))).to(device)
         for step in range(start, self.steps_per_epoch(batch_size)):
-            part = order[step * batch_size : (step + 1) * batch_size]
+            part = order[shard.of(step * batch_size, min((step + 1) * batch_size, len(self)))]
             yield self._tokens[part].long(), self._device_labels[part]
 
 

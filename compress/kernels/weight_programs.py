@@ -12,8 +12,8 @@ from .search_programs import (
     TABLE_COLUMNS,
     address,
     as_key,
-    load_tile,
     load_keys,
+    load_tile,
     place,
 )
 
@@ -158,7 +158,9 @@ def bits_of_stream(
 ):  # fmt: skip
     """Units of 8 or 16 bits of a stream, uint32; a block has 128 bits."""
     zero = index * 0
-    word0, word1, word2, word3 = philox(index // (128 // BITS), draw + zero, tensor + zero, zero + PURPOSE, seed_low, seed_high)
+    word0, word1, word2, word3 = philox(
+        index // (128 // BITS), draw + zero, tensor + zero, zero + PURPOSE, seed_low, seed_high
+    )
     number = index // (32 // BITS) % 4
     word = tl.where(number < 2, tl.where(number == 0, word0, word1), tl.where(number == 2, word2, word3))
     return (word >> (index % (32 // BITS) * BITS)) & ((1 << BITS) - 1)

@@ -24,10 +24,10 @@ def alpha(codes: Tensor, mask: Tensor, scale: float, kept: int) -> Tensor:
     The sum is over whole numbers, so it is exact in any order and α has the same bits on every device.
 
     Args:
-        codes: float ``[n]``, the weights in units of ``scale``: whole numbers up to 127.
+        codes: int8 ``[n]``, the weights in units of ``scale``.
         mask: bool ``[n]``.
         scale: float32 value of a unit.
         kept: number of true entries in ``mask``.
     """
-    total = torch.where(mask, codes, 0.0).abs().sum(dtype=torch.float64)
-    return (total * scale / kept).to(torch.float32)
+    total = torch.where(mask, codes.abs(), 0).sum(dtype=torch.int64)
+    return (total.to(torch.float64) * scale / kept).to(torch.float32)

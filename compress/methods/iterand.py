@@ -12,11 +12,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from ..config import SubnetworkConfig
 from ..errors import ConfigError
-from ..generator import DECISION_STEPS, resampling_decisions
+from ..generator import DECISION_STEPS
 from .preset import MethodPreset
 
 __all__ = ["PRESET", "Resampling", "resampling_of"]
@@ -38,11 +36,6 @@ class Resampling:
     def event(self, step: int) -> int:
         """The number of the event before a training step (0, 1, …), counted from 1; 0 if there is none."""
         return (step + 1) // self.every if (step + 1) % self.every == 0 else 0
-
-    def redrawn(self, seed: int, tensor: int, event: int, mask: Tensor) -> Tensor:
-        """Which weights of a layer an event redraws, int64 indices; ``mask``, bool ``[n]``, is True where kept."""
-        chosen = resampling_decisions(seed, tensor, event, self.threshold, mask.numel(), mask.device)
-        return (chosen & ~mask).nonzero().squeeze(1)
 
 
 def resampling_of(config: SubnetworkConfig) -> Resampling:

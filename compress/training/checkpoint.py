@@ -6,6 +6,7 @@ and never runs code. It is written atomically: a reader sees the old file or the
 
 from __future__ import annotations
 
+import io
 import pickle
 import warnings
 from dataclasses import asdict, dataclass, fields
@@ -129,8 +130,12 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             raise
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
     """Read a checkpoint; tensors come to the CPU.
+
+    Args:
+        path: the file.
+        content: what is in it, if another process has read it.
 
     Raises:
         CheckpointError: missing, damaged, foreign, newer, or a pickle that would run code.
@@ -138,7 +143,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about what is refused a moment later
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path if content is None else io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:
@@ -150,28 +155,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint: {_first_line(error)}") from None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise CheckpointError(
             f"{path}: not an iterand-compress checkpoint (for a bare state dict, use the library's pack())"
         )
-    if content["version"] != _VERSION:
+    if found["version"] != _VERSION:
         raise CheckpointError(
-            f"{path}: checkpoint version: expected {_VERSION}, got {content['version']!r}; "
-            "use the version that wrote it"
+            f"{path}: checkpoint version: expected {_VERSION}, got {found['version']!r}; use the version that wrote it"
         )
     expected = {field.name for field in fields(Checkpoint)} | {"format", "version"}
-    if set(content) != expected:
-        raise CheckpointError(f"{path}: damaged: expected the keys {sorted(expected)}, got {sorted(content)}")
+    if set(found) != expected:
+        raise CheckpointError(f"{path}: damaged: expected the keys {sorted(expected)}, got {sorted(found)}")
     return Checkpoint(
-        recipe=validated(Recipe, content["recipe"], f"{path}: recipe"),
-        architecture=read_architecture(content["architecture"]),
-        data=DataInfo.from_dict(content["data"]),
-        position=Position(**content["position"]),
-        model=content["model"],
-        optimizer=content["optimizer"],
-        meter=content["meter"],
-        data_dir=content["data_dir"],
-        test=content["test"],
+        recipe=validated(Recipe, found["recipe"], f"{path}: recipe"),
+        architecture=read_architecture(found["architecture"]),
+        data=DataInfo.from_dict(found["data"]),
+        position=Position(**found["position"]),
+        model=found["model"],
+        optimizer=found["optimizer"],
+        meter=found["meter"],
+        data_dir=found["data_dir"],
+        test=found["test"],
     )
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from .group import ALONE, Group
+
 if TYPE_CHECKING:
     from ..data import Split
 
@@ -32,7 +34,14 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(logits: Callable[[Tensor], Tensor], split: Split, *, batch_size: int, device: torch.device) -> Score:
+def evaluate(
+    logits: Callable[[Tensor], Tensor],
+    split: Split,
+    *,
+    batch_size: int,
+    device: torch.device,
+    group: Group = ALONE,
+) -> Score:
     """Run a split through a classifier.
 
     Args:
@@ -40,14 +49,16 @@ def evaluate(logits: Callable[[Tensor], Tensor], split: Split, *, batch_size: in
         split: the images.
         batch_size: images at a time.
         device: where pixels are handed over.
+        group: processes that share the work; all of them get the score.
     """
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    for pixels, labels in split.batches(batch_size, device):
-        answer = logits(pixels).float()
-        correct += (answer.argmax(dim=1) == labels).sum()
-        loss += F.cross_entropy(answer, labels, reduction="sum").double()
-    return Score(int(correct), len(split), float(loss) / len(split))
+    with group.agreed():
+        for pixels, labels in split.batches(batch_size, device, group.shard):
+            answer = logits(pixels).float()
+            correct += (answer.argmax(dim=1) == labels).sum()
+            loss += F.cross_entropy(answer, labels, reduction="sum").double()
+    return Score(int(group.total(correct)), len(split), float(group.total(loss)) / len(split))
 
 
 def network_logits(model: nn.Module, normalize: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

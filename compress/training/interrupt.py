@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -32,10 +33,16 @@ class RunStoppedError(IterandError):
 
 
 class StopRequest:
-    """While active, the first signal sets ``requested``; a second one acts as usual."""
+    """While active, the first signal sets ``requested``; a second one acts as usual.
 
-    def __init__(self) -> None:
+    Args:
+        patience: seconds in which further signals count as the first one: a process of a group gets Ctrl-C from the
+            terminal, and once more from its launcher.
+    """
+
+    def __init__(self, patience: float = 0.0) -> None:
         self.requested = False
+        self._patience, self._since = patience, 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -43,9 +50,14 @@ class StopRequest:
             self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        self.requested = True
-        self._restore()
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if not self.requested:
+            self.requested, self._since = True, time.monotonic()
+            if not self._patience:
+                self._restore()
+        elif time.monotonic() - self._since > self._patience:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -18,7 +18,7 @@ from .report import EpochReport
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["MetricsLog", "metrics_path"]
+__all__ = ["MetricsLog", "NoMetrics", "metrics_path"]
 
 
 def metrics_path(checkpoint: Path) -> Path:
@@ -78,6 +78,19 @@ class MetricsLog:
                 file.write(json.dumps(values) + "\n")
         except OSError as error:
             raise IterandError(f"{self.path}: cannot be written: {error.strerror}; free some space") from None
+
+
+class NoMetrics(MetricsLog):
+    """Writes nothing: of several processes, one keeps the log."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def epoch(self, report: EpochReport) -> None:
+        """Nothing."""
+
+    def test(self, score: Score, position: Position) -> None:
+        """Nothing."""
 
 
 def _lines_until(path: Path, epochs_done: int) -> list[str]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..config import Recipe
     from .checkpoint import DataInfo, Position
     from .evaluate import Score
+    from .profile import ProfileReport
 
 __all__ = ["EpochReport", "Reporter", "RunInfo", "StepReport"]
 
@@ -19,7 +20,8 @@ __all__ = ["EpochReport", "Reporter", "RunInfo", "StepReport"]
 class RunInfo:
     """What is about to run.
 
-    ``weights`` counts trained parameters; ``empty_layers`` names those whose weights were all pruned before training.
+    ``weights`` counts trained parameters; ``empty_layers`` names those whose weights were all pruned before training;
+    ``processes`` train together, each on a device of its own.
     """
 
     recipe: Recipe
@@ -30,6 +32,7 @@ class RunInfo:
     steps_per_epoch: int
     weights: int
     empty_layers: tuple[str, ...] = ()
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,9 @@ class Reporter:
 
     def epoch(self, report: EpochReport) -> None:
         """An epoch is done and saved."""
+
+    def profile(self, report: ProfileReport) -> None:
+        """Some steps were traced."""
 
     def finish(self, test: Score) -> None:
         """The run is complete."""

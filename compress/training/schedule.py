@@ -46,7 +46,14 @@ def check_refresh(recipe: Recipe) -> None:
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """Learning rate of an epoch (0, 1, …)."""
+    """Learning rate of an epoch (0, 1, …); if the recipe says which batch it is for, in proportion to the batch.
+
+    Source of the linear rule: Goyal et al., "Accurate, large minibatch SGD", 2017, section 2.1.
+    """
+    return _for_its_batch(config, epoch) * (config.batch_size / config.lr_batch if config.lr_batch else 1.0)
+
+
+def _for_its_batch(config: TrainConfig, epoch: int) -> float:
     if epoch < config.warmup_epochs:
         return config.lr * (epoch + 1) / config.warmup_epochs
     if epoch >= config.epochs - config.cooldown_epochs:

@@ -17,14 +17,21 @@ from ..errors import CheckpointError, ConfigError
 from .checkpoint import Checkpoint, load_checkpoint
 from .devices import resolve_device
 from .evaluate import Score
+from .group import Group
+from .identity import require_same_code, require_same_settings
 from .interrupt import StopRequest
-from .metrics import MetricsLog, metrics_path
+from .launch import join
+from .metrics import MetricsLog, NoMetrics, metrics_path
+from .peers import watched
 from .recipe import differences, override
 from .report import Reporter
 from .run import Run, RunOptions
 from .schedule import check_refresh, check_schedule
 
-__all__ = ["RunOptions", "TrainResult", "train"]
+__all__ = ["RunOptions", "TrainResult", "stored_recipe", "train"]
+
+# Seconds in which several signals to one of several processes count as one.
+_PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,11 @@ class TrainResult:
 def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None) -> TrainResult:
     """Search for a subnetwork (or train a dense network) and leave a checkpoint.
 
+    Called by each of the processes that torchrun starts (also in a script of the user's), it trains one network in all
+    of them: each computes its part of every batch, and the result depends on the number of processes by no more than
+    rounding (and dropout, and BatchNorm without ``sync_batchnorm``). All of them return the same result; the main one
+    alone writes files and has a reporter.
+
     Args:
         recipe: what to compute.
         options: where and how.
@@ -45,38 +57,73 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
 
     Raises:
         IterandError: bad settings, data or checkpoint; a non-finite loss.
-        RunStoppedError: Ctrl-C or SIGTERM came; the checkpoint holds the run up to the last whole step.
+        RunStoppedError: Ctrl-C or SIGTERM came, to any of the processes; the checkpoint holds the run up to the last
+            whole step.
+        PeerError: another process failed, or is gone.
     """
-    reporter = reporter or Reporter()
-    check_schedule(recipe.train)
-    check_refresh(recipe)
-    device = resolve_device(options.device)
-    recipe = _resolved(recipe, device)
-    stored = _stored_run(recipe, options)
-    if stored and stored.test is not None:
-        test = Score(**stored.test)
-        reporter.finish(test)
-        return TrainResult(options.out, test)
-    run = Run(recipe, options, device, stored)
-    if not stored:
-        run.save()  # a run that is killed in its first epoch can be resumed, too
-    with (
-        closing(reporter),
-        StopRequest() as stop,
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        MetricsLog(metrics_path(options.out), run.position.epoch, options.tensorboard) as log,
-    ):
+    group = join(options.peer_timeout)
+    with watched(group):
+        require_same_code(group)
+        with group.agreed():
+            check_schedule(recipe.train)
+            check_refresh(recipe)
+            device = resolve_device(options.device, group)
+            recipe = _resolved(recipe, device)
+        require_same_settings(group, recipe, options, device)
+        stored = _stored_run(recipe, options, group)
+        reporter = reporter if reporter and group.main else Reporter()
+        if stored and stored.test is not None:
+            test = Score(**stored.test)
+            reporter.finish(test)
+            return TrainResult(options.out, test)
+        run = Run(recipe, options, device, stored, group)
+        if not stored:
+            run.save()  # a run that is killed in its first epoch can be resumed, too
+        with (
+            closing(run),
+            closing(reporter),
+            StopRequest(_PATIENCE if group.size > 1 else 0.0) as stop,
+            watched(group, run.advice),
+        ):
+            result = _to_the_end(run, stop, reporter)
+    reporter.finish(result.test)
+    return result
+
+
+def _to_the_end(run: Run, stop: StopRequest, reporter: Reporter) -> TrainResult:
+    options, group, device = run.options, run.group, run.device
+    with group.agreed():
+        log = (
+            MetricsLog(metrics_path(options.out), run.position.epoch, options.tensorboard)
+            if group.main
+            else NoMetrics()
+        )
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), log:
         reporter.start(run.info())
-        while run.position.epoch < recipe.train.epochs:
+        while run.position.epoch < run.recipe.train.epochs:
             report = run.epoch(stop, reporter)
-            log.epoch(report)
+            with group.agreed():
+                log.epoch(report)
             run.save()
             reporter.epoch(report)
         test = run.evaluate(run.data.test)
-        log.test(test, run.position)
+        with group.agreed():
+            log.test(test, run.position)
         run.save(test)
-    reporter.finish(test)
     return TrainResult(options.out, test)
+
+
+def stored_recipe(out: Path, group: Group) -> Recipe:
+    """The recipe in a checkpoint, which the main process alone has to see.
+
+    Raises:
+        CheckpointError: see ``load_checkpoint``.
+    """
+    text = None
+    with group.agreed():
+        if group.main:
+            text = load_checkpoint(out).recipe.model_dump_json()
+    return Recipe.model_validate_json(group.from_main(text.encode() if text else None))
 
 
 def _resolved(recipe: Recipe, device: torch.device) -> Recipe:
@@ -86,18 +133,26 @@ def _resolved(recipe: Recipe, device: torch.device) -> Recipe:
     return override(recipe, {"train.precision": "bfloat16" if device.type == "cuda" else "float32"})
 
 
-def _stored_run(recipe: Recipe, options: RunOptions) -> Checkpoint | None:
-    if not options.resume:
-        if options.out.exists() and not options.force:
+def _stored_run(recipe: Recipe, options: RunOptions, group: Group) -> Checkpoint | None:
+    """The main process alone reads the checkpoint; the others get its bytes, and go on as if they had read it."""
+    stored, content = None, None
+    with group.agreed():
+        if not group.main:
+            pass
+        elif options.resume:
+            stored = load_checkpoint(options.out)
+            changed = differences(stored.recipe, recipe)
+            if changed:
+                raise ConfigError(
+                    f"{options.out}: cannot resume with other settings ({'; '.join(changed)}); "
+                    "leave them out, or start a new run"
+                )
+            content = options.out.read_bytes() if group.size > 1 else b""
+        elif options.out.exists() and not options.force:
             raise CheckpointError(
                 f"{options.out}: exists already; --resume goes on from it, --force replaces it, --out writes elsewhere"
             )
-        return None
-    stored = load_checkpoint(options.out)
-    changed = differences(stored.recipe, recipe)
-    if changed:
-        raise ConfigError(
-            f"{options.out}: cannot resume with other settings ({'; '.join(changed)}); "
-            "leave them out, or start a new run"
-        )
-    return stored
+    if not options.resume or group.size == 1:
+        return stored
+    content = group.from_main(content)
+    return stored if group.main else load_checkpoint(options.out, content)

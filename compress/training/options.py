@@ -1,0 +1,53 @@
+"""How a run takes place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .launch import PEER_TIMEOUT
+
+__all__ = ["RunOptions"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how a run takes place, as opposed to what it computes (the recipe).
+
+    Attributes:
+        out: the checkpoint.
+        data_dir: folder of the data set.
+        download: whether torchvision may download it.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        resume: go on from ``out``.
+        force: replace ``out`` if it exists.
+        compile: mode of ``torch.compile`` that the network runs through (``default``, ``reduce-overhead``: CUDA graphs,
+            ``max-autotune`` …); ``None`` = none.
+        channels_last: memory format of the activations; ``None`` means on a GPU only.
+        checkpoint_every: also save every so many steps (0: after each epoch only).
+        allow_import: whether the model name may be ``package.module:factory``.
+        tensorboard: folder for TensorBoard event files.
+        profile: trace some of the first steps, and tell the reporter where their time goes.
+        peer_timeout: seconds that one of several processes waits for the others.
+        masks: of a ticket, bool ``[n]`` by the names of weights, for a new run of a method that prunes at
+            initialisation: instead of finding them.
+    """
+
+    out: Path
+    data_dir: Path | None = None
+    download: bool = False
+    device: str = "auto"
+    resume: bool = False
+    force: bool = False
+    compile: str | None = None
+    channels_last: bool | None = None
+    checkpoint_every: int = 0
+    allow_import: bool = True
+    tensorboard: Path | None = None
+    profile: bool = False
+    peer_timeout: float = PEER_TIMEOUT
+    masks: Mapping[str, NDArray[np.bool_]] | None = None
