@@ -23,7 +23,7 @@ from iterand_compress.compress.kernels import (
 from iterand_compress.compress.kernels.weight_programs import philox
 
 CPU = torch.device("cpu")
-SMALL = {"block": 64, "tile": 32}
+SMALL = {"block": 256, "tile": 128}
 Arrays = list[np.ndarray[Any, Any]]
 
 
@@ -108,8 +108,8 @@ def redraw(
 
 
 @triton.jit
-def philox_blocks(counters, out, low, high, COUNT: tl.constexpr):
-    index = tl.arange(0, COUNT)
+def philox_blocks(counters, out, low, high, count: tl.constexpr):
+    index = tl.arange(0, count)
     x0, x1, x2, x3 = (
         tl.load(counters + index * 4).to(tl.uint32),
         tl.load(counters + index * 4 + 1).to(tl.uint32),
@@ -127,7 +127,7 @@ def philox_of(counters: list[list[int]], low: int, high: int) -> list[list[int]]
     """Blocks of four words at two or more counters."""
     given = torch.tensor(counters)
     out = torch.zeros_like(given)
-    philox_blocks[1,](given, out, low, high, COUNT=len(counters))
+    philox_blocks[1,](given, out, low, high, count=len(counters))
     return out.tolist()
 
 

@@ -1,6 +1,7 @@
 """Triton kernels in Triton's interpreter, against NumPy and torch, bit for bit.
 
-Triton decides when it is imported whether it interprets, so the kernels run in a process of their own: kernel_worker.py.
+Triton decides when it is imported whether it interprets, so the kernels run in a process of their own, in
+kernel_worker.py.
 A torch without GPUs brings no Triton: what is left to test there is that the package says so.
 """
 
@@ -11,7 +12,6 @@ import importlib.util
 import inspect
 import multiprocessing
 import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -45,12 +45,6 @@ def test_without_triton_or_interpreter_nothing_is_available(monkeypatch):
     assert not available(torch.device("cuda"))
 
 
-def test_importing_the_package_does_not_import_triton():
-    program = "import sys, iterand_compress.compress.kernels; print('triton' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -78,6 +72,11 @@ def interpreted() -> None:
     warnings.simplefilter("error")
 
 
+def triton_is_imported() -> bool:
+    """After this file, and with it the package, was imported."""
+    return "triton" in sys.modules
+
+
 def call(name: str, *args: Any, **kwargs: Any) -> Any:
     return getattr(importlib.import_module("kernel_worker"), name)(*args, **kwargs)
 
@@ -87,6 +86,7 @@ def worker() -> Iterator[Any]:
     """Calls a function of kernel_worker in the process with the interpreter."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=interpreted) as pool:
+        assert not pool.submit(triton_is_imported).result(timeout=300)  # only who launches a kernel needs it
         yield lambda *args, **kwargs: pool.submit(call, *args, **kwargs).result(timeout=300)
 
 
@@ -130,10 +130,10 @@ VALUES = {
 }  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kinds=st.lists(st.sampled_from(sorted(VALUES)), min_size=1, max_size=3),
-    sizes=st.lists(st.sampled_from([1, 2, 31, 32, 64, 65, 150]), min_size=3, max_size=3),
+    sizes=st.lists(st.sampled_from([1, 2, 127, 128, 256, 300]), min_size=3, max_size=3),
     selection=st.sampled_from(["signed", "magnitude"]),
     masked=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
@@ -159,16 +159,16 @@ def test_cuts_equal_a_stable_sort(worker, kinds, sizes, selection, masked, seed)
 @pytest.mark.parametrize("selection", ["signed", "magnitude"])
 def test_long_layers_in_blocks_as_on_a_gpu(worker, selection):
     rng = np.random.default_rng(5)
-    sizes = [70_001, 1, 16_384, 40_000]
+    sizes = [40_001, 1, 16_384, 20_000]
     scores = [VALUES["24 bits"](rng, n) for n in sizes]
     scores[3] = np.round(scores[3], 3)  # hundreds of ties in each of its blocks
     calls = []
-    for _ in range(3):
-        calls.append(([score.copy() for score in scores], [28_000, 1, 6_000, 12_345]))
+    for _ in range(2):
+        calls.append(([score.copy() for score in scores], [16_000, 1, 6_000, 12_345]))
         scores = [score + np.float32(1e-4) * rng.standard_normal(len(score), np.float32) for score in scores]
         scores[3] = np.round(scores[3], 3)
     results = worker("search", calls, selection, None, {"block": 16_384, "tile": 4096})
-    assert results[0]["equal"][3] > 100
+    assert results[0]["equal"][3] > 50
     for found, (arrays, kept) in zip(results, calls, strict=True):
         check(found, arrays, kept, selection)
         for array, k, mask in zip(arrays, kept, found["masks"], strict=True):
@@ -297,7 +297,9 @@ def test_resampling_has_the_bits_of_numpy(worker, seed, book, chance, cycle):
     want_codes, want_draws = resampled(codes, draws, pruned, book=book, events=events, **rule)
     for got, want in zip(got_codes + got_draws, want_codes + want_draws, strict=True):
         np.testing.assert_array_equal(got, want)
-    assert any((got != before).any() for got, before in zip(got_draws, draws, strict=True)) == (chance > 0 and cycle > 1)
+    assert any((got != before).any() for got, before in zip(got_draws, draws, strict=True)) == (
+        chance > 0 and cycle > 1
+    )
 
 
 #: Of Random123.

@@ -2,8 +2,8 @@
 
 Keys are uint32: the bits of a float32, so changed that their order is the order of the numbers and both zeros are one.
 A program has one block of one layer, and goes through it tile by tile: all that a thread has of a tile is under way
-before it uses any, and a block is long enough for what a program does but once. Numbers of a layer that programs share lie in rows of int64 tables; the columns
-are named here.
+before it uses any, and a block is long enough for what a program does but once. Numbers of a layer that programs share
+lie in rows of int64 tables; the columns are named here.
 """
 
 import triton
