@@ -1,6 +1,7 @@
 """Cost of a training step with scores, as a ratio to a dense step of the same network in the same run.
 
     python benchmarks/train_step.py --model resnet18 --batch-size 128 --rounds 10
+    python benchmarks/train_step.py --device cuda --precision bfloat16 --compile reduce-overhead
 
 Steps of the methods alternate, so a drift of the machine meets all of them; the ratio is that of the medians, and
 the median of the ratios of neighbouring steps is printed beside it. Peak memory is that of a fresh process per method.
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +26,49 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from common import environment, save
-from iterand_compress.compress.config import ModelConfig, Recipe, SubnetworkConfig
+from iterand_compress.compress.config import ModelConfig, Recipe, SubnetworkConfig, TrainConfig
+from iterand_compress.compress.fused import FusedLayers
 from iterand_compress.compress.models import resolve
-from iterand_compress.compress.subnetwork import masked_layers, refresh
-from iterand_compress.compress.training.run import build_network
+from iterand_compress.compress.subnetwork import refresh
+from iterand_compress.compress.training.network import build_network
+from iterand_compress.compress.training.optimizer import make_optimizer
+from iterand_compress.compress.training.profile import event_seconds
 
 METHODS = ("dense", "edge-popup", "iterand")
+LEAST = 5  # steps before the clock runs: compilation, and CUDA graphs
 
 
 def stepper(
     method: str, args: argparse.Namespace, device: torch.device
-) -> tuple[torch.nn.Module, torch.optim.SGD, Callable[[int], None]]:
+) -> tuple[torch.nn.Module, torch.optim.Optimizer, Callable[[int], None]]:
+    """A step as the trainer's, without what is the same for all methods: data, and counting of right answers."""
     recipe = Recipe(
         model=ModelConfig(name=args.model),
         subnetwork=SubnetworkConfig(method=method, sparsity=args.sparsity, resample_every=args.resample_every),
+        train=TrainConfig(lr=0.1, momentum=0.9, weight_decay=5e-4),
     )
     shape = (3, args.image_size, args.image_size)
-    model = build_network(recipe, resolve(recipe.model, num_classes=10, image_shape=shape), allow_import=False).to(
-        device
-    )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
+    architecture = resolve(recipe.model, num_classes=args.classes, image_shape=shape)
+    model = build_network(recipe, architecture, allow_import=False).to(device)
+    optimizer = make_optimizer(model, recipe.train)
+    channels_last = device.type == "cuda"
+    fused = FusedLayers.of(model, channels_last=channels_last)
+    forward = torch.compile(model, mode=args.compile) if args.compile else model
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(args.batch_size, *shape, generator=generator).to(device)
-    if device.type == "cuda":
+    if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, 10, (args.batch_size,), generator=generator).to(device)
+    labels = torch.randint(0, args.classes, (args.batch_size,), generator=generator).to(device)
     bf16 = args.precision == "bfloat16"
     model.train()
 
     def step(index: int) -> None:
-        refresh(model, index)
+        refresh(model, index, fused=fused)
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = F.cross_entropy(model(images).float(), labels)
+        if args.compile:
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16), fused.held() if fused else nullcontext():
+            loss = F.cross_entropy(forward(images).float(), labels)
         loss.backward()
         optimizer.step()
         if device.type == "cuda":
@@ -84,6 +96,7 @@ def peak_memory(method: str, args: argparse.Namespace) -> dict[str, int]:
         str(args.batch_size),
     ]
     command += ["--image-size", str(args.image_size), "--device", args.device, "--precision", args.precision]
+    command += ["--classes", str(args.classes), *(["--compile", args.compile] if args.compile else [])]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result: dict[str, int] = json.loads(output.splitlines()[-1])
     return result
@@ -123,6 +136,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--compile", metavar="MODE", help="of torch.compile: default, reduce-overhead, max-autotune …")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", choices=METHODS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -133,19 +148,15 @@ def main() -> None:
     built = {method: stepper(method, args, device) for method in METHODS}
     weights = sum(p.numel() for p in built["dense"][0].parameters())
     for _, _, step in built.values():
-        step(0)
-        step(1)
+        for index in range(LEAST):
+            step(index)
     seconds: dict[str, list[float]] = {method: [] for method in METHODS}
     for index in range(args.rounds):
         for method in METHODS if index % 2 else METHODS[::-1]:
-            seconds[method].append(timed(built[method][2], index + 2))
-    parts = list(masked_layers(built["iterand"][0]))
-
-    def resample(number: int) -> None:
-        for _, part, scores in parts:
-            part.resample(scores, number)
-
-    event = statistics.median(timed(resample, number) for number in range(1, 6))
+            seconds[method].append(timed(built[method][2], index + LEAST))
+    searched = built["iterand"][0]
+    layers = FusedLayers.of(searched)
+    event = statistics.median(event_seconds(searched, layers, device)[0] for _ in range(5))
     medians = {method: statistics.median(values) for method, values in seconds.items()}
     amortised = medians["iterand"] + event / args.resample_every
     results: dict[str, Any] = {
@@ -155,8 +166,10 @@ def main() -> None:
         "batch_size": args.batch_size,
         "device": args.device,
         "precision": args.precision,
+        "compile": args.compile,
         "rounds": args.rounds,
         "seconds_per_step": medians,
+        "images_per_second": {method: args.batch_size / median for method, median in medians.items()},
         "edge_popup_over_dense": medians["edge-popup"] / medians["dense"],
         "iterand_over_dense": amortised / medians["dense"],
         "iterand_over_dense_paired": statistics.median(
@@ -165,9 +178,12 @@ def main() -> None:
         "resampling_event_seconds": event,
     }
     built.clear()
-    parts.clear()
+    del searched, layers
     memory = {method: peak_memory(method, args) for method in METHODS}
     results["peak_bytes"] = memory
+    results["iterand_peak_over_dense"] = {
+        kind: memory["iterand"][kind] / memory["dense"][kind] for kind in ("tensors", "process")
+    }
     # At the end of the forward pass, where activations peak, dense training holds weights and momentum: 8 bytes.
     tensors = {method: values["tensors"] for method, values in memory.items()}
     results["iterand_weight_bytes"] = (tensors["iterand"] - tensors["dense"]) / weights + 8
@@ -187,8 +203,9 @@ def main() -> None:
     )
     print(f"  edge-popup / dense {results['edge_popup_over_dense']:.3f}")
     print(
-        f"  IteRand holds {results['iterand_weight_bytes']:.2f} bytes per weight at its peak (17 = scores, gradient or "
-        "masked weight, momentum, random weight, draw count)"
+        f"  IteRand holds {results['iterand_weight_bytes']:.2f} bytes per weight at its peak (14 = scores, momentum, "
+        "gradient or masked weight, int8 code, draw count); peak of IteRand / dense: "
+        + ", ".join(f"{kind} {ratio:.3f}" for kind, ratio in results["iterand_peak_over_dense"].items())
     )
     save(results, args.json)
 

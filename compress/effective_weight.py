@@ -53,7 +53,7 @@ class HeldWeight(torch.autograd.Function):
         saved = (codes, scores) if spec.selection == "magnitude" else (codes,)
         ctx.save_for_backward(*saved)
         ctx.scale = spec.scale  # type: ignore[attr-defined]
-        return weight.view_as(weight)
+        return weight.detach()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]

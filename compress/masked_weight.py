@@ -133,7 +133,8 @@ class MaskedWeight(nn.Module):
                 "the weights of a subnetwork follow from seed and scores and cannot be assigned; materialise() it first"
             )
         self._unused = False
-        return random_scores(self.spec.seed, self.spec.tensor, self.score_bound, weight.numel(), weight.device)
+        scores = random_scores(self.spec.seed, self.spec.tensor, self.score_bound, weight.numel(), weight.device)
+        return scores.to(weight.dtype)
 
     def keys(self, scores: Tensor) -> Tensor:
         """What layers are compared by, float ``[n]``: the keys of the selection, in units of what scores start from."""

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..allocation import settle
-from ..config import Recipe, TrainConfig
+from ..config import Recipe
 from ..data import DataBundle, Split, load_data
 from ..data.bundle import Batch
 from ..errors import ConfigError, DataError, TrainingError
@@ -27,7 +26,9 @@ from .evaluate import Score, evaluate, network_logits
 from .group import ALONE, Group
 from .identity import require_same_data
 from .interrupt import RunStoppedError, StopRequest
+from .memory import largest_fitting, release
 from .network import architecture_of, build_network, check_output, describe, step_seed
+from .optimizer import make_optimizer
 from .options import RunOptions
 from .profile import StepProfile, event_seconds
 from .replica import Fingerprints, equalise_buffers, equalise_start, replicate, unused_parameters
@@ -74,7 +75,7 @@ class Run:
             check_output(self.model, self.data)
             partly_unused = group.size > 1 and unused_parameters(self.model, self.data.example(2))
             self.model.to(device)
-            self.optimizer = _optimizer(self.model, settings)
+            self.optimizer = make_optimizer(self.model, settings)
             if stored:
                 self.model.load_state_dict(stored.model)
                 if stored.optimizer is not None:
@@ -141,9 +142,7 @@ class Run:
         # place of the gradients instead of adding to them.
         self.optimizer.zero_grad(set_to_none=True)
         with stage("data"):
-            images = self.data.normalize(pixels)
-            if self.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
+            images = self._images(pixels)
         with stage("network"):
             if self.options.compile:
                 torch.compiler.cudagraph_mark_step_begin()
@@ -177,7 +176,14 @@ class Run:
             epoch, settings.batch_size, self.device, start=self.position.batch, shard=self.group.shard
         )
         for pixels, labels in self._fetched(batches):
-            loss = self.step(pixels, labels)
+            try:
+                loss = self.step(pixels, labels)
+            except torch.OutOfMemoryError:
+                too_large = True
+            else:
+                too_large = False
+            if too_large:  # only now, when the error no longer holds on to the memory of the step
+                raise TrainingError(self._memory_advice(pixels, labels))
             seen += self.batch_size
             self._report_profile(reporter)
             every, batch = self.options.checkpoint_every, self.position.batch
@@ -230,6 +236,31 @@ class Run:
             event, every = event_seconds(self.model, self.fused, self.device)
             reporter.profile(self.profile.report(self.options.out, event, every))
 
+    def _memory_advice(self, pixels: Tensor, labels: Tensor) -> str:
+        """What to say of a step that found no memory. Afterwards the network is of no use."""
+        self.optimizer.zero_grad(set_to_none=True)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+        def attempt(count: int) -> None:
+            momentum = [] if self.optimizer.state else [torch.empty_like(parameter) for parameter in parameters]
+            with _autocast(self.recipe.train.precision, self.device), self._held_weights():
+                loss = F.cross_entropy(self.model(self._images(pixels[:count])).float(), labels[:count])
+            # Not backward(), which would wait for the other processes.
+            torch.autograd.grad(loss, parameters, allow_unused=True)
+            del momentum
+
+        found, own = largest_fitting(attempt, len(labels)), len(labels)
+        fits = f"{found} fit: give --batch-size {found * self.group.size}" if found else "not even one fits"
+        return (
+            f"{self.device} ran out of memory at step {self.position.step} with {own} examples at a time; {fits}, "
+            "or start more processes on more devices, which share each batch (torchrun)"
+        )
+
+    def _images(self, pixels: Tensor) -> Tensor:
+        """What the network takes."""
+        images = self.data.normalize(pixels)
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
     def _may_stop(self) -> bool:
         """Whether to ask now if a process was told to stop: on GPUs not after every step, as asking takes time."""
         return self.group.size == 1 or self.device.type == "cpu" or self.position.batch % LOOK_EVERY == 0
@@ -248,7 +279,15 @@ class Run:
         """Score of the network as it is."""
         equalise_buffers(self.model, self.group)
         classifier = network_logits(self.model, self.data.normalize)
-        return evaluate(classifier, split, batch_size=EVAL_BATCH, device=self.device, group=self.group)
+        batch_size = EVAL_BATCH
+        while True:
+            try:
+                return evaluate(classifier, split, batch_size=batch_size, device=self.device, group=self.group)
+            except torch.OutOfMemoryError:
+                if batch_size == 1:
+                    raise TrainingError(f"{self.device} has no memory to evaluate a single example") from None
+            batch_size //= 2
+            release()
 
     def save(self, test: Score | None = None) -> None:
         """Write the checkpoint; with the final score, without what only a running search needs."""
@@ -320,14 +359,6 @@ def _check_shares(batch_size: int, group: Group) -> None:
             f"batch of {batch_size}: {group.size} processes cannot share it; start {batch_size} at most, or raise "
             "batch_size (a batch holds no more than there are training examples)"
         )
-
-
-def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    # Fused: one pass over scores, gradients and momentum instead of several.
-    about: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), **about)
-    return torch.optim.SGD(model.parameters(), momentum=settings.momentum, **about)
 
 
 def _autocast(precision: str, device: torch.device) -> torch.autocast | nullcontext[None]:

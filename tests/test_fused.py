@@ -1,0 +1,105 @@
+"""Steps with all layers fused, as on a GPU, give the bits of steps layer by layer. In Triton's interpreter.
+
+A torch without GPUs brings no Triton, and with it nothing is fused.
+"""
+
+import importlib.util
+import multiprocessing
+import os
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import fused_worker
+import pytest
+import torch
+from torch import nn
+
+from iterand_compress.compress.config import SubnetworkConfig
+from iterand_compress.compress.fused import FusedLayers
+from iterand_compress.compress.subnetwork import make_subnetwork
+
+SCRIPT = Path(sys.executable).with_name("iterand-compress")
+HERE = importlib.util.find_spec("triton") is not None
+
+CASES = {
+    "iterand": ("images", {"method": "iterand"}, {}),
+    "iterand, two draws, uniform": ("images", {"method": "iterand", "draws": 2, "distribution": "uniform"}, {}),
+    "iterand, channels last": ("images", {"method": "iterand"}, {"channels_last": True}),
+    "iterand, bfloat16": ("images", {"method": "iterand"}, {"rounded": True}),
+    "iterand, global": ("images", {"method": "iterand", "scope": "global"}, {}),
+    "edge-popup": ("images", {"method": "edge-popup"}, {}),
+    "edge-popup, channels last, bfloat16": (
+        "images",
+        {"method": "edge-popup", "distribution": "normal"},
+        {"channels_last": True, "rounded": True},
+    ),
+    "half of the mask frozen": ("images", {"method": "edge-popup", "frozen": 0.5}, {}),
+    "biprop": ("images", {"method": "biprop", "distribution": "normal"}, {}),
+    "an embedding": ("words", {"method": "iterand"}, {}),
+    "an embedding, bfloat16": ("words", {"method": "iterand"}, {"rounded": True}),
+    "compiled": ("images", {"method": "iterand"}, {"compiled": True}),
+    "compiled, channels last, bfloat16": (
+        "images",
+        {"method": "edge-popup"},
+        {"compiled": True, "channels_last": True, "rounded": True},
+    ),
+}
+
+
+def interpreted():
+    os.environ["TRITON_INTERPRET"] = "1"
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", ".*should not be instantiated. Methods on autograd", DeprecationWarning)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    if not HERE:
+        yield None
+        return
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), interpreted) as pool:
+        yield pool
+
+
+def test_a_cpu_goes_layer_by_layer():
+    model = make_subnetwork(nn.Sequential(nn.Linear(3, 4)), SubnetworkConfig())
+    assert FusedLayers.of(model) is None
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fused_steps_give_the_same_bits(worker, case):
+    if worker is None:
+        assert FusedLayers.of(make_subnetwork(nn.Linear(3, 4), SubnetworkConfig())) is None
+        return
+    kind, settings, options = CASES[case]
+    options = {"channels_last": False, "rounded": False, "compiled": False, **options}
+    assert worker.submit(fused_worker.compare, kind, settings, **options).result() == []
+
+
+def test_a_backward_pass_that_comes_too_late_is_refused(worker):
+    if worker is not None:
+        assert "modified by an inplace operation" in worker.submit(fused_worker.late_backward).result()
+
+
+def test_what_cannot_be_fused_goes_layer_by_layer(worker):
+    if worker is not None:
+        assert worker.submit(fused_worker.one_by_one).result() == [False, False, False]
+
+
+def test_a_run_with_fused_layers_packs_to_the_same_bytes(tmp_path):
+    if not HERE:
+        return
+    files = []
+    for interpret in ("0", "1"):
+        out = tmp_path / f"{interpret}.ckpt"
+        command = [SCRIPT, "train", "--width", "0.1", "--epochs", "1", "--validation", "0.7", "--resample-every", "2"]
+        command += ["--device", "cpu", "--precision", "bfloat16", "--quiet", "--out", out]
+        environment = {**os.environ, "TRITON_INTERPRET": interpret, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, env=environment, check=True)
+        files.append(torch.load(out, weights_only=True)["model"])
+    tensors = [key for key, value in files[0].items() if isinstance(value, torch.Tensor)]
+    assert any(key.endswith("draws") and files[0][key].any() for key in tensors)
+    assert all(torch.equal(files[0][key], files[1][key]) for key in tensors)
