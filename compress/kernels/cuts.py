@@ -20,7 +20,6 @@ from .table import LayerTable, on_device, warps
 __all__ = ["CutSearch", "Cuts"]
 
 _PASSES = 4
-_MANY = 1024
 # Two programs of 16 warps per multiprocessor. Loads of 16 bytes would only make a thread's atomic additions go to
 # other places than its neighbours', for which Triton first takes each tile through shared memory.
 _LEAN = {"ALIGNED": False, "maxnreg": 64}
@@ -69,10 +68,11 @@ class CutSearch:
 
     Attributes:
         layers: sizes and places.
+        chunk: for how many blocks at a time ties are summed up, a power of 2.
     """
 
-    def __init__(self, layers: LayerTable) -> None:
-        self.layers = layers
+    def __init__(self, layers: LayerTable, *, chunk: int = 1024) -> None:
+        self.layers, self.chunk = layers, chunk
         count, device = len(layers.sizes), layers.device
         self._state = torch.zeros(count, _STATE_COLUMNS, dtype=torch.int64, device=device)
         self._counters = torch.zeros(count, _COUNTERS, dtype=torch.int32, device=device)
@@ -108,6 +108,6 @@ class CutSearch:
                     *inputs, self._state, self._counters, cuts.thresholds, cuts.table, FIRST=number == 0, **options
                 )
             break_ties[grid](
-                *inputs, self._counters, self._found, cuts.thresholds, cuts.table, MANY=_MANY, **options
+                *inputs, self._counters, self._found, cuts.thresholds, cuts.table, CHUNK=self.chunk, **options
             )  # fmt: skip
         return cuts

@@ -2,8 +2,8 @@
 
 Keys are uint32: the bits of a float32, so changed that their order is the order of the numbers and both zeros are one.
 A program has one block of one layer, and goes through it tile by tile: all that a thread has of a tile is under way
-before it uses any, and a block is long enough for what a program does but once. Numbers of a layer that programs share lie in rows of int64 tables; the columns
-are named here.
+before it uses any, and a block is long enough for what a program does but once. Numbers of a layer that programs share
+lie in rows of int64 tables; the columns are named here.
 """
 
 import triton
@@ -175,9 +175,9 @@ def choose(table, layer, wanted, row, counters, thresholds, cuts, low, high, shi
     """From the counts of a window to the next window, or to the threshold. Leaves all counters at 0."""
     index = tl.arange(0, BINS)
     # Exchanged, not loaded: the counts are in the second-level cache, where the others have added.
-    counts = tl.atomic_xchg(counters + index, tl.zeros((BINS,), tl.int32))
-    beyond = tl.atomic_xchg(counters + BINS, 0)
-    tl.atomic_xchg(counters + BINS + 1, 0)
+    counts = tl.atomic_xchg(counters + index, tl.zeros((BINS,), tl.int32), sem="relaxed")
+    beyond = tl.atomic_xchg(counters + BINS, 0, sem="relaxed")
+    tl.atomic_xchg(counters + BINS + 1, 0, sem="relaxed")
     size = tl.load(table + layer * TABLE_COLUMNS + SIZE)
     k = tl.minimum(tl.load(wanted + layer), size).to(tl.int32)
     reached = beyond + tl.sum(counts) - tl.cumsum(counts) + counts  # keys in this bin or above it
@@ -218,7 +218,7 @@ def choose(table, layer, wanted, row, counters, thresholds, cuts, low, high, shi
 def break_ties(
     scores, pruned, kept, table, layer_of, wanted, counters, found, thresholds, cuts,
     MAGNITUDE: tl.constexpr, FIXED: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
-    MANY: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Where more keys are at the threshold than there is room for, find the last one that is kept.
 
@@ -241,10 +241,10 @@ def break_ties(
         tl.store(found + tl.program_id(0), tl.sum(number))
         arrivals = counters + layer * COUNTERS + BINS + 1
         if last_to_arrive(arrivals, blocks):
-            tl.atomic_xchg(arrivals, 0)
+            tl.atomic_xchg(arrivals, 0, sem="relaxed")
             seen, passed, full = room * 0, room * 0, room * 0
-            for begin in range(0, blocks, MANY):
-                index = begin + tl.arange(0, MANY)
+            for begin in range(0, blocks, CHUNK):
+                index = begin + tl.arange(0, CHUNK)
                 # From the second-level cache: others have written since this multiprocessor may have looked.
                 counts = tl.load(found + first + index, mask=index < blocks, other=0, cache_modifier=".cg")
                 before = (seen + tl.cumsum(counts) < room) & (index < blocks)

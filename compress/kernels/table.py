@@ -94,7 +94,8 @@ class LayerTable:
             raise ConfigError(f"selection: expected signed or magnitude, got {selection!r}")
         if tile < 16 or tile & (tile - 1) or block % tile or not tile <= block < 2**15:
             raise ConfigError(
-                f"tile and block: expected a power of 2 from 16, and a multiple of it below 2**15, got {tile} and {block}"
+                "tile and block: expected a power of 2 from 16, and a multiple of it below 2**15, "
+                f"got {tile} and {block}"
             )
         self.sizes, self.selection, self.device = tuple(sizes), selection, device
         self.block, self.tile = block, tile

@@ -117,7 +117,8 @@ def write_weights(
             store_tile(out + start + offset, weights, rest - offset, TILE)
 
 
-@triton.jit
+# Not specialised: an argument that is 1 would become a constant, which is no tensor.
+@triton.jit(do_not_specialize=["size", "channels", "positions"])
 def write_score_gradient(
     grad, codes, unit, scores, out, size, channels, positions,
     LAST_CHANNELS: tl.constexpr, SIGNED: tl.constexpr, TILE: tl.constexpr,
