@@ -73,14 +73,19 @@ class Cache:
     def file(self, name: str, source: Path, make: Callable[[Path], object], *, settings: str = "") -> Path:
         """A file made from another one, and with settings; made again if any of the three has changed."""
         path = self.folder / name
-        origin = f"{digest(source)} {settings}"
-        known = self._known["files"].get(name)
-        if known is None or known["from"] != origin or not path.exists() or digest(path) != known["sha256"]:
+        if not self.has(name, source, settings=settings):
             with atomic_path(path) as temporary:
                 make(temporary)
-            self._known["files"][name] = {"from": origin, "sha256": digest(path)}
+            self._known["files"][name] = {"from": f"{digest(source)} {settings}", "sha256": digest(path)}
             self._save()
         return path
+
+    def has(self, name: str, source: Path, *, settings: str = "") -> bool:
+        """Whether the file is there, made from this source with these settings."""
+        path, known = self.folder / name, self._known["files"].get(name)
+        if known is None or known["from"] != f"{digest(source)} {settings}":
+            return False
+        return path.exists() and digest(path) == known["sha256"]
 
     def answers(self, path: Path, count: Callable[[Path, Split], int] = right_answers) -> int:
         """Right answers of a file, as a function counts them."""
@@ -229,8 +234,10 @@ def pruned_points(
             tuned = prune_and_fine_tune(trained, data, sparsity / 100, tuning, device=device, first=dense.epochs)
             export_onnx(tuned, path, image_shape=data.image_shape, mean=data.mean, std=data.std)
 
-        name = f"magnitude-tuned-{sparsity}-{args.seed}.exported.onnx"
-        exported = cache.file(name, out, tune, settings=tuning.model_dump_json())
+        name, settings = f"magnitude-tuned-{sparsity}-{args.seed}.exported.onnx", tuning.model_dump_json()
+        if args.no_train and not cache.has(name, out, settings=settings):
+            continue
+        exported = cache.file(name, out, tune, settings=settings)
         about = Point("pruned, fine-tuned", "", sparsity / 100, width, 0, 0, 0, ours=False)
         points += other_points(exported, about, cache, images, forms=("int8",))
     return points
