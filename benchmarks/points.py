@@ -62,10 +62,10 @@ def beaten(points: Sequence[Point]) -> list[str]:
             continue
         best = max(rivals, key=lambda other: other.correct)
         ahead = point.percent - best.percent
-        verdict = "AHEAD" if ahead > 0 else "BEHIND"
+        verdict = "level with" if not ahead else f"{'AHEAD' if ahead > 0 else 'BEHIND'} by {abs(ahead):.2f} points of"
         lines.append(
-            f"{about}: {verdict} by {abs(ahead):.2f} points of {best.series} {best.sparsity:.0%}, {best.form}, "
-            f"{best.file_bytes:,} bytes, {best.percent:.2f} %"
+            f"{about}: {verdict} {best.series} {best.sparsity:.0%}, {best.form}, {best.file_bytes:,} bytes, "
+            f"{best.percent:.2f} %"
         )
     return lines
 

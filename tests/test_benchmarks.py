@@ -43,7 +43,7 @@ def point(series: str, file_bytes: int, correct: int, *, ours: bool = False, for
 
 def test_the_frontier_has_what_no_smaller_file_reaches():
     a, b, c, d = point("a", 10, 50), point("b", 20, 50), point("c", 20, 60), point("d", 30, 55)
-    assert pareto([d, c, b, a]) == [a, c]
+    assert pareto([d, c, b, a, point("e", 25, 60)]) == [a, c]
     twin = dataclasses.replace(c, series="twin")
     assert pareto([a, c, twin, d]) == [a, c, twin]
     assert pareto([]) == []
@@ -55,6 +55,8 @@ def test_each_of_our_files_meets_the_best_of_the_others_that_is_no_larger():
     assert beaten([mine, larger]) == ["iterand 50%, .seedmask, 20 bytes, 50.00 %: no other file is as small"]
     (line,) = beaten([mine, first, larger])
     assert line.endswith("AHEAD by 5.00 points of dense 50%, int8 ONNX, 15 bytes, 45.00 %")
+    (line,) = beaten([mine, point("dense", 20, 100)])
+    assert line.endswith(": level with dense 50%, int8 ONNX, 20 bytes, 50.00 %")
     (line,) = beaten([first, second, larger, mine, dataclasses.replace(mine, form=".seedmask + zstd")])
     assert line.endswith("BEHIND by 2.00 points of pruned 50%, int8 ONNX, 20 bytes, 52.00 %")
 
@@ -218,7 +220,8 @@ def test_the_frontier_knows_every_method_at_every_sparsity(model):
 
 def test_reproducing_resumes_and_says_what_was_not_as_published(tmp_path, capsys, monkeypatch):
     folder, report = tmp_path / "runs", tmp_path / "smoke.json"
-    words = ["smoke", "--folder", str(folder), "--only", "iter*", "dense", "--epochs", "1", "--device", "cpu"]
+    words = ["smoke", "--folder", str(folder), "--jobs", "2", "--device", "cpu", "--only", "iter*", "dense"]
+    again, words = [*words, "--epochs", "2"], [*words, "--epochs", "1"]
     reproduce.main([*words, "--json", str(report)])
     found = json.loads(report.read_text())
     assert found["changes"] == "--device cpu --epochs 1"
@@ -240,10 +243,10 @@ def test_reproducing_resumes_and_says_what_was_not_as_published(tmp_path, capsys
     with pytest.raises(
         SystemExit, match=r"smoke-iterand-0\.ckpt: was run with other settings \(train\.epochs: 1 → 2\)"
     ):
-        reproduce.main([*words[:-4], "--epochs", "2", "--device", "cpu"])
+        reproduce.main(again)
     shutil.copy(folder / "smoke-dense-0.ckpt", folder / "smoke-dense-1.ckpt")
     with pytest.raises(SystemExit, match=r"subnetwork\.seed: 0 → 1"):
-        reproduce.main([*words[:3], "--only", "dense", "--epochs", "1", "--device", "cpu", "--seeds", "0", "1"])
+        reproduce.main([*words, "--only", "dense", "--seeds", "0", "1"])
 
 
 def test_the_tables_are_listed_without_training(capsys):
