@@ -119,6 +119,7 @@ def _setting_options(function: Any) -> Any:
     metavar="[MODE]",
     help="Run the network through torch.compile; MODE reduce-overhead uses CUDA graphs.",
 )
+@click.option("--cuda-graph", is_flag=True, help="Record a step on the GPU, and repeat that.")
 @click.option("--profile", is_flag=True, help="Trace some steps, and print where their time goes.")
 @click.option(
     "--channels-last/--no-channels-last",
@@ -155,6 +156,7 @@ def command(
     force: bool,
     device: str,
     compile_mode: str | None,
+    cuda_graph: bool,
     profile: bool,
     channels_last: bool | None,
     checkpoint_every: int,
@@ -207,6 +209,7 @@ def command(
                 resume=resume,
                 force=force,
                 compile=compile_mode,
+                cuda_graph=cuda_graph,
                 profile=profile,
                 channels_last=channels_last,
                 checkpoint_every=checkpoint_every,
