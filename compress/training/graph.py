@@ -54,7 +54,7 @@ def aside(work: Callable[[], Tensor], device: torch.device) -> Tensor:
     """Work on a stream of its own, as what is to be recorded later must be done first."""
     if device.type != "cuda":
         return work()
-    stream, present = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    stream, present = torch.cuda.Stream(device), torch.cuda.current_stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(present)
     with torch.cuda.stream(stream):
         result = work()

@@ -156,7 +156,7 @@ class Run:
             images = self._images(pixels)
         with stage("network"):
             if self.options.compile:
-                torch.compiler.cudagraph_mark_step_begin()
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             with _autocast(self.recipe.train.precision, self.device), self._held_weights():
                 logits = self.forward(images)
                 loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.train.label_smoothing)
