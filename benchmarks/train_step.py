@@ -50,8 +50,10 @@ def stepper(
     shape = (3, args.image_size, args.image_size)
     architecture = resolve(recipe.model, num_classes=args.classes, image_shape=shape)
     model = build_network(recipe, architecture, allow_import=False).to(device)
-    optimizer = make_optimizer(model, recipe.train)
     channels_last = device.type == "cuda"
+    if channels_last:  # what is best for dense weights; scores are flat
+        model.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, recipe.train)
     fused = FusedLayers.of(model, channels_last=channels_last)
     forward = torch.compile(model, mode=args.compile) if args.compile else model
     generator = torch.Generator().manual_seed(0)
