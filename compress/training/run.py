@@ -315,7 +315,7 @@ class Run:
         with self.group.agreed():
             if self.group.main:
                 save_checkpoint(checkpoint, self.options.out)
-        self.saved = self.position.step
+            self.saved = self.position.step
 
     def advice(self) -> str:
         """What to tell the user when the run breaks off."""
