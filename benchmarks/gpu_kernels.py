@@ -204,8 +204,7 @@ def check_weights(args: argparse.Namespace, device: torch.device) -> Iterator[tu
             tensors=torch.arange(len(codes), device=device), cycle=cycle,
         )  # fmt: skip
         equal = all(
-            torch.equal(code, a) and torch.equal(draw, b)
-            for code, draw, (a, b) in zip(codes, draws, want, strict=True)
+            torch.equal(code, a) and torch.equal(draw, b) for code, draw, (a, b) in zip(codes, draws, want, strict=True)
         )
         yield f"redraws {chance}/65536 of {cycle} values", equal
 
@@ -233,10 +232,13 @@ def milliseconds(
     return statistics.median(found[3:])
 
 
-def time_search(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def time_search(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, Any]]:
+    """What is measured, one after the other."""
     layers = Layers(device, args.limit)
     search = CutSearch(layers.table)
-    results: dict[str, Any] = {"weights": sum(layers.sizes), "layers": len(layers.sizes), "target_ms": TARGET_MS}
+    yield "weights", sum(layers.sizes)
+    yield "layers", len(layers.sizes)
+    yield "target_ms", TARGET_MS
 
     def find() -> Any:
         return search.find(layers.scores, layers.counts)
@@ -246,34 +248,33 @@ def time_search(args: argparse.Namespace, device: torch.device) -> dict[str, Any
         search.forget()
 
     for by in (1e-2, 1e-3, 1e-4):
-        results[f"find_ms, scores moved by {by}"] = milliseconds(
-            device, find, args.rounds, lambda by=by: layers.drift(by)
-        )
-    results["find_ms, cold"] = milliseconds(device, find, args.rounds, cold)
+        yield f"find_ms, scores moved by {by}", milliseconds(device, find, args.rounds, lambda by=by: layers.drift(by))
+    yield "find_ms, cold", milliseconds(device, find, args.rounds, cold)
     if device.type == "cuda":
         find()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             cuts = find()
-        results["find_ms, CUDA graph"] = milliseconds(device, graph.replay, args.rounds, lambda: layers.drift(1e-3))
+        yield "find_ms, CUDA graph", milliseconds(device, graph.replay, args.rounds, lambda: layers.drift(1e-3))
         found = masks(layers.table, layers.scores, cuts)
-        results["graph_is_right"] = all(torch.equal(a, b) for a, b in zip(found, layers.by_torch(), strict=True))
+        yield "graph_is_right", all(torch.equal(a, b) for a, b in zip(found, layers.by_torch(), strict=True))
     cuts = find()
     codes = [torch.ones(size, dtype=torch.int8, device=device) for size in layers.sizes]
     units = torch.ones(len(codes), device=device)
     for channels_last in (False, True):
         name = "weights_ms, bfloat16" + (", channels last" if channels_last else "")
-        results[name] = milliseconds(
+        took = milliseconds(
             device,
             lambda last=channels_last: masked_weights(
                 layers.table, layers.scores, cuts, codes, units, dtype=torch.bfloat16, channels_last=last
             ),
             args.rounds,
         )
+        yield name, took
     grads = [torch.ones(size, dtype=torch.bfloat16, device=device) for size in layers.sizes]
     for channels_last in (False, True):
         name = "gradients_ms, bfloat16" + (", channels last" if channels_last else "")
-        results[name] = milliseconds(
+        took = milliseconds(
             device,
             lambda last=channels_last: [
                 score_gradient(grad, code, 0.5, kernel=kernel if last else None)
@@ -281,18 +282,39 @@ def time_search(args: argparse.Namespace, device: torch.device) -> dict[str, Any
             ],
             args.rounds,
         )
+        yield name, took
     draws = [torch.zeros_like(code, dtype=torch.uint8) for code in codes]
     book, tensors = torch.ones(256, dtype=torch.int8, device=device), torch.arange(len(codes), device=device)
-    results["resample_ms"] = milliseconds(
+    took = milliseconds(
         device,
         lambda: resample(
-            layers.table, layers.scores, cuts, codes, draws, book=book, tensors=tensors, seed=1, event=1, chance=6554,
+            layers.table,
+            layers.scores,
+            cuts,
+            codes,
+            draws,
+            book=book,
+            tensors=tensors,
+            seed=1,
+            event=1,
+            chance=6554,
             cycle=256,
-        ),  # fmt: skip
+        ),
         args.rounds,
     )
-    results["plain_torch_masks_ms"] = milliseconds(device, layers.by_torch, min(args.rounds, 5))
-    return results
+    yield "resample_ms", took
+    yield "plain_torch_masks_ms", milliseconds(device, layers.by_torch, min(args.rounds, 5))
+
+
+def gather(part: Callable[..., Any], args: argparse.Namespace, device: torch.device, checks: dict[str, bool]) -> str:
+    """Add the checks of a part; what went wrong, if it did not come to its end: the other parts are worth having."""
+    try:
+        checks.update(part(args, device))
+    except Exception:  # noqa: BLE001
+        error = traceback.format_exc()
+        print(error)
+        return error
+    return ""
 
 
 def main() -> None:
@@ -307,23 +329,20 @@ def main() -> None:
     device = torch.device(args.device)
     results: dict[str, Any] = {"environment": environment()}
     if args.part == "search":
-        results |= time_search(args, device)
-        for name, value in results.items():
-            if "_ms" in name:
-                print(f"  {name:<40} {value:8.3f}")
-        save(results, args.json)
+        for name, value in time_search(args, device):
+            results[name] = value
+            print(f"  {name:<40} {value:,}" if "_ms" not in name else f"  {name:<40} {value:9.3f}", flush=True)
+            save(results, args.json)
         return
     checks: dict[str, bool] = {}
     errors: dict[str, str] = {}
     for part in (check_generator, check_recovery, check_masks, check_weights):
-        try:
-            checks |= part(args, device)
-        except Exception:  # noqa: BLE001 - the other parts are worth having
-            errors[part.__name__] = traceback.format_exc()
-            print(errors[part.__name__])
+        error = gather(part, args, device, checks)
+        if error:
+            errors[part.__name__] = error
+        save({**results, "checks": checks, "errors": errors}, args.json)
     wrong = [name for name, fine in checks.items() if not fine]
     print(f"{len(checks) - len(wrong)} checks equal; wrong: {', '.join(wrong) or 'none'}")
-    save({**results, "checks": checks, "errors": errors}, args.json)
     sys.exit(1 if wrong or errors else 0)
 
 
