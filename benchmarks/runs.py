@@ -71,12 +71,16 @@ def command(*arguments: object, threads: int | None = None) -> dict[str, Any]:
     Args:
         arguments: words of the command line.
         threads: of the process; by default, as many as torch takes.
+
+    Raises:
+        SystemExit: it failed.
     """
     script = str(Path(sys.executable).with_name("iterand-compress"))
     alone = os.environ if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
     words = [script, *map(str, arguments), "--json"]
-    # Errors of the tool are one line on standard error, which goes through.
-    done = subprocess.run(words, env=alone, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(words, env=alone, stdout=subprocess.PIPE, text=True)
+    if done.returncode:  # the tool has said why, in one line on standard error
+        raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
