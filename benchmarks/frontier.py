@@ -52,7 +52,7 @@ from shipped import (
 DENSE = {"dense": 1.0, "dense-half": 0.5, "dense-quarter": 0.25}
 CALIBRATION = 512
 #: By default.
-METHODS, TICKETS = ("iterand", "edge-popup", "biprop", "global", "frozen"), ("synflow",)
+METHODS, TICKETS = ("iterand", "edge-popup", "recycling", "biprop", "global", "frozen"), ("synflow",)
 
 
 class Cache:
