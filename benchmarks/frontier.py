@@ -52,7 +52,7 @@ from shipped import (
 DENSE = {"dense": 1.0, "dense-half": 0.5, "dense-quarter": 0.25}
 CALIBRATION = 512
 #: By default.
-METHODS, TICKETS = ("iterand", "edge-popup", "biprop", "global", "frozen"), ("synflow",)
+METHODS, TICKETS = ("iterand", "edge-popup", "biprop", "frozen"), ("synflow",)
 
 
 class Cache:
@@ -253,7 +253,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="folder", help="folder, or cifar10 as torchvision has it")
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, required=True, help="where runs, files and counts are kept")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where runs, files and counts of one data set are kept"
+    )
     parser.add_argument("--model", default="conv6", help="of a recipe cifar10-MODEL")
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--epochs", type=int, default=12)
