@@ -16,7 +16,7 @@ from conftest import fail, invoke, succeed
 from iterand_compress.compress import load_network, read_seedmask
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.errors import CheckpointError, DataError, IterandError, TrainingError
-from iterand_compress.compress.training import run as run_module
+from iterand_compress.compress.training import step as step_module
 from iterand_compress.compress.training.checkpoint import load_checkpoint
 from iterand_compress.compress.training.interrupt import RunStoppedError
 from iterand_compress.compress.training.recipe import override
@@ -159,14 +159,14 @@ def test_metrics_are_logged(digits):
 @pytest.mark.parametrize(("every", "steps"), [(0, 20), (1, 28)])
 def test_a_non_finite_loss_is_named_and_the_last_good_state_kept(tmp_path, monkeypatch, every, steps):
     out = tmp_path / "model.ckpt"
-    real = run_module.F.cross_entropy
+    real = step_module.F.cross_entropy
     calls = []
 
     def poisoned(*args, **kwargs):
         calls.append(1)
         return real(*args, **kwargs) * (float("nan") if len(calls) >= 30 else 1.0)
 
-    monkeypatch.setattr(run_module.F, "cross_entropy", poisoned)
+    monkeypatch.setattr(step_module.F, "cross_entropy", poisoned)
     with pytest.raises(
         TrainingError, match=r"not finite at step \d+ \(epoch 2, learning rate 0\.075\); .*last good state"
     ):

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ..config import Recipe
 from ..data import DataBundle
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..models import AnyArchitecture, build_model, resolve, resolve_text
-from ..subnetwork import make_subnetwork
+from ..subnetwork import make_subnetwork, pruned_layers
+from ..tickets import SAMPLES_PER_CLASS, class_sample, find_ticket, looks_at_data, use_masks
 from .checkpoint import DataInfo
 
-__all__ = ["architecture_of", "build_network", "check_output", "describe", "step_seed"]
+__all__ = ["EVAL_BATCH", "architecture_of", "build_network", "check_output", "describe", "find_masks", "step_seed"]
+
+#: Images at a time when a network is evaluated.
+EVAL_BATCH = 500
 
 
 def build_network(recipe: Recipe, architecture: AnyArchitecture, *, allow_import: bool) -> nn.Module:
@@ -59,6 +67,44 @@ def check_output(model: nn.Module, data: DataBundle) -> None:
             f"the model's output for 2 {noun}: expected {expected} ({len(data.classes)} classes of {data.name}), "
             f"got {shape}"
         )
+
+
+def find_masks(
+    model: nn.Module,
+    recipe: Recipe,
+    data: DataBundle,
+    device: torch.device,
+    masks: Mapping[str, NDArray[np.bool_]] | None,
+) -> None:
+    """Prune, for methods that do so once, before weights are trained; for others, nothing.
+
+    Args:
+        model: on its device.
+        recipe: of the run.
+        data: looked at by some methods.
+        device: of the model.
+        masks: of a ticket, to be taken instead of found.
+
+    Raises:
+        ConfigError: a ticket for a method that finds its masks in training; SynFlow on texts.
+    """
+    config = recipe.subnetwork
+    if not any(True for _ in pruned_layers(model)):
+        if masks is not None:
+            raise ConfigError(
+                f"ticket: method {config.method} finds its masks in training; give one that prunes at initialisation"
+            )
+        return
+    if masks is not None:
+        use_masks(model, masks)
+    elif looks_at_data(config):
+        batches = data.train.batches(EVAL_BATCH, device)
+        pixels, labels = class_sample(batches, data.classes, config.samples_per_class or SAMPLES_PER_CLASS)
+        find_ticket(model, config, (data.normalize(pixels), labels))
+    elif data.text is not None and config.method == "synflow":
+        raise ConfigError("synflow: it sends ones through the network, and token numbers are no amounts: take snip")
+    else:
+        find_ticket(model, config, data.image_shape)
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

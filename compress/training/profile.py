@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,14 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from ..data.bundle import Batch
 from ..errors import IterandError
 from ..fused import FusedLayers
-from ..stages import PREFIX, named_stages
+from ..stages import PREFIX, named_stages, stage
 from ..storage import atomic_path
 from ..subnetwork import masked_layers
 
-__all__ = ["ProfileReport", "StepProfile", "event_seconds", "trace_path"]
+__all__ = ["ProfileReport", "StepProfile", "event_seconds", "fetched", "trace_path"]
 
 #: Steps that pass before the trace begins, and steps in it.
 WARM_UP, TRACED = 3, 8
@@ -114,6 +116,18 @@ class StepProfile:
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+def fetched(batches: Iterator[Batch], profile: StepProfile | None) -> Iterator[Batch]:
+    """The batches, fetched under the eyes of a profile, if there is one."""
+    while True:
+        if profile is not None:
+            profile.begin_step()
+        with stage("data"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _shares(events: Any, *, on_gpu: bool) -> tuple[float, dict[str, float]]:

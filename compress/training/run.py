@@ -3,47 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..allocation import settle
 from ..config import Recipe
 from ..data import DataBundle, Split, load_data
-from ..data.bundle import Batch
 from ..errors import ConfigError, DataError, TrainingError
-from ..fused import FusedLayers
 from ..stages import stage
 from ..subnetwork import masked_layers, pruned_layers, refresh
-from ..tickets import SAMPLES_PER_CLASS, class_sample, find_ticket, looks_at_data, use_masks
 from .checkpoint import Checkpoint, Position, save_checkpoint
 from .evaluate import Score, evaluate, network_logits
-from .graph import StepGraph
 from .group import ALONE, Group
 from .identity import require_same_data
 from .interrupt import RunStoppedError, StopRequest
-from .memory import largest_fitting, release
-from .network import architecture_of, build_network, check_output, describe, step_seed
+from .memory import release
+from .network import EVAL_BATCH, architecture_of, build_network, check_output, describe, find_masks, step_seed
 from .optimizer import load_optimizer_state, make_optimizer, optimizer_state, set_learning_rate
 from .options import RunOptions
-from .profile import StepProfile, event_seconds
+from .profile import StepProfile, event_seconds, fetched
 from .replica import Fingerprints, equalise_buffers, equalise_start, replicate, unused_parameters
 from .report import EpochReport, Reporter, RunInfo, StepReport
 from .schedule import learning_rate
+from .step import TrainingStep
 from .sync_batchnorm import synchronise_batchnorm
 
 __all__ = ["EVAL_BATCH", "Run", "RunOptions", "build_network", "describe"]
 
-#: Images at a time when a network is evaluated.
-EVAL_BATCH = 500
 # Steps between two looks at the device: often enough for a progress bar, too rare to stall a GPU.
 LOOK_EVERY = 20
-_NEVER = 2**62
 
 
 class Run:
@@ -83,52 +74,31 @@ class Run:
                 if stored.optimizer is not None:
                     load_optimizer_state(self.optimizer, stored.optimizer)
             elif group.main:
-                self._prune()
+                find_masks(self.model, recipe, self.data, device, options.masks)
         equalise_start(self.model, group)
         if settings.sync_batchnorm:
             synchronise_batchnorm(self.model, group, device)
         network = replicate(self.model, group, device=device, partly_unused=partly_unused)
-        self.forward = torch.compile(network, mode=options.compile) if options.compile else network
-        self.channels_last = device.type == "cuda" if options.channels_last is None else options.channels_last
-        self.channels_last &= self.data.text is None
-        self.fused = FusedLayers.of(self.model, channels_last=self.channels_last)
         self.steps_per_epoch = self.data.train.steps_per_epoch(settings.batch_size)
         self.position = stored.position if stored else Position()
-        # Kept on the device, and looked at now and then: sums of loss, right answers and images of the epoch (of the
-        # own part), and the first step whose loss was not finite.
-        self.meter = torch.zeros(3, dtype=torch.float64, device=device)
+        self.computed = TrainingStep(
+            self.model,
+            network,
+            self.optimizer,
+            self.data,
+            settings,
+            options,
+            group,
+            batch_size=self.batch_size,
+            first=self.position.step,
+        )
         if stored and group.main:
-            self.meter += torch.tensor(stored.meter, dtype=torch.float64).to(device)
-        self.first_bad = torch.full((), _NEVER, dtype=torch.int64, device=device)
-        self.clock = torch.full((), self.position.step, dtype=torch.int64, device=device)
-        self.computed = StepGraph(self._compute) if options.cuda_graph else self._compute
+            self.computed.meter += torch.tensor(stored.meter, dtype=torch.float64).to(device)
         self.fingerprints = Fingerprints(self.model, group, device)
         self.fingerprints.compare(-1, redrawn=True)
         self.fingerprints.check(options.out)
         self.saved = self.position.step if stored else None
         self.profile = StepProfile(device) if options.profile and group.main else None
-
-    def _prune(self) -> None:
-        """Find the mask, for methods that do so once, before weights are trained."""
-        config = self.recipe.subnetwork
-        if not any(True for _ in pruned_layers(self.model)):
-            if self.options.masks is not None:
-                raise ConfigError(
-                    f"ticket: method {config.method} finds its masks in training; "
-                    "give one that prunes at initialisation"
-                )
-            return
-        if self.options.masks is not None:
-            use_masks(self.model, self.options.masks)
-        elif looks_at_data(config):
-            batches = self.data.train.batches(EVAL_BATCH, self.device)
-            number = config.samples_per_class or SAMPLES_PER_CLASS
-            pixels, labels = class_sample(batches, self.data.classes, number)
-            find_ticket(self.model, config, (self.data.normalize(pixels), labels))
-        elif self.data.text is not None and config.method == "synflow":
-            raise ConfigError("synflow: it sends ones through the network, and token numbers are no amounts: take snip")
-        else:
-            find_ticket(self.model, config, self.data.image_shape)
 
     def step(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """One training step; nothing in it waits for the device. Returns the loss, a scalar on the device."""
@@ -140,38 +110,11 @@ class Run:
                 step,
                 steps_per_epoch=self.steps_per_epoch,
                 epochs=self.recipe.train.epochs,
-                fused=self.fused,
+                fused=self.computed.fused,
             )
         loss = self.computed(pixels, labels)
         self.fingerprints.compare(step, redrawn=redrawn)
         self.position = Position(self.position.epoch, self.position.batch + 1, step + 1)
-        return loss
-
-    def _compute(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """What a step does on the device, all of it in place, so that it can be recorded. Returns the loss."""
-        # Before the forward pass: the masked weights, which live from there to the backward pass, then take the
-        # place of the gradients instead of adding to them.
-        self.optimizer.zero_grad(set_to_none=True)
-        with stage("data"):
-            images = self._images(pixels)
-        with stage("network"):
-            if self.options.compile:
-                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-            with _autocast(self.recipe.train.precision, self.device), self._held_weights():
-                logits = self.forward(images)
-                loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.train.label_smoothing)
-            # The mean over the whole batch, of which the mean over all processes is taken: parts may differ in size.
-            share = len(labels) * self.group.size / self.batch_size
-            (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
-        with stage("optimizer"):
-            self.optimizer.step()
-        with torch.no_grad():
-            loss = loss.detach()
-            self.meter[0] += loss * len(labels)
-            self.meter[1] += (logits.argmax(dim=1) == labels).sum()
-            self.meter[2] += len(labels)
-            self.first_bad.copy_(torch.where(loss.isfinite(), self.first_bad, self.first_bad.minimum(self.clock)))
-            self.clock += 1
         return loss
 
     def epoch(self, stop: StopRequest, reporter: Reporter) -> EpochReport:
@@ -184,21 +127,14 @@ class Run:
         batches = self.data.train.train_batches(
             epoch, settings.batch_size, self.device, start=self.position.batch, shard=self.group.shard
         )
-        for pixels, labels in self._fetched(batches):
-            try:
-                loss = self.step(pixels, labels)
-            except torch.OutOfMemoryError:
-                too_large = True
-            else:
-                too_large = False
-            if too_large:  # only now, when the error no longer holds on to the memory of the step
-                raise TrainingError(self._memory_advice(pixels, labels))
+        for pixels, labels in fetched(batches, self.profile):
+            loss = self.step(pixels, labels)
             seen += self.batch_size
             self._report_profile(reporter)
             every, batch = self.options.checkpoint_every, self.position.batch
             if batch % LOOK_EVERY == 0 and batch < self.steps_per_epoch:
                 self.check(lr)
-                _, correct, images = self.group.total(self.meter).tolist()
+                _, correct, images = self.group.total(self.computed.meter).tolist()
                 speed = seen / (time.perf_counter() - began)
                 reporter.step(StepReport(self.position, float(loss), correct / images, speed))
             stopping = self._may_stop() and self.group.any(stop.requested)
@@ -210,10 +146,10 @@ class Run:
         self.check(lr)
         settle(list(masked_layers(self.model)), epoch)  # for the scores that the last step left
         seconds = time.perf_counter() - began
-        loss_sum, correct, images = self.group.total(self.meter).tolist()
+        loss_sum, correct, images = self.group.total(self.computed.meter).tolist()
         validation = self.evaluate(self.data.val) if self.data.val is not None else None
         self.position = Position(epoch + 1, 0, self.position.step)
-        self.meter.zero_()
+        self.computed.meter.zero_()
         return EpochReport(
             epoch=epoch + 1,
             step=self.position.step,
@@ -226,49 +162,10 @@ class Run:
             images_per_second=seen / seconds,
         )
 
-    def _held_weights(self) -> AbstractContextManager[None]:
-        return self.fused.held() if self.fused else nullcontext()
-
-    def _fetched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches, fetched under the profiler's eyes."""
-        while True:
-            if self.profile is not None:
-                self.profile.begin_step()
-            with stage("data"):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
-
     def _report_profile(self, reporter: Reporter) -> None:
         if self.profile is not None and self.profile.complete(last=self.position.batch == self.steps_per_epoch):
-            event, every = event_seconds(self.model, self.fused, self.device)
+            event, every = event_seconds(self.model, self.computed.fused, self.device)
             reporter.profile(self.profile.report(self.options.out, event, every))
-
-    def _memory_advice(self, pixels: Tensor, labels: Tensor) -> str:
-        """What to say of a step that found no memory. Afterwards the network is of no use."""
-        self.optimizer.zero_grad(set_to_none=True)
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-
-        def attempt(count: int) -> None:
-            momentum = [] if self.optimizer.state else [torch.empty_like(parameter) for parameter in parameters]
-            with _autocast(self.recipe.train.precision, self.device), self._held_weights():
-                loss = F.cross_entropy(self.model(self._images(pixels[:count])).float(), labels[:count])
-            # Not backward(), which would wait for the other processes.
-            torch.autograd.grad(loss, parameters, allow_unused=True)
-            del momentum
-
-        found, own = largest_fitting(attempt, len(labels)), len(labels)
-        fits = f"{found} fit: give --batch-size {found * self.group.size}" if found else "not even one fits"
-        return (
-            f"{self.device} ran out of memory at step {self.position.step} with {own} examples at a time; {fits}, "
-            "or start more processes on more devices, which share each batch (torchrun)"
-        )
-
-    def _images(self, pixels: Tensor) -> Tensor:
-        """What the network takes."""
-        images = self.data.normalize(pixels)
-        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def _may_stop(self) -> bool:
         """Whether to ask now if a process was told to stop: on GPUs not after every step, as asking takes time."""
@@ -276,8 +173,8 @@ class Run:
 
     def check(self, lr: float) -> None:
         """Read back whether a loss was not finite or processes came apart, and end the run if so."""
-        bad = int(self.group.least(self.first_bad))
-        if bad != _NEVER:
+        bad = self.computed.first_not_finite()
+        if bad is not None:
             raise TrainingError(
                 f"the loss is not finite at step {bad} (epoch {self.position.epoch + 1}, learning rate {lr:g}); "
                 f"{self.options.out} still holds the last good state; try a smaller learning rate or a longer warm-up"
@@ -300,7 +197,7 @@ class Run:
 
     def save(self, test: Score | None = None) -> None:
         """Write the checkpoint; with the final score, without what only a running search needs."""
-        meter = self.group.total(self.meter).tolist()
+        meter = self.group.total(self.computed.meter).tolist()
         checkpoint = Checkpoint(
             recipe=self.recipe,
             architecture=self.architecture,
@@ -377,7 +274,3 @@ def _check_graph(options: RunOptions, device: torch.device, group: Group) -> Non
         )
     if options.cuda_graph and options.profile:
         raise ConfigError("cuda_graph: hides the parts of a step from --profile; leave out one of the two")
-
-
-def _autocast(precision: str, device: torch.device) -> torch.autocast | nullcontext[None]:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()

@@ -36,7 +36,7 @@ def synchronise_batchnorm(model: nn.Module, group: Group, device: torch.device) 
             layer.__class__ = SyncBatchNorm
             layer.channel = group.channel(device)  # type: ignore[assignment]
             # torch.compile leaves it as it is. Here and not as a decorator, which loads the compiler for every run.
-            layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
+            layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign,no-untyped-call]
 
 
 class SyncBatchNorm(_BatchNorm):
