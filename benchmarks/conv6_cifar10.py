@@ -9,15 +9,11 @@ the command can be repeated until all are done. The accuracy is that of the last
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from common import environment, save
+from runs import TrainingRun, command, stored_score, train_all
 
 SETTING = (
     *("--recipe", "cifar10-conv6", "--data", "folder", "--width", "0.25", "--epochs", "12", "--device", "cpu"),
@@ -33,20 +29,12 @@ CONFIGURATIONS = {
 }
 
 
-def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Train (or go on, or read) one configuration, pack it, and say how it did."""
-    script = str(Path(sys.executable).with_name("iterand-compress"))
-    out = args.folder / (name.replace(",", "").replace(" ", "-") + f"-{seed}.ckpt")
-    command = [script, "train", *SETTING, *CONFIGURATIONS[name], "--seed", str(seed), "--json", "--out", str(out)]
-    command += ["--data-dir", str(args.data_dir), *(["--resume"] if out.exists() else [])]
-    alone = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
-    trained = json.loads(subprocess.run(command, env=alone, check=True, capture_output=True, text=True).stdout)
-    packed = json.loads(
-        subprocess.run([script, "pack", str(out), "--json"], check=True, capture_output=True, text=True).stdout
-    )
-    result = {"name": name, "seed": seed, "accuracy": trained["test_accuracy"], "file_bytes": packed["file_bytes"]}
-    print(f"{name}, seed {seed}: {100 * result['accuracy']:.2f} %, {result['file_bytes']:,} bytes", flush=True)
-    return result
+def finish(name: str, run: TrainingRun, folder: Path) -> dict[str, Any]:
+    """Pack a finished run, and say how it did."""
+    out = run.checkpoint(folder)
+    accuracy, file_bytes = stored_score(out).accuracy, command("pack", out)["file_bytes"]
+    print(f"{name}, seed {run.seed}: {100 * accuracy:.2f} %, {file_bytes:,} bytes", flush=True)
+    return {"name": name, "seed": run.seed, "accuracy": accuracy, "file_bytes": file_bytes}
 
 
 def main() -> None:
@@ -57,10 +45,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(name, seed) for seed in args.seeds for name in CONFIGURATIONS]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda job: run(*job, args), jobs))
+    runs = {
+        (name, seed): TrainingRun(name.replace(",", "").replace(" ", "-"), (*SETTING, *options), seed)
+        for seed in args.seeds
+        for name, options in CONFIGURATIONS.items()
+    }
+    train_all(list(runs.values()), args.folder, data_dir=args.data_dir, jobs=args.jobs)
+    results = [finish(name, run, args.folder) for (name, _), run in runs.items()]
     save({"environment": environment(), "setting": " ".join(SETTING), "runs": results}, args.json)
 
 

@@ -88,7 +88,7 @@ def run(command: list[str], limit: float | None, *, prints: bool = False) -> dic
 def configurations(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What the training step is measured on."""
     models = [model for model in MODELS if model[0] in args.models]
-    for mode in (None, *args.compile):
+    for mode in (None, *args.modes):
         for batch in args.batch_sizes:
             for name, side, classes in models:
                 yield {
@@ -96,7 +96,7 @@ def configurations(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     "batch-size": batch,
                     "image-size": args.image_size or side,
                     "classes": classes,
-                    **({"compile": mode} if mode else {}),
+                    **({} if mode is None else {"graph": True} if mode == "graph" else {"compile": mode}),
                 }
 
 
@@ -105,7 +105,7 @@ def step(configuration: dict[str, Any], args: argparse.Namespace, limit: float) 
     command = [sys.executable, str(HERE / "train_step.py"), "--device", args.device, "--precision", "bfloat16"]
     command += ["--rounds", str(args.rounds)]
     for name, value in configuration.items():
-        command += [f"--{name}", str(value)]
+        command += [f"--{name}", *([] if value is True else [str(value)])]
     return {"configuration": configuration, **run(command, limit)}
 
 
@@ -186,8 +186,8 @@ def table(results: dict[str, Any]) -> str:
         lines += [f"    {key:<40} {value:9.3f}" for key, value in part.items() if "_ms" in key]
     for part in results["steps"]:
         about = part["configuration"]
-        label = (
-            f"{about['model']} {about['image-size']} px, batch {about['batch-size']}, {about.get('compile', 'eager')}"
+        label = f"{about['model']} {about['image-size']} px, batch {about['batch-size']}, " + (
+            "CUDA graph" if "graph" in about else about.get("compile", "eager")
         )
         if "iterand_over_dense" not in part:
             lines.append(f"{label}: {part.get('error', 'no result')}")
@@ -217,7 +217,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=[name for name, _, _ in MODELS])
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[128, 512])
     parser.add_argument("--image-size", type=int, help="of all models, instead of their own")
-    parser.add_argument("--compile", nargs="*", default=["reduce-overhead", "default"], help="modes of torch.compile")
+    parser.add_argument(
+        "--modes",
+        nargs="*",
+        default=["graph", "reduce-overhead", "default"],
+        help="of the step, besides eager: graph, and modes of torch.compile",
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--width", type=float, help="of the network that is trained")
     parser.add_argument("--full", action="store_true", help="only train, 100 epochs for each seed; can be resumed")

@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from common import environment, save
 from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.export import OnnxClassifier
+from runs import TrainingRun, command, stored_score, train
 
 METHODS = {
     "IteRand": ("--method", "iterand"),
@@ -35,20 +33,11 @@ METHODS = {
 }
 
 
-def command(*arguments: object) -> dict[str, Any]:
-    """What a command of the tool prints as JSON."""
-    script = str(Path(sys.executable).with_name("iterand-compress"))
-    words = [script, *map(str, arguments), "--json"]
-    found: dict[str, Any] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-    return found
-
-
 def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train (or go on, or read) one network, and carry it through to ONNX."""
-    out: Path = args.folder / f"text-{name}-{seed}.ckpt"
-    settings = ("--recipe", "text", "--epochs", args.epochs, *METHODS[name], "--seed", seed, "--device", "cpu")
-    trained = command("train", *settings, "--out", out, *(["--resume"] if out.exists() else []))
-    source, result = out, {"name": name, "seed": seed, "accuracy": trained["test_accuracy"]}
+    settings = ("--recipe", "text", "--epochs", str(args.epochs), *METHODS[name], "--device", "cpu")
+    out = train(TrainingRun(f"text-{name}", settings, seed), args.folder)
+    source, result = out, {"name": name, "seed": seed, "accuracy": stored_score(out).accuracy}
     if name != "dense":
         source = out.with_suffix(".seedmask")
         result["file_bytes"] = command("pack", out, "--out", source)["file_bytes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,7 @@ def _setting_options(function: Any) -> Any:
     metavar="[MODE]",
     help="Run the network through torch.compile; MODE reduce-overhead uses CUDA graphs.",
 )
+@click.option("--cuda-graph", is_flag=True, help="Record a step on the GPU, and repeat that.")
 @click.option("--profile", is_flag=True, help="Trace some steps, and print where their time goes.")
 @click.option(
     "--channels-last/--no-channels-last",
@@ -154,6 +156,7 @@ def command(
     force: bool,
     device: str,
     compile_mode: str | None,
+    cuda_graph: bool,
     profile: bool,
     channels_last: bool | None,
     checkpoint_every: int,
@@ -171,6 +174,8 @@ def command(
     Several GPUs, or machines: torchrun --nproc-per-node 4 --no-python iterand-compress train … trains one network in
     four processes, with the same result; --batch-size is that of all of them together.
     """
+    # Of several processes, those that lose one say so in a line; torch's log would add pages.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from ..compress.training.launch import join
     from ..compress.training.peers import watched
     from ..compress.training.recipe import override
@@ -204,6 +209,7 @@ def command(
                 resume=resume,
                 force=force,
                 compile=compile_mode,
+                cuda_graph=cuda_graph,
                 profile=profile,
                 channels_last=channels_last,
                 checkpoint_every=checkpoint_every,

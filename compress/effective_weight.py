@@ -109,7 +109,7 @@ def _on_host(codes: Tensor, dtype: torch.dtype) -> bool:
 def _host_product(codes: Tensor, mask: Tensor, factor: float) -> Tensor:
     out = torch.empty(codes.shape, dtype=torch.float32)
     room = torch.empty(min(CHUNK, len(codes)), dtype=torch.int8)
-    parts = (part.split(CHUNK) for part in (codes, mask.view(torch.int8), out))
+    parts = (torch.split(part, CHUNK) for part in (codes, mask.view(torch.int8), out))
     for some, kept, product in zip(*parts, strict=True):
         # In integers, a product with 0 has no sign.
         product.copy_(torch.mul(some, kept, out=room[: len(some)])).mul_(factor)
@@ -119,8 +119,8 @@ def _host_product(codes: Tensor, mask: Tensor, factor: float) -> Tensor:
 def _host_gradient(grad: Tensor, codes: Tensor, scale: float, scores: Tensor | None) -> Tensor:
     out = torch.empty_like(grad)
     room = torch.empty(min(CHUNK, len(codes)), dtype=torch.float32)
-    parts = [part.split(CHUNK) for part in (grad, codes, out)]
-    signs = scores.split(CHUNK) if scores is not None else [None] * len(parts[0])
+    parts = [torch.split(part, CHUNK) for part in (grad, codes, out)]
+    signs = torch.split(scores, CHUNK) if scores is not None else [None] * len(parts[0])
     for above, some, gradient, sign in zip(*parts, signs, strict=True):
         weight = room[: len(some)].copy_(some).mul_(scale)
         torch.mul(above, weight, out=gradient)

@@ -61,7 +61,7 @@ class FusedLayers:
         )
         self._rooms: dict[torch.dtype, Tensor] = {}
         self._counts: tuple[int, ...] = ()
-        self._kept = torch.empty(0)
+        self._kept = torch.empty(len(specs), dtype=torch.int64, device=self._device)
 
     @classmethod
     def of(cls, model: nn.Module, *, channels_last: bool = False) -> FusedLayers | None:
@@ -115,7 +115,8 @@ class FusedLayers:
     def _cuts(self) -> Cuts:
         counts = tuple(part.spec.kept for part in self._parts)
         if counts != self._counts:
-            self._counts, self._kept = counts, torch.tensor(counts, dtype=torch.int64, device=self._device)
+            self._counts = counts
+            self._kept.copy_(torch.tensor(counts))
         with stage("selection"):
             return self._search.find(self._scores, self._kept)
 

@@ -107,7 +107,7 @@ class _Keys:
         lower = torch.empty_like(upper)
         if self.magnitude:
             room = torch.empty(min(CHUNK, self.count), dtype=self.scores.dtype)
-            parts = (part.split(CHUNK) for part in (self.scores, upper, lower))
+            parts = (torch.split(part, CHUNK) for part in (self.scores, upper, lower))
             for scores, above, below in zip(*parts, strict=True):
                 keys = torch.abs(scores, out=room[: len(scores)])
                 torch.ge(keys, high, out=above)

@@ -30,7 +30,7 @@ def coats_of(scores: Tensor, spec: WeightSpec, fixed: Fixed | None, brackets: li
     Source: Okoshi et al., "Multicoated supermasks enhance hidden networks", ICML 2022; each mask keeps the same number
     of weights fewer than the one before it.
     """
-    memory = brackets or [None] * spec.coats
+    memory: list[Tensor | None] = [*brackets] if brackets else [None] * spec.coats
     masks = [
         select(scores, kept, spec.selection, fixed, bracket)
         for kept, bracket in zip(coat_sizes(spec.kept, spec.coats), memory, strict=True)

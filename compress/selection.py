@@ -60,7 +60,8 @@ def select(
     if scores.device.type == "cpu":
         pruned, always = fixed or (None, None)
         memory = new_bracket() if bracket is None else bracket
-        return host_mask(scores, kept, selection == "magnitude", pruned, always, memory)
+        mask: Tensor = host_mask(scores, kept, selection == "magnitude", pruned, always, memory)
+        return mask
     return device_mask(selection_keys(scores, selection, fixed), kept)
 
 

@@ -9,6 +9,7 @@ import torch
 from conftest import fail, succeed
 from iterand_compress.compress.config import DataConfig, ModelConfig, Recipe, SubnetworkConfig, TrainConfig
 from iterand_compress.compress.errors import TrainingError
+from iterand_compress.compress.training import graph
 from iterand_compress.compress.training import run as run_module
 from iterand_compress.compress.training.memory import largest_fitting
 from iterand_compress.compress.training.profile import PARTS
@@ -119,6 +120,63 @@ def test_largest_fitting_halves():
 
     assert largest_fitting(attempt, 100) == 6
     assert tried == [50, 25, 12, 6]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_recorded_step_is_repeated_with_new_inputs_and_learning_rates(tmp_path, monkeypatch, optimizer):
+    """With a recorder that repeats the work on the CPU as a GPU would: the same call, the same places."""
+    calls = []
+
+    def record(work):
+        result = torch.zeros(())
+
+        def repeat():
+            calls.append(1)
+            result.copy_(work())
+
+        return repeat, result
+
+    settings = {"epochs": 2, "batch_size": 64, "lr": 0.125, "optimizer": optimizer}  # half of it, later, is exact, too
+    recipe = RECIPE.model_copy(update={"train": TrainConfig(**settings)})
+    train(recipe, RunOptions(out=tmp_path / "plain.ckpt", device="cpu"))
+    monkeypatch.setattr(graph, "record", record)
+    monkeypatch.setattr(run_module, "_check_graph", lambda *args: None)
+    train(recipe, RunOptions(out=tmp_path / "graph.ckpt", device="cpu", cuda_graph=True))
+    assert len(calls) == 40 - graph.WARM_UP
+    plain, recorded = state_of(tmp_path / "plain.ckpt"), state_of(tmp_path / "graph.ckpt")
+    assert all(torch.equal(plain[key], recorded[key]) for key in plain)
+    lines = [(tmp_path / f"{name}.metrics.jsonl").read_text().splitlines() for name in ("plain", "graph")]
+    for one, other in zip(*(map(json.loads, each) for each in lines), strict=True):
+        assert {k: v for k, v in one.items() if "second" not in k} == {
+            k: v for k, v in other.items() if "second" not in k
+        }
+
+
+def test_a_recorded_run_is_stopped_and_resumed_without_recording(tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "record", lambda work: (lambda: work(), torch.zeros(())))
+    monkeypatch.setattr(run_module, "_check_graph", lambda *args: None)
+    options = {"device": "cpu", "checkpoint_every": 7}
+    out, seen = tmp_path / "m.ckpt", []
+
+    class Stopping(Reporter):
+        def epoch(self, report):
+            seen.append(report.epoch)
+            raise KeyboardInterrupt
+
+    recipe = RECIPE.model_copy(update={"train": TrainConfig(epochs=2, batch_size=64, lr=0.125)})
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, RunOptions(out=out, cuda_graph=True, **options), Stopping())
+    assert [group["lr"] for group in torch.load(out, weights_only=True)["optimizer"]["param_groups"]] == [0.125]
+    train(recipe, RunOptions(out=out, resume=True, **options))
+    train(recipe, RunOptions(out=tmp_path / "plain.ckpt", device="cpu"))
+    plain, resumed = state_of(tmp_path / "plain.ckpt"), state_of(out)
+    assert all(torch.equal(plain[key], resumed[key]) for key in plain)
+
+
+def test_a_recorded_step_needs_a_gpu(tmp_path):
+    line = fail(2, "train", "--cuda-graph", "--device", "cpu", "--out", tmp_path / "m.ckpt")
+    assert "cuda_graph: only for one process on a GPU, not for 1 on cpu; leave out --cuda-graph" in line
+    assert not (tmp_path / "m.ckpt").exists()
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])

@@ -6,23 +6,31 @@ from iterand_compress.compress import load_recipe
 from iterand_compress.compress.config import Recipe, TrainConfig
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.training.recipe import differences, override, recipe_names
-from iterand_compress.compress.training.schedule import check_schedule, learning_rate
+from iterand_compress.compress.training.schedule import check_refresh, check_schedule, learning_rate
 
 
 def test_every_shipped_recipe_loads_and_has_a_schedule():
     names = recipe_names()
     assert names == (
         "cifar10-conv6",
+        "cifar10-conv6-biprop",
+        "cifar10-conv6-edge-popup",
+        "cifar10-conv6-recycling",
         "cifar10-resnet18",
+        "cifar10-resnet18-edge-popup",
+        "cifar10-resnet18-recycling",
         "cifar10-resnet34",
         "digits",
         "imagenet-resnet101",
         "imagenet-resnet34",
         "imagenet-resnet50",
+        "imagenet-resnet50-edge-popup",
         "text",
     )
     for name in names:
-        check_schedule(load_recipe(name).train)
+        recipe = load_recipe(name)
+        check_schedule(recipe.train)
+        check_refresh(recipe)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +54,35 @@ def test_settings_of_the_paper(name, sparsity, lr, decay, every, epochs):
     assert recipe.train.weight_decay == decay
     assert recipe.train.epochs == epochs
     assert recipe.train.batch_size == 128
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "sparsity", "lr", "momentum", "decay", "batch", "epochs"),
+    [
+        ("cifar10-conv6-edge-popup", "edge-popup", 0.5, 0.1, 0.9, 1e-4, 128, 100),
+        ("cifar10-resnet18-edge-popup", "edge-popup", 0.5, 0.1, 0.9, 5e-4, 256, 100),
+        ("imagenet-resnet50-edge-popup", "edge-popup", 0.7, 0.256, 0.875, 2**-15, 256, 100),
+        ("cifar10-conv6-biprop", "biprop", 0.5, 0.1, 0.9, 1e-4, 128, 100),
+        ("cifar10-conv6-recycling", "recycling", 0.5, 0.1, 0.9, 1e-4, 128, 250),
+        ("cifar10-resnet18-recycling", "biprop-recycling", 0.95, 0.1, 0.9, 5e-4, 128, 250),
+    ],
+)
+def test_settings_of_the_other_papers(name, method, sparsity, lr, momentum, decay, batch, epochs):
+    recipe = load_recipe(name)
+    train = recipe.train
+    assert (recipe.subnetwork.method, recipe.subnetwork.sparsity) == (method, sparsity)
+    assert (train.lr, train.momentum, train.weight_decay) == (lr, momentum, decay)
+    assert (train.batch_size, train.epochs, recipe.data.validation) == (batch, epochs, 0)
+
+
+def test_settings_that_only_one_paper_has():
+    edge_popup = load_recipe("imagenet-resnet50-edge-popup").train
+    assert (edge_popup.label_smoothing, edge_popup.warmup_epochs) == (0.1, 5)
+    biprop = load_recipe("cifar10-conv6-biprop").subnetwork
+    assert (biprop.distribution, biprop.scale_fan) == ("normal", True)
+    for name, after in (("cifar10-conv6-recycling", None), ("cifar10-resnet18-recycling", 50)):
+        rule = load_recipe(name).subnetwork
+        assert (rule.recycle_every, rule.recycle_rate, rule.recycle_after) == (10, 0.2, after)
 
 
 def test_imagenet_schedule():

@@ -13,6 +13,7 @@ from torch import distributed as dist
 
 from ..errors import ConfigError, TrainingError
 from .group import ALONE, Group
+from .peers import part, start_heart
 
 __all__ = ["PEER_TIMEOUT", "join"]
 
@@ -46,6 +47,7 @@ def join(timeout: float = PEER_TIMEOUT) -> Group:
         _meet(rank, size, timeout)
     if size == 1:
         return ALONE
+    start_heart(rank)
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     return Group(rank, size, local_rank, local_size, next(_calls), _control())
@@ -83,12 +85,7 @@ def _meet(rank: int, size: int, timeout: float) -> None:
             f"rank {rank}: the {size} processes of the run did not meet at {place} within {timeout:g} s; start all of "
             f"them, with the same MASTER_ADDR and MASTER_PORT ({reason})"
         ) from None
-    atexit.register(_part)
-
-
-def _part() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    atexit.register(part)
 
 
 @lru_cache(maxsize=1)

@@ -31,6 +31,7 @@ class RunOptions:
         checkpoint_every: also save every so many steps (0: after each epoch only).
         allow_import: whether the model name may be ``package.module:factory``.
         tensorboard: folder for TensorBoard event files.
+        cuda_graph: record a step on a GPU, and repeat that.
         profile: trace some of the first steps, and tell the reporter where their time goes.
         peer_timeout: seconds that one of several processes waits for the others.
         masks: of a ticket, bool ``[n]`` by the names of weights, for a new run of a method that prunes at
@@ -48,6 +49,7 @@ class RunOptions:
     checkpoint_every: int = 0
     allow_import: bool = True
     tensorboard: Path | None = None
+    cuda_graph: bool = False
     profile: bool = False
     peer_timeout: float = PEER_TIMEOUT
     masks: Mapping[str, NDArray[np.bool_]] | None = None

@@ -1,15 +1,19 @@
 """When a process of a run is gone: find out which, and why, and stop the others with one line.
 
-A process that fails leaves a note in the store through which the processes met. One that was killed cannot; the
-others notice that its connection is closed, ask who is still there, and name those that do not answer.
+Every process shows twice a second, in the store through which they met, that it is there; one that fails leaves a note
+there. One that was killed leaves none: its connections close, which the next exchange notices, and its heart stands
+still, which names it. Without that, a process that itself waits for the lost one could not be told from it.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import Any
 
 from torch import distributed as dist
@@ -17,10 +21,38 @@ from torch import distributed as dist
 from ..errors import IterandError
 from .group import Group, PeerError
 
-__all__ = ["watched"]
+__all__ = ["part", "start_heart", "watched"]
 
-# Seconds in which a process answers, once it has noticed that another one is gone.
-_ANSWER = 5.0
+# Seconds between two heartbeats, and without one until a process counts as gone.
+_BEAT, _SILENCE = 0.5, 4.0
+_Note = tuple[str, int]
+
+
+@lru_cache(maxsize=1)
+def start_heart(rank: int) -> None:
+    """Show the other processes from now on, until the program ends, that this one is there."""
+    over = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        with suppress(RuntimeError, ValueError):  # the store is gone, and with it whoever could look
+            while not over.wait(_BEAT):
+                count += 1
+                _store().set(_beat_key(rank), str(count))
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+
+    @atexit.register
+    def stop() -> None:
+        over.set()
+        thread.join(_SILENCE)
+
+
+def part() -> None:
+    """Leave the group at the end of the program; not when a process was lost, as this may wait for it."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager
@@ -43,16 +75,17 @@ def watched(group: Group, advice: Callable[[], str] = lambda: "") -> Iterator[No
     except PeerError:
         raise
     except IterandError as error:
-        _leave_note(group, str(error), error.exit_code)
+        _leave_note(group, f"rank {group.rank}: {error}", error.exit_code)
         error.silent = not group.main
         raise
     except RuntimeError as error:
         if not _is_of_the_connection(error):
-            _leave_note(group, f"{type(error).__name__}: {str(error).strip()[:200]}", 1)
+            _leave_note(group, f"rank {group.rank}: {type(error).__name__}: {_first_line(error)}", 1)
             raise
         raise _lost(group, advice(), error) from None
     except BaseException as error:
-        _leave_note(group, "interrupted" if isinstance(error, KeyboardInterrupt) else repr(error)[:200], 1)
+        kind = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+        _leave_note(group, f"rank {group.rank}: {kind}", 1)
         raise
 
 
@@ -63,47 +96,58 @@ def _is_of_the_connection(error: RuntimeError) -> bool:
 
 
 def _lost(group: Group, advice: str, error: RuntimeError) -> PeerError:
-    answers = _answers(group)
-    gone = [rank for rank in range(group.size) if rank not in answers]
-    failed = {rank: answer for rank, answer in answers.items() if answer is not None}
-    if failed:
-        rank = min(failed)
-        message, exit_code = failed[rank]
-        message = f"rank {rank}: {message}"
+    atexit.unregister(part)
+    notes, gone = _look_around(group)
+    if notes:
+        message, exit_code = notes[0]
+    elif gone:
+        message, exit_code = f"rank{'s' if len(gone) > 1 else ''} {', '.join(map(str, gone))} stopped", 1
     else:
-        names = f"rank{'s' if len(gone) > 1 else ''} {', '.join(map(str, gone))}"
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        message, exit_code = f"{names} stopped" if gone else f"the connection of the processes broke ({reason})", 1
+        message, exit_code = f"the connection of the processes broke ({_first_line(error)})", 1
+    _leave_note(group, message, exit_code)  # for those who notice when this process leaves
     speaker = min(rank for rank in range(group.size) if rank not in gone)
     return PeerError("; ".join(filter(None, (message, advice))), exit_code, silent=group.rank != speaker)
 
 
-def _answers(group: Group) -> dict[int, tuple[str, int] | None]:
-    """What each process that is still there says: its failure, or ``None`` if it has none of its own."""
-    others = [rank for rank in range(group.size) if rank != group.rank]
-    found: dict[int, tuple[str, int] | None] = {group.rank: None}
-    deadline = time.monotonic() + _ANSWER
+def _look_around(group: Group) -> tuple[list[_Note], list[int]]:
+    """The notes that others have left, and the ranks of those that are gone without one."""
+    unknown = {rank for rank in range(group.size) if rank != group.rank}
+    notes: list[_Note] = []
+    beats: dict[int, bytes] = {}
+    deadline = time.monotonic() + _SILENCE
     try:
         store = _store()
-        store.set(_key(group, group.rank), json.dumps(None))
-        while len(found) < group.size and time.monotonic() < deadline:
-            for rank in others:
-                if rank not in found and store.check([_key(group, rank)]):
-                    answer = json.loads(store.get(_key(group, rank)))
-                    found[rank] = (answer[0], answer[1]) if answer else None
-            time.sleep(0.05)
+        while unknown and time.monotonic() < deadline:
+            for rank in sorted(unknown):
+                if store.check([_note_key(group, rank)]):
+                    message, exit_code = json.loads(store.get(_note_key(group, rank)))
+                    notes.append((message, exit_code))
+                    unknown.remove(rank)
+                elif store.check([_beat_key(rank)]):
+                    seen = store.get(_beat_key(rank))
+                    if beats.setdefault(rank, seen) != seen:
+                        unknown.remove(rank)
+            time.sleep(_BEAT / 5)
     except RuntimeError:  # without a launcher the store is a part of the main process, and gone with it
-        return dict.fromkeys(range(1, group.size))
-    return found
+        return notes, [0]
+    return notes, sorted(unknown)
 
 
 def _leave_note(group: Group, message: str, exit_code: int) -> None:
     with suppress(RuntimeError):
-        _store().set(_key(group, group.rank), json.dumps([message, exit_code]))
+        _store().set(_note_key(group, group.rank), json.dumps([message, exit_code]))
 
 
-def _key(group: Group, rank: int) -> str:
-    return f"iterand-compress/{group.call}/{rank}"
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def _note_key(group: Group, rank: int) -> str:
+    return f"iterand-compress/note/{group.call}/{rank}"
+
+
+def _beat_key(rank: int) -> str:
+    return f"iterand-compress/beat/{rank}"
 
 
 def _store() -> Any:

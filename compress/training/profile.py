@@ -101,7 +101,8 @@ class StepProfile:
         trace = trace_path(out)
         with atomic_path(trace) as temporary:
             self._profile.export_chrome_trace(str(temporary))
-        seconds, shares = _shares(self._profile.events() or [], on_gpu=self._device.type == "cuda")
+        events: Any = self._profile.events()  # type: ignore[no-untyped-call]
+        seconds, shares = _shares(events, on_gpu=self._device.type == "cuda")
         steps = self._step - WARM_UP
         self._profile, seconds = None, seconds / steps
         # What was seen of events is replaced by what they cost on average.
@@ -125,7 +126,7 @@ def _shares(events: Any, *, on_gpu: bool) -> tuple[float, dict[str, float]]:
     total = 0.0
     for event in events:
         # The same names stand on the GPU's own time line.
-        if event.device_type != torch.autograd.DeviceType.CPU:
+        if event.device_type.name != "CPU":
             continue
         if on_gpu:
             total += float(event.self_device_time_total) / 1e6

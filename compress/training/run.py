@@ -23,12 +23,13 @@ from ..subnetwork import masked_layers, pruned_layers, refresh
 from ..tickets import SAMPLES_PER_CLASS, class_sample, find_ticket, looks_at_data, use_masks
 from .checkpoint import Checkpoint, Position, save_checkpoint
 from .evaluate import Score, evaluate, network_logits
+from .graph import StepGraph
 from .group import ALONE, Group
 from .identity import require_same_data
 from .interrupt import RunStoppedError, StopRequest
 from .memory import largest_fitting, release
 from .network import architecture_of, build_network, check_output, describe, step_seed
-from .optimizer import make_optimizer
+from .optimizer import load_optimizer_state, make_optimizer, optimizer_state, set_learning_rate
 from .options import RunOptions
 from .profile import StepProfile, event_seconds
 from .replica import Fingerprints, equalise_buffers, equalise_start, replicate, unused_parameters
@@ -75,11 +76,12 @@ class Run:
             check_output(self.model, self.data)
             partly_unused = group.size > 1 and unused_parameters(self.model, self.data.example(2))
             self.model.to(device)
-            self.optimizer = make_optimizer(self.model, settings)
+            _check_graph(options, device, group)
+            self.optimizer = make_optimizer(self.model, settings, adjustable=options.cuda_graph)
             if stored:
                 self.model.load_state_dict(stored.model)
                 if stored.optimizer is not None:
-                    self.optimizer.load_state_dict(stored.optimizer)
+                    load_optimizer_state(self.optimizer, stored.optimizer)
             elif group.main:
                 self._prune()
         equalise_start(self.model, group)
@@ -98,6 +100,8 @@ class Run:
         if stored and group.main:
             self.meter += torch.tensor(stored.meter, dtype=torch.float64).to(device)
         self.first_bad = torch.full((), _NEVER, dtype=torch.int64, device=device)
+        self.clock = torch.full((), self.position.step, dtype=torch.int64, device=device)
+        self.computed = StepGraph(self._compute) if options.cuda_graph else self._compute
         self.fingerprints = Fingerprints(self.model, group, device)
         self.fingerprints.compare(-1, redrawn=True)
         self.fingerprints.check(options.out)
@@ -138,6 +142,13 @@ class Run:
                 epochs=self.recipe.train.epochs,
                 fused=self.fused,
             )
+        loss = self.computed(pixels, labels)
+        self.fingerprints.compare(step, redrawn=redrawn)
+        self.position = Position(self.position.epoch, self.position.batch + 1, step + 1)
+        return loss
+
+    def _compute(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """What a step does on the device, all of it in place, so that it can be recorded. Returns the loss."""
         # Before the forward pass: the masked weights, which live from there to the backward pass, then take the
         # place of the gradients instead of adding to them.
         self.optimizer.zero_grad(set_to_none=True)
@@ -145,7 +156,7 @@ class Run:
             images = self._images(pixels)
         with stage("network"):
             if self.options.compile:
-                torch.compiler.cudagraph_mark_step_begin()
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             with _autocast(self.recipe.train.precision, self.device), self._held_weights():
                 logits = self.forward(images)
                 loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.train.label_smoothing)
@@ -154,22 +165,20 @@ class Run:
             (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
         with stage("optimizer"):
             self.optimizer.step()
-        self.fingerprints.compare(step, redrawn=redrawn)
         with torch.no_grad():
             loss = loss.detach()
             self.meter[0] += loss * len(labels)
             self.meter[1] += (logits.argmax(dim=1) == labels).sum()
             self.meter[2] += len(labels)
-            self.first_bad = torch.where(loss.isfinite(), self.first_bad, self.first_bad.clamp_max(step))
-        self.position = Position(self.position.epoch, self.position.batch + 1, step + 1)
+            self.first_bad.copy_(torch.where(loss.isfinite(), self.first_bad, self.first_bad.minimum(self.clock)))
+            self.clock += 1
         return loss
 
     def epoch(self, stop: StopRequest, reporter: Reporter) -> EpochReport:
         """Do what is left of the current epoch and validate."""
         settings, epoch = self.recipe.train, self.position.epoch
         lr = learning_rate(settings, epoch)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = lr
+        set_learning_rate(self.optimizer, lr)
         self.model.train()
         began, seen = time.perf_counter(), 0
         batches = self.data.train.train_batches(
@@ -298,7 +307,7 @@ class Run:
             data=self.data_info,
             position=self.position,
             model=self.model.state_dict(),
-            optimizer=None if test else self.optimizer.state_dict(),
+            optimizer=None if test else optimizer_state(self.optimizer),
             meter=meter,
             data_dir=str(self.data_dir.resolve()) if self.data_dir else None,
             test=asdict(test) if test else None,
@@ -306,7 +315,7 @@ class Run:
         with self.group.agreed():
             if self.group.main:
                 save_checkpoint(checkpoint, self.options.out)
-        self.saved = self.position.step
+            self.saved = self.position.step
 
     def advice(self) -> str:
         """What to tell the user when the run breaks off."""
@@ -359,6 +368,15 @@ def _check_shares(batch_size: int, group: Group) -> None:
             f"batch of {batch_size}: {group.size} processes cannot share it; start {batch_size} at most, or raise "
             "batch_size (a batch holds no more than there are training examples)"
         )
+
+
+def _check_graph(options: RunOptions, device: torch.device, group: Group) -> None:
+    if options.cuda_graph and (device.type != "cuda" or group.size > 1):
+        raise ConfigError(
+            f"cuda_graph: only for one process on a GPU, not for {group.size} on {device}; leave out --cuda-graph"
+        )
+    if options.cuda_graph and options.profile:
+        raise ConfigError("cuda_graph: hides the parts of a step from --profile; leave out one of the two")
 
 
 def _autocast(precision: str, device: torch.device) -> torch.autocast | nullcontext[None]:

@@ -35,6 +35,8 @@ def synchronise_batchnorm(model: nn.Module, group: Group, device: torch.device) 
         if type(layer) in _KINDS:
             layer.__class__ = SyncBatchNorm
             layer.channel = group.channel(device)  # type: ignore[assignment]
+            # torch.compile leaves it as it is. Here and not as a decorator, which loads the compiler for every run.
+            layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -50,7 +52,6 @@ class SyncBatchNorm(_BatchNorm):
         if input.dim() < 2:
             raise ValueError(f"BatchNorm: expected at least 2 dimensions, got {input.dim()}")
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
         """Normalise ``[B, C, …]`` by the statistics of all parts; in evaluation mode, by the running ones."""
         self._check_input_dim(input)

@@ -1,0 +1,285 @@
+"""Tables of the papers: run a list of configurations with seeds, and put our accuracy beside the published one.
+
+    python benchmarks/reproduce.py --list
+    python benchmarks/reproduce.py conv6 --data-dir data --folder runs --seeds 0 1 2 --device cuda [--json OUT]
+    python benchmarks/reproduce.py sparsities --only 'conv6-*-90' --data-dir data --folder runs
+    python benchmarks/reproduce.py smoke --folder runs --epochs 1
+
+Settings are those of the papers, by the shipped recipes. Whatever is not (fewer epochs, `--also`, bfloat16 on a GPU)
+is said in the JSON and under the table. Runs go on where they stopped, and finished ones are only read, so the command
+can be repeated until all are done. The accuracy is that of the last epoch on the test images; ± is the sample standard
+deviation over seeds. Each subnetwork is packed; of networks that were pruned and then trained, with float32 weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from common import environment, save
+from iterand_compress.compress.methods import resolve
+from iterand_compress.compress.training.checkpoint import load_checkpoint
+from iterand_compress.compress.training.recipe import differences
+from runs import TrainingRun, packed_bytes, recipe_of, stored_score, train_all
+
+# Where published numbers come from. Numbers that no source gives are left out.
+RECYCLING = "plot scripts of Gorbett and Whitley: their runs, 250 epochs"
+PAPER = "Chijiwa et al., NeurIPS 2021"
+SYNFLOW = "benchmark of the SynFlow code"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A configuration of a table.
+
+    Attributes:
+        name: unique in its table.
+        options: of `iterand-compress train`.
+        published: accuracy in per cent; ``None`` if no source at hand gives one.
+        source: of that number.
+    """
+
+    name: str
+    options: tuple[str, ...]
+    published: float | None = None
+    source: str = ""
+
+
+def row(name: str, options: str, published: float | None = None, source: str = "") -> Row:
+    """A row with options as one would type them."""
+    return Row(name, tuple(options.split()), published, source if published is not None else "")
+
+
+# In Chijiwa et al.'s code, edge-popup is IteRand that never redraws: signed scores, from the same distribution.
+SIGNED = "--method edge-popup --selection signed --score-scale 2.449"
+DENSE = "--method dense --distribution uniform"
+
+
+def conv6() -> list[Row]:
+    """Conv-6 by width at 50 %."""
+    methods = {
+        "dense": (f"{DENSE} --lr 0.01", (83.7, 87.5, 89.1)),
+        "edge-popup": (SIGNED, (78.5, 86.2, 89.5)),
+        "iterand": ("--method iterand", (83.0, 88.2, 90.7)),
+    }
+    return [
+        row(f"{name}-width-{width}", f"--recipe cifar10-conv6 --width {width} {options}", published, RECYCLING)
+        for name, (options, numbers) in methods.items()
+        for width, published in zip((0.25, 0.5, 1), numbers, strict=True)
+    ]
+
+
+def resnet18() -> list[Row]:
+    """ResNet-18 at 60 %."""
+    recipe = "--recipe cifar10-resnet18"
+    return [
+        row("dense", f"{recipe} {DENSE} --affine", 93.0, RECYCLING),
+        row("edge-popup", f"{recipe} {SIGNED}"),
+        row("iterand", f"{recipe} --method iterand", 92.47, PAPER),
+    ]
+
+
+def sparsities() -> list[Row]:
+    """Conv-6 and ResNet-18 by share pruned, in the settings of Gorbett and Whitley."""
+    biprop = "--method biprop --distribution normal"
+    # They redraw once an epoch (50,000 images in batches of 128), and select by magnitude.
+    redrawn = "--method iterand --selection magnitude --score-scale 0.408 --resample-every 390 --resample-rate 0.1"
+    plain6 = "--recipe cifar10-conv6-edge-popup --epochs 250"
+    plain18 = "--recipe cifar10-resnet18-edge-popup --epochs 250 --batch-size 128"
+    recycled6 = "--recipe cifar10-conv6-recycling"
+    of_conv6 = {
+        "edge-popup": (plain6, (83.0, 89.5, 85.4, 79.6)),
+        "biprop": (f"{plain6} {biprop}", (78.2, 89.5, 87.5, 82.4)),
+        "iterand": (f"{plain6} {redrawn}", (90.6, 90.7, 86.9, 81.2)),
+        "recycling": (recycled6, (91.1, 90.9, 88.6, 83.2)),
+        "biprop-recycling": (
+            f"{recycled6} --method biprop-recycling --distribution normal",
+            (90.2, 90.9, 90.0, 85.5),
+        ),
+    }
+    of_resnet18 = {
+        "edge-popup": (plain18, (92.5, 89.9, 81.7)),
+        "biprop": (f"{plain18} {biprop}", (92.6, 89.6, 82.6)),
+        "iterand": (f"{plain18} {redrawn}", (86.5, 84.2, 80.3)),
+        "biprop-recycling": ("--recipe cifar10-resnet18-recycling", (93.5, 90.9, 85.3)),
+    }
+    networks: list[tuple[str, tuple[int, ...], dict[str, tuple[str, tuple[float, ...]]]]] = [
+        ("conv6", (20, 50, 80, 90), {**of_conv6}),
+        ("resnet18", (95, 98, 99), {**of_resnet18}),
+    ]
+    return [
+        row(f"{network}-{name}-{share}", f"{options} --sparsity {share / 100}", published, RECYCLING)
+        for network, shares, methods in networks
+        for name, (options, numbers) in methods.items()
+        for share, published in zip(shares, numbers, strict=True)
+    ]
+
+
+def pruned_at_init() -> list[Row]:
+    """ResNet-18 pruned at initialisation and then trained, BatchNorm with it. The schedule is that of the recipe."""
+    numbers = {
+        "random": (92.9, 83.0),
+        "magnitude": (94.4, 10.0),
+        "snip": (94.3, 90.8),
+        "grasp": (93.8, 89.7),
+        "synflow": (94.1, 90.4),
+    }
+    return [
+        row(
+            f"{name}-{share}",
+            f"--recipe cifar10-resnet18 --affine --method {name} --distribution normal --sparsity {share / 100}",
+            published,
+            SYNFLOW,
+        )
+        for name, both in numbers.items()
+        for share, published in zip((90, 99), both, strict=True)
+    ]
+
+
+def imagenet() -> list[Row]:
+    """ResNets on ImageNet at 70 %."""
+    found = []
+    for depth in (34, 50, 101):
+        found.append(row(f"edge-popup-resnet{depth}", f"--recipe imagenet-resnet{depth} {SIGNED}"))
+        found.append(row(f"iterand-resnet{depth}", f"--recipe imagenet-resnet{depth} --method iterand"))
+    return [*found, row("edge-popup-resnet50-own-settings", "--recipe imagenet-resnet50-edge-popup")]
+
+
+def smoke() -> list[Row]:
+    """A small network on the bundled digits: whether everything works."""
+    shared = "--recipe digits --width 0.25"
+    return [
+        row("iterand", f"{shared} --method iterand"),
+        row("edge-popup", f"{shared} --method edge-popup"),
+        row("dense", f"{shared} --method dense --lr 0.05"),
+    ]
+
+
+TABLES = {
+    "conv6": conv6,
+    "resnet18": resnet18,
+    "sparsities": sparsities,
+    "pruned-at-init": pruned_at_init,
+    "imagenet": imagenet,
+    "smoke": smoke,
+}
+
+
+def changes_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """Options that all runs get beyond their row."""
+    words = ["--device", args.device]
+    if args.epochs is not None:
+        words += ["--epochs", str(args.epochs)]
+    if args.data is not None:
+        words += ["--data", args.data]
+    return (*words, *shlex.split(args.also))
+
+
+def finish(about: Row, table: str, runs: Sequence[TrainingRun], folder: Path) -> dict[str, Any]:
+    """What the runs of a row, one for each seed, came to."""
+    outs = [run.checkpoint(folder) for run in runs]
+    percents = [100 * stored_score(out).accuracy for out in outs]
+    stored = [load_checkpoint(out).recipe for out in outs]
+    # A row does not say in which precision; the papers' code computed in float32.
+    paper = recipe_of((*about.options, "--precision", "float32", "--seed", str(runs[0].seed)))
+    trains = resolve(paper.subnetwork)
+    sizes = None
+    if trains.trains == "scores" or trains.criterion is not None:
+        dtype = None if trains.trains == "scores" else "float32"
+        sizes = [packed_bytes(out, with_weights=dtype) for out in outs]
+    return {
+        "table": table,
+        **asdict(about),
+        "options": " ".join(about.options),
+        "seeds": [run.seed for run in runs],
+        "accuracies": percents,
+        "mean": statistics.mean(percents),
+        "spread": statistics.stdev(percents) if len(percents) > 1 else None,
+        "n": len(percents),
+        "file_bytes": sizes,
+        "unlike_paper": differences(paper, stored[0]),
+    }
+
+
+def markdown(results: Sequence[dict[str, Any]]) -> str:
+    """A row for each configuration, and under the table what was not as in the papers."""
+    lines = [
+        "| table | configuration | accuracy % | n | published % | source | file bytes |",
+        "|---|---|---:|---:|---:|---|---:|",
+    ]
+    for found in results:
+        spread = f" ± {found['spread']:.2f}" if found["spread"] is not None else ""
+        published = "–" if found["published"] is None else f"{found['published']:g}"
+        size = f"{statistics.mean(found['file_bytes']):,.0f}" if found["file_bytes"] else "–"
+        lines.append(
+            f"| {found['table']} | {found['name']} | {found['mean']:.2f}{spread} | {found['n']} | {published} "
+            f"| {found['source']} | {size} |"
+        )
+    unlike = list(dict.fromkeys(change for found in results for change in found["unlike_paper"]))
+    if unlike:
+        lines += ["", f"Not as in the papers: {'; '.join(unlike)}."]
+    return "\n".join(lines)
+
+
+def listing() -> str:
+    """All tables and their rows."""
+    lines = []
+    for table, rows in TABLES.items():
+        lines.append(f"{table}: {(rows.__doc__ or '').strip()}")
+        for about in rows():
+            published = f"  (published: {about.published:g} %, {about.source})" if about.published is not None else ""
+            lines.append(f"  {about.name}: {' '.join(about.options)}{published}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help=f"any of {', '.join(TABLES)}")
+    parser.add_argument("--list", action="store_true", help="say what there is")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the rows; * stands for anything")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=int, help="instead of the papers'")
+    parser.add_argument("--also", default="", metavar="OPTIONS", help="further options of train, for all runs")
+    parser.add_argument("--data", help="folder, for a data set in folders of images, instead of torchvision's")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--folder", type=Path, help="where checkpoints and files go")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(arguments)
+    if args.list:
+        print(listing())
+        return
+    if not args.tables or args.folder is None:
+        parser.error("give tables and --folder, or --list")
+    chosen = [
+        (table, about)
+        for table in args.tables
+        for about in TABLES[table]()
+        if args.only is None or any(fnmatch(about.name, pattern) for pattern in args.only)
+    ]
+    if not chosen:
+        parser.error(
+            f"--only: none of the rows; there are {', '.join(r.name for t in args.tables for r in TABLES[t]())}"
+        )
+    changes = changes_of(args)
+    runs = {
+        (table, about): [TrainingRun(f"{table}-{about.name}", (*about.options, *changes), seed) for seed in args.seeds]
+        for table, about in chosen
+    }
+    # Seed by seed: all rows have one before any has two.
+    order = [found[number] for number in range(len(args.seeds)) for found in runs.values()]
+    train_all(order, args.folder, data_dir=args.data_dir, jobs=args.jobs)
+    results = [finish(about, table, found, args.folder) for (table, about), found in runs.items()]
+    print(markdown(results))
+    save({"environment": environment(), "changes": " ".join(changes), "rows": results}, args.json)
+
+
+if __name__ == "__main__":
+    main()

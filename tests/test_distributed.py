@@ -1,0 +1,554 @@
+"""Several processes train one network as one process would, stop together, and say in one line what went wrong.
+
+Started as a program, this file is one of the processes: it goes through the scenarios below, and writes what it saw.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import fail, succeed
+from iterand_compress.compress import masked_layers, pack, pruned_layers
+from iterand_compress.compress.config import Recipe, TrainConfig
+from iterand_compress.compress.errors import DataError, IterandError
+from iterand_compress.compress.packing import network_of_checkpoint
+from iterand_compress.compress.training.checkpoint import load_checkpoint
+from iterand_compress.compress.training.interrupt import StopRequest
+from iterand_compress.compress.training.launch import join
+from iterand_compress.compress.training.network import step_seed
+from iterand_compress.compress.training.recipe import override
+from iterand_compress.compress.training.run import Run
+from iterand_compress.compress.training.schedule import learning_rate
+from iterand_compress.compress.training.sync_batchnorm import synchronise_batchnorm
+from iterand_compress.compress.training.trainer import RunOptions, train
+
+# 20 steps: with augmentation, trained scales in BatchNorm, and random weights that are redrawn.
+WHOLE = override(
+    Recipe(),
+    {
+        "model.width": 0.25,
+        "model.affine": True,
+        "data.crop": "shift",
+        "data.pad": 1,
+        "subnetwork.resample_every": 4,
+        "train.epochs": 1,
+        "train.sync_batchnorm": True,
+    },
+)
+# Sums of floats in another order differ in their last bits. That changes a mask where two scores are as good as equal,
+# and a gradient where a max-pool finds two equal values, which happens once in some dozens of steps. So the masks of
+# digits-cnn must be those of one process for two steps, and those of a network without a max-pool for all twenty.
+EXACT = {"whole": 2, "uneven": 2, "smooth": 20}
+UNEVEN = override(WHOLE, {"train.batch_size": 63, "train.label_smoothing": 0.1})
+SMOOTH = override(UNEVEN, {"model.name": "test_distributed:smooth", "model.width": 1.0, "model.affine": False})
+RECIPES = {"whole": WHOLE, "uneven": UNEVEN, "smooth": SMOOTH}
+# Two epochs of 5 steps; a run of them is stopped in step 7.
+SHORT = override(SMOOTH, {"train.batch_size": 255, "train.epochs": 2})
+STOP = 7
+
+
+class PartlyUsed(nn.Module):
+    """A network of the user's with a buffer and dropout; a layer of it gets no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Linear(64, 10), nn.Linear(3, 3)
+        self.register_buffer("calls", torch.zeros(1))
+        self.drop = nn.Dropout(0.5)
+        self.dropped = []
+
+    def forward(self, x):
+        if self.training:
+            self.calls += 1 + int(os.environ.get("RANK", "0"))
+        x = self.drop(x.flatten(1))
+        self.dropped.append((x == 0).sum(0).tolist())
+        return self.used(x)
+
+
+def partly_used(num_classes):
+    return PartlyUsed()
+
+
+def smooth(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, stride=2),
+        nn.BatchNorm2d(16),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(16, 32, 3, bias=True),
+        nn.BatchNorm2d(32, affine=False),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Linear(32, num_classes),
+    )
+
+
+def recorded(recipe, out):
+    """Train; returns masks [steps, weights] and running statistics [steps, numbers], and the trained model."""
+    masks, statistics, models = [], [], []
+    original = Run.step
+
+    def step(self, *arguments):
+        loss = original(self, *arguments)
+        masks.append(torch.cat([part.mask(scores) for _, part, scores in masked_layers(self.model)]))
+        statistics.append(torch.cat([b.reshape(-1) for n, b in self.model.named_buffers() if ".running_" in n]))
+        models[:] = [self.model]
+        return loss
+
+    Run.step = step
+    try:
+        train(recipe, RunOptions(out, device="cpu", force=True))
+    finally:
+        Run.step = original
+    return torch.stack(masks), torch.stack(statistics), models[0]
+
+
+def at_step(number, action):
+    """Let something happen just before a step; undone by calling what is returned."""
+    original = Run.step
+
+    def step(self, pixels, labels):
+        if self.position.step == number:
+            pixels = action(self, pixels)
+        return original(self, pixels, labels)
+
+    Run.step = step
+
+    def undo():
+        Run.step = original
+
+    return undo
+
+
+# --- What each of the processes does -----------------------------------------------------------------------
+
+
+def scenarios(folder):
+    group = join()
+    found = {"rank": group.rank, "size": group.size}
+
+    def caught(name, recipe, undo=lambda: None, **options):
+        try:
+            train(recipe, RunOptions(folder / f"{name}.ckpt", device="cpu", **options))
+            found[name] = None
+        except IterandError as error:
+            found[name] = [type(error).__name__, error.exit_code, error.silent, str(error)]
+        finally:
+            undo()
+
+    for name, recipe in RECIPES.items():
+        masks, statistics, model = recorded(recipe, folder / f"{name}.ckpt")
+        torch.save({"masks": masks, "statistics": statistics}, folder / f"{name}.{group.rank}.pt")
+        pack(model, folder / f"{name}.{group.rank}.seedmask")
+
+    caught("resumed", SHORT, resume=True)  # one process has begun it
+
+    def asked(run, pixels):
+        if group.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return pixels
+
+    caught("stopped", SHORT, at_step(STOP - 1, asked))
+
+    def perturbed(run, pixels):
+        if group.rank == 1:
+            with torch.no_grad():
+                _, _, scores = next(masked_layers(run.model))
+                scores[0] = torch.nextafter(scores[0], torch.tensor(9.0))
+        return pixels
+
+    caught("perturbed", WHOLE, at_step(3, perturbed), checkpoint_every=2)
+    caught("not_finite", WHOLE, at_step(5, lambda run, x: x * float("nan") if group.rank == 1 else x))
+    caught("batch_of_one", override(WHOLE, {"train.batch_size": 1}))
+
+    tickets = []
+    undo = at_step(0, lambda run, x: tickets.extend(part.mask.clone() for _, part, _ in pruned_layers(run.model)) or x)
+    caught("snip", override(WHOLE, {"subnetwork.method": "snip", "subnetwork.sparsity": 0.8}), undo)
+    found["ticket"] = hashlib.sha256(torch.cat(tickets).numpy().tobytes()).hexdigest()
+
+    seen = []
+    undo = at_step(4, lambda run, x: seen.append(run.model) or x)
+    caught("partly_used", override(Recipe(), {"model.name": "test_distributed:partly_used", "train.epochs": 1}), undo)
+    assert seen, found["partly_used"]
+    found["dropped"], found["calls"] = seen[0].dropped[6], float(seen[0].calls)
+
+    found["batchnorm"] = batchnorm(group)
+    (folder / f"{group.rank}.json").write_text(json.dumps(found))
+
+    def unreadable(run, pixels):
+        if group.rank == 1:
+            raise DataError("images/3.png: not a readable image")
+        return pixels
+
+    caught("unreadable", SHORT, at_step(6, unreadable))  # the last one: the connection is lost with it
+    (folder / f"{group.rank}.json").write_text(json.dumps(found))
+
+
+def batchnorm(group):
+    """Largest differences, in float64, between ours on uneven parts and torch's on the whole batch."""
+    generator = torch.Generator().manual_seed(0)
+    differences = {}
+    for affine, momentum in ((True, 0.1), (False, None)):
+        whole = (3 * torch.randn(9, 4, 3, 5, generator=generator, dtype=torch.float64) + 7).requires_grad_(True)
+        factor = torch.randn(9, 4, 3, 5, generator=generator, dtype=torch.float64)
+        plain, ours = (nn.BatchNorm2d(4, affine=affine, momentum=momentum).double() for _ in range(2))
+        for layer in (plain, ours):
+            if affine:
+                with torch.no_grad():
+                    layer.weight.copy_(torch.tensor([1.0, -2.0, 0.5, 3.0]))
+                    layer.bias.copy_(torch.tensor([0.0, 1.0, 2.0, -1.0]))
+        names = list(ours.state_dict())
+        model = nn.Sequential(ours)
+        synchronise_batchnorm(model, group, torch.device("cpu"))
+        assert list(ours.state_dict()) == names
+        part = whole.detach()[group.shard.of(0, 9)].requires_grad_(True)
+        for _ in range(2):
+            expected, got = plain(whole), model(part)
+        (expected * factor).sum().backward()
+        (got * factor[group.shard.of(0, 9)]).sum().backward()
+        pairs = {
+            "output": (got, expected[group.shard.of(0, 9)]),
+            "input": (part.grad, whole.grad[group.shard.of(0, 9)]),
+            "mean": (ours.running_mean, plain.running_mean),
+            "variance": (ours.running_var, plain.running_var),
+            "batches": (ours.num_batches_tracked, plain.num_batches_tracked),
+            "evaluation": (model.eval()(part), plain.eval()(whole)[group.shard.of(0, 9)]),
+        }
+        if affine:
+            pairs["weight"] = (group.total(ours.weight.grad), plain.weight.grad)
+            pairs["bias"] = (group.total(ours.bias.grad), plain.bias.grad)
+        differences |= {f"{name} {affine}": float((a - b).detach().abs().max()) for name, (a, b) in pairs.items()}
+    return differences
+
+
+if __name__ == "__main__":
+    scenarios(Path(sys.argv[1]))
+    sys.exit()
+
+
+# --- Starting them -----------------------------------------------------------------------------------------
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(*arguments, size=2, of_rank=lambda rank: [], path_of_rank=lambda rank: None):
+    """A program in several processes, without a launcher."""
+    port = free_port()
+    processes = []
+    for rank in range(size):
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "RANK": str(rank),
+            "WORLD_SIZE": str(size),
+            "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        if path_of_rank(rank):
+            environment["PYTHONPATH"] = os.pathsep.join(
+                filter(None, (path_of_rank(rank), os.environ.get("PYTHONPATH")))
+            )
+        command = [sys.executable, *map(str, arguments), *map(str, of_rank(rank))]
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    return processes
+
+
+def ended(processes):
+    """Exit code, standard output and standard error of each."""
+    try:
+        outputs = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
+COMMAND = ("-m", "iterand_compress.cli", "train", "--device", "cpu", "--width", 0.25)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process makes of the recipes; a run of the short one, and one that was stopped."""
+    folder = tmp_path_factory.mktemp("alone")
+    found = {name: recorded(recipe, folder / "a.ckpt") for name, recipe in RECIPES.items()}
+    train(SHORT, RunOptions(folder / "short.ckpt", device="cpu"))
+    undo = at_step(STOP - 1, lambda run, pixels: os.kill(os.getpid(), signal.SIGINT) or pixels)
+    with pytest.raises(IterandError, match=f"stopped at step {STOP}"):
+        train(SHORT, RunOptions(folder / "cut.ckpt", device="cpu"))
+    undo()
+    return folder, found
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, alone):
+    """The folder in which two processes went through the scenarios, and what each of them found."""
+    folder = tmp_path_factory.mktemp("pair")
+    shutil.copy(alone[0] / "cut.ckpt", folder / "resumed.ckpt")
+    for rank, (code, output, errors) in enumerate(ended(start(__file__, folder))):
+        assert (code, output) == (0, ""), (rank, errors)
+    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def masks_of(checkpoint):
+    return [tensor.mask for tensor in network_of_checkpoint(load_checkpoint(checkpoint)).tensors]
+
+
+def same_masks(one, other):
+    return all((a == b).all() for a, b in zip(masks_of(one), masks_of(other), strict=True))
+
+
+# --- As one process would ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_both_processes_have_the_same_network(pair, name):
+    folder, _ = pair
+    first, second = (torch.load(folder / f"{name}.{rank}.pt") for rank in range(2))
+    assert torch.equal(first["masks"], second["masks"])
+    assert torch.equal(first["statistics"], second["statistics"])
+    files = [(folder / f"{name}.{rank}.seedmask").read_bytes() for rank in range(2)]
+    assert files[0] == files[1]
+    trained = network_of_checkpoint(load_checkpoint(folder / f"{name}.ckpt"))
+    last = first["masks"][-1].numpy()
+    assert (torch.cat([torch.from_numpy(t.mask.reshape(-1)) for t in trained.tensors]).numpy() == last).all()
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_two_processes_compute_what_one_computes(pair, alone, name):
+    """Batches of 63 have parts of 31 and 32. Measured: statistics differ by 6e-6 of their value at most."""
+    two = torch.load(pair[0] / f"{name}.0.pt")
+    masks, statistics, _ = alone[1][name]
+    assert len(masks) == 20
+    exact = EXACT[name]
+    assert torch.equal(two["masks"][:exact], masks[:exact])
+    assert not torch.equal(masks[exact - 1], masks[0])  # they did move
+    assert (two["masks"] != masks).float().mean() < 0.005
+    torch.testing.assert_close(two["statistics"][:exact], statistics[:exact], rtol=2e-5, atol=2e-6)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(pair, alone):
+    """One process begins, two go on; two begin, one goes on: the run of one that was never stopped."""
+    folder, (first, second) = pair
+    whole = alone[0] / "short.ckpt"
+    assert first["resumed"] is second["resumed"] is None
+    assert load_checkpoint(folder / "resumed.ckpt").complete
+    assert same_masks(folder / "resumed.ckpt", whole)
+    for found in (first, second):
+        kind, code, silent, text = found["stopped"]
+        assert (kind, code, silent) == ("RunStoppedError", 130, found["rank"] == 1)
+        assert f"stopped at step {STOP}; the run is saved" in text
+    cut = folder / "stopped.ckpt"
+    position = load_checkpoint(cut).position
+    assert (position.epoch, position.batch, position.step) == (1, 2, STOP)
+    assert load_checkpoint(cut).meter[2] == 2 * 255  # images of both parts
+    assert not same_masks(cut, whole)
+    succeed("train", "--resume", "--device", "cpu", "--out", cut)
+    assert same_masks(cut, whole)
+    lines = [json.loads(line) for line in cut.with_suffix(".metrics.jsonl").read_text().splitlines()]
+    assert [line.get("epoch") for line in lines] == [1, 2, None]
+
+
+def test_masks_found_at_initialisation_are_those_of_the_main_process(pair, alone):
+    _, (first, second) = pair
+    assert first["snip"] is second["snip"] is None
+    assert first["ticket"] == second["ticket"]
+    seen = []
+    undo = at_step(0, lambda run, x: seen.extend(part.mask.clone() for _, part, _ in pruned_layers(run.model)) or x)
+    recipe = override(WHOLE, {"subnetwork.method": "snip", "subnetwork.sparsity": 0.8})
+    train(recipe, RunOptions(alone[0] / "snip.ckpt", device="cpu"))
+    undo()
+    assert hashlib.sha256(torch.cat(seen).numpy().tobytes()).hexdigest() == first["ticket"]
+
+
+def test_a_layer_without_gradient_and_a_buffer_of_the_users(pair):
+    """Dropout differs between the parts of a batch; the buffer is that of the main process."""
+    _, (first, second) = pair
+    assert first["partly_used"] is second["partly_used"] is None
+    assert first["dropped"] != second["dropped"]
+    assert first["calls"] == second["calls"] == 20
+
+
+def test_seeds_of_steps_depend_on_step_and_process():
+    assert len({step_seed(3, step, rank) for step in range(-1, 50) for rank in range(16)}) == 51 * 16
+    assert step_seed(3, 6) == (3 + 7 * 0x9E3779B97F4A7C15) % 2**63  # what it was before there were several processes
+
+
+def test_batchnorm_over_uneven_parts_is_that_of_the_whole_batch(pair):
+    for found in pair[1]:
+        assert len(found["batchnorm"]) == 14
+        assert max(found["batchnorm"].values()) < 1e-12, found["batchnorm"]
+
+
+def test_learning_rates_are_in_proportion_to_the_batch_if_asked():
+    settings = TrainConfig(epochs=4, lr=0.1, batch_size=256, warmup_epochs=1, cooldown_epochs=1, cooldown_lr=0.01)
+    scaled = settings.model_copy(update={"lr_batch": 64})
+    for epoch in range(4):
+        assert learning_rate(scaled, epoch) == 4 * learning_rate(settings, epoch)
+    assert learning_rate(settings, 1) == 0.1
+    assert learning_rate(settings.model_copy(update={"lr_batch": 1024}), 1) == 0.025
+
+
+# --- What goes wrong ---------------------------------------------------------------------------------------
+
+
+def test_a_score_that_differs_is_found_at_once(pair):
+    """The least change of one score in one process, before step 3: two more steps would have been saved."""
+    folder, found = pair
+    for rank in range(2):
+        kind, code, silent, text = found[rank]["perturbed"]
+        assert (kind, code, silent) == ("TrainingError", 1, rank == 1)
+        assert "rank 1 has another network than rank 0 after step 3" in text
+        assert "perturbed.ckpt still holds the last good state" in text
+    assert load_checkpoint(folder / "perturbed.ckpt").position.step == 2
+
+
+def test_a_loss_that_is_not_finite_in_one_process(pair):
+    folder, found = pair
+    for rank in range(2):
+        kind, _, silent, text = found[rank]["not_finite"]
+        assert (kind, silent) == ("TrainingError", rank == 1)
+        assert "the loss is not finite at step 5 " in text
+    assert load_checkpoint(folder / "not_finite.ckpt").position.step == 0
+
+
+def test_more_processes_than_images_in_a_batch(pair):
+    folder, found = pair
+    for rank in range(2):
+        kind, code, silent, text = found[rank]["batch_of_one"]
+        assert (kind, code, silent) == ("ConfigError", 2, rank == 1)
+        assert text.startswith("batch of 1: 2 processes cannot share it; start 1 at most, or raise batch_size")
+    assert not (folder / "batch_of_one.ckpt").exists()
+
+
+def test_a_failure_in_one_process_reaches_the_main_one(pair):
+    folder, found = pair
+    assert found[1]["unreadable"][:3] == ["DataError", 1, True]
+    kind, code, silent, text = found[0]["unreadable"]
+    assert (kind, code, silent) == ("PeerError", 1, False)
+    assert text.startswith("rank 1: images/3.png: not a readable image; ")
+    assert "unreadable.ckpt holds step 5; go on with: iterand-compress train --resume --out" in text
+    assert load_checkpoint(folder / "unreadable.ckpt").position.step == 5
+
+
+def test_a_killed_process(tmp_path):
+    out = tmp_path / "model.ckpt"
+    processes = start(*COMMAND, "--epochs", 1000, "--out", out, "--checkpoint-every", 1, "-q")
+    while not (out.exists() and load_checkpoint(out).position.step) and processes[0].poll() is None:
+        time.sleep(0.01)
+    processes[1].kill()
+    (code, output, errors), killed = ended(processes)
+    step = load_checkpoint(out).position.step
+    advice = f"go on with: iterand-compress train --resume --out {out}"
+    assert (code, output, errors) == (1, "", f"error: rank 1 stopped; {out} holds step {step}; {advice}\n")
+    assert step > 0
+    assert killed[0] == -signal.SIGKILL
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt", "model.metrics.jsonl"]
+
+
+def test_another_setting_in_one_process(tmp_path):
+    out = tmp_path / "model.ckpt"
+    learning_rates = (0.1, 0.25)
+    found = ended(start(*COMMAND, "--out", out, of_rank=lambda rank: ["--lr", learning_rates[rank]]))
+    line = "error: train.lr: 0.1 on rank 0, 0.25 on rank 1; give all processes the same settings\n"
+    assert found == [(2, "", line), (2, "", "")]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_code_in_one_process(tmp_path):
+    package = tmp_path / "other" / "iterand_compress"
+    root = Path(__file__).resolve().parent.parent
+    for name in ("compress", "export", "cli"):
+        shutil.copytree(root / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (package / "compress" / "selection.py").open("a") as file:
+        file.write("# one line more\n")
+    out = tmp_path / "model.ckpt"
+    paths = {0: None, 1: str(package.parent)}
+    first, second = ended(start(*COMMAND, "--out", out, path_of_rank=paths.get))
+    assert first[0] == second[0] == 2
+    assert (first[1], second[1:]) == ("", ("", ""))
+    assert first[2].startswith("error: source file selection.py (sha256): ")
+    assert first[2].endswith("on rank 1; install the same versions on all machines\n")
+    assert not out.exists()
+
+
+def test_torchrun_and_ctrl_c_to_all_of_it(tmp_path):
+    """The terminal tells every process, and torchrun tells its own once more; the run is saved nevertheless."""
+    out = tmp_path / "model.ckpt"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    process = subprocess.Popen(
+        [*map(str, (*launcher, *COMMAND, "--epochs", 1000, "--checkpoint-every", 1, "--out", out))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (out.exists() and load_checkpoint(out).position.step) and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    step = load_checkpoint(out).position.step
+    assert process.returncode != 0
+    assert step > 0
+    assert "epochs of 20 steps on 2 × cpu" in output
+    said = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert said == [
+        f"error: stopped at step {step}; the run is saved. Go on with: iterand-compress train --resume --out {out}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "text"),
+    [
+        (
+            {"WORLD_SIZE": "2"},
+            "WORLD_SIZE set, but not RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT: .* torchrun, or unset",
+        ),
+        ({"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, r"RANK: expected a number below WORLD_SIZE \(2\), got 2"),
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE: expected a number from 1 on, got 'two'"),
+    ],
+)
+def test_an_environment_that_makes_no_sense(tmp_path, monkeypatch, environment, text):
+    if len(environment) > 1:
+        environment = {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert re.search(text, fail(2, "train", "--out", tmp_path / "model.ckpt"))
+
+
+def test_the_others_do_not_come(tmp_path, monkeypatch):
+    port = str(free_port())
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    line = fail(1, "train", "--out", tmp_path / "model.ckpt", "--peer-timeout", 1)
+    assert f"rank 0: the 2 processes of the run did not meet at 127.0.0.1:{port} within 1 s; start all of them" in line
+
+
+def test_signals_that_come_twice_count_once_while_there_is_patience():
+    with StopRequest(patience=60.0) as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
