@@ -198,6 +198,17 @@ def test_every_distance_between_guess_and_threshold(worker):
         check(found, scores, kept, "signed")
 
 
+def test_thresholds_just_inside_and_outside_of_the_window(worker):
+    # The second window reaches 2**21 keys down from the first threshold; a move by m widens the next ones to 4 m.
+    place, calls = 0xC0000000, []
+    for move in (0, -(2**21) - 1, 2**24, -(2**27), 2**30 - 1):
+        place += move
+        keys = np.uint32(place) + np.array([-1, 0, 0, 1, 2, -2, 0], np.int64)
+        calls.append(([(keys.astype(np.uint32) ^ np.uint32(0x80000000)).view(np.float32)], [4]))
+    for found, (scores, kept) in zip(worker("search", calls, "signed"), calls, strict=True):
+        check(found, scores, kept, "signed")
+
+
 def test_not_a_number_does_no_harm(worker):
     scores = np.where(np.arange(150) % 3 == 0, np.float32(np.nan), np.float32(1.0))
     scores[::2] *= -1
@@ -212,7 +223,9 @@ def make_layers(rng: np.random.Generator) -> tuple[list, list[int], list, np.nda
     scores = [rng.standard_normal(n, dtype=np.float32) for n in sizes]
     scores[1] = np.round(scores[1])
     codes = [rng.choice(get_codebook("uniform").entries, n) for n in sizes]
+    codes[0][:] = np.where(codes[0] < 0, -1, 1)
     units = rng.random(4, dtype=np.float32) + np.float32(1e-3)
+    units[0] = 1 + 3 / 256  # half-way between two bfloat16
     return scores, [n * 2 // 5 for n in sizes], codes, units, kernels
 
 
