@@ -16,6 +16,7 @@ from conftest import fail, invoke, succeed
 from iterand_compress.compress import load_network, read_seedmask
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.errors import CheckpointError, DataError, IterandError, TrainingError
+from iterand_compress.compress.training import run as run_module
 from iterand_compress.compress.training import step as step_module
 from iterand_compress.compress.training.checkpoint import load_checkpoint
 from iterand_compress.compress.training.interrupt import RunStoppedError
