@@ -43,7 +43,8 @@ wheel-test: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/storage.py
-	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/train_step.py --batch-size 128
+	$(BIN)/python benchmarks/train_step.py --batch-size 32
 
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python benchmarks/gpu_check.py --json benchmarks/results/gpu.json

@@ -35,7 +35,11 @@ def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/FORMAT.md", "docs/METHODS.md", "docs/EXPORT.md", "CHANGELOG.md"]
+    "page",
+    [
+        *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+        *("docs/FORMAT.md", "docs/METHODS.md", "docs/EXPORT.md", "docs/TRAINING.md"),
+    ],
 )
 def test_files_that_documents_name_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
