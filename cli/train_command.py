@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,8 +184,8 @@ def command(
     from ..compress.training.trainer import train
     from .progress import reporter
 
+    group = join(peer_timeout)
     try:
-        group = join(peer_timeout)
         with watched(group):
             with group.agreed():
                 changes = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
@@ -222,6 +223,9 @@ def command(
             reporter(quiet=quiet or as_json or not group.main),
         )
     except IterandError as error:
+        if group.size > 1:
+            # Python would end by waiting for threads that wait for the other processes.
+            atexit.register(os._exit, error.exit_code)
         if error.silent:
             raise click.exceptions.Exit(error.exit_code) from None
         raise

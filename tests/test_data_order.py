@@ -18,6 +18,8 @@ from iterand_compress.compress.data.order import (
     fixed_order,
     held_out,
 )
+from iterand_compress.compress.data.shard import Shard
+from iterand_compress.compress.data.text_loading import TokenSplit
 from iterand_compress.compress.errors import DataError
 from iterand_compress.compress.philox import Purpose, random_words
 
@@ -218,6 +220,37 @@ def test_fewer_images_than_a_batch_are_one_batch():
     ((_, labels),) = part.train_batches(0, 16, "cpu")
     assert sorted(labels.tolist()) == list(range(5))
     assert part.steps_per_epoch(16) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shards_are_the_contiguous_parts_of_every_batch(count):
+    """Pixels of the parts are those of the whole: what an image looks like does not depend on who computes it."""
+    memory = split(50, crop="resized", pad=2, flip=True)
+    tokens = TokenSplit(torch.arange(150, dtype=torch.int32).reshape(50, 3), torch.arange(50), 3)
+    for part in (memory, tokens):
+        ways = (
+            lambda shard, part=part: list(part.train_batches(1, 12, "cpu", start=1, shard=shard)),
+            lambda shard, part=part: list(part.batches(12, "cpu", shard)),
+        )
+        for way in ways:
+            whole = way(Shard())
+            shares = [way(Shard(index, count)) for index in range(count)]
+            for number, (pixels, labels) in enumerate(whole):
+                present = [share[number] for share in shares if number < len(share)]
+                sizes = [len(y) for _, y in present]
+                assert max(sizes) - min(sizes) <= 1
+                assert torch.equal(torch.cat([y for _, y in present]), labels)
+                assert torch.equal(torch.cat([x for x, _ in present]), pixels)
+
+
+def test_parts_are_disjoint_complete_and_of_almost_one_size():
+    for size in range(40):
+        for count in range(1, 12):
+            parts = [range(100)[Shard(index, count).of(5, 5 + size)] for index in range(count)]
+            assert [at for part in parts for at in part] == list(range(5, 5 + size))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    with pytest.raises(ValueError, match=r"shard: expected an index in \[0, 2\), got 2"):
+        Shard(2, 2)
 
 
 def test_global_generators_are_neither_used_nor_read():

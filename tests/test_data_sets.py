@@ -16,6 +16,8 @@ from iterand_compress.compress.data.augment import Augmentation
 from iterand_compress.compress.data.builtin import TORCHVISION_LOADERS
 from iterand_compress.compress.data.memory import MemorySplit
 from iterand_compress.compress.data.order import augmentation_words, epoch_order, fixed_order
+from iterand_compress.compress.data.shard import Shard
+from iterand_compress.compress.data.source import FileSource
 from iterand_compress.compress.data.stream import StreamSplit, StreamTransform
 from iterand_compress.compress.data.text_loading import SIZES
 from iterand_compress.compress.errors import ConfigError, DataError, MissingExtraError
@@ -464,6 +466,27 @@ def test_streamed_epoch_resumes_in_the_middle(tmp_path):
     assert [len(x) for x, _ in data.train.batches(3, "cpu")] == [3, 3, 2]
 
 
+def test_a_shard_decodes_no_more_than_its_part(tmp_path, monkeypatch):
+    config = folder_config(image_size=100, crop="resized", flip=True)
+    data = load_data(config, data_dir=large_folder(tmp_path))
+    decoded = []
+    real = FileSource.image
+    monkeypatch.setattr(FileSource, "image", lambda self, index: decoded.append(index) or real(self, index))
+    for way in (
+        lambda shard: list(data.train.train_batches(1, 5, "cpu", shard=shard)),
+        lambda shard: list(data.train.batches(5, "cpu", shard)),
+    ):
+        whole, expected = way(Shard()), decoded.copy()
+        decoded.clear()
+        shares = [way(Shard(index, 2)) for index in range(2)]
+        assert sorted(decoded) == sorted(expected)
+        for parts in zip(whole, *shares, strict=True):
+            for all_of_it, first, second in zip(*parts, strict=True):
+                assert torch.equal(torch.cat((first, second)), all_of_it)
+                assert abs(len(first) - len(second)) <= 1
+        decoded.clear()
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12+ about any fork beside threads
 def test_workers_change_nothing_and_report_errors_in_one_line(tmp_path):
     large_folder(tmp_path)
@@ -521,3 +544,4 @@ def test_workers_default_to_none_for_few_images():
     many = StreamSplit(Many(), torch.zeros(10_000), transform, 0, None)
     assert few._workers == 0
     assert many._workers == min(8, os.cpu_count() - 1)
+    assert StreamSplit(Many(), torch.zeros(10_000), transform, 0, None, os.cpu_count())._workers == 0

@@ -6,10 +6,11 @@ exchanged here is small and lies on the CPU; gradients go another way (``replica
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -19,7 +20,7 @@ from torch import distributed as dist
 from ..data.shard import Shard
 from ..errors import IterandError
 
-__all__ = ["ALONE", "Group", "PeerError"]
+__all__ = ["ALONE", "Group", "PeerError", "part"]
 
 
 class PeerError(IterandError):
@@ -40,7 +41,6 @@ class Group:
         local_rank: number of this process on its machine.
         local_size: number of processes on its machine.
         call: how many groups this process was part of before.
-        control: what torch exchanges CPU tensors through; ``None`` with one process.
     """
 
     rank: int = 0
@@ -48,7 +48,6 @@ class Group:
     local_rank: int = 0
     local_size: int = 1
     call: int = 0
-    control: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
 
     @property
     def main(self) -> bool:
@@ -62,7 +61,9 @@ class Group:
 
     def channel(self, device: torch.device) -> dist.ProcessGroup | None:
         """What torch exchanges tensors of a device through: gloo, or nccl for those of a GPU."""
-        return _nccl() if self.size > 1 and device.type == "cuda" else self.control
+        if self.size == 1:
+            return None
+        return _nccl() if device.type == "cuda" else _gloo()
 
     def any(self, flag: bool) -> bool:
         """Whether the flag of any process is set."""
@@ -80,7 +81,7 @@ class Group:
         if self.size == 1:
             return values
         values = values.detach().cpu().clone()
-        dist.all_reduce(values, operation, group=self.control)
+        dist.all_reduce(values, operation, group=_gloo())
         return values
 
     def texts(self, text: str) -> list[str]:
@@ -102,7 +103,7 @@ class Group:
             size = int(self.total(torch.tensor(len(content) if content is not None and self.main else 0)))
             data = _bytes(content) if content is not None and self.main else torch.empty(size, dtype=torch.uint8)
             if size:
-                dist.broadcast(data, 0, group=self.control)
+                dist.broadcast(data, 0, group=_gloo())
             return data.numpy().tobytes()
         assert content is not None
         return content
@@ -113,7 +114,7 @@ class Group:
         if self.size == 1 or not tensors:
             return
         packed = torch.cat([_flat_bytes(tensor) for tensor in tensors])
-        dist.broadcast(packed, 0, group=self.control)
+        dist.broadcast(packed, 0, group=_gloo())
         parts = torch.split(packed, [tensor.numel() * tensor.element_size() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             # cloned: a part begins anywhere, and a view as a wider type must begin at a multiple of its width
@@ -158,6 +159,24 @@ def _bytes(content: bytes) -> Tensor:
 
 def _flat_bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+def part() -> None:
+    """Leave the other processes in good order, before Python ends: threads of torch must not outlive it."""
+    _gloo.cache_clear()
+    _nccl.cache_clear()
+    if dist.is_initialized():
+        gc.collect()  # what still refers to the group, in circles
+        dist.destroy_process_group()
+
+
+@lru_cache(maxsize=1)
+def _gloo() -> dist.ProcessGroup | None:
+    """A group for CPU tensors: the first one there is, or one beside a program's own group for GPUs."""
+    if dist.get_backend() == "gloo":
+        return dist.group.WORLD
+    made: dist.ProcessGroup = dist.new_group(backend="gloo")  # type: ignore[assignment]
+    return made
 
 
 @lru_cache(maxsize=1)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 from collections.abc import Mapping
 from datetime import timedelta
-from functools import lru_cache
 from itertools import count
 
 from torch import distributed as dist
 
 from ..errors import ConfigError, TrainingError
 from .group import ALONE, Group
-from .peers import part, start_heart
+from .peers import start_heart
 
 __all__ = ["PEER_TIMEOUT", "join"]
 
@@ -50,7 +48,7 @@ def join(timeout: float = PEER_TIMEOUT) -> Group:
     start_heart(rank)
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    return Group(rank, size, local_rank, local_size, next(_calls), _control())
+    return Group(rank, size, local_rank, local_size, next(_calls))
 
 
 def _numbers(environment: Mapping[str, str]) -> tuple[int, int]:
@@ -85,13 +83,3 @@ def _meet(rank: int, size: int, timeout: float) -> None:
             f"rank {rank}: the {size} processes of the run did not meet at {place} within {timeout:g} s; start all of "
             f"them, with the same MASTER_ADDR and MASTER_PORT ({reason})"
         ) from None
-    atexit.register(part)
-
-
-@lru_cache(maxsize=1)
-def _control() -> dist.ProcessGroup | None:
-    """A group for CPU tensors: the first one there is, or one beside a program's own group for GPUs."""
-    if dist.get_backend() == "gloo":
-        return dist.group.WORLD
-    made: dist.ProcessGroup = dist.new_group(backend="gloo")  # type: ignore[assignment]
-    return made

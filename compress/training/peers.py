@@ -19,9 +19,9 @@ from typing import Any
 from torch import distributed as dist
 
 from ..errors import IterandError
-from .group import Group, PeerError
+from .group import Group, PeerError, part
 
-__all__ = ["part", "start_heart", "watched"]
+__all__ = ["start_heart", "watched"]
 
 # Seconds between two heartbeats, and without one until a process counts as gone.
 _BEAT, _SILENCE = 0.5, 4.0
@@ -49,12 +49,6 @@ def start_heart(rank: int) -> None:
         thread.join(_SILENCE)
 
 
-def part() -> None:
-    """Leave the group at the end of the program; not when a process was lost, as this may wait for it."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 @contextmanager
 def watched(group: Group, advice: Callable[[], str] = lambda: "") -> Iterator[None]:
     """A part of a run in which a process may be lost.
@@ -70,6 +64,8 @@ def watched(group: Group, advice: Callable[[], str] = lambda: "") -> Iterator[No
     if group.size == 1:
         yield
         return
+    # A process that failed must not wait for the others, some of which may wait for it; so it just goes.
+    atexit.unregister(part)
     try:
         yield
     except PeerError:
@@ -87,6 +83,7 @@ def watched(group: Group, advice: Callable[[], str] = lambda: "") -> Iterator[No
         kind = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         _leave_note(group, f"rank {group.rank}: {kind}", 1)
         raise
+    atexit.register(part)
 
 
 def _is_of_the_connection(error: RuntimeError) -> bool:
@@ -96,7 +93,6 @@ def _is_of_the_connection(error: RuntimeError) -> bool:
 
 
 def _lost(group: Group, advice: str, error: RuntimeError) -> PeerError:
-    atexit.unregister(part)
     notes, gone = _look_around(group)
     if notes:
         message, exit_code = notes[0]

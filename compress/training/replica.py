@@ -102,7 +102,6 @@ class Fingerprints:
 
     def __init__(self, model: nn.Module, group: Group, device: torch.device) -> None:
         self._model, self._group, self._device = model, group, device
-        self._channel = group.channel(device)
         self._first = torch.full((2,), -1, dtype=torch.int64, device=device)  # step and rank
         self._of_weights: Tensor | None = None
 
@@ -116,7 +115,7 @@ class Fingerprints:
             self._of_weights = _fingerprint((buffer for part in parts for buffer in part.buffers()), self._device)
         table = torch.zeros(self._group.size, dtype=torch.int64, device=self._device)
         table[self._group.rank] = _fingerprint(self._model.parameters(), self._device) + self._of_weights
-        dist.all_reduce(table, group=self._channel)
+        dist.all_reduce(table, group=self._group.channel(self._device))
         other = table != table[0]
         found = torch.stack((torch.full_like(table[0], step), other.int().argmax()))
         self._first = torch.where(other.any() & (self._first[1] < 0), found, self._first)

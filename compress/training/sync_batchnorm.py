@@ -34,7 +34,7 @@ def synchronise_batchnorm(model: nn.Module, group: Group, device: torch.device) 
     for layer in model.modules():
         if type(layer) in _KINDS:
             layer.__class__ = SyncBatchNorm
-            layer.channel = group.channel(device)  # type: ignore[assignment]
+            layer.group = group  # type: ignore[assignment]
             # torch.compile leaves it as it is. Here and not as a decorator, which loads the compiler for every run.
             layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign,no-untyped-call]
 
@@ -43,10 +43,10 @@ class SyncBatchNorm(_BatchNorm):
     """What ``synchronise_batchnorm`` makes of a BatchNorm.
 
     Attributes:
-        channel: to the other processes.
+        group: the processes.
     """
 
-    channel: dist.ProcessGroup | None
+    group: Group
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  (torch's name)
         if input.dim() < 2:
@@ -60,7 +60,7 @@ class SyncBatchNorm(_BatchNorm):
                 input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
             )
         result: tuple[Tensor, Tensor, Tensor, Tensor] = _Normalised.apply(  # type: ignore[no-untyped-call]
-            input, self.weight, self.bias, self.eps, self.channel
+            input, self.weight, self.bias, self.eps, self.group.channel(input.device)
         )
         output, mean, variance, count = result
         if self.training and self.track_running_stats:
