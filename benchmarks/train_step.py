@@ -31,6 +31,7 @@ from iterand_compress.compress.config import ModelConfig, Recipe, SubnetworkConf
 from iterand_compress.compress.fused import FusedLayers
 from iterand_compress.compress.models import resolve
 from iterand_compress.compress.subnetwork import refresh
+from iterand_compress.compress.training.allocator import keep_freed_memory
 from iterand_compress.compress.training.graph import StepGraph
 from iterand_compress.compress.training.network import build_network
 from iterand_compress.compress.training.optimizer import make_optimizer
@@ -156,6 +157,7 @@ def main() -> None:
     device = torch.device(args.device)
     if args.graph and device.type != "cuda":
         parser.error("--graph needs --device cuda")
+    keep_freed_memory()  # as the command line does
     if args.worker:
         worker(args, device)
         return

@@ -177,6 +177,7 @@ def command(
     """
     # Of several processes, those that lose one say so in a line; torch's log would add pages.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from ..compress.training.allocator import keep_freed_memory
     from ..compress.training.launch import join
     from ..compress.training.peers import watched
     from ..compress.training.recipe import override
@@ -184,6 +185,7 @@ def command(
     from ..compress.training.trainer import train
     from .progress import reporter
 
+    keep_freed_memory()
     group = join(peer_timeout)
     try:
         with watched(group):

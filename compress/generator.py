@@ -144,6 +144,14 @@ def random_scores(seed: int, tensor: int, bound: float, count: int, device: torc
     """Initial scores, float32 ``[count]``, uniform on [-bound, bound): 24 random bits each, rounded once."""
     out = torch.empty(count, dtype=torch.float32, device=device)
     limit = float(np.float32(bound))
+    if device.type == "cpu":  # in float32 throughout: a quarter of the time
+        for start in range(0, count, 4 * _CHUNK_CPU):
+            stop = min(start + 4 * _CHUNK_CPU, count)
+            blocks = np.arange(start // 4, -(-stop // 4), dtype=np.uint64)
+            words = reference(seed, blocks, 0, tensor, Purpose.SCORES).reshape(-1)[: stop - start]
+            units = (words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)
+            out[start:stop] = torch.from_numpy(units * np.float32(limit))
+        return out
     for where, values in _units(seed, count, 32, draw=0, tensor=tensor, purpose=Purpose.SCORES, device=device):
         # k * 2**-23 - 1 for a 24-bit k is exact in float32; only the product with the bound rounds.
         out[where] = ((values >> 8).to(torch.float32) * 2.0**-23 - 1.0) * limit

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["host_mask", "new_bracket"]
+__all__ = ["host_mask", "host_mask_operator", "new_bracket"]
 
 #: Scores at a time where a temporary is needed: it stays in the cache.
 CHUNK = 1 << 18
@@ -33,8 +33,6 @@ def new_bracket() -> Tensor:
     return torch.full((4,), math.nan, dtype=torch.float64)
 
 
-# An operator of its own, because it branches on values and torch.compile must not look inside.
-@torch.library.custom_op("iterand_compress::host_mask", mutates_args=("bracket",))
 def host_mask(
     scores: Tensor, kept: int, magnitude: bool, pruned: Tensor | None, always: Tensor | None, bracket: Tensor
 ) -> Tensor:
@@ -80,7 +78,12 @@ def host_mask(
     return torch.from_numpy(mask)
 
 
-@host_mask.register_fake
+# The same as an operator, because it branches on values and torch.compile must not look inside. Its first call imports
+# the compiler, which takes seconds, so others call the function.
+host_mask_operator = torch.library.custom_op("iterand_compress::host_mask", host_mask, mutates_args=("bracket",))
+
+
+@host_mask_operator.register_fake
 def _(
     scores: Tensor,
     kept: int,  # noqa: ARG001

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError
-from .host_selection import host_mask, new_bracket
+from .host_selection import host_mask, host_mask_operator, new_bracket
 
 __all__ = ["Fixed", "allocate", "coat_sizes", "device_mask", "kept_count", "select", "selection_keys", "topk_mask"]
 
@@ -60,7 +60,9 @@ def select(
     if scores.device.type == "cpu":
         pruned, always = fixed or (None, None)
         memory = new_bracket() if bracket is None else bracket
-        mask: Tensor = host_mask(scores, kept, selection == "magnitude", pruned, always, memory)
+        looked_at = torch.compiler.is_compiling() or type(scores) not in (Tensor, torch.nn.Parameter)
+        find = host_mask_operator if looked_at else host_mask
+        mask: Tensor = find(scores, kept, selection == "magnitude", pruned, always, memory)
         return mask
     return device_mask(selection_keys(scores, selection, fixed), kept)
 

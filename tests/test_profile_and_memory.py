@@ -9,8 +9,9 @@ import torch
 from conftest import fail, succeed
 from iterand_compress.compress.config import DataConfig, ModelConfig, Recipe, SubnetworkConfig, TrainConfig
 from iterand_compress.compress.errors import TrainingError
-from iterand_compress.compress.training import graph
+from iterand_compress.compress.training import allocator, graph
 from iterand_compress.compress.training import run as run_module
+from iterand_compress.compress.training.allocator import keep_freed_memory
 from iterand_compress.compress.training.memory import largest_fitting
 from iterand_compress.compress.training.profile import PARTS
 from iterand_compress.compress.training.report import Reporter
@@ -108,6 +109,30 @@ def test_evaluation_takes_smaller_batches_where_memory_is_short(tmp_path, monkey
     monkeypatch.setattr(run_module, "check_output", lambda *args: None)
     with pytest.raises(TrainingError, match="cpu has no memory to evaluate a single example"):
         train(RECIPE, RunOptions(out=tmp_path / "none.ckpt", device="cpu"))
+
+
+@pytest.mark.parametrize(("platform", "library"), [("darwin", True), ("linux", False)])
+def test_freed_memory_is_left_to_allocators_that_cannot_be_told(monkeypatch, platform, library):
+    monkeypatch.setattr(allocator.sys, "platform", platform)
+    if not library:
+        monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    assert keep_freed_memory() is False
+
+
+def test_what_the_allocator_is_told(monkeypatch):
+    """Nothing by mmap, which is given back at once, and nothing off the top of the heap."""
+    told = {}
+
+    class Library:
+        @staticmethod
+        def mallopt(option, value):
+            told[option] = value
+            return 1
+
+    monkeypatch.setattr(allocator.sys, "platform", "linux")
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: Library)
+    assert keep_freed_memory() is True
+    assert told == {-4: 0, -1: 2**31 - 1}  # M_MMAP_MAX, M_TRIM_THRESHOLD of glibc
 
 
 def test_largest_fitting_halves():
