@@ -258,7 +258,7 @@ def test_many_files_are_decoded_by_processes_to_the_same_pixels_in_the_same_orde
     one = load_data(folder_config(), data_dir=folder)
     monkeypatch.setattr(decode, "_MANY", 1)
     monkeypatch.setattr(decode, "_CHUNK", 4)
-    monkeypatch.setattr(decode, "cpu_count", lambda: 2)
+    monkeypatch.setattr(decode, "usable_cores", lambda: 2)
     many = load_data(folder_config(), data_dir=folder)
     np.testing.assert_array_equal(pixels_of(many.train), pixels_of(one.train))
     np.testing.assert_array_equal(pixels_of(many.test), pixels_of(one.test))

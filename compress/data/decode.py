@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from os import cpu_count
+import os
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,27 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import DataError
 from .source import ArraySource, FileSource, ImageSource
 
-__all__ = ["as_array", "decode_all", "pixel_counts", "require_size", "scale", "scale_and_crop", "statistics"]
+__all__ = [
+    "as_array",
+    "decode_all",
+    "pixel_counts",
+    "require_size",
+    "scale",
+    "scale_and_crop",
+    "statistics",
+    "usable_cores",
+]
 
 _CHUNK = 256
 # From this many files on, starting processes pays.
 _MANY = 8192
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def scale_and_crop(image: Image.Image, side: int, window: int) -> Image.Image:
@@ -67,7 +83,7 @@ def decode_all(source: ImageSource, shape: tuple[int, int, int], scaled_to: int 
     if isinstance(source, ArraySource) and scaled_to is None:
         images = source.images if source.images.ndim == 4 else source.images[..., None]
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    workers = min(8, cpu_count() or 1) if isinstance(source, FileSource) and len(source) >= _MANY else 0
+    workers = min(8, usable_cores()) if isinstance(source, FileSource) and len(source) >= _MANY else 0
     loader: DataLoader[Any] = DataLoader(
         _Pieces(source, shape, scaled_to),
         batch_size=None,
