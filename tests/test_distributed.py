@@ -157,6 +157,7 @@ def scenarios(folder):
     def asked(run, pixels):
         if group.rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)  # a terminal and a launcher may both tell a process
         return pixels
 
     caught("stopped", SHORT, at_step(STOP - 1, asked))
@@ -301,7 +302,8 @@ def alone(tmp_path_factory):
 def pair(tmp_path_factory, alone):
     """The folder in which two processes went through the scenarios, and what each of them found."""
     folder = tmp_path_factory.mktemp("pair")
-    shutil.copy(alone[0] / "cut.ckpt", folder / "resumed.ckpt")
+    for ending in ("ckpt", "metrics.jsonl"):
+        shutil.copy(alone[0] / f"cut.{ending}", folder / f"resumed.{ending}")
     for rank, (code, output, errors) in enumerate(ended(start(__file__, folder))):
         assert (code, output) == (0, ""), (rank, errors)
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
@@ -313,6 +315,10 @@ def masks_of(checkpoint):
 
 def same_masks(one, other):
     return all((a == b).all() for a, b in zip(masks_of(one), masks_of(other), strict=True))
+
+
+def epochs_of(checkpoint):
+    return [json.loads(line) for line in checkpoint.with_suffix(".metrics.jsonl").read_text().splitlines()]
 
 
 # --- As one process would ----------------------------------------------------------------------------------
@@ -351,6 +357,9 @@ def test_a_run_goes_on_with_another_number_of_processes(pair, alone):
     assert first["resumed"] is second["resumed"] is None
     assert load_checkpoint(folder / "resumed.ckpt").complete
     assert same_masks(folder / "resumed.ckpt", whole)
+    expected, resumed = (epochs_of(checkpoint)[1] for checkpoint in (whole, folder / "resumed.ckpt"))
+    assert resumed["loss"] == pytest.approx(expected["loss"], rel=1e-5)  # also what came before the stop counts once
+    assert resumed["accuracy"] == pytest.approx(expected["accuracy"], abs=0.002)
     for found in (first, second):
         kind, code, silent, text = found["stopped"]
         assert (kind, code, silent) == ("RunStoppedError", 130, found["rank"] == 1)
@@ -362,8 +371,8 @@ def test_a_run_goes_on_with_another_number_of_processes(pair, alone):
     assert not same_masks(cut, whole)
     succeed("train", "--resume", "--device", "cpu", "--out", cut)
     assert same_masks(cut, whole)
-    lines = [json.loads(line) for line in cut.with_suffix(".metrics.jsonl").read_text().splitlines()]
-    assert [line.get("epoch") for line in lines] == [1, 2, None]
+    assert [line.get("epoch") for line in epochs_of(cut)] == [1, 2, None]
+    assert epochs_of(cut)[1]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
 def test_masks_found_at_initialisation_are_those_of_the_main_process(pair, alone):
@@ -490,7 +499,7 @@ def test_other_code_in_one_process(tmp_path):
 
 
 def test_torchrun_and_ctrl_c_to_all_of_it(tmp_path):
-    """The terminal tells every process, and torchrun tells its own once more; the run is saved nevertheless."""
+    """The terminal tells torchrun, which tells its processes: the run is saved, and one of them says so."""
     out = tmp_path / "model.ckpt"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
     process = subprocess.Popen(
