@@ -6,8 +6,10 @@ equal and get equal gradients. That they stay equal is checked after every step.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +43,14 @@ def replicate(model: nn.Module, group: Group, *, device: torch.device, partly_un
     names = [name for name, buffer in model.named_buffers() if id(buffer) not in sent]
     # torch has no public way to say it yet (pytorch issue 43690); the method is what its own libraries use.
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
+    # torch before 2.7 always begins by sending the parameters, which are equal already.
+    silent = "init_sync" in inspect.signature(DistributedDataParallel.__init__).parameters
+    options: dict[str, Any] = {"init_sync": False} if silent else {}
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
         process_group=group.channel(device),
-        init_sync=False,
+        **options,
         gradient_as_bucket_view=True,
         find_unused_parameters=partly_unused,
     )
