@@ -552,6 +552,8 @@ def test_the_others_do_not_come(tmp_path, monkeypatch):
 
 
 def test_signals_that_come_twice_count_once_while_there_is_patience():
+    # A shell starts what runs in the background without it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with StopRequest(patience=60.0) as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
@@ -561,3 +563,4 @@ def test_signals_that_come_twice_count_once_while_there_is_patience():
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)

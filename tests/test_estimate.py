@@ -43,7 +43,7 @@ def random_file(model: str, config: SubnetworkConfig, redrawn: float, *, image_s
             architecture=architecture.to_dict(),
             input=InputSpec(shape=image_shape, mean=(0.4914,) * image_shape[0], std=(0.247,) * image_shape[0]),
             classes=["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
-            recipe=Recipe(model=section, subnetwork=config).model_dump(),
+            recipe=Recipe(model=section, subnetwork=config).model_dump(exclude_none=True),
         )
     )
 
