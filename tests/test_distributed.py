@@ -279,6 +279,7 @@ def ended(processes):
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
 
 
@@ -512,7 +513,7 @@ def test_torchrun_and_ctrl_c_to_all_of_it(tmp_path):
     while not (out.exists() and load_checkpoint(out).position.step) and process.poll() is None:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=120)
+    ((_, output, errors),) = ended([process])
     step = load_checkpoint(out).position.step
     assert process.returncode != 0
     assert step > 0
