@@ -121,6 +121,13 @@ def _setting_options(function: Any) -> Any:
     help="Run the network through torch.compile; MODE reduce-overhead uses CUDA graphs.",
 )
 @click.option("--cuda-graph", is_flag=True, help="Record a step on the GPU, and repeat that.")
+@click.option(
+    "--accumulate",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="PARTS",
+    help="Compute each batch in parts, one after the other, to need less memory.",
+)
 @click.option("--profile", is_flag=True, help="Trace some steps, and print where their time goes.")
 @click.option(
     "--channels-last/--no-channels-last",
@@ -158,6 +165,7 @@ def command(
     device: str,
     compile_mode: str | None,
     cuda_graph: bool,
+    accumulate: int,
     profile: bool,
     channels_last: bool | None,
     checkpoint_every: int,
@@ -213,6 +221,7 @@ def command(
                 force=force,
                 compile=compile_mode,
                 cuda_graph=cuda_graph,
+                accumulate=accumulate,
                 profile=profile,
                 channels_last=channels_last,
                 checkpoint_every=checkpoint_every,

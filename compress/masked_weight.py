@@ -59,7 +59,7 @@ class MaskedWeight(nn.Module):
         allocation: rule for the number of kept weights.
         resampling: IteRand's rule, or ``None``.
         recycling: Weight Recycling's rule, or ``None``.
-        held_mask: for a while, the mask, bool ``[n]`` (see ``fused.py``).
+        held_mask: for a while, the mask, bool ``[n]`` (see ``fused.py``, and ``held_masks``).
         held_weight: for a while, the effective weight.
     """
 

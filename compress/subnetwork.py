@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +32,7 @@ from .weight_spec import WeightSpec
 
 __all__ = [
     "MASKABLE",
+    "held_masks",
     "make_subnetwork",
     "masked_layers",
     "materialise",
@@ -183,6 +185,20 @@ def _parametrized(model: nn.Module, kind: type[ModuleT]) -> Iterator[tuple[str, 
             original = module.original
             assert isinstance(original, nn.Parameter)
             yield name.removesuffix("parametrizations.weight") + "weight", part, original
+
+
+@contextmanager
+def held_masks(model: nn.Module) -> Iterator[None]:
+    """Within, scores do not change, and forward passes find every mask made already (but of networks with coats)."""
+    parts = []
+    for _, part, scores in masked_layers(model):
+        part.held_mask = part.mask(scores) if part.spec.coats == 1 else None
+        parts.append(part)
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.held_mask = None
 
 
 def refresh(

@@ -57,6 +57,10 @@ RECIPES = {"whole": WHOLE, "uneven": UNEVEN, "smooth": SMOOTH}
 # Two epochs of 5 steps; a run of them is stopped in step 7.
 SHORT = override(SMOOTH, {"train.batch_size": 255, "train.epochs": 2})
 STOP = 7
+# Without statistics over the whole batch, one process can compute the parts of two: max-pools, uneven parts and all.
+PARTS = override(UNEVEN, {"train.sync_batchnorm": None})
+SHORT_PARTS = override(PARTS, {"train.batch_size": 255, "train.epochs": 2})
+DROPOUT = override(Recipe(), {"model.name": "test_distributed:partly_used", "train.epochs": 1})
 
 
 class PartlyUsed(nn.Module):
@@ -94,7 +98,7 @@ def smooth(num_classes):
     )
 
 
-def recorded(recipe, out):
+def recorded(recipe, out, **options):
     """Train; returns masks [steps, weights] and running statistics [steps, numbers], and the trained model."""
     masks, statistics, models = [], [], []
     original = Run.step
@@ -108,7 +112,7 @@ def recorded(recipe, out):
 
     Run.step = step
     try:
-        train(recipe, RunOptions(out, device="cpu", force=True))
+        train(recipe, RunOptions(out, device="cpu", force=True, **options))
     finally:
         Run.step = original
     return torch.stack(masks), torch.stack(statistics), models[0]
@@ -147,8 +151,9 @@ def scenarios(folder):
         finally:
             undo()
 
-    for name, recipe in RECIPES.items():
-        masks, statistics, model = recorded(recipe, folder / f"{name}.ckpt")
+    for name, recipe in {**RECIPES, "parts": PARTS, "quarters": PARTS}.items():
+        parts = 2 if name == "quarters" else 1
+        masks, statistics, model = recorded(recipe, folder / f"{name}.ckpt", accumulate=parts)
         torch.save({"masks": masks, "statistics": statistics}, folder / f"{name}.{group.rank}.pt")
         pack(model, folder / f"{name}.{group.rank}.seedmask")
 
@@ -161,6 +166,7 @@ def scenarios(folder):
         return pixels
 
     caught("stopped", SHORT, at_step(STOP - 1, asked))
+    caught("stopped_parts", SHORT_PARTS, at_step(STOP - 1, asked))
 
     def perturbed(run, pixels):
         if group.rank == 1:
@@ -180,7 +186,7 @@ def scenarios(folder):
 
     seen = []
     undo = at_step(4, lambda run, x: seen.append(run.model) or x)
-    caught("partly_used", override(Recipe(), {"model.name": "test_distributed:partly_used", "train.epochs": 1}), undo)
+    caught("partly_used", DROPOUT, undo)
     assert seen, found["partly_used"]
     found["dropped"], found["calls"] = seen[0].dropped[6], float(seen[0].calls)
 
@@ -310,8 +316,25 @@ def pair(tmp_path_factory, alone):
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.fixture(scope="module")
+def in_two_parts(tmp_path_factory):
+    """What one process makes of the recipes if it computes each batch in two parts, with as many threads as two."""
+    folder, threads = tmp_path_factory.mktemp("parts"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield folder, recorded(PARTS, folder / "parts.ckpt", accumulate=2)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def masks_of(checkpoint):
     return [tensor.mask for tensor in network_of_checkpoint(load_checkpoint(checkpoint)).tensors]
+
+
+def pack_of(checkpoint):
+    file = checkpoint.with_suffix(".seedmask")
+    succeed("pack", checkpoint, "--out", file)
+    return file
 
 
 def same_masks(one, other):
@@ -349,6 +372,56 @@ def test_two_processes_compute_what_one_computes(pair, alone, name):
     assert not torch.equal(masks[exact - 1], masks[0])  # they did move
     assert (two["masks"] != masks).float().mean() < 0.005
     torch.testing.assert_close(two["statistics"][:exact], statistics[:exact], rtol=2e-5, atol=2e-6)
+
+
+def test_two_processes_compute_bit_for_bit_what_one_computes_in_two_parts(pair, in_two_parts):
+    folder, (masks, statistics, model) = in_two_parts
+    two = torch.load(pair[0] / "parts.0.pt")
+    assert torch.equal(two["masks"], masks)
+    assert len(masks.unique(dim=0)) > 15  # they did move
+    assert torch.equal(two["statistics"], statistics)
+    pack(model, folder / "parts.seedmask")
+    assert (folder / "parts.seedmask").read_bytes() == (pair[0] / "parts.0.seedmask").read_bytes()
+    one, other = (load_checkpoint(place / "parts.ckpt") for place in (folder, pair[0]))
+    tensors = [{k: v for k, v in found.model.items() if isinstance(v, torch.Tensor)} for found in (one, other)]
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    assert one.test["correct"] == other.test["correct"]
+    losses = [epochs_of(place / "parts.ckpt")[0]["loss"] for place in (folder, pair[0])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_two_processes_with_two_parts_each_compute_what_one_computes_in_four(pair, in_two_parts):
+    masks, statistics, _ = recorded(PARTS, in_two_parts[0] / "quarters.ckpt", accumulate=4)
+    first, second = (torch.load(pair[0] / f"quarters.{rank}.pt") for rank in range(2))
+    assert torch.equal(first["masks"], second["masks"])
+    exact = EXACT["uneven"]
+    assert torch.equal(first["masks"][:exact], masks[:exact])
+    assert not torch.equal(masks[:exact], in_two_parts[1][0][:exact])  # BatchNorm normalises over smaller parts
+    torch.testing.assert_close(first["statistics"][:exact], statistics[:exact], rtol=2e-5, atol=2e-6)
+
+
+def test_a_run_of_two_processes_goes_on_bit_for_bit_in_two_parts(pair, in_two_parts):
+    folder, _ = in_two_parts
+    cut, whole = pair[0] / "stopped_parts.ckpt", folder / "whole.ckpt"
+    assert load_checkpoint(cut).position.step == STOP
+    train(SHORT_PARTS, RunOptions(whole, device="cpu", accumulate=2))
+    assert not same_masks(cut, whole)
+    succeed("train", "--resume", "--device", "cpu", "--accumulate", 2, "--out", cut)
+    assert pack_of(cut).read_bytes() == pack_of(whole).read_bytes()
+
+
+def test_parts_of_a_batch_have_dropout_of_their_own_and_the_buffers_of_the_first(pair, in_two_parts):
+    seen = []
+    undo = at_step(4, lambda run, x: seen.append(run.model) or x)
+    train(DROPOUT, RunOptions(in_two_parts[0] / "dropout.ckpt", device="cpu", accumulate=2))
+    undo()
+    first, second = pair[1]
+    # Of every step, and of the look at the network before the first one.
+    assert seen[0].dropped[-2:] != seen[0].dropped[-4:-2]
+    assert first["dropped"] in seen[0].dropped
+    assert second["dropped"] in seen[0].dropped
+    assert float(seen[0].calls) == 20
 
 
 def test_a_run_goes_on_with_another_number_of_processes(pair, alone):

@@ -91,14 +91,15 @@ def test_what_cannot_be_fused_goes_layer_by_layer(worker):
         assert worker.submit(fused_worker.one_by_one).result() == [False, False, False]
 
 
-def test_a_run_with_fused_layers_packs_to_the_same_bytes(tmp_path):
+@pytest.mark.parametrize("parts", ["1", "2"])
+def test_a_run_with_fused_layers_packs_to_the_same_bytes(tmp_path, parts):
     if not HERE:
         return
     files = []
     for interpret in ("0", "1"):
         out = tmp_path / f"{interpret}.ckpt"
         command = [SCRIPT, "train", "--width", "0.1", "--epochs", "1", "--validation", "0.7", "--resample-every", "2"]
-        command += ["--device", "cpu", "--precision", "bfloat16", "--quiet", "--out", out]
+        command += ["--device", "cpu", "--precision", "bfloat16", "--quiet", "--accumulate", parts, "--out", out]
         environment = {**os.environ, "TRITON_INTERPRET": interpret, "OMP_NUM_THREADS": "1"}
         subprocess.run(command, env=environment, check=True)
         files.append(torch.load(out, weights_only=True)["model"])

@@ -89,13 +89,20 @@ def short_of_memory(monkeypatch, most):
 
 
 @pytest.mark.parametrize(
-    ("most", "advice"), [(20, "16 fit: give --batch-size 16, or start more"), (0, "not even one fits, or start more")]
+    ("most", "words", "advice"),
+    [
+        (20, (), "64 examples at a time; 16 fit: give --accumulate 4 or --batch-size 16, or start more"),
+        (20, ("--sync-batchnorm",), "64 examples at a time; 16 fit: give --batch-size 16, or start more"),
+        (20, ("--accumulate", 2), "32 examples at a time; 16 fit: give --accumulate 4 or --batch-size 32, or start"),
+        (5, ("--accumulate", 3), "22 examples at a time; 5 fit: give --accumulate 15 or --batch-size 15, or start"),
+        (0, (), "64 examples at a time; not even one fits, or start more"),
+    ],
 )
-def test_a_batch_that_is_too_large_gets_advice_in_one_line(tmp_path, monkeypatch, most, advice):
+def test_a_batch_that_is_too_large_gets_advice_in_one_line(tmp_path, monkeypatch, most, words, advice):
     short_of_memory(monkeypatch, {True: most, False: 1000})
     out = tmp_path / "m.ckpt"
-    line = fail(1, "train", "--epochs", 1, "--width", 0.25, "--batch-size", 64, "--out", out, "--device", "cpu")
-    assert f"cpu ran out of memory at step 0 with 64 examples at a time; {advice}" in line
+    line = fail(1, "train", "--epochs", 1, "--width", 0.25, "--batch-size", 64, "--out", out, "--device", "cpu", *words)
+    assert f"cpu ran out of memory at step 0 with {advice}" in line
     assert torch.load(out, weights_only=True)["position"]["step"] == 0, "the checkpoint of the start is whole"
 
 

@@ -23,6 +23,15 @@ class Shard:
         size = max(0, stop - start)
         return slice(start + size * self.index // self.count, start + size * (self.index + 1) // self.count)
 
+    def pieces(self, size: int, count: int) -> list[slice]:
+        """``count`` contiguous parts of the own part of ``size`` positions, counted from its first one.
+
+        They are what the own part would be if there were ``count`` times as many.
+        """
+        whole = self.of(0, size)
+        parts = [Shard(self.index * count + piece, self.count * count).of(0, size) for piece in range(count)]
+        return [slice(part.start - whole.start, part.stop - whole.start) for part in parts]
+
 
 #: All of it.
 WHOLE = Shard()

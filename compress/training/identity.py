@@ -20,7 +20,7 @@ __all__ = ["require_same_code", "require_same_data", "require_same_settings"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 # Options of a run that every process must have; where files lie may differ from machine to machine.
-_OPTIONS = ("resume", "force", "compile", "channels_last", "checkpoint_every", "tensorboard")
+_OPTIONS = ("resume", "force", "compile", "accumulate", "channels_last", "checkpoint_every", "tensorboard")
 
 
 def require_same_code(group: Group) -> None:

@@ -107,9 +107,9 @@ def find_masks(
         find_ticket(model, config, data.image_shape)
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A seed for torch's own generator, used by layers like dropout: a function of seed, step and process.
+def step_seed(seed: int, step: int, part: int = 0) -> int:
+    """A seed for torch's own generator, used by layers like dropout: a function of seed, step and part of the batch.
 
-    Parts of a batch in different processes must not share their dropout.
+    The parts of a batch, each computed by a process of its own or all by one, must not share their dropout.
     """
-    return (seed + (step + 1) * 0x9E3779B97F4A7C15 + rank * 0xD1B54A32D192ED03) % 2**63
+    return (seed + (step + 1) * 0x9E3779B97F4A7C15 + part * 0xD1B54A32D192ED03) % 2**63

@@ -32,6 +32,8 @@ class RunOptions:
         allow_import: whether the model name may be ``package.module:factory``.
         tensorboard: folder for TensorBoard event files.
         cuda_graph: record a step on a GPU, and repeat that.
+        accumulate: compute each process's part of a batch in so many parts, one after the other, which takes less
+            memory: the step is that of so many times as many processes.
         profile: trace some of the first steps, and tell the reporter where their time goes.
         peer_timeout: seconds that one of several processes waits for the others.
         masks: of a ticket, bool ``[n]`` by the names of weights, for a new run of a method that prunes at
@@ -50,6 +52,7 @@ class RunOptions:
     allow_import: bool = True
     tensorboard: Path | None = None
     cuda_graph: bool = False
+    accumulate: int = 1
     profile: bool = False
     peer_timeout: float = PEER_TIMEOUT
     masks: Mapping[str, NDArray[np.bool_]] | None = None

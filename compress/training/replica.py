@@ -22,7 +22,14 @@ from ..subnetwork import masked_layers, pruned_layers
 from .group import Group
 from .sync_batchnorm import SyncBatchNorm
 
-__all__ = ["Fingerprints", "equalise_buffers", "equalise_start", "replicate", "unused_parameters"]
+__all__ = [
+    "Fingerprints",
+    "equalise_buffers",
+    "equalise_start",
+    "foreign_buffers",
+    "replicate",
+    "unused_parameters",
+]
 
 
 def replicate(model: nn.Module, group: Group, *, device: torch.device, partly_unused: bool) -> nn.Module:
@@ -39,7 +46,7 @@ def replicate(model: nn.Module, group: Group, *, device: torch.device, partly_un
     """
     if group.size == 1:
         return model
-    sent = {id(buffer) for buffer in _foreign_buffers(model, synchronised=True)}
+    sent = {id(buffer) for buffer in foreign_buffers(model, synchronised=True)}
     names = [name for name, buffer in model.named_buffers() if id(buffer) not in sent]
     # torch has no public way to say it yet (pytorch issue 43690); the method is what its own libraries use.
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
@@ -82,10 +89,10 @@ def equalise_start(model: nn.Module, group: Group) -> None:
 
 def equalise_buffers(model: nn.Module, group: Group) -> None:
     """Give buffers that do not follow from the seed the values of the main process, which a checkpoint keeps."""
-    group.equalise(_foreign_buffers(model))
+    group.equalise(foreign_buffers(model))
 
 
-def _foreign_buffers(model: nn.Module, *, synchronised: bool = False) -> list[Tensor]:
+def foreign_buffers(model: nn.Module, *, synchronised: bool = False) -> list[Tensor]:
     """Buffers of no mask; ``synchronised``: nor of BatchNorm whose statistics are equal in all processes."""
     kinds = (MaskedWeight, SyncBatchNorm, nn.SyncBatchNorm) if synchronised else (MaskedWeight,)
     own = {id(buffer) for part in model.modules() if isinstance(part, kinds) for buffer in part.buffers()}

@@ -21,14 +21,14 @@ from .group import ALONE, Group
 from .identity import require_same_data
 from .interrupt import RunStoppedError, StopRequest
 from .memory import release
-from .network import EVAL_BATCH, architecture_of, build_network, check_output, describe, find_masks, step_seed
+from .network import EVAL_BATCH, architecture_of, build_network, check_output, describe, find_masks
 from .optimizer import load_optimizer_state, make_optimizer, optimizer_state, set_learning_rate
 from .options import RunOptions
 from .profile import StepProfile, event_seconds, fetched
 from .replica import Fingerprints, equalise_buffers, equalise_start, replicate, unused_parameters
 from .report import EpochReport, Reporter, RunInfo, StepReport
 from .schedule import learning_rate
-from .step import TrainingStep
+from .step import TrainingStep, clash_with_accumulation
 from .sync_batchnorm import synchronise_batchnorm
 
 __all__ = ["EVAL_BATCH", "Run", "RunOptions", "build_network", "describe"]
@@ -61,7 +61,7 @@ class Run:
                 )
             # Of all processes together: an epoch drops its last partial batch, so all of its batches are of one size.
             self.batch_size = min(settings.batch_size, len(self.data.train))
-            _check_shares(self.batch_size, group)
+            _check_parts(self.batch_size, recipe, options, group)
             self.architecture = architecture_of(recipe, self.data)
             self.model = build_network(recipe, self.architecture, allow_import=options.allow_import)
             check_output(self.model, self.data)
@@ -86,7 +86,7 @@ class Run:
             network,
             self.optimizer,
             self.data,
-            settings,
+            recipe,
             options,
             group,
             batch_size=self.batch_size,
@@ -103,7 +103,6 @@ class Run:
     def step(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """One training step; nothing in it waits for the device. Returns the loss, a scalar on the device."""
         step = self.position.step
-        torch.manual_seed(step_seed(self.recipe.subnetwork.seed, step, self.group.rank))  # for dropout and the like
         with stage("refresh"):
             redrawn = refresh(
                 self.model,
@@ -112,7 +111,7 @@ class Run:
                 epochs=self.recipe.train.epochs,
                 fused=self.computed.fused,
             )
-        loss = self.computed(pixels, labels)
+        loss = self.computed(step, pixels, labels)
         self.fingerprints.compare(step, redrawn=redrawn)
         self.position = Position(self.position.epoch, self.position.batch + 1, step + 1)
         return loss
@@ -259,12 +258,24 @@ def _load_data(recipe: Recipe, options: RunOptions, data_dir: Path | None, group
     return data
 
 
-def _check_shares(batch_size: int, group: Group) -> None:
+def _check_parts(batch_size: int, recipe: Recipe, options: RunOptions, group: Group) -> None:
     if batch_size < group.size:
         raise ConfigError(
             f"batch of {batch_size}: {group.size} processes cannot share it; start {batch_size} at most, or raise "
             "batch_size (a batch holds no more than there are training examples)"
         )
+    if options.accumulate < 1:
+        raise ConfigError(f"accumulate: expected at least 1, got {options.accumulate}")
+    if options.accumulate == 1:
+        return
+    if batch_size < group.size * options.accumulate:
+        raise ConfigError(
+            f"accumulate: a batch of {batch_size} cannot be computed in {options.accumulate} parts by each of "
+            f"{group.size} processes; give {batch_size // group.size} at most"
+        )
+    clash = clash_with_accumulation(recipe.train, options)
+    if clash:
+        raise ConfigError(f"accumulate: {clash}; leave out one of the two")
 
 
 def _check_graph(options: RunOptions, device: torch.device, group: Group) -> None:
