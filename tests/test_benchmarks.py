@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import first_batch
 import frontier
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from iterand_compress.compress.config import DataConfig, TrainConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.methods import resolve
 from iterand_compress.compress.recovery import load_network
+from iterand_compress.compress.training.checkpoint import load_checkpoint
 from iterand_compress.compress.training.evaluate import evaluate, network_logits
 from iterand_compress.compress.training.schedule import check_refresh, check_schedule
 from iterand_compress.export.network import export_network
@@ -36,6 +38,18 @@ def data():
 
 def point(series: str, file_bytes: int, correct: int, *, ours: bool = False, form: str = "int8 ONNX") -> Point:
     return Point(series, form, 0.5, 0.25, file_bytes, correct, 200, ours=ours)
+
+
+# Time
+
+
+def test_the_clock_stops_where_the_first_step_would_begin(tmp_path, capfd):
+    waited = first_batch.seconds(["--width", "0.25", "--epochs", "1000000"], tmp_path)
+    assert 0 < waited < 600
+    assert load_checkpoint(tmp_path / "model.ckpt").position.step == 0
+    with pytest.raises(SystemExit, match="train --epochs none: exit code 2"):
+        first_batch.seconds(["--epochs", "none"], tmp_path)
+    assert "'none' is not a valid integer" in capfd.readouterr().err
 
 
 # Points
@@ -194,6 +208,11 @@ def test_rows_have_the_settings_and_numbers_of_the_papers():
         0.25,
     )
     assert rows["conv6 iterand-width-1"].published == 90.7
+    redrawn = runs.recipe_of(rows["widths iterand-width-0.1"].options)
+    rule = redrawn.subnetwork
+    assert (redrawn.train.epochs, redrawn.train.lr, redrawn.data.validation, redrawn.model.width) == (250, 0.1, 0, 0.1)
+    assert (rule.selection, rule.resample_every, rule.resample_rate, rule.sparsity) == ("magnitude", 390, 0.1, 0.5)
+    assert rows["widths iterand-width-0.1"].published == 64.5
     recycled = runs.recipe_of(rows["sparsities conv6-biprop-recycling-90"].options)
     rule = recycled.subnetwork
     assert (recycled.train.epochs, rule.recycle_every, rule.recycle_rate, rule.sparsity) == (250, 10, 0.2, 0.9)
@@ -258,4 +277,4 @@ def test_the_tables_are_listed_without_training(capsys):
     )
     with pytest.raises(SystemExit):
         reproduce.main(["conv6", "--folder", "x", "--only", "absent"])
-    assert "none of the rows; there are dense-width-0.25" in capsys.readouterr().err
+    assert "none of the rows; there are dense-width-0.1, dense-width-0.25" in capsys.readouterr().err
