@@ -75,7 +75,7 @@ def conv6() -> list[Row]:
     ]
 
 
-# The settings of Gorbett and Whitley: 250 epochs of all 50,000 images; they redraw once an epoch, and select by magnitude.
+# Gorbett and Whitley: 250 epochs of all 50,000 images; they redraw once an epoch, and select by magnitude.
 PLAIN6 = "--recipe cifar10-conv6-edge-popup --epochs 250"
 REDRAWN = "--method iterand --selection magnitude --score-scale 0.408 --resample-every 390 --resample-rate 0.1"
 
