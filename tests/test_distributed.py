@@ -190,6 +190,9 @@ def scenarios(folder):
     assert seen, found["partly_used"]
     found["dropped"], found["calls"] = seen[0].dropped[6], float(seen[0].calls)
 
+    caught("partly_used_in_parts", DROPOUT, accumulate=2)
+    caught("too_many_parts", override(WHOLE, {"train.batch_size": 7, "train.sync_batchnorm": None}), accumulate=4)
+
     found["batchnorm"] = batchnorm(group)
     (folder / f"{group.rank}.json").write_text(json.dumps(found))
 
@@ -465,6 +468,7 @@ def test_a_layer_without_gradient_and_a_buffer_of_the_users(pair):
     """Dropout differs between the parts of a batch; the buffer is that of the main process."""
     _, (first, second) = pair
     assert first["partly_used"] is second["partly_used"] is None
+    assert first["partly_used_in_parts"] is second["partly_used_in_parts"] is None
     assert first["dropped"] != second["dropped"]
     assert first["calls"] == second["calls"] == 20
 
@@ -519,6 +523,8 @@ def test_more_processes_than_images_in_a_batch(pair):
         assert (kind, code, silent) == ("ConfigError", 2, rank == 1)
         assert text.startswith("batch of 1: 2 processes cannot share it; start 1 at most, or raise batch_size")
     assert not (folder / "batch_of_one.ckpt").exists()
+    expected = "accumulate: a batch of 7 cannot be computed in 4 parts by each of 2 processes; give 3 at most"
+    assert [rank["too_many_parts"][::3] for rank in found] == [["ConfigError", expected]] * 2
 
 
 def test_a_failure_in_one_process_reaches_the_main_one(pair):
