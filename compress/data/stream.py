@@ -1,16 +1,17 @@
-"""Large images: decoded by the workers of a DataLoader when a batch needs them."""
+"""Large images: decoded by the workers of a DataLoader when a batch needs them, and augmented there by torchvision."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -64,8 +65,11 @@ class StreamTransform:
         return scale_and_crop(image, self._side, self.height) if self.scaled else image
 
     def training(self, image: Image.Image, words: NDArray[np.uint32]) -> Image.Image:
-        """Crop, scale and mirror by the random words (uint32 ``[8]``) of the image."""
-        augmentation = self.augmentation
+        """Crop, scale and mirror by the random words (uint32 ``[8]``) of the image.
+
+        torchvision's operations, not its transforms: these draw from a global generator.
+        """
+        augmentation, operations = self.augmentation, _operations()
         if augmentation.crop == "none" or not self._large:
             image = self.evaluation(image)
         elif augmentation.crop == "shift" and self.scaled:
@@ -73,13 +77,18 @@ class StreamTransform:
         boxes = augmentation.boxes(words[None], (image.height, image.width), (self.height, self.width))
         top, left, height, width, flip = boxes[0].tolist()
         if augmentation.pad:
-            fill = augmentation.fill or (0,) * len(image.getbands())
-            image = ImageOps.expand(image, augmentation.pad, fill=fill if len(fill) > 1 else fill[0])
-        if (height, width) != (image.height, image.width):
-            image = image.crop((left, top, left + width, top + height))
-        if image.size != (self.width, self.height):
-            image = image.resize((self.width, self.height), Image.Resampling.BILINEAR)
-        return ImageOps.mirror(image) if flip else image
+            image = operations.pad(image, [augmentation.pad], fill=list(augmentation.fill) or 0)
+        image = operations.resized_crop(image, top, left, height, width, [self.height, self.width])
+        result: Image.Image = operations.horizontal_flip(image) if flip else image
+        return result
+
+
+@lru_cache(maxsize=1)
+def _operations() -> Any:
+    """Loaded where images are streamed: it takes longer than to decode a small data set."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
 
 
 class StreamSplit(Split):
@@ -107,6 +116,8 @@ class StreamSplit(Split):
         self._dataset = _Images(source, labels, transform)
         self._seed = seed
         self._augmented = transform.augmentation != Augmentation()
+        if self._augmented:
+            _operations()  # here, so that workers find it loaded
         if workers is None:
             workers = 0 if len(source) < _TINY else min(8, max(0, (os.cpu_count() or 1) // sharing - 1))
         self._workers = workers
