@@ -126,6 +126,27 @@ def test_only_few_scores_are_sorted(monkeypatch, selection):
     assert max(sizes[1:]) < 6_000, "around the last threshold"
     select(torch.from_numpy(shaped("every 64th is large")), 120_000, selection)
     assert sizes[-1] == 300_000, "a sample that misleads"
+    # A layer too small for a sample, and a warm start after all of its scores were sorted.
+    sizes.clear()
+    small, bracket = shaped("random")[:5_000], new_bracket()
+    for _ in range(5):
+        keys = np.abs(small) if selection == "magnitude" else small
+        mask = select(torch.from_numpy(small), 2_000, selection, None, bracket).numpy()
+        assert mask.sum() == 2_000
+        assert keys[mask].min() > keys[~mask].max()
+        small += rng.standard_normal(len(small)).astype(np.float32) * np.float32(1e-3)
+    assert sizes[0] == 5_000
+    assert max(sizes[2:]) < 300
+    assert len(sizes) == 6
+
+
+def test_infinite_scores_leave_no_bracket():
+    scores, bracket = torch.tensor([1.0] + 4 * [float("-inf")]), new_bracket()
+    for _ in range(2):
+        assert select(scores, 3, "signed", None, bracket).tolist() == [True, True, True, False, False]
+        assert bracket.isnan().all()
+    scores[1:] = float("inf")
+    assert select(scores, 3, "signed", None, bracket).tolist() == [False, True, True, True, False]
 
 
 @pytest.mark.parametrize(
