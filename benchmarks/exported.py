@@ -69,7 +69,7 @@ def plain_network(name: str) -> nn.Module:
         model: nn.Module = small()
     elif name == "conv6":
         config = ModelConfig(name="conv6")
-        model = build_model(resolve(config, num_classes=10, image_shape=(3, 32, 32)))
+        model = build_model(resolve(config, num_classes=10, image_shape=(3, 32, 32)), seed=0)
     else:
         model = getattr(torchvision.models, name)(num_classes=1000)
     for layer in model.modules():

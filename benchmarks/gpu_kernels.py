@@ -111,7 +111,7 @@ class Layers:
 
     def __init__(self, device: torch.device, limit: int | None, selection: str = "signed") -> None:
         architecture = resolve(ModelConfig(name="resnet50"), num_classes=1000, image_shape=(3, 224, 224))
-        network = build_model(architecture)
+        network = build_model(architecture, seed=0)
         shapes = [tuple(layer.weight.shape) for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         kernels = [(shape[1], math.prod(shape[2:])) for shape in shapes]
         sizes = [math.prod(shape) for shape in shapes]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
-from .options import STATE_DTYPE_CHOICES, VALUE_DTYPE_CHOICES, FilePath, json_option, print_json
+from .options import STATE_DTYPE_CHOICES, VALUE_DTYPE_CHOICES, FilePath, json_option, model_option, print_json
 
 __all__ = ["command"]
 
@@ -39,22 +40,35 @@ __all__ = ["command"]
     help="Of a network that was pruned at initialisation, also store the trained weights, exact or rounded to float16 "
     "or int8. Without them the file is the ticket, to be trained again.",
 )
+@model_option
 @json_option
 def command(
-    checkpoint: Path, out: Path | None, coding: str, state_dtype: str, with_weights: str | None, as_json: bool
+    checkpoint: Path,
+    out: Path | None,
+    coding: str,
+    state_dtype: str,
+    with_weights: str | None,
+    model: str | None,
+    as_json: bool,
 ) -> None:
     """Write a checkpoint as a .seedmask file: seed, mask, resampling log, unmasked state.
 
     Masks and logs are entropy coded where that makes them smaller. The file is decoded again and compared bit
-    for bit before it takes its name. Random weights are always exact, whatever the state is stored as.
+    for bit before it takes its name. Random weights are always exact, whatever the state is stored as. A network that
+    is not built in is also built again and compared with the one that was trained; of your own code, with --model.
     """
     from ..compress.methods import resolve
+    from ..compress.models import is_factory, is_foreign
     from ..compress.packing import network_of_checkpoint, trained_error, with_state_dtype
+    from ..compress.recovery import rebuild
     from ..compress.storage import write_seedmask
     from ..compress.training.checkpoint import load_checkpoint
 
     target = out or checkpoint.with_suffix(".seedmask")
     run = load_checkpoint(checkpoint)
+    compared = None if not is_foreign(run.architecture) else model is not None or not is_factory(run.architecture)
+    if compared:
+        rebuild(run, checkpoint, model)
     network, rounding = with_state_dtype(network_of_checkpoint(run, with_weights=with_weights), state_dtype)
     error, worst = trained_error(network, run)
     report = write_seedmask(network, target, coding=coding)
@@ -78,6 +92,7 @@ def command(
                 "value_bits": report.value_bits,
                 "values_largest_error": error,
                 "weights_digest": report.weights_digest,
+                "compared": compared,
             }
         )
         return
@@ -96,9 +111,12 @@ def command(
         click.echo("a ticket: its weights are those that training began with; --with-weights stores the trained ones")
     if rounding.dtype == "exact":
         click.echo(f"state {rounding.bytes:,} bytes, exact")
-        return
-    where = f", in {rounding.tensor}" if rounding.tensor else ""
-    click.echo(
-        f"state {rounding.bytes:,} bytes in {rounding.dtype} instead of {rounding.exact_bytes:,}; "
-        f"largest relative error {rounding.largest_relative_error:.2g}{where}"
-    )
+    else:
+        where = f", in {rounding.tensor}" if rounding.tensor else ""
+        click.echo(
+            f"state {rounding.bytes:,} bytes in {rounding.dtype} instead of {rounding.exact_bytes:,}; "
+            f"largest relative error {rounding.largest_relative_error:.2g}{where}"
+        )
+    if compared is False:
+        name = run.architecture.name
+        click.echo(f"not compared with {name} built again, as a file never runs code: give --model {shlex.quote(name)}")

@@ -107,8 +107,8 @@ def _on_host(codes: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _host_product(codes: Tensor, mask: Tensor, factor: float) -> Tensor:
-    out = torch.empty(codes.shape, dtype=torch.float32)
-    room = torch.empty(min(CHUNK, len(codes)), dtype=torch.int8)
+    out = torch.empty(codes.shape, dtype=torch.float32, device="cpu")
+    room = torch.empty(min(CHUNK, len(codes)), dtype=torch.int8, device="cpu")
     parts = (torch.split(part, CHUNK) for part in (codes, mask.view(torch.int8), out))
     for some, kept, product in zip(*parts, strict=True):
         # In integers, a product with 0 has no sign.
@@ -118,7 +118,7 @@ def _host_product(codes: Tensor, mask: Tensor, factor: float) -> Tensor:
 
 def _host_gradient(grad: Tensor, codes: Tensor, scale: float, scores: Tensor | None) -> Tensor:
     out = torch.empty_like(grad)
-    room = torch.empty(min(CHUNK, len(codes)), dtype=torch.float32)
+    room = torch.empty(min(CHUNK, len(codes)), dtype=torch.float32, device="cpu")
     parts = [torch.split(part, CHUNK) for part in (grad, codes, out)]
     signs = torch.split(scores, CHUNK) if scores is not None else [None] * len(parts[0])
     for above, some, gradient, sign in zip(*parts, signs, strict=True):

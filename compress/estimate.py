@@ -195,11 +195,11 @@ def draw_distribution(redrawn: float) -> NDArray[np.float64]:
 
 def _skeleton(architecture: AnyArchitecture, subnetwork: SubnetworkConfig, *, allow_import: bool) -> nn.Module:
     """The subnetwork: on torch's meta device, where tensors have no content, if the model can be built there."""
+    seed = subnetwork.seed
     try:
-        with torch.device("meta"):
-            model = build_model(architecture, allow_import=allow_import)
+        model = build_model(architecture, seed=seed, allow_import=allow_import, device="meta")
     except (IterandError, RuntimeError):  # a constructor that looks at values; any other error comes again
-        model = build_model(architecture, allow_import=allow_import)
+        model = build_model(architecture, seed=seed, allow_import=allow_import)
     return make_subnetwork(model, subnetwork)
 
 

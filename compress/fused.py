@@ -116,7 +116,7 @@ class FusedLayers:
         counts = tuple(part.spec.kept for part in self._parts)
         if counts != self._counts:
             self._counts = counts
-            self._kept.copy_(torch.tensor(counts))
+            self._kept.copy_(torch.tensor(counts, device="cpu"))
         with stage("selection"):
             return self._search.find(self._scores, self._kept)
 

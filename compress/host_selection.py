@@ -30,7 +30,7 @@ _LOW, _HIGH, _THRESHOLD, _RANKS = range(4)
 
 def new_bracket() -> Tensor:
     """What `host_mask` remembers of a layer, float64 ``[4]``: low end, high end, threshold, ranks to either end."""
-    return torch.full((4,), math.nan, dtype=torch.float64)
+    return torch.full((4,), math.nan, dtype=torch.float64, device="cpu")
 
 
 def host_mask(

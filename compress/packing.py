@@ -12,13 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .codebooks import get_codebook
 from .codes import codes_of
 from .errors import CheckpointError, SeedMaskError
+from .generator import random_weights
 from .masked_weight import coats_of, fixed_of
 from .methods.biprop import alpha
 from .selection import select
+from .state import plain_state
 from .storage import Frozen, InputSpec, MaskedTensor, Network, PackReport, TextInput, quantise, write_seedmask
 from .storage.state_dtype import StateRounding, round_state
+from .subnetwork import pruned_layers
 from .tensors import to_stored
 from .training.checkpoint import Checkpoint, DataInfo
 from .weight_spec import WeightSpec, spec_from_state
@@ -87,6 +91,11 @@ def network_of(
         original: Tensor = state[prefix + "original"].detach().cpu().reshape(-1)
         if original.numel() != math.prod(spec.shape):
             raise CheckpointError(f"{name}: expected {math.prod(spec.shape)} scores, got {original.numel()}")
+        if spec.selection == "unpruned":
+            raise SeedMaskError(
+                f"{name}: was never pruned, so there is no mask to pack: call find_ticket(model, config, inputs) after "
+                "make_subnetwork(model, config), and train it then"
+            )
         if spec.selection == "fixed":
             tensors.append(_ticket(name, spec, original, state[prefix + "0.mask"].cpu(), with_weights))
         elif with_weights is not None:
@@ -193,21 +202,46 @@ def with_state_dtype(network: Network, dtype: str) -> tuple[Network, StateRoundi
 
 
 def pack(
-    model: nn.Module, path: str | Path, *, coding: str = "auto", state_dtype: str = "exact", **about: Any
+    model: nn.Module,
+    path: str | Path,
+    *,
+    coding: str = "auto",
+    state_dtype: str = "exact",
+    with_weights: str | None = None,
+    **about: Any,
 ) -> PackReport:
     """Write a subnetwork to a ``.seedmask`` file.
 
     Args:
-        model: a module made by ``make_subnetwork``.
+        model: a module made by ``make_subnetwork``; what wraps it (``DataParallel``, ``torch.compile``) is left out.
+            The file holds its state dict; see `recover` for what a constructor keeps beside that.
         path: the file; replaced atomically.
         coding: of masks and logs: ``auto`` (as small as it gets), ``raw`` or ``rans``.
         state_dtype: ``exact``, or ``float16`` to round the unmasked state, which changes outputs a little.
-        about: ``architecture``, ``input``, ``classes``, ``recipe``, ``with_weights`` as in ``network_of``.
+        with_weights: of a network that was pruned at initialisation, as in ``network_of``; ``initial`` packs the ticket
+            alone, whose weights are those it started from.
+        about: ``architecture``, ``input``, ``classes``, ``recipe`` as in ``network_of``.
 
     Raises:
-        SeedMaskError: there is nothing to pack, a value of the state does not fit its dtype, or the file cannot be
-            written.
+        SeedMaskError: there is nothing to pack, trained weights would be lost, a value of the state does not fit its
+            dtype, or the file cannot be written.
         ConfigError: there is no such coding or dtype.
     """
-    network, _ = with_state_dtype(network_of(model.state_dict(), **about), state_dtype)
+    if with_weights is None:
+        _require_untrained(model)
+    values = None if with_weights == "initial" else with_weights
+    network, _ = with_state_dtype(network_of(plain_state(model), with_weights=values, **about), state_dtype)
     return write_seedmask(network, Path(path), coding=coding)
+
+
+def _require_untrained(model: nn.Module) -> None:
+    """Refuse a ticket whose kept weights are no longer those that the seed gives."""
+    for name, part, weight in pruned_layers(model):
+        spec, kept = part.spec, part.mask
+        book, scale = get_codebook(spec.codebook), np.float32(spec.scale)
+        initial = random_weights(spec.seed, spec.tensor, book, scale, kept.numel(), kept.device).to(weight.dtype)
+        if not torch.equal(weight.detach().reshape(-1)[kept], initial[kept]):
+            raise SeedMaskError(
+                f"{name}: its weights were trained, and would be lost: give with_weights='float32' (exact), 'float16' "
+                "or 'int8' to keep them, or with_weights='initial' to pack the ticket with what it started from"
+            )

@@ -21,15 +21,16 @@ from .errors import CheckpointError, ConfigError, SeedMaskError
 from .generator import bytes_at, random_weights, weight_table, weights_at
 from .models import AnyArchitecture, build_model, read_architecture
 from .packing import network_of_checkpoint
+from .state import load_state, recovered_state, unwrapped
 from .storage import MAX_WEIGHTS, InputSpec, SeedMask, TextInput, Trained, dumps, loads, read_seedmask
 from .storage.bits import Row
 from .storage.coats import MAX_COAT
 from .storage.recovery import TensorRecovery
 from .subnetwork import materialise
-from .tensors import from_stored
-from .training.checkpoint import DataInfo, load_checkpoint
+from .training.checkpoint import Checkpoint, DataInfo, load_checkpoint
 from .training.devices import resolve_device
-from .training.run import build_network
+from .training.network import build_network
+from .training.rebuilt import require_same_answers
 
 __all__ = [
     "LoadedNetwork",
@@ -38,9 +39,9 @@ __all__ = [
     "known_recipe",
     "load_network",
     "load_ticket",
+    "rebuild",
     "recover",
     "recover_on_device",
-    "state_dict",
 ]
 
 
@@ -70,12 +71,6 @@ class LoadedNetwork:
         if self.data is None or self.data.text is not None:
             return pixels
         return normalize(pixels, self.data.mean, self.data.std)
-
-
-def state_dict(file: SeedMask) -> dict[str, Tensor]:
-    """Recovered weights and unmasked state, for ``load_state_dict(strict=True)`` of the plain module."""
-    weights = {name: torch.from_numpy(array) for name, array in file.weights().items()}
-    return weights | {name: from_stored(stored, name) for name, stored in file.state().items()}
 
 
 def recover_on_device(
@@ -172,7 +167,9 @@ def recover(path: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Args:
         path: the file.
-        model: a plain module to load into; by default the built-in architecture that the file names.
+        model: a plain module to load into; by default the built-in architecture that the file names. The file holds its
+            state dict: what the module keeps beside that, such as a permutation that its constructor draws, must be as
+            it was in training, which is the caller's affair.
 
     Returns:
         ``model``, or the new module, in evaluation mode.
@@ -191,9 +188,9 @@ def _recovered(file: SeedMask, model: nn.Module | None, name: str | None) -> nn.
                 f"{file.path}: the file does not say which architecture it is; give it (--model package.module:factory)"
             )
         architecture = _architecture({**file.manifest.architecture, **({"name": name} if name else {})}, file.path)
-        model = build_model(architecture, allow_import=name is not None)
+        model = build_model(architecture, seed=int(file.manifest.seed, 16), allow_import=name is not None)
     try:
-        model.load_state_dict(state_dict(file), strict=True)
+        load_state(unwrapped(model), recovered_state(file))
     except RuntimeError as error:
         raise SeedMaskError(f"{file.path}: does not fit the model: {_summary(error)}") from None
     return model.eval()
@@ -286,16 +283,33 @@ def is_checkpoint(path: Path) -> bool:
         return path.suffix == ".ckpt"
 
 
-def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
-    checkpoint = load_checkpoint(path)
+def rebuild(checkpoint: Checkpoint, path: Path, model: str | None = None) -> nn.Module:
+    """Build the network of a checkpoint again, load its state, and make sure that it is the one that was trained.
+
+    Args:
+        checkpoint: as it was read.
+        path: of it, for messages.
+        model: name of the model, where that is the user's own code.
+
+    Raises:
+        ConfigError: the network cannot be built.
+        CheckpointError: what is built is another network.
+    """
     architecture = checkpoint.architecture
     if model is not None:
         architecture = _architecture({**architecture.to_dict(), "name": model}, path)
     network = build_network(checkpoint.recipe, architecture, allow_import=model is not None)
     try:
-        network.load_state_dict(checkpoint.model)
+        load_state(network, checkpoint.model)
     except (RuntimeError, CheckpointError) as error:
         raise CheckpointError(f"{path}: is of another model: {_summary(error)}") from None
+    require_same_answers(network, checkpoint, path)
+    return network
+
+
+def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
+    checkpoint = load_checkpoint(path)
+    network = rebuild(checkpoint, path, model)
 
     def masked() -> SeedMask | None:
         trains = methods.resolve(checkpoint.recipe.subnetwork)

@@ -28,6 +28,7 @@ from .masked_weight import MaskedWeight
 from .methods import Method, resolve
 from .pruned_weight import PrunedWeight
 from .selection import kept_count
+from .tensors import check_storable
 from .weight_spec import WeightSpec
 
 __all__ = [
@@ -73,6 +74,7 @@ def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFil
     Raises:
         ConfigError: no layer to mask, tied weights, a layer too small for the sparsity, an uninitialised or
             already parametrized layer.
+        SeedMaskError: an entry of the state dict that no file can hold.
     """
     method = resolve(config)
     chosen = list(_maskable_layers(model, where))
@@ -81,6 +83,9 @@ def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFil
             f"{type(model).__name__}: no layer to mask; expected at least one of "
             + ", ".join(kind.__name__ for kind in MASKABLE)
         )
+    if config.method != "dense":
+        for name, value in model.state_dict().items():
+            check_storable(value, name)
     allocation = Allocation(method.scope, config.sparsity, method.ramp_epochs)
     parts: list[tuple[Any, MaskedWeight | PrunedWeight]] = []
     for tensor, (name, layer) in enumerate(chosen):
@@ -106,7 +111,8 @@ def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFil
     allocation.check([part for _, part in parts if isinstance(part, MaskedWeight)])
     for layer, part in parts:  # only now: a refused layer leaves the model as it was
         layer.weight.requires_grad_(True)
-        parametrize.register_parametrization(layer, "weight", part)
+        with torch.no_grad():  # which computes the weight once
+            parametrize.register_parametrization(layer, "weight", part)
     return model
 
 
@@ -120,7 +126,7 @@ def _spec(config: SubnetworkConfig, method: Method, tensor: int, name: str, laye
         codebook=method.codebook.name,
         scale=scale,
         kept=_initially_kept(count, config.sparsity, name, method) if searched else count,
-        selection=str(method.selection) if searched else "fixed",
+        selection=str(method.selection) if searched else "unpruned",
         binarised=method.binarised,
         coats=method.coats,
         frozen=(method.freezing.pruned, method.freezing.kept) if method.freezing else (0, 0),

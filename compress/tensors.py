@@ -8,13 +8,16 @@ from torch import Tensor
 from .errors import SeedMaskError
 from .storage import StoredTensor
 
-__all__ = ["from_stored", "to_stored"]
+__all__ = ["check_storable", "from_stored", "to_stored"]
 
 _TAGS = {
     torch.bool: "BOOL",
     torch.uint8: "U8",
     torch.int8: "I8",
     torch.int16: "I16",
+    torch.uint16: "U16",
+    torch.uint32: "U32",
+    torch.uint64: "U64",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.int32: "I32",
@@ -25,15 +28,34 @@ _TAGS = {
 _DTYPES = {tag: dtype for dtype, tag in _TAGS.items()}
 
 
-def to_stored(tensor: Tensor, name: str) -> StoredTensor:
+def check_storable(value: object, name: str) -> Tensor:
+    """Return an entry of a state dict that a file can hold.
+
+    Raises:
+        SeedMaskError: it is no tensor, a sparse one, or of a dtype that a file cannot hold.
+    """
+    if not isinstance(value, Tensor):
+        raise SeedMaskError(
+            f"state {name}: expected a tensor, got a {type(value).__name__}; a file holds tensors alone: register a "
+            "buffer, or let get_extra_state() return a tensor"
+        )
+    if value.layout != torch.strided:
+        raise SeedMaskError(f"state {name}: a {value.layout} tensor cannot be stored; register it as to_dense()")
+    if value.dtype not in _TAGS:
+        raise SeedMaskError(f"state {name}: {value.dtype} cannot be stored; expected one of {sorted(_DTYPES)}")
+    return value
+
+
+def to_stored(value: object, name: str) -> StoredTensor:
     """Copy a tensor's bytes.
 
     Raises:
-        SeedMaskError: a dtype that a file cannot hold.
+        SeedMaskError: see `check_storable`; or the tensor has no content.
     """
-    if tensor.dtype not in _TAGS:
-        raise SeedMaskError(f"state {name}: {tensor.dtype} cannot be stored; expected one of {sorted(_DTYPES)}")
-    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().copy()
+    if isinstance(value, Tensor) and value.is_meta:
+        raise SeedMaskError(f"state {name}: has no content (device meta); load or initialise the model first")
+    tensor = check_storable(value, name).detach().cpu().contiguous()
+    data = tensor.reshape(-1).view(torch.uint8).numpy().copy()
     return StoredTensor(_TAGS[tensor.dtype], tuple(tensor.shape), data)
 
 
@@ -45,4 +67,7 @@ def from_stored(stored: StoredTensor, name: str) -> Tensor:
     """
     if stored.dtype not in _DTYPES:
         raise SeedMaskError(f"state {name}: dtype {stored.dtype} has no counterpart in torch")
-    return torch.from_numpy(stored.data.copy()).view(_DTYPES[stored.dtype]).reshape(stored.shape)
+    dtype = _DTYPES[stored.dtype]
+    if not stored.data.size:  # nothing to take another view of
+        return torch.empty(stored.shape, dtype=dtype, device="cpu")
+    return torch.from_numpy(stored.data.copy()).view(dtype).reshape(stored.shape)

@@ -131,7 +131,10 @@ def _from_data(model: nn.Module, method: str, inputs: object) -> Sequence[Tensor
     images, labels = inputs
     twin = copy.deepcopy(model)  # statistics of BatchNorm must not remember the sample
     twin.train()
-    weights: list[Tensor] = [weight for _, _, weight in pruned_layers(twin)]
+    weights: list[Tensor] = []
+    for _, part, weight in pruned_layers(twin):
+        part.set_mask(part.mask)  # all are kept
+        weights.append(weight)
     with torch.enable_grad():
         score = snip.scores if method == "snip" else grasp.scores
         return score(twin(images), labels, weights)

@@ -10,6 +10,8 @@ from .errors import CheckpointError
 
 __all__ = ["WeightSpec", "require_same", "spec_from_state"]
 
+SELECTIONS = frozenset({"signed", "magnitude", "fixed", "unpruned"})
+
 
 @dataclass(frozen=True)
 class WeightSpec:
@@ -22,7 +24,8 @@ class WeightSpec:
         codebook: name of the distribution.
         scale: float32 value of one code unit.
         kept: number of weights kept; where it changes in training, the number there is now.
-        selection: rule from scores to mask; ``fixed`` for masks that were found at initialisation.
+        selection: rule from scores to mask; ``fixed`` for masks that were found at initialisation, ``unpruned`` where
+            they are yet to be found.
         binarised: whether kept weights are α·sign(w).
         coats: number of nested masks.
         frozen: share of the mask that the seed fixes to pruned, and to kept, in 1/65536.
@@ -69,6 +72,6 @@ def spec_from_state(state: dict[str, Any]) -> WeightSpec:
         raise CheckpointError(f"subnetwork state: expected {sorted(known)}, got {str(state)[:200]}")
     spec = WeightSpec(**state)
     least = 0 if spec.selection == "fixed" else 1  # a criterion may prune a whole layer
-    if not least <= spec.kept <= math.prod(spec.shape) or spec.selection not in {"signed", "magnitude", "fixed"}:
+    if not least <= spec.kept <= math.prod(spec.shape) or spec.selection not in SELECTIONS:
         raise CheckpointError(f"subnetwork state: impossible: {spec}")
     return spec

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ..compress.data.tokens import PADDING, TextSpec, tokenise_all
 from ..compress.errors import ConfigError
+from ..compress.probe import probe_pixels, probe_tokens
 from .graph import Graph
 from .preprocessing import Preprocessing
-from .probe import probe_pixels, probe_tokens
 from .text import TOKENS, text_metadata
 
 __all__ = ["ModelInput", "image_input", "text_input"]

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from ..compress.errors import ExportError
+from ..compress.probe import probe_pixels, probe_tokens
 from ..compress.storage.manifest import combined_digest
 from .classifier import OnnxClassifier
 from .expansion import expand, load_model
 from .forms import DOMAIN
 from .graph import producers
-from .probe import PROBE, Probe, probe_pixels, probe_tokens
+from .probe import PROBE, Probe
 from .records import FORM, WEIGHTS_DIGEST, WeightRecord, digest_of, metadata_of, records_of
 from .softmax import OUTPUT, PROBABILITIES, softmax
 from .structure import TOLERANCE, check_structure

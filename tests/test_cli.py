@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from conftest import fail, invoke, succeed
 from iterand_compress.compress import load_network, read_seedmask, recover
 from iterand_compress.compress.models import Architecture, build_model
-from iterand_compress.compress.recovery import state_dict
+from iterand_compress.compress.state import recovered_state
 from iterand_compress.compress.training.checkpoint import load_checkpoint
 
 
@@ -88,10 +88,10 @@ def test_recover_loads_strictly_into_the_dense_model(digits, tmp_path):
     out = tmp_path / "weights.safetensors"
     succeed("recover", digits.seedmask, "--out", out)
     manifest = read_seedmask(digits.seedmask).manifest
-    model = build_model(Architecture.from_dict(manifest.architecture))
+    model = build_model(Architecture.from_dict(manifest.architecture), seed=0)
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in load_file(out).items()}
     model.load_state_dict(tensors, strict=True)
-    for name, value in state_dict(read_seedmask(digits.seedmask)).items():
+    for name, value in recovered_state(read_seedmask(digits.seedmask)).items():
         assert torch.equal(tensors[name], value)
 
 

@@ -25,7 +25,7 @@ def random_file(model: str, config: SubnetworkConfig, redrawn: float, *, image_s
     rng = np.random.default_rng(11)
     section = ModelConfig(name=model, **settings)
     architecture = resolve(section, num_classes=10, image_shape=image_shape)
-    network = make_subnetwork(build_model(architecture), config)
+    network = make_subnetwork(build_model(architecture, seed=0), config)
     tensors = []
     for name, part, _ in masked_layers(network):
         spec = part.spec

@@ -493,7 +493,7 @@ def test_coded_weights_stay_coded() -> None:
 def test_text_transformer() -> None:
     torch.manual_seed(9)
     arch = TextArchitecture("text-transformer", 4, length=6, vocabulary=20, width=0.5)
-    model = build_model(arch)
+    model = build_model(arch, seed=0)
     model.blocks[0].mlp[0].weight.data[[0, 7]] = 0
     model.blocks[1].mlp[2].weight.data[:, 5] = 0
     model.blocks[0].attention.value.weight.data[3] = 0
@@ -526,7 +526,7 @@ def test_vision_transformer() -> None:
 
 def test_resnet18_at_50_percent_has_nothing_dead() -> None:
     torch.manual_seed(11)
-    model = build_model(Architecture("resnet18", 10, 3, 16, 0.25, "cifar"))
+    model = build_model(Architecture("resnet18", 10, 3, 16, 0.25, "cifar"), seed=0)
     for parameter in model.parameters():
         parameter.data *= torch.rand(parameter.shape) < 0.5
     report, _ = shrunk(randomise(model), images(size=16))
@@ -630,7 +630,7 @@ def test_export_says_what_it_found(tmp_path: Path) -> None:
 
 
 def test_export_of_texts(tmp_path: Path) -> None:
-    model = build_model(TextArchitecture("text-transformer", 4, length=6, vocabulary=20, width=0.25))
+    model = build_model(TextArchitecture("text-transformer", 4, length=6, vocabulary=20, width=0.25), seed=0)
     model.blocks[0].mlp[0].weight.data[0] = 0
     report = export_text_onnx(model, tmp_path / "net.onnx", text=TextSpec(6, 20), shrink=True)
     assert report.shrink is not None

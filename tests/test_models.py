@@ -20,8 +20,11 @@ def weights(model: nn.Module) -> int:
     return sum(m.weight.numel() for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
 
 
-def built(name: str, *, classes: int = 10, shape: tuple[int, int, int] = (3, 32, 32), **config) -> nn.Module:
-    return build_model(resolve(ModelConfig(name=name, **config), num_classes=classes, image_shape=shape))
+def built(
+    name: str, *, classes: int = 10, shape: tuple[int, int, int] = (3, 32, 32), device="cpu", **config
+) -> nn.Module:
+    architecture = resolve(ModelConfig(name=name, **config), num_classes=classes, image_shape=shape)
+    return build_model(architecture, seed=0, device=device)
 
 
 # Conv-2/4/6/8 at width 1, by hand from the layer lists of the papers.
@@ -83,7 +86,7 @@ def test_imagenet_form_equals_torchvision_layer_by_layer(name, theirs):
         return sorted(found)
 
     with torch.device("meta"):
-        ours = built(name, classes=1000, shape=(3, 224, 224))
+        ours = built(name, classes=1000, shape=(3, 224, 224), device="meta")
         reference = models.get_model(theirs, weights=None)
     assert shapes(ours) == shapes(reference)
     assert not [key for key, _ in ours.named_parameters() if key.endswith("bias")]
@@ -115,8 +118,7 @@ def test_stem_follows_the_image_size_and_the_settings():
     large = resolve(ModelConfig(name="resnet18"), num_classes=10, image_shape=(3, 96, 96))
     told = resolve(ModelConfig(name="resnet18", stem="cifar"), num_classes=10, image_shape=(3, 224, 224))
     assert (small.stem, large.stem, told.stem) == ("cifar", "imagenet", "cifar")
-    with torch.device("meta"):
-        model = build_model(large)
+    model = build_model(large, seed=0, device="meta")
     assert (model.conv1.kernel_size, model.conv1.stride) == ((7, 7), (2, 2))
     assert isinstance(model.maxpool, nn.MaxPool2d)
 
@@ -249,11 +251,11 @@ def test_resolve_refuses(config, shape, message):
 
 def test_build_refuses_what_resolve_would_not_give():
     with pytest.raises(ConfigError, match="unknown 'resnet19'"):
-        build_model(Architecture("resnet19", 10, 3, 32))
+        build_model(Architecture("resnet19", 10, 3, 32), seed=0)
     with pytest.raises(ConfigError, match="resnet18: expected stem cifar or imagenet, got none"):
-        build_model(Architecture("resnet18", 10, 3, 32))
+        build_model(Architecture("resnet18", 10, 3, 32), seed=0)
     with pytest.raises(ConfigError, match="conv8 needs images of at least 16 pixels, got 8"):
-        build_model(Architecture("conv8", 10, 3, 8))
+        build_model(Architecture("conv8", 10, 3, 8), seed=0)
 
 
 # --- Models of others --------------------------------------------------------------------------------------
@@ -266,8 +268,8 @@ def test_torchvision_model_with_our_classes():
 
 def test_torchvision_models_get_the_image_size_and_one_output():
     with torch.device("meta"):
-        vit = built("torchvision:vit_b_32", classes=3, shape=(3, 64, 64))
-        google = built("torchvision:googlenet", classes=3, shape=(3, 96, 96)).train()
+        vit = built("torchvision:vit_b_32", classes=3, shape=(3, 64, 64), device="meta")
+        google = built("torchvision:googlenet", classes=3, shape=(3, 96, 96), device="meta").train()
         assert vit(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
         assert google(torch.zeros(2, 3, 96, 96)).shape == (2, 3)
 
@@ -320,13 +322,13 @@ def own(name: str) -> Architecture:
 
 
 def test_own_factory_is_called_with_the_number_of_classes(workdir):
-    model = build_model(own("my_nets_for_test:good"), allow_import=True)
+    model = build_model(own("my_nets_for_test:good"), allow_import=True, seed=0)
     assert model.out_features == 6
 
 
 def test_a_file_never_makes_us_import(workdir):
     with pytest.raises(ConfigError, match=r"give it yourself with --model broken_nets_for_test:good$"):
-        build_model(own("broken_nets_for_test:good"))
+        build_model(own("broken_nets_for_test:good"), seed=0)
     assert "broken_nets_for_test" not in sys.modules
 
 
@@ -350,7 +352,7 @@ def test_a_file_never_makes_us_import(workdir):
 )
 def test_own_factory_refusals_are_one_line(workdir, name, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        build_model(own(name), allow_import=True)
+        build_model(own(name), allow_import=True, seed=0)
     assert "\n" not in str(caught.value)
 
 

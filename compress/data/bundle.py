@@ -85,8 +85,8 @@ class DataBundle:
     def example(self, count: int) -> Tensor:
         """Inputs of the right shape and type that mean nothing, on the CPU."""
         if self.text is not None:
-            return torch.ones(count, self.text.length, dtype=torch.int64)
-        return torch.zeros(count, *self.image_shape)
+            return torch.ones(count, self.text.length, dtype=torch.int64, device="cpu")
+        return torch.zeros(count, *self.image_shape, device="cpu")
 
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

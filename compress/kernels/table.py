@@ -110,8 +110,8 @@ class LayerTable:
             self.starts.append(self.elements)
             first, self.elements = first + count, self.elements + -(-size // _ALIGNMENT) * _ALIGNMENT
         self.rows = torch.tensor(rows, dtype=torch.int64, device=device)
-        layers = torch.arange(len(sizes), dtype=torch.int32)
-        self.layer_of = layers.repeat_interleave(torch.tensor(per_layer)).to(device)
+        layers = torch.arange(len(sizes), dtype=torch.int32, device="cpu")
+        self.layer_of = layers.repeat_interleave(torch.tensor(per_layer, device="cpu")).to(device)
         self._pointers: dict[tuple[int, ...], Pointers] = {}
         self.fixed = self._complete(fixed)
         nowhere = Pointers(self.rows, True)  # never looked at

@@ -11,6 +11,8 @@ from .architecture import (
     AnyArchitecture,
     Architecture,
     TextArchitecture,
+    is_factory,
+    is_foreign,
     model_names,
     read_architecture,
     resolve,
@@ -25,6 +27,8 @@ __all__ = [
     "Architecture",
     "TextArchitecture",
     "build_model",
+    "is_factory",
+    "is_foreign",
     "model_names",
     "read_architecture",
     "resolve",
@@ -32,16 +36,22 @@ __all__ = [
 ]
 
 
-def build_model(arch: AnyArchitecture, *, allow_import: bool = False) -> nn.Module:
-    """Build the network that ``arch`` describes, on the CPU, in float32.
+def build_model(arch: AnyArchitecture, *, seed: int, allow_import: bool = False, device: str = "cpu") -> nn.Module:
+    """Build the network that ``arch`` describes, in float32.
 
     Built-in models and ``torchvision:NAME`` are looked up in a registry. ``package.module:factory`` is
     imported (also from the working directory) and called as ``factory(num_classes=N)``, for texts as
     ``factory(num_classes=N, length=L, vocabulary=V)``, if ``allow_import`` is set.
 
+    Whatever a constructor draws from the global generators of torch, NumPy and Python follows from ``seed``; it may
+    keep that outside the state dict, so a network is rebuilt by the seed it was trained with. The generators go on
+    afterwards as if nothing had been drawn.
+
     Args:
         arch: see ``resolve`` and ``resolve_text``.
+        seed: of the network, 64 bits.
         allow_import: set it only for a name that the user typed, never for one that was read from a file.
+        device: where tensors are made; ``meta`` for shapes alone.
 
     Raises:
         ConfigError: an unknown name, a network that does not fit the images, an import that is not allowed
@@ -49,4 +59,4 @@ def build_model(arch: AnyArchitecture, *, allow_import: bool = False) -> nn.Modu
     """
     from .build import build
 
-    return build(arch, allow_import=allow_import)
+    return build(arch, seed=seed, allow_import=allow_import, device=device)

@@ -14,6 +14,8 @@ __all__ = [
     "AnyArchitecture",
     "Architecture",
     "TextArchitecture",
+    "is_factory",
+    "is_foreign",
     "model_names",
     "read_architecture",
     "resolve",
@@ -142,6 +144,16 @@ class TextArchitecture:
 
 
 AnyArchitecture = Architecture | TextArchitecture
+
+
+def is_foreign(arch: AnyArchitecture) -> bool:
+    """Whether the model is not built in: torchvision's, or code of the user's."""
+    return ":" in arch.name
+
+
+def is_factory(arch: AnyArchitecture) -> bool:
+    """Whether the model is code of the user's, ``package.module:factory``."""
+    return is_foreign(arch) and not (isinstance(arch, Architecture) and arch.name.startswith(TORCHVISION))
 
 
 def read_architecture(values: Mapping[str, Any]) -> AnyArchitecture:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
+import numpy as np
+import torch
 from torch import nn
 
 from ..errors import ConfigError, did_you_mean
@@ -16,10 +21,11 @@ from .architecture import (
     AnyArchitecture,
     Architecture,
     TextArchitecture,
+    is_factory,
     model_names,
 )
 from .convnets import ConvNet, DigitsCNN
-from .external import from_factory, from_torchvision
+from .external import from_factory, from_torchvision, import_factory
 from .resnet import BasicBlock, Bottleneck, ResNet
 from .transformer import TextTransformer
 
@@ -42,17 +48,40 @@ TEXT_BUILDERS: dict[str, Callable[[TextArchitecture], nn.Module]] = {
 }
 
 
-def build(arch: AnyArchitecture, *, allow_import: bool) -> nn.Module:
+def build(arch: AnyArchitecture, *, seed: int, allow_import: bool, device: str) -> nn.Module:
     """See ``build_model``."""
-    if isinstance(arch, Architecture) and arch.name.startswith(TORCHVISION):
-        return from_torchvision(arch)
-    if ":" in arch.name:
+    factory = None
+    if is_factory(arch):
         if not allow_import:
             raise ConfigError(
                 f"model: {arch.name} is code of yours, and a file never makes us import code: "
-                f"give it yourself with --model {arch.name}"
+                f"give it yourself with --model {shlex.quote(arch.name)}"
             )
-        return from_factory(arch)
+        with _generators(0):  # a module is imported once, whatever the seeds of the networks that come from it
+            factory = import_factory(arch)
+    with _generators(seed), torch.device(device):
+        return _built_in(arch) if factory is None else from_factory(arch, factory)
+
+
+@contextmanager
+def _generators(seed: int) -> Iterator[None]:
+    """Within, the global generators start from a seed; afterwards they go on as before."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what models draw from)
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed % 2**63)
+        np.random.seed([seed % 2**32, seed >> 32])  # noqa: NPY002
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
+
+
+def _built_in(arch: AnyArchitecture) -> nn.Module:
+    if isinstance(arch, Architecture) and arch.name.startswith(TORCHVISION):
+        return from_torchvision(arch)
     builders = BUILDERS if isinstance(arch, Architecture) else TEXT_BUILDERS
     if arch.name not in builders:
         if arch.name in model_names():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from ..errors import ConfigError, did_you_mean
 from .architecture import TORCHVISION, AnyArchitecture, Architecture, TextArchitecture
 
-__all__ = ["from_factory", "from_torchvision"]
+__all__ = ["from_factory", "from_torchvision", "import_factory"]
 
 
 def from_torchvision(arch: Architecture) -> nn.Module:
@@ -49,13 +50,11 @@ def from_torchvision(arch: Architecture) -> nn.Module:
     return model
 
 
-def from_factory(arch: AnyArchitecture) -> nn.Module:
-    """Import ``package.module:factory`` and call ``factory(num_classes=N)``, of texts also with their sizes.
-
-    The working directory is searched before the installed packages.
+def import_factory(arch: AnyArchitecture) -> Callable[..., Any]:
+    """Import ``package.module:factory``; the working directory is searched before the installed packages.
 
     Raises:
-        ConfigError: the import, the look-up or the call fails, or the result is not a module.
+        ConfigError: the import or the look-up fails.
     """
     module_name, _, attribute = arch.name.partition(":")
     if not module_name or not attribute:
@@ -73,12 +72,21 @@ def from_factory(arch: AnyArchitecture) -> nn.Module:
         ) from error
     except Exception as error:  # the user's module may raise anything
         raise ConfigError(f"model: importing {module_name} failed: {_one_line(error)}") from error
-    factory = getattr(module, attribute, None)
+    factory: Any = getattr(module, attribute, None)
     if factory is None:
         public = [name for name in vars(module) if not name.startswith("_")]
         raise ConfigError(f"model: {module_name} has no {attribute!r}{did_you_mean(attribute, public)}")
     if not callable(factory):
         raise ConfigError(f"model: {arch.name} is a {type(factory).__name__}, not a function that returns a module")
+    return factory  # type: ignore[no-any-return]
+
+
+def from_factory(arch: AnyArchitecture, factory: Callable[..., Any]) -> nn.Module:
+    """Call ``factory(num_classes=N)``, of texts also with their sizes.
+
+    Raises:
+        ConfigError: the call fails, or the result is not a module.
+    """
     sizes = {"num_classes": arch.num_classes}
     if isinstance(arch, TextArchitecture):
         sizes |= {"length": arch.length, "vocabulary": arch.vocabulary}

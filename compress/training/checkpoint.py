@@ -19,11 +19,14 @@ from ..config import Recipe, validated
 from ..data.tokens import TextSpec
 from ..errors import CheckpointError
 from ..models import AnyArchitecture, read_architecture
+from ..state import module_versions, with_versions
 from ..storage import atomic_path
 
 __all__ = ["Checkpoint", "DataInfo", "Position", "load_checkpoint", "save_checkpoint"]
 
 _FORMAT, _VERSION = "iterand-compress checkpoint", 1
+#: Keys that the first checkpoints did not have.
+_LATER = {"versions", "probe"}
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,13 @@ class Checkpoint:
         architecture: what ``build_model`` rebuilds the network from.
         data: classes, and what an input is.
         position: where the run stands.
-        model: state dict of the (parametrized) network.
+        model: state dict of the (parametrized) network, with the versions of its modules.
         optimizer: state dict of the optimizer; ``None`` once the run is complete.
         meter: running sums of an unfinished epoch (loss, right answers, images).
         data_dir: folder of the data on the machine of the run.
         test: the final score (correct, images, loss), once the run is complete.
+        probe: what the network answers to `probe_inputs`, float32 ``[2, classes]`` on the CPU, where its source is code
+            that may give another network next time; ``None`` for built-in models.
     """
 
     recipe: Recipe
@@ -94,6 +99,7 @@ class Checkpoint:
     meter: list[float]
     data_dir: str | None = None
     test: dict[str, Any] | None = None
+    probe: torch.Tensor | None = None
 
     @property
     def complete(self) -> bool:
@@ -119,6 +125,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "meter": checkpoint.meter,
         "data_dir": checkpoint.data_dir,
         "test": checkpoint.test,
+        "versions": module_versions(checkpoint.model),
+        "probe": checkpoint.probe,
     }
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
@@ -163,19 +171,20 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
         raise CheckpointError(
             f"{path}: checkpoint version: expected {_VERSION}, got {found['version']!r}; use the version that wrote it"
         )
-    expected = {field.name for field in fields(Checkpoint)} | {"format", "version"}
-    if set(found) != expected:
+    expected = {field.name for field in fields(Checkpoint)} | {"format", "version", "versions"}
+    if not expected - _LATER <= set(found) <= expected:
         raise CheckpointError(f"{path}: damaged: expected the keys {sorted(expected)}, got {sorted(found)}")
     return Checkpoint(
         recipe=validated(Recipe, found["recipe"], f"{path}: recipe"),
         architecture=read_architecture(found["architecture"]),
         data=DataInfo.from_dict(found["data"]),
         position=Position(**found["position"]),
-        model=found["model"],
+        model=with_versions(found["model"], found.get("versions", {})),
         optimizer=found["optimizer"],
         meter=found["meter"],
         data_dir=found["data_dir"],
         test=found["test"],
+        probe=found.get("probe"),
     )
 
 

@@ -67,7 +67,7 @@ class Group:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag of any process is set."""
-        return flag if self.size == 1 else bool(self.total(torch.tensor(int(flag))))
+        return flag if self.size == 1 else bool(self.total(torch.tensor(int(flag), device="cpu")))
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes, on the CPU."""
@@ -89,10 +89,10 @@ class Group:
         if self.size == 1:
             return [text]
         content = text.encode()
-        sizes = torch.zeros(self.size, dtype=torch.int64)
+        sizes = torch.zeros(self.size, dtype=torch.int64, device="cpu")
         sizes[self.rank] = len(content)
         sizes = self.total(sizes)
-        table = torch.zeros(self.size, int(sizes.max()), dtype=torch.uint8)
+        table = torch.zeros(self.size, int(sizes.max()), dtype=torch.uint8, device="cpu")
         table[self.rank, : len(content)] = _bytes(content)
         rows = self.total(table).numpy()
         return [rows[rank, :size].tobytes().decode() for rank, size in enumerate(sizes.tolist())]
@@ -100,8 +100,12 @@ class Group:
     def from_main(self, content: bytes | None) -> bytes:
         """What the main process has; the others give ``None``."""
         if self.size > 1:
-            size = int(self.total(torch.tensor(len(content) if content is not None and self.main else 0)))
-            data = _bytes(content) if content is not None and self.main else torch.empty(size, dtype=torch.uint8)
+            size = int(self.total(torch.tensor(len(content) if content is not None and self.main else 0, device="cpu")))
+            data = (
+                _bytes(content)
+                if content is not None and self.main
+                else torch.empty(size, dtype=torch.uint8, device="cpu")
+            )
             if size:
                 dist.broadcast(data, 0, group=_gloo())
             return data.numpy().tobytes()
@@ -154,7 +158,9 @@ ALONE = Group()
 
 
 def _bytes(content: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+    if not content:
+        return torch.empty(0, dtype=torch.uint8, device="cpu")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 def _flat_bytes(tensor: Tensor) -> Tensor:

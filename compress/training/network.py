@@ -25,9 +25,7 @@ EVAL_BATCH = 500
 
 def build_network(recipe: Recipe, architecture: AnyArchitecture, *, allow_import: bool) -> nn.Module:
     """The network a recipe starts from, on the CPU, with the initial weights and scores of its seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(recipe.subnetwork.seed, -1))  # for biases and the like of foreign models
-        model = build_model(architecture, allow_import=allow_import)
+    model = build_model(architecture, seed=recipe.subnetwork.seed, allow_import=allow_import)
     return make_subnetwork(model, recipe.subnetwork)
 
 
@@ -51,6 +49,9 @@ def check_output(model: nn.Module, data: DataBundle) -> None:
     Raises:
         DataError: the model does not take it, or gives another number of classes.
     """
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_meta:
+            raise DataError(f"the model's {name} has no content (device meta); let its constructor make it on the CPU")
     expected = (2, len(data.classes))
     example, noun = data.example(2), "images" if data.text is None else "texts"
     was_training = model.training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from ..allocation import settle
 from ..config import Recipe
 from ..data import DataBundle, Split, load_data
 from ..errors import ConfigError, DataError, TrainingError
+from ..models import is_foreign
 from ..stages import stage
+from ..state import load_state
 from ..subnetwork import masked_layers, pruned_layers, refresh
 from .checkpoint import Checkpoint, Position, save_checkpoint
 from .evaluate import Score, evaluate, network_logits
@@ -25,6 +28,7 @@ from .network import EVAL_BATCH, architecture_of, build_network, check_output, d
 from .optimizer import load_optimizer_state, make_optimizer, optimizer_state, set_learning_rate
 from .options import RunOptions
 from .profile import StepProfile, event_seconds, fetched
+from .rebuilt import check_packing, probe_answers, require_same_answers
 from .replica import Fingerprints, equalise_buffers, equalise_start, replicate, unused_parameters
 from .report import EpochReport, Reporter, RunInfo, StepReport
 from .schedule import learning_rate
@@ -49,6 +53,7 @@ class Run:
         group: Group = ALONE,
     ) -> None:
         self.recipe, self.options, self.device, self.group = recipe, options, device, group
+        self.position = stored.position if stored else Position()
         self.data_dir = options.data_dir or (Path(stored.data_dir) if stored and stored.data_dir else None)
         self.data = _load_data(recipe, options, self.data_dir, group)
         self.data_info = describe(self.data)
@@ -70,17 +75,18 @@ class Run:
             _check_graph(options, device, group)
             self.optimizer = make_optimizer(self.model, settings, adjustable=options.cuda_graph)
             if stored:
-                self.model.load_state_dict(stored.model)
+                load_state(self.model, stored.model)
+                require_same_answers(self.model, stored, options.out)
                 if stored.optimizer is not None:
                     load_optimizer_state(self.optimizer, stored.optimizer)
             elif group.main:
                 find_masks(self.model, recipe, self.data, device, options.masks)
+                check_packing(self.model, self._checkpoint(), options.out, allow_import=options.allow_import)
         equalise_start(self.model, group)
         if settings.sync_batchnorm:
             synchronise_batchnorm(self.model, group, device)
         network = replicate(self.model, group, device=device, partly_unused=partly_unused)
         self.steps_per_epoch = self.data.train.steps_per_epoch(settings.batch_size)
-        self.position = stored.position if stored else Position()
         self.computed = TrainingStep(
             self.model,
             network,
@@ -93,7 +99,7 @@ class Run:
             first=self.position.step,
         )
         if stored and group.main:
-            self.computed.meter += torch.tensor(stored.meter, dtype=torch.float64).to(device)
+            self.computed.meter += torch.tensor(stored.meter, dtype=torch.float64, device=device)
         self.fingerprints = Fingerprints(self.model, group, device)
         self.fingerprints.compare(-1, redrawn=True)
         self.fingerprints.check(options.out)
@@ -197,21 +203,27 @@ class Run:
     def save(self, test: Score | None = None) -> None:
         """Write the checkpoint; with the final score, without what only a running search needs."""
         meter = self.group.total(self.computed.meter).tolist()
-        checkpoint = Checkpoint(
+        with self.group.agreed():
+            if self.group.main:
+                probe = probe_answers(self.model, self.data_info) if is_foreign(self.architecture) else None
+                save_checkpoint(self._checkpoint(meter, test, probe), self.options.out)
+            self.saved = self.position.step
+
+    def _checkpoint(
+        self, meter: Sequence[float] = (0.0, 0.0, 0.0), test: Score | None = None, probe: Tensor | None = None
+    ) -> Checkpoint:
+        return Checkpoint(
             recipe=self.recipe,
             architecture=self.architecture,
             data=self.data_info,
             position=self.position,
             model=self.model.state_dict(),
             optimizer=None if test else optimizer_state(self.optimizer),
-            meter=meter,
+            meter=list(meter),
             data_dir=str(self.data_dir.resolve()) if self.data_dir else None,
             test=asdict(test) if test else None,
+            probe=probe,
         )
-        with self.group.agreed():
-            if self.group.main:
-                save_checkpoint(checkpoint, self.options.out)
-            self.saved = self.position.step
 
     def advice(self) -> str:
         """What to tell the user when the run breaks off."""
