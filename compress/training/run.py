@@ -238,6 +238,7 @@ class Run:
             weights=weights,
             empty_layers=tuple(name for name, part, _ in pruned_layers(self.model) if not part.spec.kept),
             processes=self.group.size,
+            left_out=self.data.left_out,
         )
 
 
