@@ -54,6 +54,7 @@ def command(
     import torch
 
     from ..compress.data import TEXT_DATASETS, load_data
+    from ..compress.data.class_folders import left_out_line
     from ..compress.training.devices import resolve_device
     from ..compress.training.evaluate import evaluate
 
@@ -86,6 +87,7 @@ def command(
                 "images": score.images,
                 "accuracy": score.accuracy,
                 "loss": score.loss,
+                "left_out": dict(bundle.left_out),
             }
         )
         return
@@ -93,6 +95,8 @@ def command(
         f"{file}: {100 * score.accuracy:.2f} % on {bundle.name} {split} "
         f"({score.correct:,} of {score.images:,}), loss {score.loss:.4f}"
     )
+    if bundle.left_out:
+        click.echo(left_out_line(bundle.left_out))
 
 
 def _data_config(recipe: Recipe | None, name: str | None, text: TextSpec | None) -> DataConfig:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 import click
 
+from ..compress.data.class_folders import left_out_line
 from ..compress.training.evaluate import Score
 from ..compress.training.profile import ProfileReport
 from ..compress.training.report import EpochReport, Reporter, RunInfo, StepReport
 
-__all__ = ["LineReporter", "reporter"]
+__all__ = ["LineReporter", "SilentReporter", "reporter"]
 
 
 def reporter(*, quiet: bool) -> Reporter:
     """A progress bar on a terminal, one line an epoch elsewhere, nothing if ``quiet``."""
     if quiet:
-        return Reporter()
+        return SilentReporter()
     return BarReporter() if sys.stderr.isatty() else LineReporter()
 
 
@@ -25,10 +27,11 @@ def _headline(info: RunInfo) -> str:
     begin = f", from step {info.position.step}" if info.position.step else ""
     device = f"{info.processes} × {info.device.type}" if info.processes > 1 else str(info.device)
     empty = f"\nlayers that lost all their weights: {', '.join(info.empty_layers)}" if info.empty_layers else ""
+    left_out = f"\n{left_out_line(info.left_out)}" if info.left_out else ""
     return (
         f"{recipe.subnetwork.method} on {info.data.name}: {recipe.model.name}, {info.weights:,} weights, "
         f"sparsity {recipe.subnetwork.sparsity:g}, {info.epochs} epochs of {info.steps_per_epoch} steps "
-        f"on {device}{begin}{empty}"
+        f"on {device}{begin}{empty}{left_out}"
     )
 
 
@@ -54,6 +57,21 @@ def _profile_lines(report: ProfileReport) -> str:
         about = f"  (an event of {1e3 * report.event:,.1f} ms every {report.every} steps)"
         lines.append(f"  {name:<10}{100 * share:6.2f} %{about if name == 'refresh' and report.every else ''}")
     return "\n".join(lines)
+
+
+class SilentReporter(Reporter):
+    """Prints nothing.
+
+    Attributes:
+        left_out: of the data, as in ``RunInfo``.
+    """
+
+    def __init__(self) -> None:
+        self.left_out: Mapping[str, int] = {}
+
+    def start(self, info: RunInfo) -> None:
+        """Keep what a result in JSON tells."""
+        self.left_out = info.left_out
 
 
 class LineReporter(Reporter):

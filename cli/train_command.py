@@ -191,8 +191,9 @@ def command(
     from ..compress.training.recipe import override
     from ..compress.training.run import RunOptions
     from ..compress.training.trainer import train
-    from .progress import reporter
+    from .progress import SilentReporter, reporter
 
+    silent = SilentReporter()
     keep_freed_memory()
     group = join(peer_timeout)
     try:
@@ -231,7 +232,7 @@ def command(
                 peer_timeout=peer_timeout,
                 masks=masks,
             ),
-            reporter(quiet=quiet or as_json or not group.main),
+            silent if quiet or as_json or not group.main else reporter(quiet=False),
         )
     except IterandError as error:
         if group.size > 1:
@@ -249,6 +250,7 @@ def command(
                 "test_correct": result.test.correct,
                 "test_images": result.test.images,
                 "test_accuracy": result.test.accuracy,
+                "left_out": dict(silent.left_out),
             }
         )
     elif not quiet:

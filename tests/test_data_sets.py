@@ -391,10 +391,10 @@ def test_no_folder(tmp_path):
         load_data(folder_config(), data_dir=tmp_path / "x")
 
 
-def test_one_training_image_cannot_be_split(tmp_path):
-    make_folder(tmp_path, classes=("only",), each=1)
-    with pytest.raises(DataError, match="1 training image cannot be split for validation"):
-        load_data(folder_config(validation=0.5), data_dir=tmp_path)
+def test_one_class_is_nothing_to_tell_apart(tmp_path):
+    make_folder(tmp_path, classes=("only",))
+    with pytest.raises(DataError, match=rf"^folder: {tmp_path}/train: expected two classes or more, got only$"):
+        load_data(folder_config(), data_dir=tmp_path)
 
 
 # --- Large images ------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -66,6 +66,7 @@ class DataBundle:
         val: held out of the training images, ``None`` if nothing was.
         test: never used for a decision.
         text: how texts became tokens; ``None`` for images.
+        left_out: how many files and folders were not taken, by what they are.
     """
 
     name: str
@@ -77,6 +78,7 @@ class DataBundle:
     val: Split | None
     test: Split
     text: TextSpec | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """``(pixels - mean) / std`` per channel of float ``[B, C, H, W]``; tokens stay as they are."""

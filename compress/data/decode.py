@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DataError
+from .image_files import without_warnings
 from .source import ArraySource, FileSource, ImageSource
 
 __all__ = [
@@ -112,7 +113,8 @@ class _Pieces(Dataset[Any]):
         """uint8 ``[k, C, H, W]``. An error is returned: raised in a worker, it would reach the user as a traceback."""
         indices = range(piece * _CHUNK, min((piece + 1) * _CHUNK, len(self._source)))
         try:
-            return torch.from_numpy(np.stack([self._decoded(index) for index in indices]))
+            with without_warnings():
+                return torch.from_numpy(np.stack([self._decoded(index) for index in indices]))
         except DataError as error:
             return error
 

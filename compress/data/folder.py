@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
-from .source import FileSource, Labelled, RawData, image_header
+from ..storage.text import printable
+from .class_folders import PARTS, Wanted, list_classes, misnamed, require_several, twin
+from .image_files import image_header, suffixes
+from .source import FileSource, Labelled, RawData
 
 __all__ = ["load_folder"]
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 _Listing = dict[str, list[str]]
 
@@ -24,52 +25,50 @@ def load_folder(data_dir: Path | None) -> RawData:
     images. The images are grey (one channel) if every file is.
 
     Raises:
-        DataError: no such folder, no train or test images, classes that differ, a file that is not an image.
+        DataError: no such folder, no train or test images, fewer than two classes, classes that differ or that no
+            packed file could name, a file that is not an image.
+        OSError: a folder cannot be read.
     """
     if data_dir is None:
         raise DataError("folder: no folder given: give --data-dir with train/ and test/ (or val/) in it")
+    shown = printable(data_dir)
     if not data_dir.is_dir():
-        raise DataError(f"folder: {data_dir} is not a folder: give --data-dir with train/ and test/ (or val/)")
-    listings = {part: _list_classes(data_dir / part) for part in ("train", "val", "test") if (data_dir / part).is_dir()}
-    if "train" not in listings:
-        raise DataError(f"folder: {data_dir} has no train/: expected train/<class>/ with the training images")
-    if len(listings) == 1:
-        raise DataError(f"folder: {data_dir} has neither test/ nor val/: one of them must hold the test images")
+        raise DataError(f"folder: {shown} is not a folder: give --data-dir with train/ and test/ (or val/)")
+    parts = [part for part in PARTS if (data_dir / part).is_dir()]
+    if "train" not in parts:
+        raise DataError(
+            f"folder: {shown} has no train/: expected train/<class>/ with the training images{misnamed(data_dir)}"
+        )
+    if len(parts) == 1:
+        raise DataError(
+            f"folder: {shown} has neither test/ nor val/: one of them must hold the test images{misnamed(data_dir)}"
+        )
+    expected = "expected .png, .jpg or other files that Pillow decodes"
+    wanted = Wanted("folder", "images", suffixes(), expected, "not decoded by Pillow")
+    left_out: Counter[str] = Counter()
+    listings = {part: list_classes(data_dir / part, wanted, left_out) for part in parts}
+    require_several(listings["train"], f"folder: {printable(data_dir / 'train')}")
     for part, listing in listings.items():
         _require_same_classes(data_dir / "train", listings["train"], data_dir / part, listing)
     paths = [path for listing in listings.values() for files in listing.values() for path in files]
     channels = 1 if all(image_header(path)[1] in ("1", "L") for path in paths) else 3
-    parts = {part: _labelled(listing, channels) for part, listing in listings.items()}
-    test = parts.pop("test") if "test" in parts else parts.pop("val")
-    return RawData(tuple(listings["train"]), parts["train"], test, parts.get("val"))
-
-
-def _list_classes(folder: Path) -> _Listing:
-    """Sorted classes of a folder, each with its sorted image files."""
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    if not names:
-        raise DataError(f"folder: {folder} has no class folders: expected one folder of images for each class")
-    listing = {}
-    for name in names:
-        with os.scandir(folder / name) as entries:
-            files = sorted(
-                entry.path
-                for entry in entries
-                if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
-            )
-        if not files:
-            raise DataError(f"folder: class {folder / name} has no images: expected {', '.join(SUFFIXES)} files")
-        listing[name] = files
-    return listing
+    labelled = {part: _labelled(listing, channels) for part, listing in listings.items()}
+    test = labelled.pop("test") if "test" in labelled else labelled.pop("val")
+    return RawData(tuple(listings["train"]), labelled["train"], test, labelled.get("val"), left_out=left_out)
 
 
 def _require_same_classes(train: Path, expected: _Listing, other: Path, found: _Listing) -> None:
-    problems = []
-    if missing := [name for name in expected if name not in found]:
-        problems.append(f"{other} lacks {_some(missing)}")
-    if extra := [name for name in found if name not in expected]:
-        problems.append(f"{train} lacks {_some(extra)}")
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    for name in missing:
+        if same := twin(name, extra):
+            raise DataError(
+                f"folder: the classes differ: {printable(train)} has {name!a} and {printable(other)} has {same!a}, "
+                "which differ only in Unicode normalisation: rename one of the folders"
+            )
+    problems = [
+        f"{printable(folder)} lacks {_some(names)}" for folder, names in ((other, missing), (train, extra)) if names
+    ]
     if problems:
         raise DataError(f"folder: the classes differ: {'; '.join(problems)}")
 

@@ -12,16 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from ..config import DataConfig
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError, DataError, did_you_mean
+from ..storage.text import printable
 from . import DATASETS, TEXT_DATASETS
 from .augment import Augmentation
 from .builtin import load_digits, load_from_torchvision
 from .bundle import DataBundle, Split
 from .decode import as_array, decode_all, pixel_counts, require_size, statistics
 from .folder import load_folder
+from .image_files import image_header, without_warnings
 from .memory import MemorySplit
 from .order import held_out
-from .source import FileSource, ImageSource, RawData, image_header
+from .source import FileSource, ImageSource, RawData
 from .stream import LARGE_SIDE, StreamSplit, StreamTransform
 from .text_loading import load_text
 
@@ -37,6 +39,17 @@ def load(
     config: DataConfig, *, data_dir: Path | None, download: bool, seed: int, workers: int | None, sharing: int
 ) -> DataBundle:
     """See ``load_data``."""
+    try:
+        with without_warnings():
+            return _loaded(config, data_dir, download, seed, workers, sharing)
+    except OSError as error:  # no permission, links in a circle, a name that is too long: wherever data are looked for
+        where = printable(error.filename or data_dir or "the data")
+        raise DataError(f"{config.name}: {where}: cannot be read: {error.strerror or error}") from error
+
+
+def _loaded(
+    config: DataConfig, data_dir: Path | None, download: bool, seed: int, workers: int | None, sharing: int
+) -> DataBundle:
     seed = seed if config.seed is None else config.seed
     if config.name in TEXT_DATASETS:
         return load_text(config, data_dir=data_dir, seed=seed)
@@ -79,6 +92,7 @@ def load(
         train=splits["train"],
         val=splits.get("val"),
         test=splits["test"],
+        left_out=raw.left_out,
     )
 
 
@@ -104,7 +118,7 @@ def _require_equal_sizes(sources: Sequence[ImageSource], shape: tuple[int, int, 
     for source in sources:
         if isinstance(source, FileSource):
             for path in source.paths:
-                require_size(path, image_header(path)[0], shape)
+                require_size(printable(path), image_header(path, turned=True)[0], shape)
 
 
 def _counts(decoded: dict[str, NDArray[np.uint8]], *, val_is_apart: bool) -> NDArray[np.int64]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import DataError
+from ..storage.text import printable
+from .image_files import read_image
 
-__all__ = ["ArraySource", "FileSource", "ImageSource", "Labelled", "RawData", "image_header"]
-
-#: 16-bit and floating-point images would be clipped to white by a conversion.
-_TOO_DEEP = ("I", "F")
+__all__ = ["ArraySource", "FileSource", "ImageSource", "Labelled", "RawData"]
 
 
 class ImageSource(ABC):
@@ -77,22 +75,9 @@ class FileSource(ImageSource):
         """See ``ImageSource``.
 
         Raises:
-            DataError: the file cannot be read or decoded; its path is named.
+            DataError: see ``read_image``.
         """
-        path = self.paths[index]
-        image: Image.Image
-        try:
-            with Image.open(path) as image:
-                _refuse_deep(image, path)
-                wanted = "L" if self.channels == 1 else "RGB"
-                if image.mode == wanted and "transparency" not in image.info:
-                    image.load()
-                    return image
-                if "transparency" in image.info:  # a palette with alpha only converts by way of RGBA
-                    image = image.convert("RGBA")
-                return image.convert(wanted)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise _unreadable(path, error) from error
+        return read_image(self.paths[index], self.channels)
 
     def subset(self, indices: NDArray[np.int64]) -> FileSource:
         """See ``ImageSource``."""
@@ -100,31 +85,7 @@ class FileSource(ImageSource):
 
     def describe(self, index: int) -> str:
         """See ``ImageSource``."""
-        return self.paths[index]
-
-
-def image_header(path: str) -> tuple[tuple[int, int], str]:
-    """((width, height), mode) of an image file, without decoding it.
-
-    Raises:
-        DataError: the file is not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            _refuse_deep(image, path)
-            return image.size, image.mode
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _refuse_deep(image: Image.Image, path: str) -> None:
-    if image.mode.startswith(_TOO_DEEP):
-        raise DataError(f"{path}: an image with more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
-
-
-def _unreadable(path: str, error: Exception) -> DataError:
-    reason = " ".join(str(error).split())
-    return DataError(f"{path}: not a readable image ({reason}): repair or remove it")
+        return printable(self.paths[index])
 
 
 @dataclass(frozen=True)
@@ -150,6 +111,7 @@ class RawData:
         val: validation images, if the provider separates them.
         statistics: published (mean, std) per channel; ``None`` to compute them.
         image_size: side to scale to if the settings do not say; ``None`` keeps the images' own.
+        left_out: how many files and folders were not taken, by what they are.
     """
 
     classes: tuple[str, ...]
@@ -158,3 +120,4 @@ class RawData:
     val: Labelled | None = None
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     image_size: int | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from ..errors import DataError
 from .augment import Augmentation, to_pixels
 from .bundle import Batch, Split
 from .decode import as_array, scale, scale_and_crop
+from .image_files import without_warnings
 from .order import augmentation_words, epoch_order
 from .shard import WHOLE, Shard
 from .source import ImageSource
@@ -189,7 +190,8 @@ class _Images(Dataset[Any]):
         """
         index, words = item
         try:
-            image = self._source.image(index)
+            with without_warnings():
+                image = self._source.image(index)
         except DataError as error:
             return error
         image = self._transform.evaluation(image) if words is None else self._transform.training(image, words)

@@ -104,6 +104,7 @@ def load_text(config: DataConfig, *, data_dir: Path | None, seed: int) -> DataBu
         val=splits.get("val"),
         test=splits["test"],
         text=spec,
+        left_out=raw.left_out,
     )
 
 

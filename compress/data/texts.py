@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, SeedMaskError
-from ..storage.text import check_text
+from ..storage.text import check_text, printable
+from .class_folders import PARTS, Wanted, check_names, list_classes, misnamed, require_several, twin
 from .order import fixed_order
 
 __all__ = ["RawTexts", "Texts", "load_texts"]
 
-PARTS = ("train", "val", "test")
 COLUMNS = ("label", "text")
 #: A larger file is refused before it is read: all texts are kept in memory.
 LARGEST_FILE = 2**30
 #: Share of a single table that is held back for testing.
 TEST_SHARE = 0.2
+
+_WANTED = Wanted("text", "texts", (".txt",), "expected .txt files", "not .txt")
 
 # Label and text of each example, with the place that a message names.
 _Rows = list[tuple[str, str, str]]
@@ -50,12 +53,14 @@ class RawTexts:
         train: training texts.
         test: test texts.
         val: validation texts, if the provider separates them.
+        left_out: how many files and folders were not taken, by what they are.
     """
 
     classes: tuple[str, ...]
     train: Texts
     test: Texts
     val: Texts | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def load_texts(data_dir: Path | None) -> RawTexts:
@@ -71,23 +76,27 @@ def load_texts(data_dir: Path | None) -> RawTexts:
     """
     if data_dir is None:
         raise DataError("text: nothing given to read: give --data-dir a folder with train/ and test/, or a CSV file")
+    shown = printable(data_dir)
     if data_dir.is_file():
         return _split(data_dir, _read_table(data_dir))
     if not data_dir.is_dir():
-        raise DataError(
-            f"text: {data_dir}: no such folder or file: give --data-dir a folder with train/, or a CSV file"
-        )
-    parts = {part: rows for part in PARTS if (rows := _read_part(data_dir, part)) is not None}
+        raise DataError(f"text: {shown}: no such folder or file: give --data-dir a folder with train/, or a CSV file")
+    left_out: Counter[str] = Counter()
+    parts = {part: rows for part in PARTS if (rows := _read_part(data_dir, part, left_out)) is not None}
     if "train" not in parts:
-        raise DataError(f"text: {data_dir} has neither train/ nor train.csv: expected train/<class>/*.txt, or a table")
+        raise DataError(
+            f"text: {shown} has neither train/ nor train.csv: expected train/<class>/*.txt, or a table"
+            f"{misnamed(data_dir)}"
+        )
     if len(parts) == 1:
         raise DataError(
-            f"text: {data_dir} has no test/, test.csv, val/ or val.csv: one of them must hold the test texts"
+            f"text: {shown} has no test/, test.csv, val/ or val.csv: one of them must hold the test texts"
+            f"{misnamed(data_dir)}"
         )
     classes = _classes(parts["train"], data_dir / "train")
     labelled = {part: _labelled(rows, classes) for part, rows in parts.items()}
     test = labelled.pop("test") if "test" in labelled else labelled.pop("val")
-    return RawTexts(tuple(classes), labelled["train"], test, labelled.get("val"))
+    return RawTexts(tuple(classes), labelled["train"], test, labelled.get("val"), left_out)
 
 
 def _split(path: Path, rows: _Rows) -> RawTexts:
@@ -98,68 +107,81 @@ def _split(path: Path, rows: _Rows) -> RawTexts:
     return RawTexts(tuple(classes), _labelled(train, classes), _labelled(test, classes))
 
 
-def _read_part(folder: Path, part: str) -> _Rows | None:
+def _read_part(folder: Path, part: str, left_out: Counter[str]) -> _Rows | None:
     files, table = folder / part, folder / f"{part}.csv"
     if files.is_dir() and table.exists():
-        raise DataError(f"text: {folder} has both {part}/ and {part}.csv: remove one")
+        raise DataError(f"text: {printable(folder)} has both {part}/ and {part}.csv: remove one")
     if table.exists():
         return _read_table(table)
-    return _read_folders(files) if files.is_dir() else None
+    return _read_folders(files, left_out) if files.is_dir() else None
 
 
-def _read_folders(folder: Path) -> _Rows:
-    rows: _Rows = []
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    if not names:
-        raise DataError(f"text: {folder} has no class folders: expected one folder of .txt files for each class")
-    for name in names:
-        paths = sorted(path for path in (folder / name).glob("*.txt") if not path.name.startswith("."))
-        if not paths:
-            raise DataError(f"text: class {folder / name} has no texts: expected .txt files")
-        rows += [(name, _read(path), str(path)) for path in paths]
-    return _checked(rows)
+def _read_folders(folder: Path, left_out: Counter[str]) -> _Rows:
+    listing = list_classes(folder, _WANTED, left_out)
+    return _checked([(name, _read(Path(path)), printable(path)) for name, paths in listing.items() for path in paths])
 
 
 def _read_table(path: Path) -> _Rows:
-    """The rows of a CSV file (RFC 4180) whose header names the columns ``label`` and ``text``; others are left out."""
+    """The rows of a CSV file (RFC 4180) whose header names the columns ``label`` and ``text``; others are left out.
+
+    Blank lines are no rows.
+    """
+    shown = printable(path)
     reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True)
+    filled = (row for row in reader if len(row) > 1 or "".join(row).strip())
     rows: _Rows = []
-    try:
-        header = next(reader, [])
-        missing = [column for column in COLUMNS if header.count(column) != 1]
-        if missing:
-            raise DataError(
-                f"text: {path}: expected a header with the columns label and text, once each, "
-                f"got {', '.join(header)[:100]!r}"
-            )
-        at = [header.index(column) for column in COLUMNS]
-        for row in reader:
-            if len(row) != len(header):
+    with _long_fields():
+        try:
+            header = [cell.strip() for cell in next(filled, [])]
+            missing = [column for column in COLUMNS if header.count(column) != 1]
+            if missing:
                 raise DataError(
-                    f"text: {path}, line {reader.line_num}: expected {len(header)} columns as in the header, "
-                    f"got {len(row)}: put texts with commas in double quotes"
+                    f"text: {shown}: expected a header with the columns label and text, once each, separated by a "
+                    f"comma, got {', '.join(header)[:100]!a}"
                 )
-            rows.append((row[at[0]].strip(), row[at[1]], f"{path}, line {reader.line_num}"))
-    except csv.Error as error:
-        raise DataError(f"text: {path}, line {reader.line_num}: not CSV ({error})") from None
+            at = [header.index(column) for column in COLUMNS]
+            for row in filled:
+                place = f"{shown}, line {reader.line_num}"
+                if len(row) != len(header):
+                    raise DataError(
+                        f"text: {place}: expected {len(header)} columns as in the header, "
+                        f"got {len(row)}: put texts with commas in double quotes"
+                    )
+                rows.append((row[at[0]].strip(), row[at[1]], place))
+        except csv.Error as error:
+            raise DataError(f"text: {shown}, line {reader.line_num}: not CSV ({error})") from None
     if not rows:
-        raise DataError(f"text: {path}: a header and no texts")
+        raise DataError(f"text: {shown}: a header and no texts")
     return _checked(rows)
 
 
-def _read(path: Path) -> str:
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Let fields be as long as files: the csv module has one limit for all readers of the process, 131,072."""
+    before = csv.field_size_limit(LARGEST_FILE)
     try:
-        size = path.stat().st_size
-        if size > LARGEST_FILE:
-            raise DataError(
-                f"text: {path}: {size:,} bytes; expected {LARGEST_FILE:,} at most: split it, or take less of it"
-            )
-        return path.read_bytes().decode("utf-8-sig")
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _read(path: Path) -> str:
+    shown = printable(path)
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        raise DataError(
+            f"text: {shown}: {size:,} bytes; expected {LARGEST_FILE:,} at most: split it, or take less of it"
+        )
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+        bad = data.find(b"\0")  # also a sign of UTF-16
     except UnicodeDecodeError as error:
-        raise DataError(f"text: {path}: not UTF-8 (byte {error.start}): convert it") from None
-    except OSError as error:
-        raise DataError(f"text: {path}: cannot be read: {error.strerror}") from None
+        bad = error.start
+    if bad >= 0:
+        line = data.count(b"\n", 0, bad) + 1
+        raise DataError(f"text: {shown}, line {line}: not UTF-8 (byte {bad} of the file): convert it")
+    return text
 
 
 def _checked(rows: _Rows) -> _Rows:
@@ -175,14 +197,19 @@ def _checked(rows: _Rows) -> _Rows:
 
 def _classes(rows: _Rows, where: Path) -> Mapping[str, int]:
     names = sorted({label for label, _, _ in rows})
-    if len(names) < 2:
-        raise DataError(f"text: {where}: expected two classes or more, got {', '.join(names)}")
+    check_names(names, f"text: {printable(where)}")
+    require_several(names, f"text: {printable(where)}")
     return {name: number for number, name in enumerate(names)}
 
 
 def _labelled(rows: Sequence[tuple[str, str, str]], classes: Mapping[str, int]) -> Texts:
     for label, _, place in rows:
         if label not in classes:
+            if same := twin(label, classes):
+                raise DataError(
+                    f"text: {place}: class {label!a} differs from {same!a} of the training texts only in Unicode "
+                    "normalisation: write both alike"
+                )
             known = ", ".join(list(classes)[:10])
             raise DataError(f"text: {place}: class {label!r} is not among the training texts; they have: {known}")
     labels = np.array([classes[label] for label, _, _ in rows], np.int64)

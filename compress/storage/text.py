@@ -11,7 +11,16 @@ from typing import Any
 
 from ..errors import SeedMaskError
 
-__all__ = ["DAMAGED", "MAX_NAME_BYTES", "canonical_json", "check_json", "check_text", "located", "parse_json"]
+__all__ = [
+    "DAMAGED",
+    "MAX_NAME_BYTES",
+    "canonical_json",
+    "check_json",
+    "check_text",
+    "located",
+    "parse_json",
+    "printable",
+]
 
 #: How messages about a file that cannot be right end.
 DAMAGED = "the file is damaged, get it again"
@@ -37,6 +46,12 @@ def check_text(text: str, what: str, limit: int = MAX_NAME_BYTES) -> str:
     if not 0 < size <= limit:
         raise SeedMaskError(f"{what}: expected 1 to {limit} bytes of text, got {size}: {text[:80]!r}")
     return text
+
+
+def printable(text: object) -> str:
+    """``text`` as a message may hold it: as it is, or quoted and escaped if it holds what `check_text` refuses."""
+    shown = str(text)
+    return ascii(shown) if _FORBIDDEN.search(shown) else shown
 
 
 def check_json(value: object, what: str, depth: int = 0) -> None:

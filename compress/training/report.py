@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ class RunInfo:
     """What is about to run.
 
     ``weights`` counts trained parameters; ``empty_layers`` names those whose weights were all pruned before training;
-    ``processes`` train together, each on a device of its own.
+    ``processes`` train together, each on a device of its own; ``left_out`` counts files and folders of the data that
+    were not taken, by what they are.
     """
 
     recipe: Recipe
@@ -33,6 +35,7 @@ class RunInfo:
     weights: int
     empty_layers: tuple[str, ...] = ()
     processes: int = 1
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from .rebuilt import check_packing, probe_answers, require_same_answers
 from .replica import Fingerprints, equalise_buffers, equalise_start, replicate, unused_parameters
 from .report import EpochReport, Reporter, RunInfo, StepReport
 from .schedule import learning_rate
-from .step import TrainingStep, clash_with_accumulation
+from .step import TrainingStep, check_training, clash_with_accumulation
 from .sync_batchnorm import synchronise_batchnorm
 
 __all__ = ["EVAL_BATCH", "Run", "RunOptions", "build_network", "describe"]
@@ -70,6 +70,7 @@ class Run:
             self.architecture = architecture_of(recipe, self.data)
             self.model = build_network(recipe, self.architecture, allow_import=options.allow_import)
             check_output(self.model, self.data)
+            check_training(self.model, self.data, self.batch_size, recipe, group.size * options.accumulate)
             partly_unused = group.size > 1 and unused_parameters(self.model, self.data.example(2))
             self.model.to(device)
             _check_graph(options, device, group)
@@ -250,6 +251,7 @@ class Run:
             weights=weights,
             empty_layers=tuple(name for name, part, _ in pruned_layers(self.model) if not part.spec.kept),
             processes=self.group.size,
+            left_out=self.data.left_out,
         )
 
 

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..config import Recipe, TrainConfig
 from ..data import DataBundle
-from ..errors import TrainingError
+from ..errors import ConfigError, DataError, TrainingError
 from ..fused import FusedLayers
 from ..stages import stage
 from ..subnetwork import held_masks
@@ -22,7 +22,7 @@ from .network import step_seed
 from .options import RunOptions
 from .replica import foreign_buffers
 
-__all__ = ["TrainingStep", "clash_with_accumulation"]
+__all__ = ["TrainingStep", "check_training", "clash_with_accumulation"]
 
 _NEVER = 2**62
 # Modes of torch.compile without CUDA graphs, in which gradients would be written over instead of added up.
@@ -38,6 +38,62 @@ def clash_with_accumulation(settings: TrainConfig, options: RunOptions) -> str |
     if options.compile not in _WITHOUT_GRAPHS:
         return f"CUDA graphs write over the gradients of the part before (--compile {options.compile})"
     return None
+
+
+def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: Recipe, parts: int) -> None:
+    """One dry pass in training mode with the smallest part of a batch, before anything is written.
+
+    Some models take fewer than they seem to (BatchNorm no single example), and some give something else than in
+    evaluation. Buffers and the generator are left as they were.
+
+    Args:
+        model: on the CPU.
+        data: to be trained on.
+        batch_size: of all processes together.
+        recipe: of the run.
+        parts: that a batch is computed in, by all processes together.
+
+    Raises:
+        ConfigError: the parts of a batch are too small.
+        DataError: the model does not take the data, or gives no logits ``[batch, classes]``.
+    """
+    size = batch_size if recipe.train.sync_batchnorm else batch_size // parts
+    noun, expected = "image" if data.text is None else "text", len(data.classes)
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    was_training = model.training
+    model.train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            count = min(size, 2)
+            output = model(data.normalize(data.example(count)))
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        if size > 1:
+            raise DataError(
+                f"the model cannot train on {noun}s of shape {tuple(data.example(1).shape[1:])}: {reason}"
+            ) from None
+        raise ConfigError(
+            f"the model cannot train on one {noun} at a time ({reason}), and a batch of {batch_size} in {parts} "
+            f"{'part' if parts == 1 else 'parts'} comes to that: raise batch_size, lower accumulate, or take fewer "
+            f"processes (a batch holds no more than there are training {noun}s)"
+        ) from None
+    finally:
+        model.train(was_training)
+        with torch.no_grad():
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer
+                buffer.copy_(value)
+    if not isinstance(output, Tensor) or output.shape != (count, expected):
+        kind = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise DataError(
+            f"the model's output in training for {count} {noun}s: expected logits of shape {(count, expected)}, got "
+            f"{kind}: give a factory whose model returns the logits alone (without auxiliary classifiers, for instance)"
+        )
 
 
 class TrainingStep:

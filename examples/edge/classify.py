@@ -19,8 +19,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import struct
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,16 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+#: What brings an image into its upright position, by the EXIF tag Orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 LARGE_SIDE = 96  # models above it are trained on images scaled with a margin
 
 
@@ -150,6 +162,9 @@ class Model:
 def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool) -> np.ndarray:
     """Pixels of an image file as a model takes them: float32 ``[channels, height, width]`` in [0, 1].
 
+    It stands upright by its EXIF orientation; of several frames or pages it is the first. Transparency and colour
+    profiles are left out: what counts are the colours that the file holds for each pixel.
+
     Raises:
         UnusableError: the file is missing, not an image, or has more than 8 bits a channel.
     """
@@ -157,18 +172,40 @@ def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool) -> np.n
     if not path.is_file():
         raise UnusableError(f"{path}: no such file")
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise UnusableError(f"{path}: more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
-            # A palette with alpha only converts by way of RGBA.
-            opened = image.convert("RGBA") if "transparency" in image.info else image
-            converted = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with Image.open(path, formats=formats()) as image:
+            require_shallow(path, image)
+            image.load()
+            converted = image.convert("RGBA") if "transparency" in image.info else image
+            converted = upright(image, converted.convert("L" if channels == 1 else "RGB"))
+    except UnusableError:
+        raise
+    except Exception as error:  # of a damaged file, decoders raise anything
         raise UnusableError(f"{path}: not a readable image: {one_line(error)}") from error
     if invert:
         converted = ImageOps.invert(converted)
     pixels = np.asarray(fitted(converted, width, height), np.float32) / 255
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def require_shallow(path: Path, image: Image.Image) -> None:
+    if image.mode.startswith(("I", "F")):
+        raise UnusableError(f"{path}: more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
+
+
+def formats() -> list[str]:
+    """What Pillow decodes itself: some formats it only knows by name, and EPS it hands to Ghostscript."""
+    Image.init()
+    return sorted(set(Image.OPEN) - {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+
+
+def upright(image: Image.Image, converted: Image.Image) -> Image.Image:
+    """Turn ``converted`` as the EXIF data of ``image`` say; damaged ones say nothing."""
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
+        return converted
+    turn = TURNS.get(orientation)
+    return converted if turn is None else converted.transpose(turn)
 
 
 def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -258,6 +295,7 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object in the place of the table")
     args = parser.parse_args()
+    warnings.simplefilter("ignore")  # Pillow's, of large images, and of damaged metadata beside sound pixels
     try:
         results = classify(Model.load(args.model, args.threads or 0), args)
     except UnusableError as error:
