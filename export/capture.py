@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import re
 import warnings
@@ -14,12 +13,14 @@ import torch
 from onnx import ModelProto
 from torch import nn
 from torch.jit._trace import TracerWarning
+from torch.nn.parameter import UninitializedTensorMixin
 
-from ..compress.errors import ExportError
+from ..compress.copying import independent_copy
+from ..compress.errors import ConfigError, ExportError
 from .opsets import BASE_OPSET
 from .runtime import first_line
 
-__all__ = ["BATCH", "LOGITS", "capture", "evaluation_copy"]
+__all__ = ["BATCH", "LOGITS", "capture", "evaluation_copy", "undisturbed", "unwrapped"]
 
 BATCH = "batch"
 """Name of the dynamic dimension."""
@@ -31,6 +32,43 @@ _OLD_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2,
 _LIMIT = 2**31 - 2**20  # one protobuf message; a MiB is room for the graph
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within, the caller's modes of torch play no part, and its random generator is left as it was.
+
+    These are the default device and dtype, autocast and inference mode: the network is checked on the CPU in float32.
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.device("cpu"),
+            torch.autocast("cpu", enabled=False),
+            torch.inference_mode(False),
+            torch.random.fork_rng(devices=[]),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``.
+
+    Raises:
+        ConfigError: this is no module.
+    """
+    while True:
+        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
+            model = inner
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(model, nn.Module):
+            return model
+        else:
+            raise ConfigError(f"model: expected a torch.nn.Module, got {type(model).__name__} {model!r:.60}")
+
+
 def evaluation_copy(model: nn.Module) -> nn.Module:
     """Return a float32 copy of ``model`` on the CPU in evaluation mode; the model itself is left alone.
 
@@ -38,6 +76,11 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
         ExportError: it cannot be copied, or its tensors do not fit one ONNX file (2 GB).
     """
     tensors = [*model.parameters(), *model.buffers()]
+    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in tensors):
+        raise ExportError(
+            "the model has lazy layers that have not seen an input yet; run it once before the export, with a batch "
+            "of what it takes"
+        )
     size = sum(4 * tensor.numel() for tensor in tensors)
     if size > _LIMIT:
         raise ExportError(
@@ -45,7 +88,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
             "would need external data beside it, which export does not write"
         )
     try:
-        return copy.deepcopy(model).to("cpu", torch.float32).eval()
+        return independent_copy(model).to("cpu", torch.float32).eval()
     except Exception as error:
         raise ExportError(f"the model cannot be copied for the export: {first_line(error)}") from error
 

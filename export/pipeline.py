@@ -19,8 +19,8 @@ from ..compress.storage import SeedMask, dumps, loads
 from ..compress.storage.atomic import atomic_path
 from ..compress.subnetwork import masked_layers, materialise, pruned_layers
 from .batchnorm import fold_batch_norms
-from .capture import capture, evaluation_copy
-from .check import compare, logits_of
+from .capture import capture, evaluation_copy, undisturbed, unwrapped
+from .check import check_repeatable, compare, logits_of
 from .cleanup import drop_unused, remove_identities
 from .coded import CodedWeight, coded_weights
 from .constants import drop_zero_biases, fix_reshapes, fold_constants
@@ -43,6 +43,7 @@ from .verification import verify_weights
 __all__ = ["build", "write_model"]
 
 
+@undisturbed()
 def write_model(
     model: nn.Module,
     path: str | os.PathLike[str],
@@ -66,19 +67,20 @@ def write_model(
     """
     properties = _properties(given.metadata, metadata, softmax=options.softmax)
     with atomic_path(path) as temporary:  # first, so that a folder that cannot be written to costs no time
-        plain, coded = _coded(model, weights)
+        model = unwrapped(model)
+        copied, coded = _coded(model, weights)
         if not coded and options.candidates != ("dense",):
             raise ConfigError(
                 f"form {options.form}: {type(model).__name__} is a plain module, whose weights may be any numbers; "
                 "give the subnetwork itself, or weights= the file that it was recovered from, or take form dense"
             )
         forms = _possible(options, coded)
-        copied = evaluation_copy(plain)
         inputs = given.network(given.samples)
         logits = logits_of(copied, inputs[:1])  # a model that cannot run fails here, in plain words
         if options.softmax and logits.ndim != 2:
             raise ConfigError(f"softmax: expected a model with an output [batch, classes], got {list(logits.shape)}")
-        probe = logits_of(copied, given.network(given.probe)).numpy()
+        probed = given.network(given.probe)
+        probe = check_repeatable(copied, probed).numpy()
         found: list[ShrinkReport] = []
         passes: list[GraphPass] = [lambda graph: found.append(remove_dead_units(graph))] if options.shrink else []
         passes += [given.bake] if given.bake is not None else []
@@ -101,6 +103,7 @@ def write_model(
         verify_weights(load_model(temporary))
         session = open_exported(temporary, session_options())
         agreement = compare(session, copied, inputs, given.file(given.samples), probabilities=options.softmax)
+        compare(session, copied, probed, given.file(given.probe), probabilities=options.softmax)  # as verify will
         size = temporary.stat().st_size
     return ExportReport(
         path=Path(path),
@@ -191,21 +194,25 @@ def _unmasked(graph: Graph) -> int:
 
 
 def _coded(model: nn.Module, weights: SeedMask | None) -> tuple[nn.Module, dict[str, CodedWeight]]:
-    """The plain module, and its masked weights as far as they are known."""
+    """The evaluation copy, plain, and its masked weights as far as they are known."""
     if weights is None:
         trained = "float32" if next(pruned_layers(model), None) is not None else None
         if trained is None and next(masked_layers(model), None) is None:
-            return model, {}
+            return evaluation_copy(model), {}
         weights = loads(dumps(network_of(model.state_dict(), with_weights=trained), coding="raw"))
         model = materialise(model)
+    own = model.state_dict()
+    copied = evaluation_copy(model)
+    parameters = copied.state_dict()
     coded = coded_weights(weights)
-    state = model.state_dict()
     for name, weight in coded.items():
-        own = state.get(name)
-        if own is None or not np.array_equal(own.detach().to("cpu", torch.float32).numpy(), weight.values()):
-            found = "no such weight" if own is None else "other values"
+        values = torch.from_numpy(weight.values())
+        # A network in bfloat16 or float16 computes with rounded weights; the file gets those that recover() gives.
+        if name not in own or not torch.equal(parameters[name], values.to(own[name].dtype).float()):
+            found = "other values" if name in own else "no such weight"
             raise ExportError(f"{name}: {weights.path} does not belong to this model: expected its weight, got {found}")
-    return model, coded
+        parameters[name].copy_(values)
+    return copied, coded
 
 
 def _properties(own: Mapping[str, str], metadata: Mapping[str, str] | None, *, softmax: bool) -> dict[str, str]:

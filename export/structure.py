@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from ..compress.errors import ExportError
 from .runtime import first_line
 
-__all__ = ["TOLERANCE", "check_structure"]
+__all__ = ["TOLERANCE", "accepted_difference", "check_structure"]
 
 TOLERANCE = 1e-4
-"""Largest accepted difference, relative to the largest logit (or to 1 when that is smaller)."""
+"""Largest accepted difference, relative to the spread of the outputs; see `accepted_difference`."""
+_ROUNDING = 64  # units in the last place
+
+
+def accepted_difference(outputs: NDArray[Any], logits: NDArray[Any] | None = None) -> float:
+    """The largest difference between two computations of the same outputs that rounding explains.
+
+    It is `TOLERANCE` times the spread of the outputs (largest minus smallest, over samples and classes), which is what
+    tells samples and classes apart whatever their scale; and `_ROUNDING` units in the last place of the largest
+    magnitude, since a sum is rounded where its terms are, not where it varies: beside a bias of 1e4, float32 holds no
+    difference below 1e-3. The second part alone is left of one class, one sample, or constant outputs.
+
+    Args:
+        outputs: all of them, or the smallest and the largest, in their own dtype.
+        logits: the same of the logits, where the outputs are their probabilities: a probability p of a logit z moves
+            by at most p times what z moves.
+
+    Returns:
+        NaN where the outputs are not finite; no difference is below that.
+    """
+    kind = (outputs if logits is None else logits).dtype
+    precision = max(np.finfo(kind).eps, np.finfo(np.float32).eps)  # of float64 too: the network computes in float32
+    exact = outputs.astype(np.float64)
+    largest = float(np.abs(exact).max(initial=0.0))
+    if logits is not None:
+        largest *= 1 + float(np.abs(logits.astype(np.float64)).max(initial=0.0))
+    spread = float(exact.max(initial=-np.inf) - exact.min(initial=np.inf)) if exact.size else 0.0
+    return TOLERANCE * spread + _ROUNDING * float(precision) * largest
 
 
 def check_structure(path: str) -> None:
