@@ -109,8 +109,27 @@ def capture(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelPro
             proto = (_traced if _OLD_TORCH else _exported)(model, sample, input_name)
     except Exception as error:
         raise ExportError(f"{type(model).__name__} cannot be exported: {_reason(error)}") from error
+    _refuse_sequences(proto, type(model).__name__)
     _name_batch(proto)
     return proto
+
+
+def _refuse_sequences(proto: ModelProto, name: str) -> None:
+    """Refuse loops that carry a sequence of tensors: they end the process inside onnxruntime 1.32.
+
+    Raises:
+        ExportError: naming the operator that became such a loop.
+    """
+    sequences = {output for node in proto.graph.node if "Sequence" in node.op_type for output in node.output}
+    for node in proto.graph.node:
+        if node.op_type == "Loop" and sequences.intersection(node.input):
+            notes = {entry.key: entry.value for entry in node.metadata_props}
+            operator = re.search(r"aten\.\w+", notes.get("pkg.torch.onnx.class_hierarchy", ""))
+            raise ExportError(
+                f"{name} cannot be exported: {operator[0] if operator else 'an operator'} becomes a loop over a sequence "
+                "of tensors, on which onnxruntime crashes; write it in other terms (nn.EmbeddingBag as nn.Embedding and a "
+                "mean or sum over its tokens)"
+            )
 
 
 def _exported(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelProto:

@@ -41,6 +41,12 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         known = (*FORMS, AUTO)
+        for name in ("form", "runtime"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ConfigError(f"{name}: expected a name, got {value!r:.60}")
+        for name in ("opset", "ir_version"):
+            if type(value := getattr(self, name)) is not int and (name, value) != ("ir_version", None):
+                raise ConfigError(f"{name}: expected a whole number, got {value!r:.60}")
         if self.form not in known:
             raise ConfigError(
                 f"form: expected one of {', '.join(known)}, got {self.form!r}{did_you_mean(self.form, known)}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import nn
 
 from ..compress.errors import ConfigError, ExportError
 from ..compress.packing import network_of
-from ..compress.storage import SeedMask, dumps, loads
+from ..compress.storage import SeedMask, dumps, loads, read_seedmask
 from ..compress.storage.atomic import atomic_path
 from ..compress.subnetwork import masked_layers, materialise, pruned_layers
 from .batchnorm import fold_batch_norms
@@ -31,6 +33,7 @@ from .graph import Graph
 from .inputs import GraphPass, ModelInput
 from .opsets import convert
 from .options import ExportOptions
+from .preprocessing import CLASSES
 from .probe import PROBE, Probe
 from .records import FORM, WEIGHTS, record_metadata
 from .report import ExportReport, ShrinkReport
@@ -50,7 +53,7 @@ def write_model(
     given: ModelInput,
     options: ExportOptions,
     metadata: Mapping[str, str] | None,
-    weights: SeedMask | None,
+    weights: SeedMask | str | os.PathLike[str] | None,
 ) -> ExportReport:
     """What `export_onnx` does.
 
@@ -60,12 +63,18 @@ def write_model(
         given: the model's input, and samples of it.
         options: all choices.
         metadata: further entries for the file.
-        weights: the file that a plain module was recovered from.
+        weights: the file that a plain module was recovered from, or its path.
 
     Raises:
         IterandError: see `export_onnx`.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"path: expected the name of a file, got {path!r:.60}")
     properties = _properties(given.metadata, metadata, softmax=options.softmax)
+    if isinstance(weights, str | os.PathLike):
+        weights = read_seedmask(Path(weights))
+    elif not isinstance(weights, SeedMask | None):
+        raise ConfigError(f"weights: expected a .seedmask file that was read, or its path, got {weights!r:.60}")
     with atomic_path(path) as temporary:  # first, so that a folder that cannot be written to costs no time
         model = unwrapped(model)
         copied, coded = _coded(model, weights)
@@ -79,6 +88,12 @@ def write_model(
         logits = logits_of(copied, inputs[:1])  # a model that cannot run fails here, in plain words
         if options.softmax and logits.ndim != 2:
             raise ConfigError(f"softmax: expected a model with an output [batch, classes], got {list(logits.shape)}")
+        classes = _classes(properties)
+        if classes and logits.shape[1:2] != (len(classes),):
+            raise ConfigError(
+                f"metadata: {CLASSES} names {len(classes)} classes, the model's output has the shape "
+                f"[batch, {', '.join(map(str, logits.shape[1:]))}]"
+            )
         probed = given.network(given.probe)
         probe = check_repeatable(copied, probed).numpy()
         found: list[ShrinkReport] = []
@@ -217,11 +232,39 @@ def _coded(model: nn.Module, weights: SeedMask | None) -> tuple[nn.Module, dict[
 
 def _properties(own: Mapping[str, str], metadata: Mapping[str, str] | None, *, softmax: bool) -> dict[str, str]:
     written = {**own, **({OUTPUT: PROBABILITIES} if softmax else {})}
+    if not isinstance(metadata, Mapping | None):
+        raise ConfigError(f"metadata: expected a dict of texts, got {metadata!r:.60}")
     given = dict(metadata or {})
+    for key, value in given.items():
+        if not _is_text(key) or not _is_text(value):
+            raise ConfigError(
+                f"metadata: expected texts (json.dumps makes them of other values), got {key!r:.40}: {value!r:.60}"
+            )
     taken = sorted({*written, FORM, PROBE, WEIGHTS} & given.keys())
     if taken:
         raise ConfigError(f"metadata: {', '.join(taken)} cannot be given, the export writes it")
     return {**given, **written}
+
+
+def _is_text(value: object) -> bool:
+    """Whether a file can hold it: a string, without halves of surrogate pairs."""
+    return isinstance(value, str) and value == value.encode("utf-8", "ignore").decode("utf-8")
+
+
+def _classes(properties: Mapping[str, str]) -> list[Any]:
+    """The names of the classes, if there are any.
+
+    Raises:
+        ConfigError: they are no JSON list.
+    """
+    text = properties.get(CLASSES, "[]")
+    try:
+        classes = json.loads(text)
+    except ValueError:
+        classes = None
+    if not isinstance(classes, list):
+        raise ConfigError(f"metadata: {CLASSES}: expected a JSON list of names (json.dumps), got {text!r:.60}")
+    return classes
 
 
 def _version() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,8 @@ IMAGE_SHAPE = "iterand.image_shape"
 CLASSES = "iterand.classes"
 """Metadata key: a JSON list of class names, in the order of the logits; the caller gives it."""
 
+_LIMIT = 2**28  # numbers of one image, a GiB
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -35,7 +38,7 @@ class Preprocessing:
         std: one positive value per channel.
 
     Raises:
-        ConfigError: a shape that is no image's, or values that do not fit its channels.
+        ConfigError: values that do not fit the channels.
     """
 
     image_shape: tuple[int, int, int]
@@ -43,8 +46,6 @@ class Preprocessing:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise ConfigError(f"image shape {self.image_shape}: expected channels, height, width, each at least 1")
         channels = self.image_shape[0]
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels:
@@ -55,10 +56,28 @@ class Preprocessing:
             raise ConfigError(f"std must be positive, got {list(self.std)}")
 
     @classmethod
-    def of(cls, image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
-        """Build from any sequences of numbers."""
-        channels, height, width = (int(n) for n in image_shape) if len(image_shape) == 3 else (0, 0, 0)
-        return cls((channels, height, width), tuple(map(float, mean)), tuple(map(float, std)))
+    def of(
+        cls, image_shape: Sequence[int], mean: Sequence[float] | float, std: Sequence[float] | float
+    ) -> Preprocessing:
+        """Build from sequences, arrays or tensors of numbers; one number of mean or std is that of all channels.
+
+        Raises:
+            ConfigError: they are something else; see also `Preprocessing`.
+        """
+        sizes = _array("image_shape", image_shape)
+        if sizes.shape != (3,) or not np.array_equal(sizes, sizes.round()) or sizes.min() < 1 or sizes.prod() > _LIMIT:
+            raise ConfigError(
+                f"image_shape: expected channels, height, width: three whole numbers of at least 1, and at most {_LIMIT:,} "
+                f"pixels, got {image_shape!r:.60}"
+            )
+        channels, height, width = (int(size) for size in sizes)
+        numbers = []
+        for name, given in (("mean", mean), ("std", std)):
+            values = _array(name, given)
+            if values.ndim > 1:
+                raise ConfigError(f"{name}: expected one number per channel, got an array of shape {values.shape}")
+            numbers.append(tuple(values.tolist()) if values.ndim else (float(values),) * channels)
+        return cls((channels, height, width), *numbers)
 
     def constants(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return mean and std as float32 ``[1, C, 1, 1]``: the values that PyTorch and the graph both use."""
@@ -109,7 +128,22 @@ class Preprocessing:
         if baked is None:
             raise ValueError(f"{NORMALIZE} is {metadata[NORMALIZE]!r}, expected 'baked' or 'none'")
         shape, mean, std = (_numbers(key, metadata[key]) for key in (IMAGE_SHAPE, MEAN, STD))
-        return cls.of([int(n) for n in shape], mean, std), baked
+        return cls.of(shape, mean, std), baked
+
+
+def _array(name: str, given: Any) -> NDArray[np.float64]:
+    """Numbers as float64.
+
+    Raises:
+        ConfigError: they are none.
+    """
+    try:
+        values = np.asarray(given)
+        if values.dtype.kind not in "iuf":
+            raise TypeError
+        return values.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor on another device, or with a gradient
+        raise ConfigError(f"{name}: expected numbers, got {given!r:.60}") from None
 
 
 def _numbers(key: str, text: str) -> list[float]:

@@ -15,7 +15,7 @@ __all__ = ["TOLERANCE", "accepted_difference", "check_structure"]
 
 TOLERANCE = 1e-4
 """Largest accepted difference, relative to the spread of the outputs; see `accepted_difference`."""
-_ROUNDING = 64  # units in the last place
+_ROUNDING = 32  # units in the last place
 
 
 def accepted_difference(outputs: NDArray[Any], logits: NDArray[Any] | None = None) -> float:
