@@ -68,7 +68,7 @@ class Preprocessing:
         if sizes.shape != (3,) or not np.array_equal(sizes, sizes.round()) or sizes.min() < 1 or sizes.prod() > _LIMIT:
             raise ConfigError(
                 f"image_shape: expected channels, height, width: three whole numbers of at least 1, and at most {_LIMIT:,} "
-                f"pixels, got {image_shape!r:.60}"
+                f"values, got {image_shape!r:.60}"
             )
         channels, height, width = (int(size) for size in sizes)
         numbers = []
