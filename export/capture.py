@@ -90,7 +90,10 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     try:
         return independent_copy(model).to("cpu", torch.float32).eval()
     except Exception as error:
-        raise ExportError(f"the model cannot be copied for the export: {first_line(error)}") from error
+        reason = first_line(error)
+        if "graph leaves" in reason:
+            reason = "it keeps a tensor that was computed and has gradients; delete it, or keep it detached (.detach())"
+        raise ExportError(f"the model cannot be copied for the export: {reason}") from error
 
 
 def capture(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelProto:
@@ -197,7 +200,7 @@ def _reason(error: BaseException) -> str:
         where += f": {place[4].strip()}" if place and place[4] else ""
         return f"its Python code branches on computed values{where}"
     if "Constraints violated" in text or "specialized" in text:
-        return "it works for one batch size only (a reshape with a fixed first dimension, for instance)"
+        return "it works for some batch sizes only (a reshape with a fixed first dimension, an `if` on the batch size, …)"
     return f"{type(chain[-1]).__name__}: {first_line(chain[-1])}"
 
 

@@ -64,11 +64,11 @@ def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         raise ExportError(f"{name} must return one row per input, found shape {list(output.shape)} for {len(inputs)}")
     if not output.isfinite().all():
         raise ExportError(f"{name} computes logits that are not finite, so its export cannot be checked")
-    return output
+    return output.detach()  # forward() may have switched gradients on, or return a parameter
 
 
-def check_repeatable(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """`logits_of`, after asking twice.
+def check_repeatable(model: nn.Module, inputs: torch.Tensor) -> None:
+    """Ask twice.
 
     Raises:
         ExportError: the second answer is another one; see also `logits_of`.
@@ -79,7 +79,6 @@ def check_repeatable(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
             f"{type(model).__name__} gives other outputs when the same inputs come again: it draws random numbers (a "
             "dropout that is always on, for instance), or forward() changes a state; ONNX needs a fixed function"
         )
-    return torch.from_numpy(first)
 
 
 def compare(

@@ -95,7 +95,8 @@ def write_model(
                 f"[batch, {', '.join(map(str, logits.shape[1:]))}]"
             )
         probed = given.network(given.probe)
-        probe = check_repeatable(copied, probed).numpy()
+        check_repeatable(copied, torch.cat([probed, inputs[:8]]))
+        probe = logits_of(copied, probed).numpy()
         found: list[ShrinkReport] = []
         passes: list[GraphPass] = [lambda graph: found.append(remove_dead_units(graph))] if options.shrink else []
         passes += [given.bake] if given.bake is not None else []
