@@ -13,7 +13,7 @@ import torch
 from onnx import ModelProto
 from torch import nn
 from torch.jit._trace import TracerWarning
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from ..compress.copying import independent_copy
 from ..compress.errors import ConfigError, ExportError
@@ -76,7 +76,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
         ExportError: it cannot be copied, or its tensors do not fit one ONNX file (2 GB).
     """
     tensors = [*model.parameters(), *model.buffers()]
-    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in tensors):
+    if any(is_lazy(tensor) for tensor in tensors):
         raise ExportError(
             "the model has lazy layers that have not seen an input yet; run it once before the export, with a batch "
             "of what it takes"
@@ -87,8 +87,10 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
             f"the model holds {size / 1e9:.2f} GB of float32 tensors; one ONNX file holds at most 2 GB, more "
             "would need external data beside it, which export does not write"
         )
+    if any(tensor.is_meta for tensor in tensors):
+        raise ExportError("the model has weights on the meta device, where they hold no numbers; load them first")
     try:
-        return independent_copy(model).to("cpu", torch.float32).eval()
+        return independent_copy(model).cpu().float().eval()  # not .to(float32), which makes complex numbers real
     except Exception as error:
         reason = first_line(error)
         if "graph leaves" in reason:
@@ -129,9 +131,9 @@ def _refuse_sequences(proto: ModelProto, name: str) -> None:
             notes = {entry.key: entry.value for entry in node.metadata_props}
             operator = re.search(r"aten\.\w+", notes.get("pkg.torch.onnx.class_hierarchy", ""))
             raise ExportError(
-                f"{name} cannot be exported: {operator[0] if operator else 'an operator'} becomes a loop over a sequence "
-                "of tensors, on which onnxruntime crashes; write it in other terms (nn.EmbeddingBag as nn.Embedding and a "
-                "mean or sum over its tokens)"
+                f"{name} cannot be exported: {operator[0] if operator else 'an operator'} becomes a loop over a "
+                "sequence of tensors, on which onnxruntime crashes; write it in other terms (nn.EmbeddingBag as "
+                "nn.Embedding and a mean or sum over its tokens)"
             )
 
 
@@ -200,7 +202,12 @@ def _reason(error: BaseException) -> str:
         where += f": {place[4].strip()}" if place and place[4] else ""
         return f"its Python code branches on computed values{where}"
     if "Constraints violated" in text or "specialized" in text:
-        return "it works for some batch sizes only (a reshape with a fixed first dimension, an `if` on the batch size, …)"
+        return (
+            "its Python code fixes the batch size: with len(x) in the place of x.shape[0], an `if` on the batch size, "
+            "a loop over its samples, or a reshape with a fixed first dimension"
+        )
+    if "Exporting a ScriptModule is not supported" in text:
+        return "torch exports no TorchScript; give the module that it was made of"
     return f"{type(chain[-1]).__name__}: {first_line(chain[-1])}"
 
 

@@ -116,8 +116,10 @@ def compare(
     outputs, scores = np.moveaxis(np.array(extremes), 1, 0).astype(logits.dtype)
     largest, accepted = float(np.max(differences)), accepted_difference(outputs, scores if probabilities else None)
     if not largest <= accepted:  # this way round, NaN is refused
-        alone = "" if max(differences[1:]) > accepted else (
-            "; only one sample alone differs, so its Python code treats a batch of 1 in another way"
+        alone = (
+            ""
+            if max(differences[1:]) > accepted
+            else ("; only one sample alone differs, so its Python code treats a batch of 1 in another way")
         )
         raise ExportError(
             f"onnxruntime and PyTorch differ: largest absolute difference of the outputs {largest:.3g}, "

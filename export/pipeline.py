@@ -68,7 +68,7 @@ def write_model(
     Raises:
         IterandError: see `export_onnx`.
     """
-    if not isinstance(path, str | os.PathLike):
+    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
         raise ConfigError(f"path: expected the name of a file, got {path!r:.60}")
     properties = _properties(given.metadata, metadata, softmax=options.softmax)
     if isinstance(weights, str | os.PathLike):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ CLASSES = "iterand.classes"
 """Metadata key: a JSON list of class names, in the order of the logits; the caller gives it."""
 
 _LIMIT = 2**28  # numbers of one image, a GiB
+_LARGEST, _SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)  # graphs hold float32
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Preprocessing:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels:
                 raise ConfigError(f"{name} has {len(values)} values for {channels} channels: {list(values)}")
-            if not all(math.isfinite(value) for value in values):
+            if not all(abs(value) <= _LARGEST for value in values):
                 raise ConfigError(f"{name} must be finite, got {list(values)}")
-        if min(self.std) <= 0:
+        if min(self.std) < _SMALLEST:
             raise ConfigError(f"std must be positive, got {list(self.std)}")
 
     @classmethod
     def of(
-        cls, image_shape: Sequence[int], mean: Sequence[float] | float, std: Sequence[float] | float
+        cls, image_shape: Sequence[float], mean: Sequence[float] | float, std: Sequence[float] | float
     ) -> Preprocessing:
         """Build from sequences, arrays or tensors of numbers; one number of mean or std is that of all channels.
 
@@ -67,8 +67,8 @@ class Preprocessing:
         sizes = _array("image_shape", image_shape)
         if sizes.shape != (3,) or not np.array_equal(sizes, sizes.round()) or sizes.min() < 1 or sizes.prod() > _LIMIT:
             raise ConfigError(
-                f"image_shape: expected channels, height, width: three whole numbers of at least 1, and at most {_LIMIT:,} "
-                f"values, got {image_shape!r:.60}"
+                "image_shape: expected channels, height, width: three whole numbers of at least 1, and at most "
+                f"{_LIMIT:,} values, got {image_shape!r:.60}"
             )
         channels, height, width = (int(size) for size in sizes)
         numbers = []
@@ -139,11 +139,11 @@ def _array(name: str, given: Any) -> NDArray[np.float64]:
     """
     try:
         values = np.asarray(given)
-        if values.dtype.kind not in "iuf":
-            raise TypeError
-        return values.astype(np.float64)
-    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor on another device, or with a gradient
-        raise ConfigError(f"{name}: expected numbers, got {given!r:.60}") from None
+    except (TypeError, ValueError, RuntimeError):  # rows of several lengths; a tensor on a GPU, or with a gradient
+        values = np.array(None)
+    if values.dtype.kind not in "iuf":
+        raise ConfigError(f"{name}: expected numbers, got {given!r:.60}")
+    return values.astype(np.float64)
 
 
 def _numbers(key: str, text: str) -> list[float]:

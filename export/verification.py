@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,13 +155,13 @@ def _compare(path: Path, metadata: dict[str, str]) -> float:
         found = classifier.outputs(probe_pixels(classifier.image_shape))
     if found.dtype.kind != "f":
         raise ExportError(f"expected floating-point outputs, got {found.dtype}")
-    wanted = logits = Probe.parse(metadata[PROBE]).astype(found.dtype)
-    if metadata.get(OUTPUT) == PROBABILITIES:
-        wanted = softmax(logits)
+    logits = Probe.parse(metadata[PROBE]).astype(found.dtype)
+    probabilities = metadata.get(OUTPUT) == PROBABILITIES
+    wanted: NDArray[Any] = softmax(logits) if probabilities else logits
     if found.shape != wanted.shape:
         raise ExportError(f"expected outputs of shape {list(wanted.shape)}, got {list(found.shape)}")
     difference = float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max(initial=0.0))
-    accepted = accepted_difference(wanted, None if wanted is logits else logits)
+    accepted = accepted_difference(wanted, logits if probabilities else None)
     if not difference <= accepted:  # this way round, NaN is refused
         raise ExportError(
             f"computes something else here than PyTorch did when it was exported: largest difference of the probe "

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import succeed
 from onnx import helper
 from torch import nn
 
+from conftest import succeed
 from iterand_compress.compress import SubnetworkConfig, make_subnetwork, pack, recover
 from iterand_compress.compress.data.tokens import TextSpec
 from iterand_compress.compress.errors import ConfigError, ExportError, IterandError
@@ -81,11 +81,16 @@ def test_other_ways_to_say_the_same(change: dict[str, object], exported: bytes, 
         ({"std": None}, "std: expected numbers, got None"),
         ({"std": [1j] * 3}, "std: expected numbers"),
         ({"std": 0}, "std must be positive"),
+        ({"std": 1e-60}, "std must be positive"),  # in float32 it is 0
+        ({"mean": -1e60}, "mean must be finite"),
         ({"mean": np.zeros((3, 1, 1))}, r"mean: expected one number per channel, got an array of shape \(3, 1, 1\)"),
         ({"samples": "abc"}, "samples: expected a tensor or an array, got 'abc'"),
         ({"samples": np.array([None])}, "samples: expected a tensor or an array"),
         ({"samples": torch.rand(2, 3, 4, 4, device="meta")}, "samples: expected a tensor or an array"),
-        ({"samples": np.zeros((2, 3, 4, 4), np.uint8)}, r"samples have the type torch\.uint8, expected .* divided by 255"),
+        (
+            {"samples": np.zeros((2, 3, 4, 4), np.uint8)},
+            r"samples have the type torch\.uint8, expected .* divided by 255",
+        ),
         ({"samples": torch.full((2, 3, 4, 4), float("nan"))}, "samples have values that are not finite"),
         ({"metadata": {"a": 1}}, r"metadata: expected texts \(json\.dumps .*\), got 'a': 1"),
         ({"metadata": {1: "a"}}, "metadata: expected texts .* got 1: 'a'"),
@@ -113,7 +118,7 @@ def test_refused_in_one_line(change: dict[str, object], message: str, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("path", [None, 7])
+@pytest.mark.parametrize("path", [None, 7, b"net.onnx", "a\0b.onnx"])
 def test_a_path_that_is_none(path: object) -> None:
     with pytest.raises(ConfigError, match="path: expected the name of a file, got"):
         export_onnx(network(), path, **IMAGE)
@@ -193,4 +198,9 @@ def test_endings_in_capitals(exported: bytes, digits: object, tmp_path: Path) ->
     ]
     assert accuracies[0] == accuracies[1]
     succeed("export", "--onnx", tmp_path / "MODEL.SEEDMASK")  # a name without a value: it is the input
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["MODEL.ONNX", "MODEL.SEEDMASK", "MODEL.onnx", "NET.ONNX"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "MODEL.ONNX",
+        "MODEL.SEEDMASK",
+        "MODEL.onnx",
+        "NET.ONNX",
+    ]
