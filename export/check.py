@@ -14,7 +14,7 @@ from torch import nn
 from ..compress.errors import ExportError
 from .runtime import first_line
 from .softmax import softmax
-from .structure import accepted_difference
+from .structure import accepted_difference, rounding
 
 __all__ = ["Agreement", "check_repeatable", "compare", "logits_of"]
 
@@ -74,7 +74,7 @@ def check_repeatable(model: nn.Module, inputs: torch.Tensor) -> None:
         ExportError: the second answer is another one; see also `logits_of`.
     """
     first, second = (logits_of(model, inputs).numpy() for _ in range(2))
-    if first.shape != second.shape or not _difference(first, second) <= accepted_difference(first):
+    if first.shape != second.shape or not _difference(first, second) <= rounding(first):
         raise ExportError(
             f"{type(model).__name__} gives other outputs when the same inputs come again: it draws random numbers (a "
             "dropout that is always on, for instance), or forward() changes a state; ONNX needs a fixed function"
@@ -116,11 +116,8 @@ def compare(
     outputs, scores = np.moveaxis(np.array(extremes), 1, 0).astype(logits.dtype)
     largest, accepted = float(np.max(differences)), accepted_difference(outputs, scores if probabilities else None)
     if not largest <= accepted:  # this way round, NaN is refused
-        alone = (
-            ""
-            if max(differences[1:]) > accepted
-            else ("; only one sample alone differs, so its Python code treats a batch of 1 in another way")
-        )
+        rest = all(difference <= accepted for difference in differences[1:])
+        alone = "; only one sample alone differs, so its Python code treats a batch of 1 in another way" if rest else ""
         raise ExportError(
             f"onnxruntime and PyTorch differ: largest absolute difference of the outputs {largest:.3g}, "
             f"accepted {accepted:.3g}{alone}; the file was not written"

@@ -124,12 +124,13 @@ def test_wrong_graphs_of_any_scale(
     "change",
     [
         lambda net, x: nn.functional.dropout(net.head(x)) * 1e-5,
+        lambda net, x: nn.functional.dropout(net.head(x)) + 1e4 * torch.arange(5),
         lambda net, x: net.head(x) + torch.rand(5),
         lambda net, x: net.head(x[torch.randperm(len(x))]),
         lambda net, x: net.head(x) + float(np.random.default_rng().random()),
         lambda net, x: (setattr(net, "calls", getattr(net, "calls", 0) + 1), net.head(x) * net.calls)[1],
     ],
-    ids=["dropout", "rand", "randperm", "numpy", "counter"],
+    ids=["dropout", "beside-a-bias", "rand", "randperm", "numpy", "counter"],
 )
 def test_a_network_that_is_no_function(change: Callable[[Net, torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
     refused(Net(change), "Net gives other outputs when the same inputs come again: it draws random numbers", tmp_path)
