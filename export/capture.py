@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from ..compress.copying import independent_copy
 from ..compress.errors import ConfigError, ExportError
 from .opsets import BASE_OPSET
-from .runtime import first_line
+from .runtime import first_line, shown
 
 __all__ = ["BATCH", "LOGITS", "capture", "evaluation_copy", "undisturbed", "unwrapped"]
 
@@ -66,7 +66,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         elif isinstance(model, nn.Module):
             return model
         else:
-            raise ConfigError(f"model: expected a torch.nn.Module, got {type(model).__name__} {model!r:.60}")
+            raise ConfigError(f"model: expected a torch.nn.Module, got {type(model).__name__} {shown(model)}")
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from ..compress.errors import ConfigError
 from .graph import Graph
 from .preprocessing import Preprocessing
 from .probe import probe_pixels, probe_tokens
-from .runtime import first_line
+from .runtime import first_line, shown
 from .text import TOKENS, text_metadata
 
 __all__ = ["ModelInput", "image_input", "text_input"]
@@ -138,4 +138,6 @@ def _host(samples: object) -> torch.Tensor:
         array = np.array(samples, order="C")
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:  # the last: on the meta device
-        raise ConfigError(f"samples: expected a tensor or an array, got {samples!r:.60}: {first_line(error)}") from None
+        raise ConfigError(
+            f"samples: expected a tensor or an array, got {shown(samples)}: {first_line(error)}"
+        ) from None

@@ -37,7 +37,7 @@ from .preprocessing import CLASSES
 from .probe import PROBE, Probe
 from .records import FORM, WEIGHTS, record_metadata
 from .report import ExportReport, ShrinkReport
-from .runtime import session_options
+from .runtime import session_options, shown
 from .shrink import shrink as remove_dead_units
 from .softmax import OUTPUT, PROBABILITIES, add_softmax
 from .structure import check_structure
@@ -68,13 +68,13 @@ def write_model(
     Raises:
         IterandError: see `export_onnx`.
     """
-    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
-        raise ConfigError(f"path: expected the name of a file, got {path!r:.60}")
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fspath(path):
+        raise ConfigError(f"path: expected the name of a file, got {shown(path)}")
     properties = _properties(given.metadata, metadata, softmax=options.softmax)
     if isinstance(weights, str | os.PathLike):
         weights = read_seedmask(Path(weights))
     elif not isinstance(weights, SeedMask | None):
-        raise ConfigError(f"weights: expected a .seedmask file that was read, or its path, got {weights!r:.60}")
+        raise ConfigError(f"weights: expected a .seedmask file that was read, or its path, got {shown(weights)}")
     with atomic_path(path) as temporary:  # first, so that a folder that cannot be written to costs no time
         model = unwrapped(model)
         copied, coded = _coded(model, weights)
@@ -234,12 +234,12 @@ def _coded(model: nn.Module, weights: SeedMask | None) -> tuple[nn.Module, dict[
 def _properties(own: Mapping[str, str], metadata: Mapping[str, str] | None, *, softmax: bool) -> dict[str, str]:
     written = {**own, **({OUTPUT: PROBABILITIES} if softmax else {})}
     if not isinstance(metadata, Mapping | None):
-        raise ConfigError(f"metadata: expected a dict of texts, got {metadata!r:.60}")
+        raise ConfigError(f"metadata: expected a dict of texts, got {shown(metadata)}")
     given = dict(metadata or {})
     for key, value in given.items():
         if not _is_text(key) or not _is_text(value):
             raise ConfigError(
-                f"metadata: expected texts (json.dumps makes them of other values), got {key!r:.40}: {value!r:.60}"
+                f"metadata: expected texts (json.dumps makes them of other values), got {shown(key)}: {shown(value)}"
             )
     taken = sorted({*written, FORM, PROBE, WEIGHTS} & given.keys())
     if taken:
@@ -264,7 +264,7 @@ def _classes(properties: Mapping[str, str]) -> list[Any]:
     except ValueError:
         classes = None
     if not isinstance(classes, list):
-        raise ConfigError(f"metadata: {CLASSES}: expected a JSON list of names (json.dumps), got {text!r:.60}")
+        raise ConfigError(f"metadata: {CLASSES}: expected a JSON list of names (json.dumps), got {shown(text)}")
     return classes
 
 

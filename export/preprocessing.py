@@ -13,6 +13,7 @@ from onnx import helper
 
 from ..compress.errors import ConfigError
 from .graph import Graph
+from .runtime import shown
 
 __all__ = ["CLASSES", "IMAGE_SHAPE", "MEAN", "NORMALIZE", "STD", "Preprocessing"]
 
@@ -68,7 +69,7 @@ class Preprocessing:
         if sizes.shape != (3,) or not np.array_equal(sizes, sizes.round()) or sizes.min() < 1 or sizes.prod() > _LIMIT:
             raise ConfigError(
                 "image_shape: expected channels, height, width: three whole numbers of at least 1, and at most "
-                f"{_LIMIT:,} values, got {image_shape!r:.60}"
+                f"{_LIMIT:,} values, got {shown(image_shape)}"
             )
         channels, height, width = (int(size) for size in sizes)
         numbers = []
@@ -142,7 +143,7 @@ def _array(name: str, given: Any) -> NDArray[np.float64]:
     except (TypeError, ValueError, RuntimeError):  # rows of several lengths; a tensor on a GPU, or with a gradient
         values = np.array(None)
     if values.dtype.kind not in "iuf":
-        raise ConfigError(f"{name}: expected numbers, got {given!r:.60}")
+        raise ConfigError(f"{name}: expected numbers, got {shown(given)}")
     return values.astype(np.float64)
 
 

@@ -84,6 +84,8 @@ def test_other_ways_to_say_the_same(change: dict[str, object], exported: bytes, 
         ({"std": 1e-60}, "std must be positive"),  # in float32 it is 0
         ({"mean": -1e60}, "mean must be finite"),
         ({"mean": np.zeros((3, 1, 1))}, r"mean: expected one number per channel, got an array of shape \(3, 1, 1\)"),
+        ({"samples": np.full((9, 9), None)}, "samples: expected a tensor or an array"),
+        ({"weights": {"a": torch.zeros(9, 9)}}, "weights: expected a .seedmask file that was read, or its path"),
         ({"samples": "abc"}, "samples: expected a tensor or an array, got 'abc'"),
         ({"samples": np.array([None])}, "samples: expected a tensor or an array"),
         ({"samples": torch.rand(2, 3, 4, 4, device="meta")}, "samples: expected a tensor or an array"),
@@ -118,7 +120,7 @@ def test_refused_in_one_line(change: dict[str, object], message: str, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("path", [None, 7, b"net.onnx", "a\0b.onnx"])
+@pytest.mark.parametrize("path", [None, 7, b"net.onnx", "a\0b.onnx", ""])
 def test_a_path_that_is_none(path: object) -> None:
     with pytest.raises(ConfigError, match="path: expected the name of a file, got"):
         export_onnx(network(), path, **IMAGE)
