@@ -58,9 +58,9 @@ def command(
     from ..compress.training.devices import resolve_device
     from ..compress.training.evaluate import evaluate
 
-    where = torch.device("cpu") if file.suffix == ".onnx" else resolve_device(device)
+    where = torch.device("cpu") if file.suffix.lower() == ".onnx" else resolve_device(device)
     logits, recipe, classes, shape, text = (
-        _onnx_classifier(file) if file.suffix == ".onnx" else _torch_classifier(file, model, where, max_weights)
+        _onnx_classifier(file) if file.suffix.lower() == ".onnx" else _torch_classifier(file, model, where, max_weights)
     )
     if recipe is None and data is None:
         raise ConfigError(f"{file}: the file does not say what it was trained on; give --data")

@@ -100,7 +100,7 @@ def command(
     """
     if onnx is None:
         raise click.UsageError("Missing option '--onnx'.")
-    if file is None and onnx.suffix in {".seedmask", ".ckpt"}:
+    if file is None and onnx.suffix.lower() in {".seedmask", ".ckpt"}:
         file, onnx = onnx, Path()
     source = file or _only_seedmask(Path())
     target = source.with_suffix(".onnx") if onnx == Path() else onnx
@@ -173,7 +173,7 @@ def _shrink_values(report: ShrinkReport) -> dict[str, Any]:
 
 
 def _only_seedmask(folder: Path) -> Path:
-    found = sorted(folder.glob("*.seedmask"))
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".seedmask")
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise ConfigError(f"export: expected one .seedmask file in this folder, got {names}; name the file to export")

@@ -280,7 +280,7 @@ def is_checkpoint(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(4) == b"PK\x03\x04"
     except OSError:
-        return path.suffix == ".ckpt"
+        return path.suffix.lower() == ".ckpt"
 
 
 def rebuild(checkpoint: Checkpoint, path: Path, model: str | None = None) -> nn.Module:

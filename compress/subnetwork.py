@@ -9,7 +9,6 @@ finds.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from torch.nn.utils import parametrize
 
 from .allocation import Allocation, settle
 from .config import SubnetworkConfig
+from .copying import independent_copy
 from .errors import ConfigError
 from .fused import FusedLayers
 from .generator import random_weights
@@ -256,7 +256,7 @@ def refresh(
 
 def materialise(model: ModuleT) -> ModuleT:
     """A copy of the model made of stock layers only, with bit-equal weights. ``model`` is not changed."""
-    plain = copy.deepcopy(model)
+    plain = independent_copy(model)
     for layer in list(plain.modules()):
         if parametrize.is_parametrized(layer, "weight") and isinstance(_first(layer), (MaskedWeight, PrunedWeight)):
             # Not torch's remove_parametrizations: it deletes a property of the class that copy and

@@ -6,7 +6,6 @@ under ``methods/``; what they have in common is here.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .config import SubnetworkConfig
+from .copying import independent_copy
 from .errors import ConfigError, DataError
 from .methods import grasp, magnitude, resolve, snip, synflow
 from .selection import kept_count, topk_mask
@@ -129,7 +129,7 @@ def _from_data(model: nn.Module, method: str, inputs: object) -> Sequence[Tensor
     if not (isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], Tensor)):
         raise ConfigError(f"{method}: expected a sample of the data with labels, got none")
     images, labels = inputs
-    twin = copy.deepcopy(model)  # statistics of BatchNorm must not remember the sample
+    twin = independent_copy(model)  # statistics of BatchNorm must not remember the sample
     twin.train()
     weights: list[Tensor] = []
     for _, part, weight in pruned_layers(twin):
@@ -142,7 +142,7 @@ def _from_data(model: nn.Module, method: str, inputs: object) -> Sequence[Tensor
 
 @torch.enable_grad()
 def _synflow(model: nn.Module, names: list[str], kept: int, rounds: int, shape: tuple[int, ...]) -> list[Tensor]:
-    twin = copy.deepcopy(model).double().eval()  # products over many layers overflow float32
+    twin = independent_copy(model).double().eval()  # products over many layers overflow float32
     with torch.no_grad():
         for value in (*twin.parameters(), *twin.buffers()):
             if value.is_floating_point():

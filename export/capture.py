@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import re
 import warnings
@@ -14,12 +13,14 @@ import torch
 from onnx import ModelProto
 from torch import nn
 from torch.jit._trace import TracerWarning
+from torch.nn.parameter import is_lazy
 
-from ..compress.errors import ExportError
+from ..compress.copying import independent_copy
+from ..compress.errors import ConfigError, ExportError
 from .opsets import BASE_OPSET
-from .runtime import first_line
+from .runtime import first_line, shown
 
-__all__ = ["BATCH", "LOGITS", "capture", "evaluation_copy"]
+__all__ = ["BATCH", "LOGITS", "capture", "evaluation_copy", "undisturbed", "unwrapped"]
 
 BATCH = "batch"
 """Name of the dynamic dimension."""
@@ -31,6 +32,43 @@ _OLD_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2,
 _LIMIT = 2**31 - 2**20  # one protobuf message; a MiB is room for the graph
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within, the caller's modes of torch play no part, and its random generator is left as it was.
+
+    These are the default device and dtype, autocast and inference mode: the network is checked on the CPU in float32.
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.device("cpu"),
+            torch.autocast("cpu", enabled=False),
+            torch.inference_mode(False),
+            torch.random.fork_rng(devices=[]),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``.
+
+    Raises:
+        ConfigError: this is no module.
+    """
+    while True:
+        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
+            model = inner
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(model, nn.Module):
+            return model
+        else:
+            raise ConfigError(f"model: expected a torch.nn.Module, got {type(model).__name__} {shown(model)}")
+
+
 def evaluation_copy(model: nn.Module) -> nn.Module:
     """Return a float32 copy of ``model`` on the CPU in evaluation mode; the model itself is left alone.
 
@@ -38,16 +76,26 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
         ExportError: it cannot be copied, or its tensors do not fit one ONNX file (2 GB).
     """
     tensors = [*model.parameters(), *model.buffers()]
+    if any(is_lazy(tensor) for tensor in tensors):
+        raise ExportError(
+            "the model has lazy layers that have not seen an input yet; run it once before the export, with a batch "
+            "of what it takes"
+        )
     size = sum(4 * tensor.numel() for tensor in tensors)
     if size > _LIMIT:
         raise ExportError(
             f"the model holds {size / 1e9:.2f} GB of float32 tensors; one ONNX file holds at most 2 GB, more "
             "would need external data beside it, which export does not write"
         )
+    if any(tensor.is_meta for tensor in tensors):
+        raise ExportError("the model has weights on the meta device, where they hold no numbers; load them first")
     try:
-        return copy.deepcopy(model).to("cpu", torch.float32).eval()
+        return independent_copy(model).cpu().float().eval()  # not .to(float32), which makes complex numbers real
     except Exception as error:
-        raise ExportError(f"the model cannot be copied for the export: {first_line(error)}") from error
+        reason = first_line(error)
+        if "graph leaves" in reason:
+            reason = "it keeps a tensor that was computed and has gradients; delete it, or keep it detached (.detach())"
+        raise ExportError(f"the model cannot be copied for the export: {reason}") from error
 
 
 def capture(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelProto:
@@ -66,8 +114,27 @@ def capture(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelPro
             proto = (_traced if _OLD_TORCH else _exported)(model, sample, input_name)
     except Exception as error:
         raise ExportError(f"{type(model).__name__} cannot be exported: {_reason(error)}") from error
+    _refuse_sequences(proto, type(model).__name__)
     _name_batch(proto)
     return proto
+
+
+def _refuse_sequences(proto: ModelProto, name: str) -> None:
+    """Refuse loops that carry a sequence of tensors: they end the process inside onnxruntime 1.32.
+
+    Raises:
+        ExportError: naming the operator that became such a loop.
+    """
+    sequences = {output for node in proto.graph.node if "Sequence" in node.op_type for output in node.output}
+    for node in proto.graph.node:
+        if node.op_type == "Loop" and sequences.intersection(node.input):
+            notes = {entry.key: entry.value for entry in node.metadata_props}
+            operator = re.search(r"aten\.\w+", notes.get("pkg.torch.onnx.class_hierarchy", ""))
+            raise ExportError(
+                f"{name} cannot be exported: {operator[0] if operator else 'an operator'} becomes a loop over a "
+                "sequence of tensors, on which onnxruntime crashes; write it in other terms (nn.EmbeddingBag as "
+                "nn.Embedding and a mean or sum over its tokens)"
+            )
 
 
 def _exported(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelProto:
@@ -135,7 +202,12 @@ def _reason(error: BaseException) -> str:
         where += f": {place[4].strip()}" if place and place[4] else ""
         return f"its Python code branches on computed values{where}"
     if "Constraints violated" in text or "specialized" in text:
-        return "it works for one batch size only (a reshape with a fixed first dimension, for instance)"
+        return (
+            "its Python code fixes the batch size: with len(x) in the place of x.shape[0], an `if` on the batch size, "
+            "a loop over its samples, or a reshape with a fixed first dimension"
+        )
+    if "Exporting a ScriptModule is not supported" in text:
+        return "torch exports no TorchScript; give the module that it was made of"
     return f"{type(chain[-1]).__name__}: {first_line(chain[-1])}"
 
 

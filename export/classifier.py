@@ -84,12 +84,16 @@ class OnnxClassifier:
             inputs: as for `logits`.
 
         Raises:
-            ExportError: see `logits`.
+            ExportError: see `logits`; the outputs are no classes, or others than those that the file names.
 
         Example:
             ``OnnxClassifier("model.onnx").classify(["The cat was chased by the dog."])`` gives ``["dog"]``.
         """
-        winners = self.logits(inputs).argmax(axis=1).tolist()
+        logits = self.logits(inputs)
+        if logits.ndim != 2 or (self.classes and len(self.classes) != logits.shape[1]):
+            expected = f"an output [batch, {len(self.classes) or 'classes'}]"
+            raise ExportError(f"{self.path}: expected {expected}, found {list(logits.shape)}")
+        winners = logits.argmax(axis=1).tolist()
         return [self.classes[number] if self.classes else str(number) for number in winners]
 
     def logits(self, inputs: NDArray[Any] | Sequence[str]) -> NDArray[np.float32]:

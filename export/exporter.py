@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ..compress.data.tokens import TextSpec
@@ -25,15 +27,15 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     image_shape: Sequence[int],
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] | float,
+    std: Sequence[float] | float,
     normalize: bool = True,
     opset: int = BASE_OPSET,
     metadata: Mapping[str, str] | None = None,
-    samples: torch.Tensor | None = None,
+    samples: torch.Tensor | NDArray[Any] | None = None,
     softmax: bool = False,
     form: str = "dense",
-    weights: SeedMask | None = None,
+    weights: SeedMask | str | os.PathLike[str] | None = None,
     runtime: str = "onnxruntime",
     ir_version: int | None = None,
     keep_quantized: bool = False,
@@ -53,16 +55,18 @@ def export_onnx(
             or a plain module.
         path: the file to write; it is replaced only when the export is complete and right.
         image_shape: channels, height, width.
-        mean: one value per channel, for pixels in [0, 1].
-        std: one value per channel.
+        mean: one value per channel, or one for all, for pixels in [0, 1].
+        std: one value per channel, or one for all.
         normalize: put ``(pixels - mean) / std`` into the graph, so that it takes pixels in [0, 1].
         opset: version of the ONNX operator set, see `supported_opsets`.
-        metadata: further entries for the file (class names under ``iterand.classes``, as a JSON list).
-        samples: images to compare on, float32 ``[N, C, H, W]`` in [0, 1]; random ones when None.
+        metadata: further entries for the file (class names under ``iterand.classes``, as a JSON list with as many
+            entries as the model has outputs).
+        samples: images to compare on, floating-point ``[N, C, H, W]`` in [0, 1]; random ones when None.
         softmax: give ``probabilities`` in the place of ``logits``.
         form: how the file holds masked weights: ``dense``, ``packed``, ``int8``, ``seeded``, or ``auto`` for the
             smallest that ``runtime`` supports. All of them hold the same values, bit for bit.
-        weights: the file that a plain module was recovered from; forms other than ``dense`` need it, or a subnetwork.
+        weights: the file that a plain module was recovered from, or its path; forms other than ``dense`` need it, or a
+            subnetwork.
         runtime: what will run the file: ``onnxruntime``, ``onnxruntime-web``, ``openvino`` or ``other``.
         ir_version: version of the ONNX file format; by default the oldest that the operator set allows.
         keep_quantized: of ``int8``: use DequantizeLinear, which onnxruntime does not fold: less memory, slower.
@@ -98,10 +102,10 @@ def export_text_onnx(
     text: TextSpec,
     opset: int = BASE_OPSET,
     metadata: Mapping[str, str] | None = None,
-    samples: Sequence[str] | torch.Tensor | None = None,
+    samples: Sequence[str] | torch.Tensor | NDArray[Any] | None = None,
     softmax: bool = False,
     form: str = "dense",
-    weights: SeedMask | None = None,
+    weights: SeedMask | str | os.PathLike[str] | None = None,
     runtime: str = "onnxruntime",
     ir_version: int | None = None,
     keep_quantized: bool = False,
@@ -118,11 +122,11 @@ def export_text_onnx(
         path: the file to write; it is replaced only when the export is complete and right.
         text: the tokeniser.
         opset: version of the ONNX operator set, see `supported_opsets`.
-        metadata: further entries for the file (class names under ``iterand.classes``, as a JSON list).
+        metadata: as for `export_onnx`.
         samples: what to compare on, texts or tokens int64 ``[N, length]``; random tokens when None.
         softmax: give ``probabilities`` in the place of ``logits``.
         form: as for `export_onnx`, and so are all that follow.
-        weights: the file that a plain module was recovered from.
+        weights: the file that a plain module was recovered from, or its path.
         runtime: what will run the file.
         ir_version: version of the ONNX file format.
         keep_quantized: of ``int8``: use DequantizeLinear.

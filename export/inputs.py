@@ -15,11 +15,13 @@ from ..compress.errors import ConfigError
 from ..compress.probe import probe_pixels, probe_tokens
 from .graph import Graph
 from .preprocessing import Preprocessing
+from .runtime import first_line, shown
 from .text import TOKENS, text_metadata
 
 __all__ = ["ModelInput", "image_input", "text_input"]
 
 _RANDOM_SAMPLES = 8
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 GraphPass = Callable[[Graph], None]
 
 
@@ -52,7 +54,9 @@ class ModelInput:
         return samples if self.bake is not None else self.network(samples)
 
 
-def image_input(preprocessing: Preprocessing, samples: torch.Tensor | None, *, normalize: bool) -> ModelInput:
+def image_input(
+    preprocessing: Preprocessing, samples: torch.Tensor | NDArray[Any] | None, *, normalize: bool
+) -> ModelInput:
     """The input of a model that takes images.
 
     Args:
@@ -61,18 +65,22 @@ def image_input(preprocessing: Preprocessing, samples: torch.Tensor | None, *, n
         normalize: whether the graph normalises.
 
     Raises:
-        ConfigError: samples of another shape.
+        ConfigError: samples of another shape or type.
     """
     shape = preprocessing.image_shape
     if samples is None:
-        generator = torch.Generator().manual_seed(0)  # of its own: the global one is not touched
-        samples = torch.rand(_RANDOM_SAMPLES, *shape, generator=generator)
-    if samples.ndim != 4 or tuple(samples.shape[1:]) != shape or len(samples) == 0:
+        generator = torch.Generator("cpu").manual_seed(0)  # of its own: the global one is not touched
+        samples = torch.rand(_RANDOM_SAMPLES, *shape, generator=generator, device="cpu", dtype=torch.float32)
+    found = _host(samples)
+    if found.ndim != 4 or found.shape[1:] != shape or len(found) == 0:
         expected = f"[N, {', '.join(map(str, shape))}]"
-        raise ConfigError(f"samples have the shape {list(samples.shape)}, expected {expected}")
+        raise ConfigError(f"samples have the shape {list(found.shape)}, expected {expected}")
+    if not found.is_floating_point() or not found.isfinite().all():
+        what = "values that are not finite" if found.is_floating_point() else f"the type {found.dtype}"
+        raise ConfigError(f"samples have {what}, expected pixels in [0, 1] (of 8-bit images: divided by 255)")
     return ModelInput(
         name="input",
-        samples=samples.detach().to("cpu", torch.float32).contiguous(),
+        samples=found.to(torch.float32).contiguous(),
         probe=torch.from_numpy(probe_pixels(shape)),
         metadata=preprocessing.metadata(baked=normalize),
         apply=preprocessing.apply,
@@ -80,7 +88,7 @@ def image_input(preprocessing: Preprocessing, samples: torch.Tensor | None, *, n
     )
 
 
-def text_input(text: TextSpec, samples: Sequence[str] | torch.Tensor | None) -> ModelInput:
+def text_input(text: TextSpec, samples: Sequence[str] | torch.Tensor | NDArray[Any] | None) -> ModelInput:
     """The input of a model that takes texts.
 
     Args:
@@ -92,13 +100,17 @@ def text_input(text: TextSpec, samples: Sequence[str] | torch.Tensor | None) -> 
     """
     if samples is None:
         samples = _random_tokens(text)
-    if not isinstance(samples, torch.Tensor):
-        samples = torch.from_numpy(tokenise_all(samples, text))
-    if samples.ndim != 2 or samples.shape[1] != text.length or len(samples) == 0 or samples.is_floating_point():
-        raise ConfigError(f"samples have the shape {list(samples.shape)}, expected tokens [N, {text.length}]")
+    if isinstance(samples, Sequence) and not isinstance(samples, str) and all(isinstance(one, str) for one in samples):
+        samples = tokenise_all(samples, text)
+    found = _host(samples)
+    if found.ndim != 2 or found.shape[1] != text.length or len(found) == 0:
+        raise ConfigError(f"samples have the shape {list(found.shape)}, expected tokens [N, {text.length}]")
+    if found.dtype not in _INTEGERS or not 0 <= int(found.min()) <= int(found.max()) < text.vocabulary:
+        what = f"tokens up to {int(found.max())}" if found.dtype in _INTEGERS else f"the type {found.dtype}"
+        raise ConfigError(f"samples have {what}, expected whole numbers from 0 to {text.vocabulary - 1}")
     return ModelInput(
         name=TOKENS,
-        samples=samples.detach().to("cpu", torch.int64).contiguous(),
+        samples=found.to(torch.int64).contiguous(),
         probe=torch.from_numpy(probe_tokens(text)),
         metadata=text_metadata(text),
         apply=np.asarray,
@@ -107,8 +119,25 @@ def text_input(text: TextSpec, samples: Sequence[str] | torch.Tensor | None) -> 
 
 def _random_tokens(text: TextSpec) -> torch.Tensor:
     """Texts of random tokens and lengths, the first of them empty."""
-    generator = torch.Generator().manual_seed(0)  # of its own: the global one is not touched
-    tokens = torch.randint(1, text.vocabulary, (_RANDOM_SAMPLES, text.length), generator=generator)
-    lengths = torch.randint(1, text.length + 1, (_RANDOM_SAMPLES, 1), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)  # of its own: the global one is not touched
+    tokens = torch.randint(1, text.vocabulary, (_RANDOM_SAMPLES, text.length), generator=generator, device="cpu")
+    lengths = torch.randint(1, text.length + 1, (_RANDOM_SAMPLES, 1), generator=generator, device="cpu")
     lengths[0] = 0
-    return tokens.masked_fill(torch.arange(text.length) >= lengths, PADDING)
+    return tokens.masked_fill(torch.arange(text.length, device="cpu") >= lengths, PADDING)
+
+
+def _host(samples: object) -> torch.Tensor:
+    """Samples as a dense tensor of its own on the CPU.
+
+    Raises:
+        ConfigError: they are no numbers.
+    """
+    try:
+        if isinstance(samples, torch.Tensor):
+            return samples.detach().to_dense().to("cpu", copy=True)
+        array = np.array(samples, order="C")
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:  # the last: on the meta device
+        raise ConfigError(
+            f"samples: expected a tensor or an array, got {shown(samples)}: {first_line(error)}"
+        ) from None

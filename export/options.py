@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..compress.errors import ConfigError, did_you_mean
 from .opsets import BASE_OPSET, check_ir_version, check_opset
+from .runtime import shown
 
 __all__ = ["AUTO", "FORMS", "RUNTIMES", "ExportOptions"]
 
@@ -41,6 +42,12 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         known = (*FORMS, AUTO)
+        for name in ("form", "runtime"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ConfigError(f"{name}: expected a name, got {shown(value)}")
+        for name in ("opset", "ir_version"):
+            if type(value := getattr(self, name)) is not int and (name, value) != ("ir_version", None):
+                raise ConfigError(f"{name}: expected a whole number, got {shown(value)}")
         if self.form not in known:
             raise ConfigError(
                 f"form: expected one of {', '.join(known)}, got {self.form!r}{did_you_mean(self.form, known)}"

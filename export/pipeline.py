@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +17,12 @@ from torch import nn
 
 from ..compress.errors import ConfigError, ExportError
 from ..compress.packing import network_of
-from ..compress.storage import SeedMask, dumps, loads
+from ..compress.storage import SeedMask, dumps, loads, read_seedmask
 from ..compress.storage.atomic import atomic_path
 from ..compress.subnetwork import masked_layers, materialise, pruned_layers
 from .batchnorm import fold_batch_norms
-from .capture import capture, evaluation_copy
-from .check import compare, logits_of
+from .capture import capture, evaluation_copy, undisturbed, unwrapped
+from .check import check_repeatable, compare, logits_of
 from .cleanup import drop_unused, remove_identities
 from .coded import CodedWeight, coded_weights
 from .constants import drop_zero_biases, fix_reshapes, fold_constants
@@ -31,10 +33,11 @@ from .graph import Graph
 from .inputs import GraphPass, ModelInput
 from .opsets import convert
 from .options import ExportOptions
+from .preprocessing import CLASSES
 from .probe import PROBE, Probe
 from .records import FORM, WEIGHTS, record_metadata
 from .report import ExportReport, ShrinkReport
-from .runtime import session_options
+from .runtime import session_options, shown
 from .shrink import shrink as remove_dead_units
 from .softmax import OUTPUT, PROBABILITIES, add_softmax
 from .structure import check_structure
@@ -43,13 +46,14 @@ from .verification import verify_weights
 __all__ = ["build", "write_model"]
 
 
+@undisturbed()
 def write_model(
     model: nn.Module,
     path: str | os.PathLike[str],
     given: ModelInput,
     options: ExportOptions,
     metadata: Mapping[str, str] | None,
-    weights: SeedMask | None,
+    weights: SeedMask | str | os.PathLike[str] | None,
 ) -> ExportReport:
     """What `export_onnx` does.
 
@@ -59,26 +63,40 @@ def write_model(
         given: the model's input, and samples of it.
         options: all choices.
         metadata: further entries for the file.
-        weights: the file that a plain module was recovered from.
+        weights: the file that a plain module was recovered from, or its path.
 
     Raises:
         IterandError: see `export_onnx`.
     """
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fspath(path):
+        raise ConfigError(f"path: expected the name of a file, got {shown(path)}")
     properties = _properties(given.metadata, metadata, softmax=options.softmax)
+    if isinstance(weights, str | os.PathLike):
+        weights = read_seedmask(Path(weights))
+    elif not isinstance(weights, SeedMask | None):
+        raise ConfigError(f"weights: expected a .seedmask file that was read, or its path, got {shown(weights)}")
     with atomic_path(path) as temporary:  # first, so that a folder that cannot be written to costs no time
-        plain, coded = _coded(model, weights)
+        model = unwrapped(model)
+        copied, coded = _coded(model, weights)
         if not coded and options.candidates != ("dense",):
             raise ConfigError(
                 f"form {options.form}: {type(model).__name__} is a plain module, whose weights may be any numbers; "
                 "give the subnetwork itself, or weights= the file that it was recovered from, or take form dense"
             )
         forms = _possible(options, coded)
-        copied = evaluation_copy(plain)
         inputs = given.network(given.samples)
         logits = logits_of(copied, inputs[:1])  # a model that cannot run fails here, in plain words
         if options.softmax and logits.ndim != 2:
             raise ConfigError(f"softmax: expected a model with an output [batch, classes], got {list(logits.shape)}")
-        probe = logits_of(copied, given.network(given.probe)).numpy()
+        classes = _classes(properties)
+        if classes and logits.shape[1:2] != (len(classes),):
+            raise ConfigError(
+                f"metadata: {CLASSES} names {len(classes)} classes, the model's output has the shape "
+                f"[batch, {', '.join(map(str, logits.shape[1:]))}]"
+            )
+        probed = given.network(given.probe)
+        check_repeatable(copied, torch.cat([probed, inputs[:8]]))
+        probe = logits_of(copied, probed).numpy()
         found: list[ShrinkReport] = []
         passes: list[GraphPass] = [lambda graph: found.append(remove_dead_units(graph))] if options.shrink else []
         passes += [given.bake] if given.bake is not None else []
@@ -101,6 +119,7 @@ def write_model(
         verify_weights(load_model(temporary))
         session = open_exported(temporary, session_options())
         agreement = compare(session, copied, inputs, given.file(given.samples), probabilities=options.softmax)
+        compare(session, copied, probed, given.file(given.probe), probabilities=options.softmax)  # as verify will
         size = temporary.stat().st_size
     return ExportReport(
         path=Path(path),
@@ -191,30 +210,62 @@ def _unmasked(graph: Graph) -> int:
 
 
 def _coded(model: nn.Module, weights: SeedMask | None) -> tuple[nn.Module, dict[str, CodedWeight]]:
-    """The plain module, and its masked weights as far as they are known."""
+    """The evaluation copy, plain, and its masked weights as far as they are known."""
     if weights is None:
         trained = "float32" if next(pruned_layers(model), None) is not None else None
         if trained is None and next(masked_layers(model), None) is None:
-            return model, {}
+            return evaluation_copy(model), {}
         weights = loads(dumps(network_of(model.state_dict(), with_weights=trained), coding="raw"))
         model = materialise(model)
+    own = model.state_dict()
+    copied = evaluation_copy(model)
+    parameters = copied.state_dict()
     coded = coded_weights(weights)
-    state = model.state_dict()
     for name, weight in coded.items():
-        own = state.get(name)
-        if own is None or not np.array_equal(own.detach().to("cpu", torch.float32).numpy(), weight.values()):
-            found = "no such weight" if own is None else "other values"
+        values = torch.from_numpy(weight.values())
+        # A network in bfloat16 or float16 computes with rounded weights; the file gets those that recover() gives.
+        if name not in own or not torch.equal(parameters[name], values.to(own[name].dtype).float()):
+            found = "other values" if name in own else "no such weight"
             raise ExportError(f"{name}: {weights.path} does not belong to this model: expected its weight, got {found}")
-    return model, coded
+        parameters[name].copy_(values)
+    return copied, coded
 
 
 def _properties(own: Mapping[str, str], metadata: Mapping[str, str] | None, *, softmax: bool) -> dict[str, str]:
     written = {**own, **({OUTPUT: PROBABILITIES} if softmax else {})}
+    if not isinstance(metadata, Mapping | None):
+        raise ConfigError(f"metadata: expected a dict of texts, got {shown(metadata)}")
     given = dict(metadata or {})
+    for key, value in given.items():
+        if not _is_text(key) or not _is_text(value):
+            raise ConfigError(
+                f"metadata: expected texts (json.dumps makes them of other values), got {shown(key)}: {shown(value)}"
+            )
     taken = sorted({*written, FORM, PROBE, WEIGHTS} & given.keys())
     if taken:
         raise ConfigError(f"metadata: {', '.join(taken)} cannot be given, the export writes it")
     return {**given, **written}
+
+
+def _is_text(value: object) -> bool:
+    """Whether a file can hold it: a string, without halves of surrogate pairs."""
+    return isinstance(value, str) and value == value.encode("utf-8", "ignore").decode("utf-8")
+
+
+def _classes(properties: Mapping[str, str]) -> list[Any]:
+    """The names of the classes, if there are any.
+
+    Raises:
+        ConfigError: they are no JSON list.
+    """
+    text = properties.get(CLASSES, "[]")
+    try:
+        classes = json.loads(text)
+    except ValueError:
+        classes = None
+    if not isinstance(classes, list):
+        raise ConfigError(f"metadata: {CLASSES}: expected a JSON list of names (json.dumps), got {shown(text)}")
+    return classes
 
 
 def _version() -> str:

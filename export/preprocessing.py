@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from onnx import helper
 
 from ..compress.errors import ConfigError
 from .graph import Graph
+from .runtime import shown
 
 __all__ = ["CLASSES", "IMAGE_SHAPE", "MEAN", "NORMALIZE", "STD", "Preprocessing"]
 
@@ -23,6 +24,9 @@ STD = "iterand.std"
 IMAGE_SHAPE = "iterand.image_shape"
 CLASSES = "iterand.classes"
 """Metadata key: a JSON list of class names, in the order of the logits; the caller gives it."""
+
+_LIMIT = 2**28  # numbers of one image, a GiB
+_LARGEST, _SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)  # graphs hold float32
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Preprocessing:
         std: one positive value per channel.
 
     Raises:
-        ConfigError: a shape that is no image's, or values that do not fit its channels.
+        ConfigError: values that do not fit the channels.
     """
 
     image_shape: tuple[int, int, int]
@@ -43,22 +47,38 @@ class Preprocessing:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise ConfigError(f"image shape {self.image_shape}: expected channels, height, width, each at least 1")
         channels = self.image_shape[0]
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels:
                 raise ConfigError(f"{name} has {len(values)} values for {channels} channels: {list(values)}")
-            if not all(math.isfinite(value) for value in values):
+            if not all(abs(value) <= _LARGEST for value in values):
                 raise ConfigError(f"{name} must be finite, got {list(values)}")
-        if min(self.std) <= 0:
+        if min(self.std) < _SMALLEST:
             raise ConfigError(f"std must be positive, got {list(self.std)}")
 
     @classmethod
-    def of(cls, image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
-        """Build from any sequences of numbers."""
-        channels, height, width = (int(n) for n in image_shape) if len(image_shape) == 3 else (0, 0, 0)
-        return cls((channels, height, width), tuple(map(float, mean)), tuple(map(float, std)))
+    def of(
+        cls, image_shape: Sequence[float], mean: Sequence[float] | float, std: Sequence[float] | float
+    ) -> Preprocessing:
+        """Build from sequences, arrays or tensors of numbers; one number of mean or std is that of all channels.
+
+        Raises:
+            ConfigError: they are something else; see also `Preprocessing`.
+        """
+        sizes = _array("image_shape", image_shape)
+        if sizes.shape != (3,) or not np.array_equal(sizes, sizes.round()) or sizes.min() < 1 or sizes.prod() > _LIMIT:
+            raise ConfigError(
+                "image_shape: expected channels, height, width: three whole numbers of at least 1, and at most "
+                f"{_LIMIT:,} values, got {shown(image_shape)}"
+            )
+        channels, height, width = (int(size) for size in sizes)
+        numbers = []
+        for name, given in (("mean", mean), ("std", std)):
+            values = _array(name, given)
+            if values.ndim > 1:
+                raise ConfigError(f"{name}: expected one number per channel, got an array of shape {values.shape}")
+            numbers.append(tuple(values.tolist()) if values.ndim else (float(values),) * channels)
+        return cls((channels, height, width), *numbers)
 
     def constants(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return mean and std as float32 ``[1, C, 1, 1]``: the values that PyTorch and the graph both use."""
@@ -109,7 +129,22 @@ class Preprocessing:
         if baked is None:
             raise ValueError(f"{NORMALIZE} is {metadata[NORMALIZE]!r}, expected 'baked' or 'none'")
         shape, mean, std = (_numbers(key, metadata[key]) for key in (IMAGE_SHAPE, MEAN, STD))
-        return cls.of([int(n) for n in shape], mean, std), baked
+        return cls.of(shape, mean, std), baked
+
+
+def _array(name: str, given: Any) -> NDArray[np.float64]:
+    """Numbers as float64.
+
+    Raises:
+        ConfigError: they are none.
+    """
+    try:
+        values = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError):  # rows of several lengths; a tensor on a GPU, or with a gradient
+        values = np.array(None)
+    if values.dtype.kind not in "iuf":
+        raise ConfigError(f"{name}: expected numbers, got {shown(given)}")
+    return values.astype(np.float64)
 
 
 def _numbers(key: str, text: str) -> list[float]:

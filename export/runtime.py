@@ -9,7 +9,7 @@ import onnxruntime
 
 from ..compress.errors import ExportError
 
-__all__ = ["EXACT", "first_line", "open_session", "session_options"]
+__all__ = ["EXACT", "first_line", "open_session", "session_options", "shown"]
 
 EXACT = ("session.qdq_matmulnbits_accuracy_level", "0")
 """The entry of session options without which onnxruntime computes quantised layers with int8 activations."""
@@ -45,3 +45,8 @@ def first_line(error: BaseException, limit: int = 200) -> str:
     text = re.sub(r"^/\S+:\d+:? .*?\) (?=[A-Z])", "", text)  # "/src/x.cc:46 void f(const Model&, bool) Reason"
     line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """What a user gave, as the end of a message: its ``repr`` on one line, cut off."""
+    return " ".join(repr(value).split())[:limit]

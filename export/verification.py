@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from .graph import producers
 from .probe import PROBE, Probe
 from .records import FORM, WEIGHTS_DIGEST, WeightRecord, digest_of, metadata_of, records_of
 from .softmax import OUTPUT, PROBABILITIES, softmax
-from .structure import TOLERANCE, check_structure
+from .structure import accepted_difference, check_structure
 
 __all__ = ["OnnxVerification", "verify_onnx", "verify_weights"]
 
@@ -148,18 +149,20 @@ def _codes_of(node: NodeProto, name: str) -> str:
 
 def _compare(path: Path, metadata: dict[str, str]) -> float:
     """The largest difference to the recorded logits."""
-    wanted = Probe.parse(metadata[PROBE]).astype(np.float64)
     classifier = OnnxClassifier(path)
     if classifier.text is not None:
         found = classifier.outputs(probe_tokens(classifier.text))
     else:
         found = classifier.outputs(probe_pixels(classifier.image_shape))
-    if metadata.get(OUTPUT) == PROBABILITIES:
-        wanted = softmax(wanted)
+    if found.dtype.kind != "f":
+        raise ExportError(f"expected floating-point outputs, got {found.dtype}")
+    logits = Probe.parse(metadata[PROBE]).astype(found.dtype)
+    probabilities = metadata.get(OUTPUT) == PROBABILITIES
+    wanted: NDArray[Any] = softmax(logits) if probabilities else logits
     if found.shape != wanted.shape:
         raise ExportError(f"expected outputs of shape {list(wanted.shape)}, got {list(found.shape)}")
-    difference = float(np.abs(found.astype(np.float64) - wanted).max(initial=0.0))
-    accepted = TOLERANCE * max(1.0, float(np.abs(wanted).max(initial=0.0)))
+    difference = float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max(initial=0.0))
+    accepted = accepted_difference(wanted, logits if probabilities else None)
     if not difference <= accepted:  # this way round, NaN is refused
         raise ExportError(
             f"computes something else here than PyTorch did when it was exported: largest difference of the probe "

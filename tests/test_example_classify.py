@@ -252,6 +252,7 @@ def changed(source: Path, path: Path, **changes: str | None) -> Path:
         ({"image_shape": "[1, 7, 9]"}, "onnxruntime cannot run it: "),
         ({"normalize": "perhaps"}, "iterand.normalize is 'perhaps': expected 'baked' or 'none'"),
         ({"classes": "7"}, "damaged metadata ("),
+        ({"classes": '["a"]'}, "expected an output [batch, 1], got [1, "),
     ],
 )
 def test_models_that_do_not_describe_themselves(changes, message, small, tmp_path):

@@ -114,7 +114,7 @@ def test_no_such_file(tmp_path: Path) -> None:
         ("iterand.mean", "[0.1", "damaged metadata"),
         ("iterand.mean", '["a"]', "expected a JSON list of numbers"),
         ("iterand.std", "[0]", "damaged metadata: std must be positive"),
-        ("iterand.image_shape", "[1, 6]", "damaged metadata: image shape"),
+        ("iterand.image_shape", "[1, 6]", "damaged metadata: image_shape: expected"),
         ("iterand.normalize", "perhaps", "expected 'baked' or 'none'"),
         ("iterand.classes", "7", "damaged metadata"),
         ("iterand.std", None, "its metadata lack 'iterand.std'"),

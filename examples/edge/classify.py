@@ -147,8 +147,9 @@ class Model:
         except Exception as error:
             raise UnusableError(f"{self.path}: onnxruntime cannot run it: {one_line(error)}") from error
         values = np.asarray(output, np.float64)
-        if values.ndim != 2:
-            raise UnusableError(f"{self.path}: expected an output [batch, classes], got {list(values.shape)}")
+        if values.ndim != 2 or (self.classes and len(self.classes) != values.shape[1]):
+            expected = f"an output [batch, {len(self.classes) or 'classes'}]"
+            raise UnusableError(f"{self.path}: expected {expected}, got {list(values.shape)}")
         if not self.gives_probabilities:
             values = np.exp(values - values.max(axis=1, keepdims=True))
             values /= values.sum(axis=1, keepdims=True)
@@ -156,7 +157,7 @@ class Model:
 
     def label(self, number: int) -> str:
         """The name of a class, or its number where the file names none."""
-        return self.classes[number] if number < len(self.classes) else str(number)
+        return self.classes[number] if self.classes else str(number)
 
 
 def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool) -> np.ndarray:
