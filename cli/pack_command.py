@@ -49,11 +49,13 @@ def command(
     for bit before it takes its name. Random weights are always exact, whatever the state is stored as.
     """
     from ..compress.methods import resolve
+    from ..compress.outputs import beside
     from ..compress.packing import network_of_checkpoint, trained_error, with_state_dtype
-    from ..compress.storage import write_seedmask
+    from ..compress.storage import check_output, default_max_weights, write_seedmask
     from ..compress.training.checkpoint import load_checkpoint
 
-    target = out or checkpoint.with_suffix(".seedmask")
+    target = out or beside(checkpoint, ".seedmask")
+    check_output(target, checkpoint)
     run = load_checkpoint(checkpoint)
     network, rounding = with_state_dtype(network_of_checkpoint(run, with_weights=with_weights), state_dtype)
     error, worst = trained_error(network, run)
@@ -81,6 +83,8 @@ def command(
             }
         )
         return
+    if report.weights > default_max_weights(report.file_bytes):
+        click.echo(f"readers refuse so many weights in so small a file unless told --max-weights {report.weights}")
     bits = {"mask": report.mask_bits, "log": report.log_bits}
     bits |= {part: n for part, n in (("coats", report.coat_bits), ("values", report.value_bits)) if n}
     *parts, last = (f"{part} {n / report.weights:.3f}" for part, n in bits.items())

@@ -24,7 +24,7 @@ __all__ = ["command"]
 )
 @max_weights_option
 @json_option
-def command(file: Path, deep: bool, max_weights: int, as_json: bool) -> None:
+def command(file: Path, deep: bool, max_weights: int | None, as_json: bool) -> None:
     """Check structure and digests of a .seedmask file, and recover its weights against their digests.
 
     Of an exported ONNX file (named *.onnx): check its structure, expand its weights and compare them with their
@@ -33,7 +33,7 @@ def command(file: Path, deep: bool, max_weights: int, as_json: bool) -> None:
     Exit code 0 if every bit is right, 1 if not. A file that recovers right, but is not what this version would
     write (--deep), is right: another version or another program has written it.
     """
-    if file.suffix == ".onnx":
+    if file.suffix.lower() == ".onnx":
         if deep:
             raise click.UsageError("--deep is for .seedmask files.")
         _verify_onnx(file, as_json)

@@ -20,6 +20,7 @@ from ..data.tokens import TextSpec
 from ..errors import CheckpointError
 from ..models import AnyArchitecture, read_architecture
 from ..storage import atomic_path
+from ..storage.foreign import explain
 
 __all__ = ["Checkpoint", "DataInfo", "Position", "load_checkpoint", "save_checkpoint"]
 
@@ -140,6 +141,12 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
     Raises:
         CheckpointError: missing, damaged, foreign, newer, or a pickle that would run code.
     """
+    if content is None:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path}: cannot be read: not a regular file; give the path of a checkpoint")
+        other = explain(path, "torch")
+        if other is not None:
+            raise CheckpointError(f"{path}: {other}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about what is refused a moment later

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import IterandError, import_extra
+from ..outputs import beside
 from ..storage import atomic_path
 from .checkpoint import Position
 from .evaluate import Score
@@ -23,7 +24,7 @@ __all__ = ["MetricsLog", "NoMetrics", "metrics_path"]
 
 def metrics_path(checkpoint: Path) -> Path:
     """``model.ckpt`` logs to ``model.metrics.jsonl``, beside it."""
-    return checkpoint.with_suffix(".metrics.jsonl")
+    return beside(checkpoint, ".metrics.jsonl")
 
 
 class MetricsLog:
