@@ -84,6 +84,8 @@ def _acquired(lock: Path, path: Path) -> int | None:
                 raise ConfigError(
                     f"{path}: another run is writing it; wait for its end, or give another --out"
                 ) from None
+            with suppress(OSError):
+                lock.unlink()
             return None
         os.close(descriptor)  # the other run has ended in between, and has taken its lock file with it
     return None

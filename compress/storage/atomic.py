@@ -72,10 +72,7 @@ def check_output(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) 
     """
     for other in inputs:
         if _same(path, other):
-            also = "" if os.fspath(path) == os.fspath(other) else f" (as {os.fspath(other)})"
-            raise ConfigError(
-                f"{os.fspath(path)}: is read as well{also}, and would be lost; give the output another name"
-            )
+            raise ConfigError(f"{os.fspath(path)}: the output would overwrite {os.fspath(other)}; give it another name")
     target = Path(os.path.realpath(path))
     with _reported(path, target), _temporary(target):
         pass

@@ -18,8 +18,8 @@ __all__ = ["MAX_WEIGHTS", "default_max_weights", "loads", "read_seedmask"]
 
 #: The largest default cap on the number of weights of a file.
 MAX_WEIGHTS = 2**33
-# The least one takes 64 MiB as float32. A byte of the mask holds 700 weights at 99.9 % sparsity, but 43,690 where all are
-# pruned (or kept) and coded as `rans`, and any number as `gaps`.
+# The least one takes 64 MiB as float32. A byte of a mask holds 700 weights at 99.9 % sparsity, 43,690 (`rans`) where
+# none or all are pruned, and any number as `gaps`.
 _LEAST_CAP, _WEIGHTS_PER_BYTE = 2**24, 1024
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import stat
 import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -142,12 +143,12 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
         CheckpointError: missing, damaged, foreign, newer, or a pickle that would run code.
     """
     if content is None:
-        if path.exists() and not path.is_file():
-            raise CheckpointError(f"{path}: cannot be read: not a regular file; give the path of a checkpoint")
         other = explain(path, "torch")
         if other is not None:
             raise CheckpointError(f"{path}: {other}")
     try:
+        if content is None and not stat.S_ISREG(path.stat().st_mode):  # a FIFO would never open
+            raise CheckpointError(f"{path}: cannot be read: not a regular file; give the path of a checkpoint")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about what is refused a moment later
             found = torch.load(path if content is None else io.BytesIO(content), map_location="cpu", weights_only=True)
