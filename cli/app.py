@@ -81,8 +81,8 @@ class _Commands(click.Group):
         except OSError as error:
             if error.filename is None:  # what is printed goes nowhere
                 _discard_output()
-            where = "output" if error.filename is None else os.fsdecode(error.filename)
-            _fail(f"{where}: {error.strerror or error}; check the disk and the path", 1)
+            where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+            _fail(f"{where}{error.strerror or error}; check the disk and the path", 1)
         sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -52,9 +52,11 @@ def command(
     from ..compress.outputs import beside
     from ..compress.packing import network_of_checkpoint, trained_error, with_state_dtype
     from ..compress.storage import check_output, default_max_weights, write_seedmask
+    from ..compress.storage.foreign import check_kind
     from ..compress.training.checkpoint import load_checkpoint
 
     target = out or beside(checkpoint, ".seedmask")
+    check_kind(checkpoint, "torch")
     check_output(target, checkpoint)
     run = load_checkpoint(checkpoint)
     network, rounding = with_state_dtype(network_of_checkpoint(run, with_weights=with_weights), state_dtype)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .errors import ConfigError
-
-try:
-    import fcntl
-except ImportError:  # Windows; runs are not locked there
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["beside", "only_writer"]
 
 _ENDINGS = frozenset({".ckpt", ".onnx", ".pt", ".pth", ".safetensors", ".seedmask"})
 _held: set[int] = set()  # descriptors of locks
+fcntl: Any = None
+with suppress(ImportError):  # on Windows runs are not locked
+    fcntl = importlib.import_module("fcntl")
 
 
 def beside(path: Path, ending: str) -> Path:

@@ -7,7 +7,9 @@ import stat
 import zipfile
 from pathlib import Path
 
-__all__ = ["explain", "kind_of"]
+from ..errors import CheckpointError, SeedMaskError
+
+__all__ = ["check_kind", "kind_of"]
 
 _SEEDMASK = b'{"__metadata__":{"seedmask":'  # our header begins so, whatever else is in it
 _ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # protobuf tags that may follow the version in a model
@@ -46,18 +48,20 @@ def kind_of(path: Path) -> str | None:
     return None
 
 
-def explain(path: Path, expected: str) -> str | None:
-    """Say what a file of another kind is, and what to do with it.
+def check_kind(path: Path, expected: str) -> None:
+    """Refuse a file of another kind that is known here, before it is read as what it is not.
 
     Args:
         path: the file.
         expected: a kind, ``seedmask`` or ``torch``.
 
-    Returns:
-        What follows the path in a message; ``None`` if the file is of that kind, or of none that is known here.
+    Raises:
+        SeedMaskError: a ``.seedmask`` file was expected. Of safetensors files the reader itself says more.
+        CheckpointError: a checkpoint was expected.
     """
     kind = kind_of(path)
-    if kind in (None, expected) or (kind, expected) == ("safetensors", "seedmask"):  # of that the reader says more
-        return None
+    if kind in (None, expected) or (kind, expected) == ("safetensors", "seedmask"):
+        return
     wanted = {"seedmask": "a .seedmask file", "torch": "a checkpoint"}[expected]
-    return f"{_WHAT[kind]}, not {wanted}; {_ADVICE[kind].format(path=shlex.quote(str(path)))}"
+    error = {"seedmask": SeedMaskError, "torch": CheckpointError}[expected]
+    raise error(f"{path}: {_WHAT[kind]}, not {wanted}; {_ADVICE[kind].format(path=shlex.quote(str(path)))}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import SeedMaskError
 from .container import build_header, explain_difference, layout, read_header
-from .foreign import explain
+from .foreign import check_kind
 from .manifest import parse_manifest
 from .seedmask import SeedMask
 from .source import FileSource, MemorySource, Source
@@ -41,12 +41,9 @@ def read_seedmask(path: str | os.PathLike[str], *, verify: bool = True, max_weig
     Raises:
         SeedMaskError: the file is missing, damaged, foreign, too new, or too large.
     """
+    check_kind(Path(path), "seedmask")
     with located(os.fspath(path)):
-        source = FileSource(Path(path))
-        other = explain(Path(path), "seedmask")
-        if other is not None:
-            raise SeedMaskError(other)
-        return _read(source, Path(path), verify, max_weights)
+        return _read(FileSource(Path(path)), Path(path), verify, max_weights)
 
 
 def loads(data: bytes, *, verify: bool = True, max_weights: int | None = None) -> SeedMask:

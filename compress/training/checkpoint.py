@@ -21,7 +21,7 @@ from ..data.tokens import TextSpec
 from ..errors import CheckpointError
 from ..models import AnyArchitecture, read_architecture
 from ..storage import atomic_path
-from ..storage.foreign import explain
+from ..storage.foreign import check_kind
 
 __all__ = ["Checkpoint", "DataInfo", "Position", "load_checkpoint", "save_checkpoint"]
 
@@ -143,9 +143,7 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
         CheckpointError: missing, damaged, foreign, newer, or a pickle that would run code.
     """
     if content is None:
-        other = explain(path, "torch")
-        if other is not None:
-            raise CheckpointError(f"{path}: {other}")
+        check_kind(path, "torch")
     try:
         if content is None and not stat.S_ISREG(path.stat().st_mode):  # a FIFO would never open
             raise CheckpointError(f"{path}: cannot be read: not a regular file; give the path of a checkpoint")

@@ -23,7 +23,7 @@ from .group import Group
 from .identity import require_same_code, require_same_settings
 from .interrupt import StopRequest
 from .launch import join
-from .metrics import MetricsLog, NoMetrics, metrics_path
+from .metrics import MetricsLog, NoMetrics, check_tensorboard, metrics_path
 from .peers import watched
 from .profile import trace_path
 from .recipe import differences, override
@@ -82,6 +82,8 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
                 )
                 for number, path in enumerate(outputs):
                     check_output(path, *outputs[:number])
+                if options.tensorboard is not None:
+                    check_tensorboard(options.tensorboard)
                 locks.enter_context(only_writer(*outputs[:2]))
         stored = _stored_run(recipe, options, group)
         reporter = reporter if reporter and group.main else Reporter()
