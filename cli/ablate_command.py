@@ -75,7 +75,7 @@ def command(
     from ..compress.ablation import CHANGES, AblationOptions, ablate
 
     if plot is not None:
-        _check_plot(plot, force)
+        _check_plot(plot, force, file)
     found = ablate(
         file,
         AblationOptions(
@@ -97,14 +97,15 @@ def command(
         draw(found, plot)
 
 
-def _check_plot(path: Path, force: bool) -> None:
+def _check_plot(path: Path, force: bool, file: Path) -> None:
     """Before an hour of training, not after it."""
+    from ..compress.storage import check_output
+
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--plot: expected a name that ends in .png, got {path}")
+    check_output(path, file)
     if path.exists() and not force:
         raise ConfigError(f"{path}: exists already; --force replaces it")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder {path.parent}; create the folder first")
     import_extra("matplotlib", "plots", "--plot")
 
 

@@ -5,9 +5,12 @@ Exit codes: 0 done, 1 the input is damaged or the work failed, 2 the request mak
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -15,6 +18,8 @@ import click
 from ..compress.errors import IterandError
 
 __all__ = ["cli", "main"]
+
+_PLAIN = str.maketrans({"×": "x", "→": "->", "–": "-", "…": "...", "±": "+-", "α": "alpha"})
 
 # Command modules import torch inside their functions only, so that --help and inspect stay quick.
 _COMMANDS = (
@@ -56,6 +61,7 @@ class _Commands(click.Group):
     ) -> Any:
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        _print_anything()
         try:
             result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except IterandError as error:
@@ -70,12 +76,40 @@ class _Commands(click.Group):
             _fail(error.format_message(), error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             _fail("stopped", 130)
+        except MemoryError:
+            _fail("out of memory; use a machine with more, or ask for less", 1)
+        except OSError as error:
+            if error.filename is None:  # what is printed goes nowhere
+                _discard_output()
+            where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+            _fail(f"{where}{error.strerror or error}; check the disk and the path", 1)
         sys.exit(result if isinstance(result, int) else 0)
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo("error: " + " ".join(message.split()), err=True)
+    with suppress(OSError):
+        click.echo("error: " + " ".join(message.split()), err=True)
     sys.exit(code)
+
+
+def _print_anything() -> None:
+    """A terminal that lacks a character shall get another one: what was done is done, and has to be told."""
+    codecs.register_error("iterand-compress", _substitute)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="iterand-compress")
+
+
+def _substitute(error: UnicodeError) -> tuple[str | bytes, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end].translate(_PLAIN)
+    return missing.encode("ascii", "backslashreplace").decode(), error.end
+
+
+def _discard_output() -> None:
+    """What waits in the buffer shall not fail once more when Python ends."""
+    with suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -27,7 +27,7 @@ __all__ = ["command"]
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if weights or state differ, in any bit.")
 @max_weights_option
 @json_option
-def command(first: Path, second: Path, exit_code: bool, max_weights: int, as_json: bool) -> None:
+def command(first: Path, second: Path, exit_code: bool, max_weights: int | None, as_json: bool) -> None:
     """Compare settings, masks, recovered weights and state of two .seedmask files, by the names of tensors.
 
     Of each layer: how many weights only one of the masks keeps (the Hamming distance), the intersection of

@@ -44,7 +44,7 @@ def command(
     split: str,
     batch_size: int,
     device: str,
-    max_weights: int,
+    max_weights: int | None,
     as_json: bool,
 ) -> None:
     """Accuracy of a checkpoint, a .seedmask or an ONNX file: the same number for all three.
@@ -58,9 +58,10 @@ def command(
     from ..compress.training.devices import resolve_device
     from ..compress.training.evaluate import evaluate
 
-    where = torch.device("cpu") if file.suffix.lower() == ".onnx" else resolve_device(device)
+    onnx = file.suffix.lower() == ".onnx"
+    where = torch.device("cpu") if onnx else resolve_device(device)
     logits, recipe, classes, shape, text = (
-        _onnx_classifier(file) if file.suffix.lower() == ".onnx" else _torch_classifier(file, model, where, max_weights)
+        _onnx_classifier(file) if onnx else _torch_classifier(file, model, where, max_weights)
     )
     if recipe is None and data is None:
         raise ConfigError(f"{file}: the file does not say what it was trained on; give --data")
@@ -118,7 +119,7 @@ _Classifier = tuple[
 ]
 
 
-def _torch_classifier(file: Path, model: str | None, device: torch.device, max_weights: int) -> _Classifier:
+def _torch_classifier(file: Path, model: str | None, device: torch.device, max_weights: int | None) -> _Classifier:
     from ..compress.recovery import load_network
     from ..compress.training.evaluate import network_logits
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_BESIDE = Path()  # this very object: --onnx without a name
+
 
 @click.command(
     "export",
@@ -35,7 +37,7 @@ __all__ = ["command"]
     "--onnx",
     type=FilePath,
     is_flag=False,
-    flag_value=Path(),
+    flag_value=_BESIDE,
     metavar="[FILE.onnx]",
     help="Write ONNX; by default beside the input, with .onnx.",
 )
@@ -88,7 +90,7 @@ def command(
     softmax: bool,
     data_dir: Path | None,
     model: str | None,
-    max_weights: int,
+    max_weights: int | None,
     as_json: bool,
 ) -> None:
     """Export a .seedmask file (or a checkpoint) to one ONNX file.
@@ -101,11 +103,12 @@ def command(
     if onnx is None:
         raise click.UsageError("Missing option '--onnx'.")
     if file is None and onnx.suffix.lower() in {".seedmask", ".ckpt"}:
-        file, onnx = onnx, Path()
+        file, onnx = onnx, _BESIDE
     source = file or _only_seedmask(Path())
-    target = source.with_suffix(".onnx") if onnx == Path() else onnx
+    from ..compress.outputs import beside
     from ..export.network import export_network
 
+    target = beside(source, ".onnx") if onnx is _BESIDE else onnx
     report = export_network(
         source,
         target,

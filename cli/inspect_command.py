@@ -26,7 +26,7 @@ __all__ = ["command"]
 @click.argument("file", type=FilePath)
 @max_weights_option
 @json_option
-def command(file: Path, max_weights: int, as_json: bool) -> None:
+def command(file: Path, max_weights: int | None, as_json: bool) -> None:
     """Show shape, sparsity, coding and bits per weight of each layer, beside the entropy bound, and the totals."""
     from ..compress.storage import TextInput, read_seedmask
 

@@ -25,8 +25,18 @@ __all__ = [
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
-#: A path given by the user; whether it exists is the business of the library, which says more.
-FilePath = click.Path(path_type=Path)
+
+class _FilePath(click.Path):
+    """A path given by the user; whether it exists is the business of the library, which says more."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse the empty name, which would be the working folder."""
+        if value == "":
+            self.fail("expected a name, got nothing.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FilePath = _FilePath(path_type=Path)
 
 # Written out, because importing them would import NumPy, and --help shall not; a test compares.
 STATE_DTYPE_CHOICES = ("exact", "float16")
@@ -41,10 +51,9 @@ device_option = click.option(
 max_weights_option = click.option(
     "--max-weights",
     type=click.IntRange(min=1),
-    default=2**33,
-    show_default=True,
     metavar="N",
-    help="Refuse files of more weights before memory is taken: a small file can stand for very many.",
+    help="Refuse files of more weights before memory is taken: a small file can stand for very many. By default 1024 "
+    "for each of its bytes, at least 2**24, at most 2**33.",
 )
 model_option = click.option(
     "--model",

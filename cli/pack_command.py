@@ -59,12 +59,16 @@ def command(
     """
     from ..compress.methods import resolve
     from ..compress.models import is_factory, is_foreign
+    from ..compress.outputs import beside
     from ..compress.packing import network_of_checkpoint, trained_error, with_state_dtype
     from ..compress.recovery import rebuild
-    from ..compress.storage import write_seedmask
+    from ..compress.storage import check_output, default_max_weights, write_seedmask
+    from ..compress.storage.foreign import check_kind
     from ..compress.training.checkpoint import load_checkpoint
 
-    target = out or checkpoint.with_suffix(".seedmask")
+    target = out or beside(checkpoint, ".seedmask")
+    check_kind(checkpoint, "torch")
+    check_output(target, checkpoint)
     run = load_checkpoint(checkpoint)
     compared = None if not is_foreign(run.architecture) else model is not None or not is_factory(run.architecture)
     if compared:
@@ -96,6 +100,8 @@ def command(
             }
         )
         return
+    if report.weights > default_max_weights(report.file_bytes):
+        click.echo(f"readers refuse so many weights in so small a file unless told --max-weights {report.weights}")
     bits = {"mask": report.mask_bits, "log": report.log_bits}
     bits |= {part: n for part, n in (("coats", report.coat_bits), ("values", report.value_bits)) if n}
     *parts, last = (f"{part} {n / report.weights:.3f}" for part, n in bits.items())

@@ -43,7 +43,7 @@ def command(
     names: tuple[str, ...],
     masks: bool,
     device: str | None,
-    max_weights: int,
+    max_weights: int | None,
     as_json: bool,
 ) -> None:
     """Recover the weights of a .seedmask file and write them, with the unmasked state, as safetensors.
@@ -51,12 +51,14 @@ def command(
     The result loads in the plain model with load_state_dict(strict=True). Every weight is compared with its
     digest, on whatever device it was computed.
     """
-    from ..compress.storage import read_seedmask, write_masks, write_weights
+    from ..compress.outputs import beside
+    from ..compress.storage import check_output, read_seedmask, write_masks, write_weights
 
     if masks and device is not None:
         raise click.UsageError("--masks computes no weights: leave --device out.")
+    target = out or beside(file, ".safetensors")
+    check_output(target, file)
     seedmask = read_seedmask(file, max_weights=max_weights)
-    target = out or file.with_suffix(".safetensors")
     chosen = list(dict.fromkeys(names)) or None
     if device is not None:
         size, tensors = _write_from_device(seedmask, target, chosen, device)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..compress.errors import ConfigError, IterandError
-from .options import FilePath, data_options, device_option, json_option, print_json
+from .options import FilePath, data_options, device_option, json_option, max_weights_option, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -151,6 +152,7 @@ def _setting_options(function: Any) -> Any:
 )
 @click.option("--tensorboard", type=FilePath, metavar="DIR", help="Write TensorBoard event files.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
+@max_weights_option
 @json_option
 def command(
     recipe: str | None,
@@ -172,6 +174,7 @@ def command(
     peer_timeout: float,
     tensorboard: Path | None,
     quiet: bool,
+    max_weights: int | None,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -185,8 +188,10 @@ def command(
     """
     # Of several processes, those that lose one say so in a line; torch's log would add pages.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from ..compress.storage import check_output
     from ..compress.training.allocator import keep_freed_memory
     from ..compress.training.launch import join
+    from ..compress.training.metrics import metrics_path
     from ..compress.training.peers import watched
     from ..compress.training.recipe import override
     from ..compress.training.run import RunOptions
@@ -199,6 +204,10 @@ def command(
     try:
         with watched(group):
             with group.agreed():
+                if group.main:
+                    given = (ticket, data_dir, None if recipe is None else Path(recipe))
+                    for output in (out, metrics_path(out)):
+                        check_output(output, *(path for path in given if path is not None))
                 changes = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
                 if data is not None:
                     changes["data.name"] = data
@@ -207,7 +216,7 @@ def command(
                     raise ConfigError(
                         "--ticket with --resume: the masks are in the checkpoint already; leave out --ticket"
                     )
-                masks, of_ticket = _read_ticket(ticket) if ticket is not None else (None, None)
+                masks, of_ticket = _read_ticket(ticket, max_weights) if ticket is not None else (None, None)
             base = _base(group, recipe, ticket, of_ticket, data, out if resume else None)
             with group.agreed():
                 resolved = override(base, changes)
@@ -254,7 +263,7 @@ def command(
             }
         )
     elif not quiet:
-        click.echo(f"{out}: next, iterand-compress pack {out}")
+        click.echo(f"{out}: next, iterand-compress pack {shlex.quote(str(out))}")
 
 
 def _base(
@@ -282,10 +291,10 @@ def _base(
         return of_ticket
 
 
-def _read_ticket(path: Path) -> tuple[Mapping[str, NDArray[np.bool_]], Recipe | None]:
+def _read_ticket(path: Path, max_weights: int | None) -> tuple[Mapping[str, NDArray[np.bool_]], Recipe | None]:
     from ..compress.recovery import load_ticket
 
-    found = load_ticket(path)
+    found = load_ticket(path, max_weights=max_weights)
     return found.masks, found.recipe
 
 

@@ -24,7 +24,7 @@ __all__ = ["command"]
 )
 @max_weights_option
 @json_option
-def command(file: Path, deep: bool, max_weights: int, as_json: bool) -> None:
+def command(file: Path, deep: bool, max_weights: int | None, as_json: bool) -> None:
     """Check structure and digests of a .seedmask file, and recover its weights against their digests.
 
     Of an exported ONNX file (named *.onnx): check its structure, expand its weights and compare them with their

@@ -162,7 +162,7 @@ def _upload(row: Row, device: torch.device) -> Tensor:
     return (symbols.unsqueeze(1) >> shifts & 1).reshape(-1)[: row.count]
 
 
-def recover(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+def recover(path: str | Path, model: nn.Module | None = None, *, max_weights: int | None = None) -> nn.Module:
     """Recover a network from a ``.seedmask`` file, bit for bit.
 
     Args:
@@ -170,6 +170,7 @@ def recover(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         model: a plain module to load into; by default the built-in architecture that the file names. The file holds its
             state dict: what the module keeps beside that, such as a permutation that its constructor draws, must be as
             it was in training, which is the caller's affair.
+        max_weights: refuse files that declare more weights; see ``read_seedmask``.
 
     Returns:
         ``model``, or the new module, in evaluation mode.
@@ -178,7 +179,7 @@ def recover(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         SeedMaskError: the file is damaged or does not fit the module.
         ConfigError: the file names no built-in architecture and no module was given.
     """
-    return _recovered(read_seedmask(Path(path)), model, None)
+    return _recovered(read_seedmask(Path(path), max_weights=max_weights), model, None)
 
 
 def _recovered(file: SeedMask, model: nn.Module | None, name: str | None) -> nn.Module:
@@ -196,13 +197,13 @@ def _recovered(file: SeedMask, model: nn.Module | None, name: str | None) -> nn.
     return model.eval()
 
 
-def load_network(path: str | Path, *, model: str | None = None, max_weights: int = MAX_WEIGHTS) -> LoadedNetwork:
+def load_network(path: str | Path, *, model: str | None = None, max_weights: int | None = None) -> LoadedNetwork:
     """Load a ``.seedmask`` file or a checkpoint as a plain network.
 
     Args:
         path: the file; a checkpoint is recognised by its content.
         model: name of the model, for files whose architecture is the user's own code.
-        max_weights: refuse ``.seedmask`` files that declare more weights.
+        max_weights: refuse ``.seedmask`` files that declare more weights; see ``read_seedmask``.
 
     Raises:
         IterandError: the file is damaged, or its architecture is unknown here.
@@ -250,14 +251,18 @@ class PackedTicket:
     recipe: Recipe | None
 
 
-def load_ticket(path: str | Path) -> PackedTicket:
+def load_ticket(path: str | Path, *, max_weights: int | None = None) -> PackedTicket:
     """Read a ticket from a ``.seedmask`` file. Trained values, if the file has them, are left aside.
+
+    Args:
+        path: the file.
+        max_weights: refuse files that declare more weights; see ``read_seedmask``.
 
     Raises:
         SeedMaskError: the file is damaged.
         ConfigError: its masks were not found before training.
     """
-    file = read_seedmask(Path(path))
+    file = read_seedmask(Path(path), max_weights=max_weights)
     recipe = known_recipe(file)
     if recipe is not None and methods.resolve(recipe.subnetwork).criterion is None:
         tickets = ", ".join(name for name, preset in methods.PRESETS.items() if preset.criterion)
@@ -316,7 +321,8 @@ def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
         if trains.trains == "weights" and trains.criterion is None:
             return None
         values = "float32" if trains.trains == "weights" else None
-        return loads(dumps(network_of_checkpoint(checkpoint, with_weights=values), coding="raw"))
+        packed = dumps(network_of_checkpoint(checkpoint, with_weights=values), coding="raw")
+        return loads(packed, max_weights=MAX_WEIGHTS)  # our own
 
     return LoadedNetwork(materialise(network).eval(), checkpoint.data, checkpoint.recipe, masked=masked)
 

@@ -30,7 +30,6 @@ import numpy as np
 
 FORMAT_VERSION = 1
 FEATURES = ("coats", "deltas", "frozen", "gaps", "rans", "text", "values")
-MAX_WEIGHTS = 2**33  # section 3: a small file can promise any number of weights, all of them zero
 CHUNK = 2**16  # weights whose random bytes are made at once
 
 # ---- 1.1 Random bytes
@@ -259,8 +258,10 @@ ENTRY = {
 }  # "frozen", "coats", "values" may follow
 
 
-def decode(source: str | os.PathLike[str] | bytes) -> dict[str, np.ndarray]:
+def decode(source: str | os.PathLike[str] | bytes, max_weights: int | None = None) -> dict[str, np.ndarray]:
     """The weights of a file, given as path or content: float32 arrays in their shape, in the order of the manifest.
+
+    A small file can promise any number of weights: more than ``max_weights`` are refused (section 3 has the default).
 
     Raises:
         ValueError: the file is damaged, newer than this program, or not a .seedmask file.
@@ -268,13 +269,13 @@ def decode(source: str | os.PathLike[str] | bytes) -> dict[str, np.ndarray]:
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     try:
-        return decode_file(data)
+        return decode_file(data, max_weights or min(max(2**24, 1024 * len(data)), 2**33))
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         # A field that is absent or of another type; the checks below are about values.
         raise ValueError(f"the file does not have the structure of a .seedmask file ({error!r})") from error
 
 
-def decode_file(data: bytes) -> dict[str, np.ndarray]:
+def decode_file(data: bytes, max_weights: int) -> dict[str, np.ndarray]:
     length = int.from_bytes(data[:8], "little")
     check(8 < 8 + length <= min(len(data), 8 + 100_000_000), "not a .seedmask file: no header of the length it states")
     text = json.loads(data[8 : 8 + length].decode("ascii"))["__metadata__"]["seedmask"]
@@ -310,7 +311,7 @@ def decode_file(data: bytes) -> dict[str, np.ndarray]:
         used.add("text")  # section 5; the weights do not depend on it
     check(features == sorted(used - {"raw"}), f"required features {features}, but the file uses {sorted(used)}")
     total = sum(math.prod(entry["shape"]) for entry in tensors)
-    check(total <= MAX_WEIGHTS, f"{total} weights: more than {MAX_WEIGHTS}")
+    check(total <= max_weights, f"{total} weights: more than {max_weights}; --max-weights {total} allows them")
     seed, weights = int(manifest["seed"], 16), {}
     for t, entry in enumerate(tensors):
         name = entry["name"]
@@ -457,11 +458,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="the .seedmask file")
     parser.add_argument("--out", type=Path, help="write the weights to this .npz or .safetensors file")
+    parser.add_argument(
+        "--max-weights", type=int, help="refuse more weights; by default 1024 for each byte of the file"
+    )
     args = parser.parse_args()
+    if args.out and args.out.exists() and args.file.exists() and args.out.samefile(args.file):
+        parser.error("--out is the input")
     if args.out and args.out.suffix not in (".npz", ".safetensors"):
         parser.error("--out must end in .npz or .safetensors")
     try:
-        weights = decode(args.file)
+        weights = decode(args.file, args.max_weights)
         if args.out:
             save(args.out, weights)
     except (ValueError, OSError) as error:

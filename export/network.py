@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..compress.data import load_data
 from ..compress.errors import ConfigError, ExportError, MissingExtraError
 from ..compress.recovery import LoadedNetwork, load_network
-from ..compress.storage import MAX_WEIGHTS, SeedMask
+from ..compress.storage import SeedMask, check_output
 from .inputs import image_input, text_input
 from .options import ExportOptions
 from .pipeline import write_model
@@ -35,7 +35,7 @@ def export_network(
     normalize: bool = True,
     data_dir: Path | None = None,
     model: str | None = None,
-    max_weights: int = MAX_WEIGHTS,
+    max_weights: int | None = None,
     softmax: bool = False,
     form: str = "dense",
     runtime: str = "onnxruntime",
@@ -54,7 +54,7 @@ def export_network(
         data_dir: folder of the data set the network was trained on; the comparison then uses its first test
             images or texts (digits and sentences need no folder). Otherwise the inputs are random.
         model: the user's ``package.module:factory``, for files whose architecture is not built in.
-        max_weights: refuse ``.seedmask`` files that declare more weights.
+        max_weights: refuse ``.seedmask`` files that declare more weights; see `read_seedmask`.
         softmax: give probabilities in the place of logits.
         form: how the file holds masked weights, see `export_onnx`; so are all that follow.
         runtime: what will run the file.
@@ -68,6 +68,7 @@ def export_network(
         IterandError: the source is damaged or unknown, or the export does not compute the same function.
     """
     # Checked before anything is read.
+    check_output(target, source, *([data_dir] if data_dir is not None else []))
     options = ExportOptions(opset, ir_version, softmax, form, runtime, keep_quantized, inline, shrink)
     network = load_network(source, model=model, max_weights=max_weights)
     if network.data is None:

@@ -24,7 +24,14 @@ from iterand_compress.compress.codebooks import CODEBOOKS, get_codebook
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
 from iterand_compress.compress.models import Architecture, build_model
 from iterand_compress.compress.recovery import recover_on_device
-from iterand_compress.compress.storage import MAX_WEIGHTS, MaskedTensor, Network, StoredTensor, dumps, write_seedmask
+from iterand_compress.compress.storage import (
+    MaskedTensor,
+    Network,
+    StoredTensor,
+    default_max_weights,
+    dumps,
+    write_seedmask,
+)
 from iterand_compress.compress.storage.codings import CODING_CHOICES
 from iterand_compress.compress.storage.state_dtype import STATE_DTYPES, round_state
 
@@ -62,7 +69,11 @@ def test_choices_written_out_in_the_commands_are_those_of_the_library():
     @max_weights_option
     def probe() -> None: ...
 
-    assert probe.__click_params__[0].default == MAX_WEIGHTS
+    text = probe.__click_params__[0].help
+    assert default_max_weights(0) == 2**24
+    assert default_max_weights(2**20) == 1024 * 2**20
+    assert default_max_weights(2**40) == 2**33
+    assert "1024 for each of its bytes, at least 2**24, at most 2**33" in text
 
 
 @pytest.mark.parametrize("command", ["pack", "inspect", "verify", "diff", "estimate", "doctor"])

@@ -268,7 +268,7 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
     "above the cap": (
         "v1-none",
         change("tensors.0.shape", [2**17, 2**17]),
-        "expected at most 8589934592 weights, got 17179869184; raise max_weights",
+        r"expected at most 16777216 weights, got 17179869184; raise max_weights \(--max-weights 17179869184\)",
     ),
     "kept above": ("v1-none", change("tensors.0.kept", 21), "expected at most 20 kept weights, got 21"),
     "kept negative": ("v1-none", change("tensors.0.kept", -1), "manifest: tensors.0.kept"),

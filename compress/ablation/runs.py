@@ -17,7 +17,7 @@ from ..data import DataBundle, load_data
 from ..errors import CheckpointError, DataError, IterandError
 from ..packing import network_of_checkpoint
 from ..recovery import load_network
-from ..storage import MAX_WEIGHTS, Network
+from ..storage import Network
 from ..training.checkpoint import load_checkpoint
 from ..training.devices import resolve_device
 from ..training.evaluate import Score, evaluate, network_logits
@@ -59,7 +59,7 @@ class AblationOptions:
         model: name of the model, for files whose architecture is the user's own code.
         folder: where checkpoints of the runs stay; runs that are there already are read, unfinished ones go on.
             ``None`` = nothing stays.
-        max_weights: refuse ``.seedmask`` files that declare more weights.
+        max_weights: refuse ``.seedmask`` files that declare more weights; see ``read_seedmask``.
     """
 
     changes: tuple[str, ...] = CHANGES
@@ -71,7 +71,7 @@ class AblationOptions:
     device: str = "auto"
     model: str | None = None
     folder: Path | None = None
-    max_weights: int = MAX_WEIGHTS
+    max_weights: int | None = None
 
 
 @contextmanager

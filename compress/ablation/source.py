@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class AblationSource:
     data_dir: Path | None
 
 
-def open_source(path: Path, *, max_weights: int) -> AblationSource:
+def open_source(path: Path, *, max_weights: int | None) -> AblationSource:
     """Read a file.
 
     Raises:
@@ -57,7 +58,7 @@ def _from_checkpoint(path: Path) -> AblationSource:
     if not is_ticket and not checkpoint.complete:
         raise CheckpointError(
             f"{path}: the search is not complete ({checkpoint.position.epoch} of {checkpoint.recipe.train.epochs} "
-            f"epochs); finish it with: iterand-compress train --resume --out {path}"
+            f"epochs); finish it with: iterand-compress train --resume --out {shlex.quote(str(path))}"
         )
     return AblationSource(
         path=path,
@@ -70,7 +71,7 @@ def _from_checkpoint(path: Path) -> AblationSource:
     )
 
 
-def _from_seedmask(path: Path, max_weights: int) -> AblationSource:
+def _from_seedmask(path: Path, max_weights: int | None) -> AblationSource:
     file = read_seedmask(path, max_weights=max_weights)
     recipe, data = known_recipe(file), data_info(file)
     if recipe is None:

@@ -1,12 +1,12 @@
 """The ``.seedmask`` file: write, read, recover. Specified in docs/FORMAT.md. Never imports torch."""
 
-from .atomic import atomic_path
+from .atomic import atomic_path, check_output
 from .container import write_safetensors
 from .frozen import Frozen, frozen_masks
 from .log import ResamplingLog
 from .manifest import FORMAT_VERSION, Manifest, TensorEntry
 from .network import InputSpec, JsonScalar, MaskedTensor, Network, TextInput
-from .reader import MAX_WEIGHTS, loads, read_seedmask
+from .reader import MAX_WEIGHTS, default_max_weights, loads, read_seedmask
 from .report import LayerReport
 from .seedmask import SeedMask
 from .stored import StoredTensor
@@ -32,6 +32,8 @@ __all__ = [
     "TextInput",
     "Trained",
     "atomic_path",
+    "check_output",
+    "default_max_weights",
     "dumps",
     "frozen_masks",
     "loads",

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import IterandError
+from ..errors import ConfigError, IterandError
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_path", "check_output"]
 
 _ADVICE = {
     errno.ENOSPC: "free some disk space and try again",
@@ -52,19 +52,55 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         hello
     """
     target = Path(os.path.realpath(path))
+    with _reported(path, target), _temporary(target) as (temporary, mode):
+        yield temporary
+        _finish(temporary, mode)
+        temporary.replace(target)
+        _sync_folder(target.parent)
+
+
+def check_output(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
+    """Refuse an output before any work is done for it.
+
+    Args:
+        path: what `atomic_path` will write.
+        inputs: files that shall stay as they are; links to them count.
+
+    Raises:
+        ConfigError: the output is one of the inputs.
+        IterandError: it is a folder or a device, or no file can be made in its folder.
+    """
+    for other in inputs:
+        if _same(path, other):
+            raise ConfigError(f"{os.fspath(path)}: the output would overwrite {os.fspath(other)}; give it another name")
+    target = Path(os.path.realpath(path))
+    with _reported(path, target), _temporary(target):
+        pass
+
+
+def _same(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    try:
+        return Path(path).samefile(other)
+    except (OSError, ValueError):
+        return os.path.realpath(path) == os.path.realpath(other)
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[tuple[Path, int]]:
+    """An empty file beside ``target``, and its mode; afterwards it is gone, if it was not renamed."""
+    _refuse_special(target)
     temporary = target.with_name(f".{target.name[:48]}.{os.getpid()}.{os.urandom(6).hex()}.tmp")
     try:
-        _refuse_special(target)
-        try:
-            mode = _create(temporary)
-            yield temporary
-            _finish(temporary, mode)
-            temporary.replace(target)
-        finally:
-            # After the replacement there is nothing left to remove.
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        yield temporary, _create(temporary)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _reported(path: str | os.PathLike[str], target: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, "check the disk and the path")
         reason = error.strerror or str(error) or type(error).__name__

@@ -301,7 +301,7 @@ def _check_meaning(manifest: Manifest, max_weights: int) -> None:
     if total > max_weights:
         raise SeedMaskError(
             f"expected at most {max_weights} weights, got {total}; "
-            "raise max_weights (--max-weights) if you trust the file"
+            f"raise max_weights (--max-weights {total}) if you trust the file"
         )
     names = [entry.name for entry in manifest.state]
     if names != sorted(names):

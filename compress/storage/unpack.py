@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from io import FileIO
 
-from .atomic import atomic_path
+from .atomic import atomic_path, check_output
 from .container import build_header, layout
 from .recovery import TensorRecovery
 from .seedmask import SeedMask
@@ -30,6 +30,7 @@ def write_weights(
 
     Raises:
         SeedMaskError: there is no such tensor, or the weights are not those that were packed.
+        ConfigError: ``path`` is the open file.
         IterandError: the file cannot be written.
     """
     return _write(seedmask, path, names, "F32")
@@ -45,6 +46,7 @@ def write_masks(
 def _write(
     seedmask: SeedMask, path: str | os.PathLike[str], names: Sequence[str] | None, dtype: str
 ) -> tuple[int, int]:
+    check_output(path, seedmask.path)
     entries = {entry.name: entry for entry in seedmask.tensors if names is None or entry.name in names}
     state = seedmask.state() if names is None and dtype == "F32" else {}
     slots = {name: (dtype, entry.shape) for name, entry in entries.items()}

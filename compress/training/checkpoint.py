@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import stat
 import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..errors import CheckpointError
 from ..models import AnyArchitecture, read_architecture
 from ..state import module_versions, with_versions
 from ..storage import atomic_path
+from ..storage.foreign import check_kind
 
 __all__ = ["Checkpoint", "DataInfo", "Position", "load_checkpoint", "save_checkpoint"]
 
@@ -148,7 +150,11 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
     Raises:
         CheckpointError: missing, damaged, foreign, newer, or a pickle that would run code.
     """
+    if content is None:
+        check_kind(path, "torch")
     try:
+        if content is None and not stat.S_ISREG(path.stat().st_mode):  # a FIFO would never open
+            raise CheckpointError(f"{path}: cannot be read: not a regular file; give the path of a checkpoint")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about what is refused a moment later
             found = torch.load(path if content is None else io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 import time
@@ -28,7 +29,7 @@ class RunStoppedError(IterandError):
     def __init__(self, out: Path, position: Position) -> None:
         super().__init__(
             f"stopped at step {position.step}; the run is saved. "
-            f"Go on with: iterand-compress train --resume --out {out}"
+            f"Go on with: iterand-compress train --resume --out {shlex.quote(str(out))}"
         )
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import IterandError, import_extra
+from ..errors import ConfigError, IterandError, import_extra
+from ..outputs import beside
 from ..storage import atomic_path
 from .checkpoint import Position
 from .evaluate import Score
@@ -18,12 +19,23 @@ from .report import EpochReport
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["MetricsLog", "NoMetrics", "metrics_path"]
+__all__ = ["MetricsLog", "NoMetrics", "check_tensorboard", "metrics_path"]
 
 
 def metrics_path(checkpoint: Path) -> Path:
     """``model.ckpt`` logs to ``model.metrics.jsonl``, beside it."""
-    return checkpoint.with_suffix(".metrics.jsonl")
+    return beside(checkpoint, ".metrics.jsonl")
+
+
+def check_tensorboard(folder: Path) -> None:
+    """Find what is wrong with a folder of TensorBoard before the run.
+
+    Raises:
+        ConfigError: it is a file, or TensorBoard is not installed.
+    """
+    import_extra("tensorboard", "tensorboard", "--tensorboard")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: --tensorboard takes a folder, and this is a file; give another name")
 
 
 class MetricsLog:
@@ -37,7 +49,7 @@ class MetricsLog:
         with atomic_path(path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
         if tensorboard is not None:
-            import_extra("tensorboard", "tensorboard", "--tensorboard")
+            check_tensorboard(tensorboard)
             from torch.utils.tensorboard.writer import SummaryWriter
 
             self._board = SummaryWriter(str(tensorboard), purge_step=epochs_done)  # type: ignore[no-untyped-call]

@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from ..data.bundle import Batch
 from ..errors import IterandError
 from ..fused import FusedLayers
+from ..outputs import beside
 from ..stages import PREFIX, named_stages, stage
 from ..storage import atomic_path
 from ..subnetwork import masked_layers
@@ -31,7 +32,7 @@ PARTS = ("selection", "masking", "refresh", "data", "optimizer", "network")
 
 def trace_path(checkpoint: Path) -> Path:
     """``model.ckpt`` is traced to ``model.trace.json``, beside it."""
-    return checkpoint.with_suffix(".trace.json")
+    return beside(checkpoint, ".trace.json")
 
 
 @dataclass(frozen=True)

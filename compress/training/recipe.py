@@ -40,6 +40,8 @@ def load_recipe(name_or_path: str) -> Recipe:
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         path = Path(name_or_path)
         try:
+            if not path.is_file() and path.exists():  # a device may have no end
+                raise ConfigError(f"recipe {path}: cannot be read: not a regular file")
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -231,7 +232,8 @@ class Run:
         if self.saved is None:
             return ""
         out = self.options.out
-        return f"{out} holds step {self.saved}; go on with: iterand-compress train --resume --out {out}"
+        again = f"iterand-compress train --resume --out {shlex.quote(str(out))}"
+        return f"{out} holds step {self.saved}; go on with: {again}"
 
     def close(self) -> None:
         """The run is over, however it ended."""

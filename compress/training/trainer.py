@@ -6,7 +6,7 @@ needs no random state of its own, and a resumed run goes on exactly where the ol
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import torch
 
 from ..config import Recipe
 from ..errors import CheckpointError, ConfigError
+from ..outputs import only_writer
+from ..storage import check_output
 from .checkpoint import Checkpoint, load_checkpoint
 from .devices import resolve_device
 from .evaluate import Score
@@ -21,8 +23,9 @@ from .group import Group
 from .identity import require_same_code, require_same_settings
 from .interrupt import StopRequest
 from .launch import join
-from .metrics import MetricsLog, NoMetrics, metrics_path
+from .metrics import MetricsLog, NoMetrics, check_tensorboard, metrics_path
 from .peers import watched
+from .profile import trace_path
 from .recipe import differences, override
 from .report import Reporter
 from .run import Run, RunOptions
@@ -62,7 +65,7 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
         PeerError: another process failed, or is gone.
     """
     group = join(options.peer_timeout)
-    with watched(group):
+    with watched(group), ExitStack() as locks:
         require_same_code(group)
         with group.agreed():
             check_schedule(recipe.train)
@@ -70,6 +73,18 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
             device = resolve_device(options.device, group)
             recipe = _resolved(recipe, device)
         require_same_settings(group, recipe, options, device)
+        with group.agreed():
+            if group.main:
+                outputs = (
+                    options.out,
+                    metrics_path(options.out),
+                    *([trace_path(options.out)] if options.profile else []),
+                )
+                for number, path in enumerate(outputs):
+                    check_output(path, *outputs[:number])
+                if options.tensorboard is not None:
+                    check_tensorboard(options.tensorboard)
+                locks.enter_context(only_writer(*outputs[:2]))
         stored = _stored_run(recipe, options, group)
         reporter = reporter if reporter and group.main else Reporter()
         if stored and stored.test is not None:

@@ -1903,10 +1903,17 @@ static void read_manifest(seedmask *file, uint64_t max_weights)
     read_states(file, values[STATE]);
 }
 
+/* a small file can stand for very many weights: docs/FORMAT.md, section 3 */
+static uint64_t default_max_weights(uint64_t size)
+{
+    const uint64_t least = UINT64_C(1) << 24, most = UINT64_C(1) << 33, each = 1024;
+    return size >= most / each ? most : size * each < least ? least : size * each;
+}
+
 static void open_file(seedmask *file, uint64_t size, const seedmask_options *options)
 {
     size_t max_header = options && options->max_header > 0 ? options->max_header : (size_t)16 << 20;
-    uint64_t max_weights = options && options->max_weights > 0 ? options->max_weights : UINT64_C(1) << 33;
+    uint64_t max_weights = options && options->max_weights > 0 ? options->max_weights : default_max_weights(size);
     size_t behind_manifest, *order;
     file->skip_weight_digests = options && options->skip_weight_digests;
     load_header(file, size, max_header);

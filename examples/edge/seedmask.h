@@ -44,7 +44,7 @@ typedef struct seedmask seedmask;
 /* Limits for files that are not trusted. Zeros mean the defaults. */
 typedef struct seedmask_options {
     size_t max_header;       /* bytes of the header; 0: 16 MiB. The format allows 100,000,000 */
-    uint64_t max_weights;    /* weights of all tensors together; 0: 2**33 */
+    uint64_t max_weights;    /* weights of all tensors together; 0: 1024 a byte of the file, 2**24 to 2**33 */
     int skip_weight_digests; /* not 0: faster, for a file whose tensors have been checked before */
 } seedmask_options;
 

@@ -400,6 +400,17 @@ def _longer(fields: dict[str, Any]) -> None:
     fields.update(frequencies=[*fields["frequencies"], states + lengths + words], lanes=[])
 
 
+def _bomb() -> bytes:
+    """512 million weights, of which one is kept: right but for the digest of its weights, and 1 kB."""
+
+    def edit(manifest: dict[str, Any]) -> None:
+        manifest["tensors"][0] |= {"kept": 1, "shape": [2**15, 2**14]}
+
+    # One gap of no zeros, in one lane, by a table in which it is certain.
+    payload = bytes([0]) + varint(1) + varint(1) + varint(2**16) + varint(0) * 255 + struct.pack("<IH", 2**16, 0)
+    return masked("gaps", payload, edit)
+
+
 def _zip() -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
@@ -574,6 +585,7 @@ BAD: dict[str, Callable[[], bytes]] = {
     "shape-negative": lambda: edited("v1-none", change(SHAPE, [-4, -5])),
     "shape-rank": lambda: edited("v1-none", change(SHAPE, [1] * 17)),
     "shape-huge": lambda: edited("v1-none", change(SHAPE, [2**20, 2**20])),
+    "shape-bomb": _bomb,
     "shape-overflow": lambda: edited("v1-none", change(SHAPE, [2**32, 2**32, 2**32])),
     "shape-wraps-to-20": lambda: edited("v1-none", change(SHAPE, [2**63 + 10, 2])),
     "shape-other-product": lambda: edited("v1-none", change(SHAPE, [5, 5])),
@@ -636,7 +648,7 @@ BAD: dict[str, Callable[[], bytes]] = {
     "rans-lane-0": lambda: masked("rans", rans(edit=lambda f: f.update(lane=0))),
     "rans-lane-32769": lambda: masked("rans", rans(edit=lambda f: f.update(lane=32769))),
     "rans-lane-overlong": lambda: masked("rans", rans(edit=lambda f: f.update(lane=b"\x82\x00"))),
-    "rans-lanes-beyond": lambda: masked("rans", rans(), lambda m: m["tensors"][0].update(shape=[2**16, 2**16], kept=8)),
+    "rans-lanes-beyond": lambda: masked("rans", rans(), lambda m: m["tensors"][0].update(shape=[2**12, 2**12], kept=8)),
     "rans-frequency-sum-less": lambda: masked("rans", rans(edit=lambda f: f["frequencies"].__setitem__(8, 255))),
     "rans-frequency-sum-more": lambda: masked("rans", rans(edit=lambda f: f["frequencies"].__setitem__(0, 257))),
     "rans-frequency-zeros": lambda: masked("rans", rans(edit=lambda f: f.update(frequencies=[0] * 9))),

@@ -1,0 +1,267 @@
+"""Odd files, odd terminals: one line that says what a file is, and output that never ends in a traceback."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import fail, invoke, succeed
+from iterand_compress.cli import app
+from iterand_compress.compress import SubnetworkConfig, make_subnetwork, pack, read_seedmask
+from iterand_compress.compress.storage.foreign import kind_of
+
+CLI = [sys.executable, "-m", "iterand_compress.cli"]
+
+
+@pytest.fixture(scope="module")
+def files(digits, tmp_path_factory) -> dict[str, Path]:
+    """A file of each kind, with a space in its name."""
+    folder = tmp_path_factory.mktemp("odd files")
+    found = {
+        "seedmask": shutil.copy(digits.seedmask, folder / "s.seedmask"),
+        "checkpoint": shutil.copy(digits.checkpoint, folder / "c.ckpt"),
+        "onnx": shutil.copy(digits.onnx, folder / "o.onnx"),
+    }
+    succeed("recover", digits.seedmask, "--out", folder / "w.safetensors")
+    torch.save({"a": torch.zeros(2)}, folder / "state.pt")
+    torch.save(torch.nn.Linear(2, 2), folder / "module.pt")
+    (folder / "text.txt").write_text("hello")
+    (folder / "nothing").touch()
+    os.mkfifo(folder / "fifo")
+    others = ("w.safetensors", "state.pt", "module.pt", "text.txt", "nothing", "fifo", "absent")
+    return {**found, **{name.split(".")[0]: folder / name for name in others}, "folder": folder}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("seedmask", "seedmask"),
+        ("checkpoint", "torch"),
+        ("state", "torch"),
+        ("module", "torch"),
+        ("onnx", "onnx"),
+        ("w", "safetensors"),
+        ("text", None),
+        ("nothing", None),
+        ("fifo", None),
+        ("absent", None),
+        ("folder", None),
+    ],
+)
+def test_kinds(name, kind, files) -> None:
+    assert kind_of(files[name]) == kind
+
+
+READERS = ("inspect", "verify", "recover", "eval", "export", "diff")
+
+
+def wrong(command: str, path: Path) -> str:
+    more = {"export": ("--onnx", path.parent / "out.onnx"), "recover": ("--out", path.parent / "out.st")}
+    return fail(1, command, path, *more.get(command, (path,) if command == "diff" else ()))
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "recover", "diff"])
+@pytest.mark.parametrize("name", ["checkpoint", "state", "module"])
+def test_a_checkpoint_where_a_packed_file_belongs(command, name, files) -> None:
+    line = wrong(command, files[name])
+    advice = f"if it is a checkpoint, pack it first: iterand-compress pack {shlex.quote(str(files[name]))}"
+    assert line == f"error: {files[name]}: a file of torch.save, not a .seedmask file; {advice}"
+    assert "'" in advice, "the name has a space"
+
+
+@pytest.mark.parametrize("command", ["inspect", "recover", "export", "diff"])
+def test_onnx_where_a_packed_file_belongs(command, files) -> None:
+    assert "o.onnx: an ONNX file, not a .seedmask file; verify and eval take it if its name ends in .onnx" in wrong(
+        command, files["onnx"]
+    )
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_safetensors_where_a_packed_file_belongs(command, files) -> None:
+    assert "w.safetensors: a safetensors file, but not a .seedmask" in wrong(command, files["w"])
+
+
+@pytest.mark.parametrize("command", [("pack",), ("train", "--resume", "-q", "--out")])
+def test_what_is_no_checkpoint(command, files) -> None:
+    """`pack x.seedmask` said that the file may run code."""
+
+    def line(name: str) -> str:
+        return fail(1, *command, files[name])
+
+    packed = shlex.quote(str(files["seedmask"]))
+    assert line("seedmask").endswith(
+        f"s.seedmask: a .seedmask file, not a checkpoint; it is packed already: iterand-compress inspect {packed}"
+    )
+    assert "o.onnx: an ONNX file, not a checkpoint; verify and eval take it" in line("onnx")
+    assert "a safetensors file without seed and masks, not a checkpoint; give the .seedmask file or" in line("w")
+    assert "not an iterand-compress checkpoint (for a bare state dict, use the library's pack())" in line("state")
+    assert "it may run code when loaded" in line("module")
+    assert "text.txt: " in line("text")
+    assert "nothing: " in line("nothing")
+    for name in ("fifo", "folder") if command[0] == "pack" else ():
+        assert "cannot be read: not a regular file; give the path of a checkpoint" in line(name)
+
+
+def test_onnx_in_capitals(digits, tmp_path) -> None:
+    path = shutil.copy(digits.onnx, tmp_path / "M.ONNX")
+    assert "ok: form dense" in succeed("verify", path)
+    assert succeed("eval", path) == succeed("eval", digits.onnx).replace(str(digits.onnx), str(path))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pack", ""),
+        ("pack", "m.ckpt", "--out", ""),
+        ("recover", ""),
+        ("export", "--onnx", ""),
+        ("train", "--out", ""),
+        ("train", "--data-dir", ""),
+        ("train", "--tensorboard", ""),
+        ("ablate", "m", "--folder", ""),
+        ("theory", "--plot", ""),
+    ],
+    ids=" ".join,
+)
+def test_empty_names(command) -> None:
+    assert "expected a name, got nothing." in fail(2, *command)
+
+
+def test_the_folder_is_no_name_for_onnx(digits, tmp_path, monkeypatch) -> None:
+    """`--onnx .` was the same as `--onnx`."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(digits.seedmask, tmp_path)
+    assert ".: cannot be written: Is a directory" in fail(1, "export", "model.seedmask", "--onnx", ".")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.seedmask"]
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "FIFO.toml"])
+def test_recipes_that_have_no_end(name, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("FIFO.toml")
+    assert f"recipe {name}: cannot be read: not a regular file" in fail(2, "train", "--recipe", name)
+
+
+def test_a_file_for_tensorboard(tmp_path) -> None:
+    (tmp_path / "board").touch()
+    words = ("train", "--epochs", 1, "-q", "--out", tmp_path / "a.ckpt", "--tensorboard", tmp_path / "board")
+    assert "board: --tensorboard takes a folder, and this is a file; give another name" in fail(2, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["board"], "refused before the first step"
+
+
+# --- names in hints
+
+
+def test_hints_can_be_pasted(digits, tmp_path) -> None:
+    out = tmp_path / "it's mine.ckpt"
+    text = succeed("train", "--epochs", 1, "--width", 0.1, "--out", out)
+    assert text.endswith(f"next, iterand-compress pack {shlex.quote(str(out))}\n")
+    words = shlex.split(text.strip().rpartition("next, iterand-compress ")[2])
+    assert words == ["pack", str(out)]
+    succeed(*words)
+
+
+# --- terminals
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory) -> Path:
+    """Tensors with names that no 8-bit encoding has all of."""
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.слой = torch.nn.Linear(4, 4)
+            self.層 = torch.nn.Linear(4, 4)
+
+    path = tmp_path_factory.mktemp("foreign") / "сеть→.seedmask"
+    pack(make_subnetwork(Net(), SubnetworkConfig(sparsity=0.5)), path)
+    assert [entry.name for entry in read_seedmask(path).tensors] == ["слой.weight", "層.weight"]
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "cp1251", "ascii", "utf-8"])
+@pytest.mark.parametrize("command", ["inspect", "verify", "diff", "recover"])
+def test_encodings(encoding, command, foreign, tmp_path) -> None:
+    more = {"diff": [foreign], "recover": ["--out", tmp_path / "слой×.safetensors"]}.get(command, [])
+    done = subprocess.run(
+        [*CLI, command, foreign, *more],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode("utf-8" if encoding == "ascii" else encoding)  # click takes ASCII for a mistake
+    if command == "inspect":
+        cyrillic = "слой" if encoding in ("cp1251", "ascii", "utf-8") else r"\u0441\u043b\u043e\u0439"
+        times = "x" if encoding == "cp1251" else "×"
+        assert f"{cyrillic}.weight" in text
+        assert f"4{times}4" in text
+    if command == "recover":
+        assert (tmp_path / "слой×.safetensors").stat().st_size > 0
+    done = subprocess.run(
+        [*CLI, command, foreign.parent / "нет→", *more],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: ")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_names_that_are_no_text(digits, tmp_path) -> None:
+    out = tmp_path / "\udcff.safetensors"
+    done = subprocess.run([*CLI, "recover", digits.seedmask, "--out", out], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert out.exists()
+
+
+def test_substitutes() -> None:
+    app._print_anything()
+    assert "3×3 → 7 – ± слой".encode("ascii", "iterand-compress") == rb"3x3 -> 7 - +- \u0441\u043b\u043e\u0439"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
+@pytest.mark.parametrize("words", [("inspect",), ("verify",), ("inspect", "--json"), ("--help",), ("--version",)])
+def test_a_full_disk_under_the_output(words, digits) -> None:
+    more = [] if words[0].startswith("-") else [digits.seedmask]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*CLI, *words, *more], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: No space left on device; check the disk and the path\n"
+
+
+def test_a_full_disk_under_errors() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*CLI, "inspect", "absent"], stdout=subprocess.PIPE, stderr=full, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+@pytest.mark.parametrize("words", [("inspect",), ("verify",)])
+def test_a_closed_pipe_is_quiet(words, digits) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*CLI, *words, digits.seedmask], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_out_of_memory_is_one_line(digits, monkeypatch) -> None:
+    from iterand_compress.compress import storage
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(storage, "read_seedmask", full)
+    assert "out of memory" in fail(1, "inspect", digits.seedmask)
+    assert invoke("inspect", digits.seedmask).exit_code == 1

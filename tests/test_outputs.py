@@ -1,0 +1,262 @@
+"""Where outputs go: names that keep their dots, no input lost, one run a file, refusals before any work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import fail, succeed
+from iterand_compress.compress import outputs
+from iterand_compress.compress.errors import ConfigError, IterandError
+from iterand_compress.compress.outputs import beside, only_writer
+from iterand_compress.compress.storage import check_output, read_seedmask, write_weights
+from iterand_compress.compress.training.metrics import metrics_path
+from iterand_compress.compress.training.profile import trace_path
+from iterand_compress.export import network as export_module
+
+QUICK = ("train", "--epochs", 1, "--width", 0.1, "--device", "cpu", "-q")
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.ckpt", "model.X"),
+        ("model.CKPT", "model.X"),
+        ("model.seedmask", "model.X"),
+        ("model.safetensors", "model.X"),
+        ("model.ONNX", "model.X"),
+        ("model.pt", "model.X"),
+        ("model.pth", "model.X"),
+        ("sparsity0.5", "sparsity0.5.X"),
+        ("sparsity0.9", "sparsity0.9.X"),
+        ("v1.2.ckpt", "v1.2.X"),
+        ("model", "model.X"),
+        (".ckpt", ".ckpt.X"),
+        ("a.b.", "a.b..X"),
+    ],
+)
+def test_names(name: str, expected: str) -> None:
+    assert beside(Path("runs.1") / name, ".X") == Path("runs.1") / expected
+
+
+def test_dots_in_names_of_runs(digits, tmp_path) -> None:
+    """`--out runs/sparsity0.5` and `runs/sparsity0.9` shared one log and one .seedmask."""
+    assert metrics_path(Path("runs/sparsity0.5")) == Path("runs/sparsity0.5.metrics.jsonl")
+    assert trace_path(Path("runs/sparsity0.5")) == Path("runs/sparsity0.5.trace.json")
+    for name in ("sparsity0.5", "sparsity0.9"):
+        shutil.copy(digits.checkpoint, tmp_path / name)
+        succeed("pack", tmp_path / name)
+        succeed("export", tmp_path / name, "--onnx")
+        succeed("recover", shutil.copy(digits.seedmask, tmp_path / f"packed-{name}"))
+    found = {path.name for path in tmp_path.iterdir()}
+    for number in ("0.5", "0.9"):
+        assert {f"sparsity{number}.seedmask", f"sparsity{number}.onnx", f"packed-sparsity{number}.safetensors"} <= found
+
+
+# --- an output that is an input
+
+
+@pytest.fixture
+def folder(digits, ticket, tmp_path, monkeypatch) -> Path:
+    """Files of each kind, under names that make commands write over them by default."""
+    shutil.copy(digits.checkpoint, tmp_path / "c.seedmask")
+    shutil.copy(digits.checkpoint, tmp_path / "c.png")
+    shutil.copy(digits.seedmask, tmp_path / "s.safetensors")
+    shutil.copy(digits.seedmask, tmp_path / "s.onnx")
+    shutil.copy(digits.seedmask, tmp_path / "s.seedmask")
+    shutil.copy(ticket.seedmask, tmp_path / "t.seedmask")
+    (tmp_path / "r.toml").write_text("[train]\nepochs = 1\n")
+    (tmp_path / "texts.csv").write_text("text,label\na,x\nb,y\n")
+    (tmp_path / "link").symlink_to("s.seedmask")
+    os.link(tmp_path / "s.seedmask", tmp_path / "hard")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pack", "c.seedmask"),
+        ("pack", "c.png", "--out", "./c.png"),
+        ("recover", "s.safetensors"),
+        ("recover", "s.seedmask", "--out", "link"),
+        ("recover", "link", "--out", "s.seedmask"),
+        ("recover", "s.seedmask", "--out", "hard", "--masks"),
+        ("recover", "s.seedmask", "--out", "hard", "--device", "cpu"),
+        ("export", "s.seedmask", "--onnx", "s.seedmask"),
+        ("export", "s.onnx", "--onnx"),
+        ("export", "link", "--onnx", "hard"),
+        ("export", "s.seedmask", "--onnx", "texts.csv", "--data-dir", "texts.csv"),
+        ("ablate", "c.png", "--plot", "c.png", "--force"),
+        (*QUICK, "--ticket", "t.seedmask", "--out", "t.seedmask", "--force"),
+        (*QUICK, "--recipe", "./r.toml", "--out", "r.toml", "--force"),
+        (*QUICK, "--data", "text", "--data-dir", "texts.csv", "--out", "texts.csv", "--force"),
+    ],
+    ids=lambda command: " ".join(map(str, command[:1] + command[-2:])),
+)
+def test_an_output_that_is_an_input(command, folder, monkeypatch) -> None:
+    def too_late(*_: object, **__: object) -> None:
+        raise AssertionError("work before the check")
+
+    monkeypatch.setattr(export_module, "load_network", too_late)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    line = fail(2, *command)
+    assert "the output would overwrite" in line
+    assert line.endswith("; give it another name")
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_library_refuses_it_too(folder) -> None:
+    with pytest.raises(ConfigError, match=r"hard: the output would overwrite .*s\.seedmask"):
+        write_weights(read_seedmask(folder / "s.seedmask"), folder / "hard")
+    check_output(folder / "new", folder / "s.seedmask")
+    assert not (folder / "new").exists()
+
+
+def test_one_file_for_two_outputs(tmp_path) -> None:
+    (tmp_path / "a.metrics.jsonl").symlink_to("a.ckpt")
+    line = fail(2, *QUICK, "--out", tmp_path / "a.ckpt")
+    assert line.endswith(f"a.metrics.jsonl: the output would overwrite {tmp_path / 'a.ckpt'}; give it another name")
+
+
+# --- outputs that cannot be written
+
+
+def bad_outputs(folder: Path) -> dict[str, tuple[Path, str]]:
+    (folder / "dir").mkdir()
+    os.mkfifo(folder / "fifo")
+    (folder / "loop").symlink_to("loop")
+    return {
+        "folder": (folder / "dir", "Is a directory; give the name of a file"),
+        "root": (Path("/"), "Is a directory"),
+        "device": (Path("/dev/null"), "not a regular file"),
+        "fifo": (folder / "fifo", "not a regular file"),
+        "no folder": (folder / "absent" / "x.png", "No such file or directory; create the folder first"),
+        "long": (folder / ("n" * 300 + ".png"), "File name too long; choose a shorter name"),
+        "loop": (folder / "loop", "the link leads to itself"),
+    }
+
+
+@pytest.mark.parametrize("which", ["folder", "root", "device", "fifo", "no folder", "long", "loop"])
+@pytest.mark.parametrize("command", ["train", "pack", "recover", "export", "theory"])
+def test_bad_outputs_are_refused_before_the_work(which, command, digits, tmp_path, monkeypatch) -> None:
+    path, text = bad_outputs(tmp_path)[which]
+    before = sorted(tmp_path.iterdir())
+    absent = tmp_path / "no-input"  # would be missed, if it were read first
+    words = {
+        "train": (*QUICK, "--data", "folder", "--data-dir", absent, "--force", "--out", path),
+        "pack": ("pack", absent, "--out", path),
+        "recover": ("recover", absent, "--out", path),
+        "export": ("export", absent, "--onnx", path),
+        "theory": ("theory", "--check", "--trials", 1, "--force", "--plot", path),
+    }[command]
+    line = fail(1, *words)
+    assert "cannot be written" in line
+    assert text in line
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="a child takes another user's rights")
+def test_without_permission(tmp_path) -> None:
+    tmp_path.chmod(0o555)
+    for parent in tmp_path.parents:
+        if parent != Path("/") and parent != Path("/tmp"):
+            parent.chmod(0o755)
+    pid = os.fork()
+    if not pid:
+        os.setuid(65534)
+        try:
+            check_output(tmp_path / "x.ckpt")
+        except IterandError as error:
+            os._exit(0 if "Permission denied; choose a folder that you may write to" in str(error) else 3)
+        finally:
+            os._exit(4)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+# --- two runs
+
+
+def test_two_runs_into_one_checkpoint(tmp_path) -> None:
+    out = tmp_path / "a.ckpt"
+    with only_writer(out):
+        line = fail(2, *QUICK, "--out", out)
+        assert line == f"error: {out}: another run is writing it; wait for its end, or give another --out"
+        assert "another run" in fail(2, *QUICK, "--out", out, "--force")
+    succeed(*QUICK, "--out", out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "a.metrics.jsonl"], "no lock stays"
+    with only_writer(metrics_path(out)):
+        line = fail(2, *QUICK, "--out", tmp_path / "a.pt")
+    assert line.startswith(f"error: {metrics_path(out)}: another run")
+    with only_writer(out):
+        assert "another run" in fail(2, "train", "--resume", "-q", "--out", out)
+
+
+def test_a_killed_run_does_not_stand_in_the_way(tmp_path) -> None:
+    out = tmp_path / "a.ckpt"
+    words = [sys.executable, "-m", "iterand_compress.cli", *map(str, QUICK), "--epochs", "100000", "--out", str(out)]
+    process = subprocess.Popen(words)
+    lock = tmp_path / ".a.ckpt.lock"
+    for _ in range(600):
+        if lock.exists() and out.exists():
+            break
+        time.sleep(0.1)
+    assert "another run" in fail(2, "train", "--resume", "-q", "--out", out)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert lock.exists()
+    succeed(*QUICK, "--out", out, "--force")
+    assert not lock.exists()
+
+
+def test_a_worker_that_outlives_the_run_holds_nothing(tmp_path) -> None:
+    """DataLoader's workers notice the end of a killed run after seconds."""
+    reading, writing = os.pipe()
+    with only_writer(tmp_path / "a"):
+        pid = os.fork()
+        if not pid:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+        os.close(reading)
+    with only_writer(tmp_path / "a"):
+        pass
+    os.close(writing)
+    os.waitpid(pid, 0)
+
+
+def test_links_to_one_file_are_one_file(tmp_path) -> None:
+    (tmp_path / "link").symlink_to("a")
+    with only_writer(tmp_path / "a"), pytest.raises(ConfigError, match="another run"), only_writer(tmp_path / "link"):
+        pass
+    with only_writer(tmp_path / "a", tmp_path / "link"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_file_systems_without_locks(tmp_path, monkeypatch) -> None:
+    class Locks:
+        LOCK_EX, LOCK_NB = 2, 4
+
+        @staticmethod
+        def flock(*_: int) -> None:
+            raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(outputs, "fcntl", Locks)
+    with only_writer(tmp_path / "a"), only_writer(tmp_path / "a"):
+        pass
+    monkeypatch.setattr(outputs, "fcntl", None)  # Windows
+    with only_writer(tmp_path / "b"), only_writer(tmp_path / "b"):
+        pass
+    with only_writer(tmp_path / ("n" * 254)):
+        pass
+    assert not list(tmp_path.iterdir())
