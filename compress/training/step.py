@@ -59,12 +59,9 @@ def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: 
     """
     size = batch_size if recipe.train.sync_batchnorm else batch_size // parts
     noun, expected = "image" if data.text is None else "text", len(data.classes)
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    for module, own in buffers:
+        module._buffers.update({name: None if value is None else value.clone() for name, value in own.items()})
     was_training = model.training
     model.train()
     try:
@@ -84,10 +81,8 @@ def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: 
         ) from None
     finally:
         model.train(was_training)
-        with torch.no_grad():
-            for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer
-                buffer.copy_(value)
+        for module, own in buffers:
+            module._buffers.update(own)
     if not isinstance(output, Tensor) or output.shape != (count, expected):
         kind = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise DataError(
