@@ -74,6 +74,9 @@ def command(
         raise DataError(f"{file} takes images of shape {shape}, {bundle.name} has {tuple(bundle.image_shape)}")
     if classes is not None and len(classes) != len(bundle.classes):
         raise DataError(f"{file} tells {len(classes)} classes apart, {bundle.name} has {len(bundle.classes)}")
+    for number, (own, other) in enumerate(zip(classes or (), bundle.classes, strict=False)):
+        if own != other:  # an accuracy would compare numbers that mean different things
+            raise DataError(f"{file}: class {number} is {own!r}, in {bundle.name} {other!r}: give data of its classes")
     images = bundle.test if split == "test" else bundle.val
     if images is None:
         raise DataError(f"{bundle.name}: no validation images (validation = {config.validation}); use --split test")

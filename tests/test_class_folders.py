@@ -206,6 +206,9 @@ def test_the_command_line_says_what_was_left_out(tmp_path):
         assert json.loads(succeed(*arguments, "--json"))["left_out"] == {".heic files (not decoded by Pillow)": 1}
     (tmp_path / "data" / "train" / "cat" / "more.heic").unlink()
     assert "left out" not in succeed("eval", out, *data)
+    other = make(tmp_path / "other", "folder", ("cat", "fox"))
+    line = fail(1, "eval", out, "--data", "folder", "--data-dir", other)
+    assert line == f"error: {out}: class 1 is 'dog', in folder 'fox': give data of its classes"
     (tmp_path / "data" / "train" / "c\x1bt").mkdir()
     assert r"'c\x1bt' contains the control character" in fail(1, "eval", out, *data)
     assert invoke("eval", out, *data).stderr.rstrip("\n").isprintable()

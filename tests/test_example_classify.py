@@ -223,6 +223,22 @@ def test_a_bad_image_does_not_stop_the_others(small, tmp_path):
     assert third.startswith(f"error: {tmp_path / 'deep.png'}: more than 8 bits a channel")
 
 
+def test_names_that_a_terminal_lacks(tmp_path):
+    model = exported(tmp_path / "model.onnx", (1, 8, 8))
+    image = tmp_path / "caf\u00e9 \udcff.png"
+    try:
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(image)
+    except (OSError, UnicodeError):
+        pytest.skip("the file system does not take such names")
+    for encoding in ("utf-8", "ascii"):
+        environment = os.environ | {"PYTHONIOENCODING": f"{encoding}:strict"}
+        command = [sys.executable, str(SCRIPT), str(model), os.fsencode(image)]
+        done = subprocess.run(command, capture_output=True, env=environment, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert rb"\udcff.png" in done.stdout
+        assert (rb"caf\xe9" in done.stdout) is (encoding == "ascii")
+
+
 def test_no_such_model(small, tmp_path):
     line = refused(1, tmp_path / "absent.onnx", small / "image.png")
     assert line == f"error: {tmp_path / 'absent.onnx'}: no such file"

@@ -186,7 +186,7 @@ def test_damaged_files_are_refused_or_read_alike(tmp_path, edge, monkeypatch):
 
 
 def test_all_that_pillow_decodes_is_taken():
-    assert {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"} <= set(
+    assert {".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"} <= set(
         suffixes()
     )
     assert (".webp" in suffixes(), ".avif" in suffixes()) == (features.check("webp"), features.check("avif"))

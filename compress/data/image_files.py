@@ -47,7 +47,8 @@ def _formats() -> tuple[str, ...]:
 
 def suffixes() -> tuple[str, ...]:
     """Endings, in small letters, of the files that the installed Pillow decodes."""
-    return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in _formats()))
+    known = {*_formats(), "MPO"}  # several JPEG images in one file, which Pillow opens as JPEG
+    return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in known))
 
 
 def read_image(path: str, channels: int) -> Image.Image:

@@ -17,6 +17,7 @@ nevertheless); 2 for wrong arguments.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import statistics
 import struct
@@ -296,6 +297,8 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object in the place of the table")
     args = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files and classes that the terminal lacks
     warnings.simplefilter("ignore")  # Pillow's, of large images, and of damaged metadata beside sound pixels
     try:
         results = classify(Model.load(args.model, args.threads or 0), args)
