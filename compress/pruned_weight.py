@@ -20,6 +20,7 @@ class PrunedWeight(nn.Module):
     Attributes:
         spec: tells the initial weight; ``kept`` follows the mask.
         mask: bool, flat ``[n]``, row-major; True = kept.
+        order: as of `MaskedWeight`.
     """
 
     mask: Tensor
@@ -27,16 +28,25 @@ class PrunedWeight(nn.Module):
     def __init__(self, spec: WeightSpec, device: torch.device) -> None:
         super().__init__()
         self.spec = spec
-        self.register_buffer("mask", torch.ones(math.prod(spec.shape), dtype=torch.bool, device=device))
+        self.order: tuple[str, ...] = ()
+        mask = torch.ones(math.prod(spec.shape), dtype=torch.bool, device=device)
+        self.register_buffer("mask", self.without_padding(mask, low=False))
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight where kept, +0 where pruned."""
         return torch.where(self.mask.view(self.spec.shape), weight, 0.0)
 
     def set_mask(self, mask: Tensor) -> None:
-        """Prune; ``mask`` is bool ``[n]``."""
-        self.mask.copy_(mask)
-        self.spec = replace(self.spec, kept=int(mask.sum()))
+        """Prune; ``mask`` is bool ``[n]``. The row of padding is pruned whatever it says."""
+        self.mask.copy_(self.without_padding(mask, low=False))
+        self.spec = replace(self.spec, kept=int(self.mask.sum()))
+
+    def without_padding(self, values: Tensor, *, low: float) -> Tensor:
+        """A copy of a tensor ``[n]``, with ``low`` in the row of padding, if there is one."""
+        values = values.clone()
+        if self.spec.padding >= 0:
+            values.view(self.spec.shape)[self.spec.padding] = low
+        return values
 
     def get_extra_state(self) -> dict[str, Any]:
         """See `MaskedWeight`."""

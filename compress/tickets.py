@@ -7,6 +7,7 @@ under ``methods/``; what they have in common is here.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -49,7 +50,7 @@ def find_ticket(model: nn.Module, config: SubnetworkConfig, inputs: Sample | tup
     if method.criterion is None or not layers:
         raise ConfigError(f"method {config.method}: it does not prune at initialisation; there is no ticket to find")
     names = [name for name, _, _ in layers]
-    count = sum(weight.numel() for _, _, weight in layers)
+    count = sum(part.spec.selectable for _, part, _ in layers)
     kept = kept_count(count, config.sparsity, "(all)")
     if method.criterion == "synflow":
         shape = tuple(size for size in inputs or () if isinstance(size, int))
@@ -64,7 +65,9 @@ def find_ticket(model: nn.Module, config: SubnetworkConfig, inputs: Sample | tup
             scores = magnitude.uniform_scores(weights, config.seed)
         else:
             scores = _from_data(model, config.method, inputs)
-        masks = _global_masks(_checked(scores, names, config.method), kept)
+        found = _checked(scores, names, config.method)
+        found = [part.without_padding(some, low=-math.inf) for (_, part, _), some in zip(layers, found, strict=True)]
+        masks = _global_masks(found, kept)
     for (_, part, _), mask in zip(layers, masks, strict=True):
         part.set_mask(mask)
 
@@ -79,7 +82,7 @@ def use_masks(model: nn.Module, masks: Mapping[str, NDArray[np.bool_]]) -> None:
     Raises:
         ConfigError: names or sizes are not those of the network.
     """
-    layers = {name: part for name, part, _ in pruned_layers(model)}
+    layers = {name: part for name, part, _ in pruned_layers(model, every_name=True)}
     if set(layers) != set(masks):
         odd = sorted(set(layers) ^ set(masks))[0]
         raise ConfigError(
