@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+PartT = TypeVar("PartT", MaskedWeight, PrunedWeight)
 
 
 def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFilter | None = None) -> ModuleT:
@@ -153,8 +154,9 @@ def pruned_layers(model: nn.Module, *, every_name: bool = False) -> Iterator[tup
 
 
 def _parametrized(
-    model: nn.Module, kind: type[ModuleT], *, every_name: bool = False
-) -> Iterator[tuple[str, ModuleT, nn.Parameter]]:
+    model: nn.Module, kind: type[PartT], *, every_name: bool = False
+) -> Iterator[tuple[str, PartT, nn.Parameter]]:
+    found = []
     for name, module in model.named_modules(remove_duplicate=not every_name):
         if isinstance(module, parametrize.ParametrizationList) and isinstance(part := module[0], kind):
             original = module.original
@@ -163,7 +165,9 @@ def _parametrized(
             name = layer.removesuffix("parametrizations") + tensor
             if len(module) > 1:
                 raise ConfigError(f"{name}: has another parametrization on top of the mask, which no file can hold")
-            yield name, part, original
+            found.append((name, part, original))
+    # As they are numbered: torch has put what it parametrized behind the other modules of a layer.
+    yield from sorted(found, key=lambda one: one[1].spec.tensor)
 
 
 @contextmanager
