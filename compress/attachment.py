@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from .errors import ConfigError
 from .masked_weight import MaskedWeight
 from .pruned_weight import PrunedWeight
 
-__all__ = ["attach", "detach", "is_attached"]
+__all__ = ["attach", "detach", "is_attached", "without_cudnn"]
 
 
 def attach(layer: Any, parts: Mapping[str, MaskedWeight | PrunedWeight]) -> None:
@@ -86,3 +86,12 @@ def detach(layer: Any, name: str) -> None:
     layer._parameters.update({key: found.pop(key) for key in order if key in found} | found)
     if isinstance(layer, nn.RNNBase):
         layer._init_flat_weights()
+
+
+def without_cudnn(model: nn.Module) -> AbstractContextManager[None]:
+    """Within, a model with recurrent layers does without cuDNN.
+
+    Its recurrent layers have no backward pass in evaluation mode, and no second derivatives.
+    """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .attachment import without_cudnn
 from .config import SubnetworkConfig
 from .errors import ConfigError, DataError
 from .methods import grasp, magnitude, resolve, snip, synflow
@@ -135,9 +137,12 @@ def _from_data(model: nn.Module, method: str, inputs: object) -> Sequence[Tensor
     twin = copy.deepcopy(model)  # statistics of BatchNorm must not remember the sample
     twin.train()
     weights: list[Tensor] = [weight for _, _, weight in pruned_layers(twin)]
-    with torch.enable_grad():
-        score = snip.scores if method == "snip" else grasp.scores
-        return score(twin(images), labels, weights)
+    if method == "snip":
+        with torch.enable_grad():
+            return snip.scores(twin(images), labels, weights)
+    # Of second derivatives, the quicker kernels of attention and of recurrent layers know nothing.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), without_cudnn(twin):
+        return grasp.scores(twin(images), labels, weights)
 
 
 @torch.enable_grad()
