@@ -76,14 +76,15 @@ def chosen_weights(model: nn.Module, where: LayerFilter | None) -> list[Chosen]:
             f"{type(model).__name__}: no layer to mask; expected at least one of "
             + ", ".join(kind.__name__ for kind in MASKABLE)
         )
-    owners: dict[int, str] = {}
+    owners = _Owners()
     for one in chosen:
-        other = owners.setdefault(_place(one.weight), one.label)
-        if other != one.label:
+        other = owners.find(one.weight)
+        if other is not None:
             raise ConfigError(
-                f"layers {other} and {one.label} share one weight; give one of them a copy of its own, "
+                f"layers {other.label} and {one.label} share one weight; give one of them a copy of its own, "
                 "or leave both out with where="
             )
+        owners.add(one)
     return chosen
 
 
@@ -128,13 +129,15 @@ def refuse_second_names(model: nn.Module, chosen: Sequence[Chosen]) -> None:
     Raises:
         ConfigError: there is one.
     """
-    owners = {_place(one.weight): one for one in chosen}
+    owners = _Owners()
+    for one in chosen:
+        owners.add(one)
     for name, module in model.named_modules():
         for key, value in _held(module):
-            one = owners.get(_place(value))
-            if one is not None and (one.layer is not module or one.tensor != key):
+            owner = owners.find(value)
+            if owner is not None and (owner.layer, owner.tensor) != (module, key):
                 raise ConfigError(
-                    f"layer {one.label}: its weight is {f'{name}.{key}'.lstrip('.')} as well, which would then hold "
+                    f"layer {owner.label}: its weight is {f'{name}.{key}'.lstrip('.')} as well, which would then hold "
                     f"scores; give {key} a copy of its own, or leave the layer out with where="
                 )
 
@@ -153,10 +156,33 @@ def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                     yield key, item
 
 
-def _place(tensor: Tensor) -> int:
-    """Tells tensors apart by what they hold: a view of a weight, or its ``.data``, is in the same place."""
-    real = tensor.layout == torch.strided and tensor.device.type != "meta" and tensor.numel() > 0
-    return tensor.data_ptr() if real else id(tensor)
+class _Owners:
+    """Which weight a tensor is, or is a part or a view of."""
+
+    def __init__(self) -> None:
+        self._by_storage: dict[int, list[tuple[int, int, Chosen]]] = {}
+
+    def add(self, one: Chosen) -> None:
+        """Remember a weight."""
+        storage, start, stop = _extent(one.weight)
+        self._by_storage.setdefault(storage, []).append((start, stop, one))
+
+    def find(self, tensor: Tensor) -> Chosen | None:
+        """The weight that holds some of the numbers of a tensor."""
+        storage, start, stop = _extent(tensor)
+        for first, last, one in self._by_storage.get(storage, ()):
+            if start < last and first < stop:
+                return one
+        return None
+
+
+def _extent(tensor: Tensor) -> tuple[int, int, int]:
+    """Storage, and where in it the elements begin and end; what has no memory has a storage of its own."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.numel() == 0:
+        return id(tensor), 0, 1
+    first = int(tensor.storage_offset())
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.untyped_storage().data_ptr(), first, first + reach + 1
 
 
 def fan_in(layer: Any, tensor: str) -> int:

@@ -55,9 +55,9 @@ def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFil
     For ``method="dense"`` the weights become the initial random ones and stay ordinary parameters.
 
     Args:
-        model: any module; every layer of a type in ``MASKABLE`` is taken.
+        model: any module; every layer of a type in ``MASKABLE`` is taken, with all its matrices.
         config: method, distribution, sparsity, seed, resampling.
-        where: called with name and layer; return ``False`` to leave a layer as it is.
+        where: called with name (of several, the first) and layer; return ``False`` to leave a layer as it is.
 
     Returns:
         ``model`` itself.

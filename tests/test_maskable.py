@@ -151,6 +151,7 @@ REFUSED: list[tuple[str, Callable[[], nn.Module], str]] = [
     ("tied", Tied, r"layers embed and head share one weight; give one of them a copy"),
     ("parameter", lambda: Named(lambda layer: layer.weight), r"layer enc: its weight is w as well.*leave the"),
     ("view", lambda: Named(lambda layer: layer.weight.data.t()), r"layer enc: its weight is w as well"),
+    ("part", lambda: Named(lambda layer: layer.weight[2:]), r"layer enc: its weight is w as well"),
     ("list", lambda: Named(lambda layer: [layer.weight]), r"layer enc: its weight is w as well"),
     ("dict", lambda: Named(lambda layer: {"x": layer.weight}), r"layer enc: its weight is w as well"),
     ("parameters", lambda: Named(lambda layer: nn.ParameterList([layer.weight])), r"its weight is w\.0 as well"),
