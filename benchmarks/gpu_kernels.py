@@ -95,7 +95,10 @@ def check_recovery(args: argparse.Namespace, device: torch.device) -> Iterator[t
         with torch.no_grad():
             for _, _, scores in masked_layers(model):
                 scores.add_(torch.randn_like(scores), alpha=1e-2)
-    weights = {name: model.get_submodule(name.removesuffix(".weight")).weight for name, _, _ in masked_layers(model)}
+    weights = {}
+    for name, _, _ in masked_layers(model):
+        layer, _, tensor = name.rpartition(".")
+        weights[name] = getattr(model.get_submodule(layer), tensor)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.seedmask"
         pack(model, path)

@@ -50,7 +50,7 @@ class Allocation:
 
         A weight for each row of its matrix, but no more than half of what layerwise selection would leave it.
         """
-        weights = math.prod(part.spec.shape)
+        weights = part.spec.selectable
         share = math.ceil((1 - self.sparsity) * weights / 2)
         return part.possible(max(1, min(part.spec.shape[0], share)))
 
@@ -62,7 +62,7 @@ class Allocation:
         """
         if self.scope != "global":
             return
-        weights = sum(math.prod(part.spec.shape) for part in parts)
+        weights = sum(part.spec.selectable for part in parts)
         kept, least = kept_count(weights, self.sparsity, "(all)"), sum(self.floor(part) for part in parts)
         if kept < least:
             raise ConfigError(
@@ -91,9 +91,9 @@ def settle(layers: Sequence[tuple[str, MaskedWeight, Tensor]], epoch: int | None
     parts = [part for _, part, _ in varying]
     if rule.scope == "layerwise":
         for name, part, _ in varying:
-            part.keep(part.possible(kept_count(math.prod(part.spec.shape), sparsity, name)))
+            part.keep(part.possible(kept_count(part.spec.selectable, sparsity, name)))
         return
-    weights = [math.prod(part.spec.shape) for part in parts]
+    weights = [part.spec.selectable for part in parts]
     kept = min(
         kept_count(sum(weights), sparsity, "(all)"),
         sum(part.possible(count) for part, count in zip(parts, weights, strict=True)),

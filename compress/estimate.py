@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -17,6 +17,7 @@ from .data.tokens import TextSpec
 from .errors import ConfigError, IterandError
 from .methods import resolve as resolve_method
 from .models import AnyArchitecture, TextArchitecture, build_model, resolve, resolve_text
+from .packing import masked_keys
 from .selection import kept_count
 from .storage import InputSpec, TextInput
 from .storage.bits import Row
@@ -172,13 +173,19 @@ def estimate(
     pruned = [(name, part.spec, None) for name, part, _ in pruned_layers(network)]
     for name, spec, number in (*searched, *pruned):
         weights = math.prod(spec.shape)
-        kept = kept_count(weights, subnetwork.sparsity, name) if number is None else number
+        kept = kept_count(spec.selectable, subnetwork.sparsity, name) if number is None else number
         free, chosen = round(weights * (1 - sum(frozen))), round(kept - weights * frozen[1])
         mask = _bit_bytes(free, max(0, min(chosen, free))) if free else 0
         log = _log_bytes(kept, share, book.name, recycled=method.recycling is not None)
         coats = _coat_bytes(kept, method.coats) if method.coats > 1 else 0
         layers.append(LayerEstimate(name, spec.shape, weights, kept, mask, log, coats))
-    rest = {name: value for name, value in network.state_dict().items() if ".parametrizations." not in f".{name}"}
+    masked, rest = masked_keys(network.state_dict())
+    by_name = {layer.name: layer for layer in layers}
+    for keys in masked:
+        if not keys.first:  # a second name of a layer, whose weights are told by their bytes
+            first = by_name[masked[keys.spec.tensor].name]
+            log = _log_bytes(first.kept, 1.0, book.name, recycled=True)
+            layers.append(replace(first, name=keys.name, log_bytes=log))
     header = _header_bytes(architecture, Recipe(model=model, subnetwork=subnetwork), book.name, layers, rest)
     state_bytes = sum(value.numel() * value.element_size() for value in rest.values())
     return Estimate(

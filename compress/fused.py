@@ -55,9 +55,11 @@ class FusedLayers:
         self._units = torch.tensor([spec.scale for spec in specs], dtype=torch.float32, device=self._device)
         self._tensors = torch.tensor([spec.tensor for spec in specs], dtype=torch.int64, device=self._device)
         self._book = code_table(specs[0].codebook, self._device)
-        # What an embedding looks up stays float32 under autocast, so its weight must.
+        # What an embedding looks up stays float32 under autocast, so its weight must; recurrent layers choose a type
+        # of their own, for all their weights and biases together.
         self._may_round = not any(
-            isinstance(layer, nn.Embedding) and parametrize.is_parametrized(layer) for layer in model.modules()
+            isinstance(layer, nn.Embedding | nn.RNNBase | nn.RNNCellBase) and parametrize.is_parametrized(layer)
+            for layer in model.modules()
         )
         self._rooms: dict[torch.dtype, Tensor] = {}
         self._counts: tuple[int, ...] = ()

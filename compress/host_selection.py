@@ -47,7 +47,8 @@ def host_mask(
         bracket: see `new_bracket`; updated.
 
     Returns:
-        bool ``[n]`` with exactly ``kept`` true entries, if ``kept`` leaves room for what is fixed.
+        bool ``[n]`` with exactly ``kept`` true entries; where ``kept`` leaves no room for all that is fixed to kept,
+        those of them with the lowest indices.
     """
     keys = _Keys(scores, pruned, always, magnitude=magnitude)
     memory: NDArray[np.float64] = bracket.numpy()
@@ -73,10 +74,14 @@ def host_mask(
             ranks = max(_REACH * shift, memory[_RANKS] / 2)
         memory[:] = _next(threshold, ranks, spacing, keys.count)
         return torch.from_numpy(mask)
-    # Scores that are not numbers; the training loop ends the run for that.
+    # Fewer than what is fixed, as the inner ones of nested masks may keep; or scores that are not numbers, for which
+    # the training loop ends the run.
     memory[:] = math.nan
+    order = keys.at(np.arange(keys.count))
+    if pruned is not None and always is not None:
+        order = np.where(always.numpy(), math.inf, np.where(pruned.numpy(), -math.inf, order))
     mask = np.zeros(keys.count, np.bool_)
-    mask[np.argsort(-keys.at(np.arange(keys.count)), kind="stable")[:kept]] = True
+    mask[np.argsort(-order, kind="stable")[:kept]] = True
     return torch.from_numpy(mask)
 
 

@@ -1,4 +1,4 @@
-"""The weight of one layer: random numbers from a seed, masked by trained scores, refreshed as the method has it."""
+"""A weight of a layer: random numbers from a seed, masked by trained scores, refreshed as the method has it."""
 
 from __future__ import annotations
 
@@ -39,10 +39,17 @@ def coats_of(scores: Tensor, spec: WeightSpec, fixed: Fixed | None, brackets: li
 
 
 def fixed_of(spec: WeightSpec, device: torch.device) -> Fixed | None:
-    """The weights whose part in the mask follows from the seed; ``None`` if there are none."""
-    if spec.frozen == (0, 0):
+    """The weights whose part in the mask follows from the seed, or from being padding; ``None`` if there are none."""
+    if spec.frozen == (0, 0) and spec.padding < 0:
         return None
-    return frozen_masks(spec.seed, spec.tensor, *spec.frozen, math.prod(spec.shape), device)
+    count = math.prod(spec.shape)
+    if spec.frozen == (0, 0):
+        pruned, kept = torch.zeros(2, count, dtype=torch.bool, device=device)
+    else:
+        pruned, kept = frozen_masks(spec.seed, spec.tensor, *spec.frozen, count, device)
+    if spec.padding >= 0:
+        pruned.view(spec.shape)[spec.padding] = True
+    return pruned, kept
 
 
 class MaskedWeight(nn.Module):
@@ -61,6 +68,7 @@ class MaskedWeight(nn.Module):
         recycling: Weight Recycling's rule, or ``None``.
         held_mask: for a while, the mask, bool ``[n]`` (see ``fused.py``, and ``held_masks``).
         held_weight: for a while, the effective weight.
+        order: names of all parameters of the layer, in the order of the plain one.
     """
 
     codes: Tensor
@@ -83,6 +91,7 @@ class MaskedWeight(nn.Module):
         self.score_bound, self._unused = score_bound, True
         self.held_mask: Tensor | None = None
         self.held_weight: Tensor | None = None
+        self.order: tuple[str, ...] = ()
         self._brackets = [new_bracket() for _ in range(spec.coats)]
         count = math.prod(spec.shape)
         draws = torch.zeros(count, dtype=torch.uint8, device=device) if resampling else None
@@ -90,18 +99,19 @@ class MaskedWeight(nn.Module):
         current = initial_bytes(spec, device) if recycling else None
         self.register_buffer("current", current)
         self.register_buffer("codes", codes_of(spec, None, current, device), persistent=False)
-        for name, part in zip(("frozen_pruned", "frozen_kept"), fixed_of(spec, device) or (None, None), strict=True):
+        for name, part in zip(("fixed_pruned", "fixed_kept"), fixed_of(spec, device) or (None, None), strict=True):
             self.register_buffer(name, part, persistent=False)
         if device.type == "meta":  # where nothing can be counted
-            self._frozen_counts = tuple(count * share >> 16 for share in spec.frozen)
+            pruned, kept = (count * share >> 16 for share in spec.frozen)
+            self._fixed_counts: tuple[int, ...] = (max(pruned, count - spec.selectable), kept)
         else:
-            self._frozen_counts = tuple(int(part.sum()) for part in self.fixed or ())
+            self._fixed_counts = tuple(int(part.sum()) for part in self.fixed or ())
         self.keep(self.possible(spec.kept))
 
     @property
     def fixed(self) -> Fixed | None:
-        """Weights that the seed fixes to pruned, and to kept, bool ``[n]`` each; ``None`` if there are none."""
-        pruned, kept = self.frozen_pruned, self.frozen_kept
+        """Weights that are pruned, and kept, whatever their scores, bool ``[n]`` each; ``None`` if there are none."""
+        pruned, kept = self.fixed_pruned, self.fixed_kept
         return (pruned, kept) if isinstance(pruned, Tensor) and isinstance(kept, Tensor) else None
 
     @property
@@ -151,8 +161,8 @@ class MaskedWeight(nn.Module):
             self.spec = replace(self.spec, kept=kept)
 
     def possible(self, kept: int) -> int:
-        """The number nearest to ``kept`` that a mask can keep, given what the seed fixes of it."""
-        pruned, always = self._frozen_counts or (0, 0)
+        """The number nearest to ``kept`` that a mask can keep, given what is fixed of it."""
+        pruned, always = self._fixed_counts or (0, 0)
         return min(max(kept, always), math.prod(self.spec.shape) - pruned)
 
     @torch.no_grad()
@@ -167,7 +177,11 @@ class MaskedWeight(nn.Module):
         """Let the weights with the lowest scores take the values of those with the highest."""
         if self.recycling is None or self.current is None:
             return
-        takers, givers = self.recycling.moves(selection_keys(scores.detach(), self.spec.selection))
+        keys = selection_keys(scores.detach(), self.spec.selection)
+        if self.spec.padding >= 0:  # whose scores do not learn: it gives nothing
+            keys = keys.clone()
+            keys.view(self.spec.shape)[self.spec.padding] = -math.inf
+        takers, givers = self.recycling.moves(keys)
         self.current[takers] = self.current[givers]
         self.codes[takers] = self.codes[givers]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,115 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .codebooks import get_codebook
+from .codebooks import get_codebook, random_bytes_at
 from .codes import codes_of
 from .errors import CheckpointError, SeedMaskError
 from .generator import random_weights
 from .masked_weight import coats_of, fixed_of
 from .methods.biprop import alpha
+from .philox import random_bytes
 from .selection import select
 from .state import plain_state
 from .storage import Frozen, InputSpec, MaskedTensor, Network, PackReport, TextInput, quantise, write_seedmask
 from .storage.state_dtype import StateRounding, round_state
-from .subnetwork import pruned_layers
+from .subnetwork import masked_layers, pruned_layers
 from .tensors import to_stored
 from .training.checkpoint import Checkpoint, DataInfo
 from .weight_spec import WeightSpec, spec_from_state
 
-__all__ = ["network_of", "network_of_checkpoint", "pack", "trained_error", "with_state_dtype"]
+__all__ = [
+    "MaskedKeys",
+    "masked_keys",
+    "network_of",
+    "network_of_checkpoint",
+    "pack",
+    "trained_error",
+    "with_state_dtype",
+]
 
-_MARK = ".parametrizations.weight."
+# Before "original", "0.mask" and the like, what torch calls the state of a parametrized tensor. Others than ours put
+# such state there, too; ours is known by what its extra state holds.
+_PREFIX = re.compile(r"((?:.+\.)?)parametrizations\.([^.]+)\.")
+_EXTRA = "0._extra_state"
+
+
+@dataclass(frozen=True)
+class MaskedKeys:
+    """Where the state dict of a subnetwork holds a masked weight.
+
+    Attributes:
+        name: of the weight in the plain model.
+        prefix: of its keys.
+        spec: of the weight.
+        first: whether it is the first name of the layer, which may have several.
+    """
+
+    name: str
+    prefix: str
+    spec: WeightSpec
+    first: bool
+
+    @property
+    def original(self) -> str:
+        """The key of its scores, or of the weights that are trained."""
+        return f"{self.prefix}original"
+
+
+def masked_keys(state: Mapping[str, Any]) -> tuple[list[MaskedKeys], dict[str, Any]]:
+    """Tell the masked weights of a state dict from the rest of it.
+
+    Args:
+        state: of a module made by ``make_subnetwork``.
+
+    Returns:
+        The masked weights by their index, second names behind all of them; and the entries of all others.
+
+    Raises:
+        SeedMaskError: layers of several subnetworks are mixed.
+        CheckpointError: the state is damaged.
+    """
+    found: dict[int, MaskedKeys] = {}
+    second: list[MaskedKeys] = []
+    for key, value in state.items():
+        match = _PREFIX.fullmatch(key.removesuffix(_EXTRA))
+        if match is None or not key.endswith(_EXTRA) or not isinstance(value, dict) or "codebook" not in value:
+            continue
+        spec = spec_from_state(value)
+        keys = MaskedKeys(match[1] + match[2], match[0], spec, first=spec.tensor not in found)
+        other = found.setdefault(spec.tensor, keys)
+        if other is not keys:
+            if not _same_layer(state, keys, other):
+                raise SeedMaskError(
+                    f"layers {other.name} and {keys.name} have the same random weights (index {spec.tensor}); "
+                    "make_subnetwork() was called on parts of this model: call it once, on the whole"
+                )
+            second.append(keys)
+    if len({keys.spec.seed for keys in found.values()}) > 1 or sorted(found) != list(range(len(found))):
+        raise SeedMaskError(
+            "expected the layers of one subnetwork, got a mixture; call make_subnetwork() on the whole model"
+        )
+    masked = [*(found[index] for index in range(len(found))), *second]
+    prefixes = {keys.prefix: keys.name for keys in masked}
+    rest = {}
+    for key, value in state.items():
+        match = _PREFIX.match(key)
+        if match is None or match[0] not in prefixes:
+            rest[key] = value
+        elif key.removeprefix(match[0]).startswith("1."):
+            raise SeedMaskError(f"{prefixes[match[0]]}: has another parametrization on top of the mask; remove it")
+    return masked, rest
+
+
+def _same_layer(state: Mapping[str, Any], one: MaskedKeys, other: MaskedKeys) -> bool:
+    """Whether two names are those of one layer: nothing that belongs to the weight differs."""
+    parts = [
+        {key.removeprefix(keys.prefix): value for key, value in state.items() if key.startswith(keys.prefix)}
+        for keys in (one, other)
+    ]
+    return parts[0].keys() == parts[1].keys() and all(
+        value.is_meta or torch.equal(value, parts[1][key]) if isinstance(value, Tensor) else value == parts[1][key]
+        for key, value in parts[0].items()
+    )
 
 
 def network_of(
@@ -59,55 +151,37 @@ def network_of(
         SeedMaskError: nothing is masked, or layers of several subnetworks are mixed; there are no trained weights.
         CheckpointError: the state is damaged.
     """
-    layers: dict[int, tuple[str, WeightSpec]] = {}
-    rest: dict[str, Tensor] = {}
-    for key, value in state.items():
-        prefix, mark, part = ("." + key).partition(_MARK)
-        layer = prefix.removeprefix(".")
-        if not mark:
-            rest[key] = value
-        elif part == "0._extra_state":
-            spec = spec_from_state(value)
-            name = f"{layer}.weight" if layer else "weight"
-            if layers.setdefault(spec.tensor, (name, spec)) != (name, spec):
-                raise SeedMaskError(
-                    f"layers {layers[spec.tensor][0]} and {name} have the same random weights (index {spec.tensor}); "
-                    "make_subnetwork() was called on parts of this model: call it once, on the whole"
-                )
-    if not layers:
+    masked, rest = masked_keys(state)
+    if not masked:
         raise SeedMaskError(
             "nothing to pack: the network has no masked weights (a densely trained one cannot be recovered from a "
             "seed; export it from its checkpoint instead)"
         )
-    seeds = {spec.seed for _, spec in layers.values()}
-    if len(seeds) != 1 or sorted(layers) != list(range(len(layers))):
-        raise SeedMaskError(
-            "expected the layers of one subnetwork, got a mixture; call make_subnetwork() on the whole model"
-        )
-    tensors = []
-    for index in range(len(layers)):
-        name, spec = layers[index]
-        prefix = name.removesuffix("weight") + "parametrizations.weight."
-        original: Tensor = state[prefix + "original"].detach().cpu().reshape(-1)
+    tensors: list[MaskedTensor] = []
+    for keys in masked:
+        name, spec = keys.name, keys.spec
+        original: Tensor = state[keys.original].detach().cpu().reshape(-1)
         if original.numel() != math.prod(spec.shape):
             raise CheckpointError(f"{name}: expected {math.prod(spec.shape)} scores, got {original.numel()}")
-        if spec.selection == "unpruned":
+        if not keys.first:
+            tensors.append(_again(name, tensors[spec.tensor], spec))
+        elif spec.selection == "unpruned":
             raise SeedMaskError(
                 f"{name}: was never pruned, so there is no mask to pack: call find_ticket(model, config, inputs) after "
                 "make_subnetwork(model, config), and train it then"
             )
-        if spec.selection == "fixed":
-            tensors.append(_ticket(name, spec, original, state[prefix + "0.mask"].cpu(), with_weights))
+        elif spec.selection == "fixed":
+            tensors.append(_ticket(name, spec, original, state[f"{keys.prefix}0.mask"].cpu(), with_weights))
         elif with_weights is not None:
             raise SeedMaskError(
                 f"{name}: the weights of a subnetwork are not trained, they follow from the seed; "
                 "leave out --with-weights"
             )
         else:
-            buffers = {part: state.get(f"{prefix}0.{part}") for part in ("draws", "current")}
+            buffers = {part: state.get(f"{keys.prefix}0.{part}") for part in ("draws", "current")}
             tensors.append(_subnetwork_tensor(name, spec, original, **buffers))
     return Network(
-        seed=seeds.pop(),
+        seed=masked[0].spec.seed,
         tensors=tuple(tensors),
         state={name: to_stored(value, name) for name, value in rest.items()},
         architecture=architecture,
@@ -115,6 +189,17 @@ def network_of(
         classes=classes,
         recipe=recipe,
     )
+
+
+def _again(name: str, tensor: MaskedTensor, spec: WeightSpec) -> MaskedTensor:
+    """The same weights under a second name: its index has other random numbers, so they are told by their bytes."""
+    current = tensor.current
+    if current is None and tensor.trained is None:
+        if tensor.draws is None:
+            current = random_bytes(spec.seed, 0, tensor.weights, draw=0, tensor=spec.tensor)
+        else:
+            current = random_bytes_at(spec.seed, spec.tensor, np.arange(tensor.weights), tensor.draws)
+    return replace(tensor, name=name, draws=None, current=current, frozen=None)
 
 
 def _ticket(name: str, spec: WeightSpec, weights: Tensor, mask: Tensor, with_weights: str | None) -> MaskedTensor:
@@ -174,10 +259,10 @@ def trained_error(network: Network, checkpoint: Checkpoint) -> tuple[float, str 
         0 and ``None`` if nothing was rounded, or there are no trained weights.
     """
     worst, where = 0.0, None
-    for tensor in network.tensors:
+    masked, _ = masked_keys(checkpoint.model)
+    for tensor, keys in zip(network.tensors, masked, strict=True):
         if tensor.trained is not None:
-            key = f"{tensor.name.removesuffix('weight')}parametrizations.weight.original"
-            exact: Tensor = checkpoint.model[key].to(torch.float32).reshape(-1)
+            exact: Tensor = checkpoint.model[keys.original].to(torch.float32).reshape(-1)
             error = tensor.trained.largest_error(exact.numpy(), tensor.mask)
             if error > worst:
                 worst, where = error, tensor.name
@@ -225,8 +310,9 @@ def pack(
     Raises:
         SeedMaskError: there is nothing to pack, trained weights would be lost, a value of the state does not fit its
             dtype, or the file cannot be written.
-        ConfigError: there is no such coding or dtype.
+        ConfigError: there is no such coding or dtype; something else was put on top of a mask.
     """
+    list(masked_layers(model)), list(pruned_layers(model))  # which look for what a state dict does not show
     if with_weights is None:
         _require_untrained(model)
     values = None if with_weights == "initial" else with_weights

@@ -21,6 +21,7 @@ class PrunedWeight(nn.Module):
     Attributes:
         spec: tells the initial weight; ``kept`` follows the mask.
         mask: bool, flat ``[n]``, row-major; True = kept.
+        order: as of `MaskedWeight`.
     """
 
     mask: Tensor
@@ -28,25 +29,32 @@ class PrunedWeight(nn.Module):
     def __init__(self, spec: WeightSpec, device: torch.device) -> None:
         super().__init__()
         self.spec = spec
-        self.register_buffer("mask", torch.ones(math.prod(spec.shape), dtype=torch.bool, device=device))
+        self.order: tuple[str, ...] = ()
+        mask = torch.ones(math.prod(spec.shape), dtype=torch.bool, device=device)
+        self.register_buffer("mask", self.without_padding(mask, low=False))
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight where kept, +0 where pruned.
 
         Raises:
-            ConfigError: it is to be trained, and no mask was set.
+            ConfigError: in the backward pass, if it is to be trained, and no mask was set.
         """
-        if self.spec.selection == "unpruned" and self.training and torch.is_grad_enabled():
-            raise ConfigError(
-                "the network is to be pruned before its weights are trained, and was not: call find_ticket(model, "
-                "config, inputs) after make_subnetwork(model, config)"
-            )
-        return torch.where(self.mask.view(self.spec.shape), weight, 0.0)
+        masked = torch.where(self.mask.view(self.spec.shape), weight, 0.0)
+        if self.spec.selection == "unpruned" and masked.requires_grad:
+            masked.register_hook(_refuse_training)
+        return masked
 
     def set_mask(self, mask: Tensor) -> None:
-        """Prune; ``mask`` is bool ``[n]``."""
-        self.mask.copy_(mask)
-        self.spec = replace(self.spec, kept=int(mask.sum()), selection="fixed")
+        """Prune; ``mask`` is bool ``[n]``. The row of padding is pruned whatever it says."""
+        self.mask.copy_(self.without_padding(mask, low=False))
+        self.spec = replace(self.spec, kept=int(self.mask.sum()), selection="fixed")
+
+    def without_padding(self, values: Tensor, *, low: float) -> Tensor:
+        """A copy of a tensor ``[n]``, with ``low`` in the row of padding, if there is one."""
+        values = values.clone()
+        if self.spec.padding >= 0:
+            values.view(self.spec.shape)[self.spec.padding] = low
+        return values
 
     def get_extra_state(self) -> dict[str, Any]:
         """See `MaskedWeight`."""
@@ -61,3 +69,10 @@ class PrunedWeight(nn.Module):
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
         return f"kept={self.spec.kept}/{math.prod(self.spec.shape)}, trained"
+
+
+def _refuse_training(_: Tensor) -> None:
+    raise ConfigError(
+        "the network is to be pruned before its weights are trained, and was not: call find_ticket(model, config, "
+        "inputs) after make_subnetwork(model, config)"
+    )

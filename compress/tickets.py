@@ -6,13 +6,16 @@ under ``methods/``; what they have in common is here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .attachment import without_cudnn
 from .config import SubnetworkConfig
 from .copying import independent_copy
 from .errors import ConfigError, DataError
@@ -49,7 +52,7 @@ def find_ticket(model: nn.Module, config: SubnetworkConfig, inputs: Sample | tup
     if method.criterion is None or not layers:
         raise ConfigError(f"method {config.method}: it does not prune at initialisation; there is no ticket to find")
     names = [name for name, _, _ in layers]
-    count = sum(weight.numel() for _, _, weight in layers)
+    count = sum(part.spec.selectable for _, part, _ in layers)
     kept = kept_count(count, config.sparsity, "(all)")
     if method.criterion == "synflow":
         shape = tuple(size for size in inputs or () if isinstance(size, int))
@@ -64,7 +67,9 @@ def find_ticket(model: nn.Module, config: SubnetworkConfig, inputs: Sample | tup
             scores = magnitude.uniform_scores(weights, config.seed)
         else:
             scores = _from_data(model, config.method, inputs)
-        masks = _global_masks(_checked(scores, names, config.method), kept)
+        found = _checked(scores, names, config.method)
+        found = [part.without_padding(some, low=-math.inf) for (_, part, _), some in zip(layers, found, strict=True)]
+        masks = _global_masks(found, kept)
     for (_, part, _), mask in zip(layers, masks, strict=True):
         part.set_mask(mask)
 
@@ -79,7 +84,7 @@ def use_masks(model: nn.Module, masks: Mapping[str, NDArray[np.bool_]]) -> None:
     Raises:
         ConfigError: names or sizes are not those of the network.
     """
-    layers = {name: part for name, part, _ in pruned_layers(model)}
+    layers = {name: part for name, part, _ in pruned_layers(model, every_name=True)}
     if set(layers) != set(masks):
         odd = sorted(set(layers) ^ set(masks))[0]
         raise ConfigError(
@@ -129,20 +134,19 @@ def _from_data(model: nn.Module, method: str, inputs: object) -> Sequence[Tensor
     if not (isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], Tensor)):
         raise ConfigError(f"{method}: expected a sample of the data with labels, got none")
     images, labels = inputs
-    twin = independent_copy(model)  # statistics of BatchNorm must not remember the sample
-    twin.train()
-    weights: list[Tensor] = []
-    for _, part, weight in pruned_layers(twin):
-        part.set_mask(part.mask)  # all are kept
-        weights.append(weight)
-    with torch.enable_grad():
-        score = snip.scores if method == "snip" else grasp.scores
-        return score(twin(images), labels, weights)
+    twin = _unmasked_copy(model).train()  # statistics of BatchNorm must not remember the sample
+    weights: list[Tensor] = [weight for _, _, weight in pruned_layers(twin)]
+    if method == "snip":
+        with torch.enable_grad():
+            return snip.scores(twin(images), labels, weights)
+    # Of second derivatives, the quicker kernels of attention and of recurrent layers know nothing.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), without_cudnn(twin):
+        return grasp.scores(twin(images), labels, weights)
 
 
 @torch.enable_grad()
 def _synflow(model: nn.Module, names: list[str], kept: int, rounds: int, shape: tuple[int, ...]) -> list[Tensor]:
-    twin = independent_copy(model).double().eval()  # products over many layers overflow float32
+    twin = _unmasked_copy(model).double().eval()  # products over many layers overflow float32
     with torch.no_grad():
         for value in (*twin.parameters(), *twin.buffers()):
             if value.is_floating_point():
@@ -162,6 +166,14 @@ def _synflow(model: nn.Module, names: list[str], kept: int, rounds: int, shape: 
         for (_, part, _), mask in zip(layers, masks, strict=True):
             part.set_mask(mask)
     return masks
+
+
+def _unmasked_copy(model: nn.Module) -> nn.Module:
+    """A copy whose masks keep everything, and let gradients through."""
+    twin = independent_copy(model)
+    for _, part, _ in pruned_layers(twin):
+        part.set_mask(torch.ones_like(part.mask))
+    return twin
 
 
 def _checked(scores: Sequence[Tensor | None], names: list[str], method: str) -> list[Tensor]:

@@ -29,6 +29,7 @@ class WeightSpec:
         binarised: whether kept weights are α·sign(w).
         coats: number of nested masks.
         frozen: share of the mask that the seed fixes to pruned, and to kept, in 1/65536.
+        padding: index of a row that is always pruned, as no gradient reaches it; -1 = there is none.
     """
 
     seed: int
@@ -41,6 +42,13 @@ class WeightSpec:
     binarised: bool = False
     coats: int = 1
     frozen: tuple[int, int] = (0, 0)
+    padding: int = -1
+
+    @property
+    def selectable(self) -> int:
+        """Number of weights that the mask chooses from: all but those of the row of padding."""
+        count = math.prod(self.shape)
+        return count if self.padding < 0 else count - count // self.shape[0]
 
 
 def require_same(mine: WeightSpec, other: WeightSpec, *, varies: bool) -> None:
@@ -72,6 +80,6 @@ def spec_from_state(state: dict[str, Any]) -> WeightSpec:
         raise CheckpointError(f"subnetwork state: expected {sorted(known)}, got {str(state)[:200]}")
     spec = WeightSpec(**state)
     least = 0 if spec.selection == "fixed" else 1  # a criterion may prune a whole layer
-    if not least <= spec.kept <= math.prod(spec.shape) or spec.selection not in SELECTIONS:
+    if not least <= spec.kept <= spec.selectable or spec.selection not in SELECTIONS:
         raise CheckpointError(f"subnetwork state: impossible: {spec}")
     return spec

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from .graph import Graph, settings
+from .layers import bias_name
 
 __all__ = ["fold_batch_norms"]
 
@@ -103,7 +104,7 @@ def _write_bias(graph: Graph, fold: _Fold, users: dict[str, list[NodeProto]]) ->
         layer.op_type = "Gemm"  # the same product of two matrices, with room for a bias
     name = layer.input[2] if len(layer.input) > 2 else ""
     if not name or len(users[name]) != 1:
-        name = graph.fresh(layer.input[1].removesuffix("weight").removesuffix(".") + ".bias")
+        name = graph.fresh(bias_name(layer.input[1]))
     del layer.input[2:]
     layer.input.append(name)
     graph.put(name, fold.shift.astype(np.float32))

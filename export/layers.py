@@ -10,7 +10,7 @@ from onnx import NodeProto, TensorProto
 
 from .graph import Graph, settings
 
-__all__ = ["Layer", "layer_of"]
+__all__ = ["Layer", "bias_name", "layer_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +60,11 @@ class Layer:
         if found is None:
             return np.zeros(graph.initializers[self.weight].dims[self.outputs])
         return found.astype(np.float64).reshape(-1)
+
+
+def bias_name(weight: str) -> str:
+    """What the bias beside a weight is called: ``fc.weight`` has ``fc.bias``, ``in_proj_weight`` ``in_proj_bias``."""
+    return f"{weight.removesuffix('weight')}bias" if weight.endswith("weight") else f"{weight}.bias"
 
 
 def layer_of(graph: Graph, node: NodeProto, producers: dict[str, NodeProto], readings: dict[str, int]) -> Layer | None:

@@ -22,7 +22,7 @@ from onnx import NodeProto
 from .channels import Analysis, Channels
 from .cleanup import drop_unused, remove_identities
 from .graph import Graph
-from .layers import Layer
+from .layers import Layer, bias_name
 from .report import LayerShrink, ShrinkReport
 
 __all__ = ["shrink"]
@@ -204,7 +204,7 @@ def _absorb(graph: Graph, analysis: Analysis, layer: Layer, keep: Mapping[str, B
         return
     shift = layer.shift(graph) + kernels.sum(axis=2, dtype=np.float64) @ source.values[gone].astype(np.float64)
     if not layer.bias:
-        name = graph.fresh(layer.weight.removesuffix("weight").removesuffix(".") + ".bias")
+        name = graph.fresh(bias_name(layer.weight))
         del layer.node.input[2:]
         layer.node.input.append(name)
         if layer.node.op_type == "MatMul":

@@ -27,8 +27,25 @@ class Words(nn.Module):
         return self.layers(self.embedding(x).mean(dim=1))
 
 
+class Sentences(nn.Module):
+    """An embedding with padding, attention, and a recurrent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 8, padding_idx=0)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.recurrent = nn.GRU(8, 6, batch_first=True)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embedding(x)
+        return self.head(self.recurrent(self.attention(x, x, x)[0])[0].mean(dim=1))
+
+
 def network(kind: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
+    if kind == "sentences":
+        return Sentences(), torch.randint(0, 11, (6, 4))
     if kind == "words":
         return Words(), torch.randint(0, 11, (6, 4))
     norm = nn.BatchNorm2d(8, affine=False)

@@ -40,6 +40,8 @@ CASES = {
     "biprop": ("images", {"method": "biprop", "distribution": "normal"}, {}),
     "an embedding": ("words", {"method": "iterand"}, {}),
     "an embedding, bfloat16": ("words", {"method": "iterand"}, {"rounded": True}),
+    "padding, attention, recurrence": ("sentences", {"method": "iterand"}, {}),
+    "the same in bfloat16": ("sentences", {"method": "edge-popup"}, {"rounded": True}),
     "compiled": ("images", {"method": "iterand"}, {"compiled": True}),
     "compiled, channels last, bfloat16": (
         "images",

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from iterand_compress.compress import host_selection
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.host_selection import new_bracket
-from iterand_compress.compress.selection import device_mask, kept_count, select, topk_mask
+from iterand_compress.compress.selection import device_mask, kept_count, select, selection_keys, topk_mask
 
 
 def reference_mask(keys: np.ndarray, kept: int) -> np.ndarray:
@@ -161,3 +161,17 @@ def test_layer_too_small_for_the_sparsity():
         ConfigError, match=r"layer fc: too small for sparsity 0\.9: of its 4 weights none would be kept"
     ):
         kept_count(4, 0.9, "fc")
+
+
+def test_fewer_are_kept_than_are_fixed_to_be_kept():
+    """Inner ones of nested masks may keep so few: the same everywhere, and nothing that is fixed to pruned."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(500, generator=generator)
+    always, pruned = torch.rand(500, generator=generator) < 0.4, torch.zeros(500, dtype=torch.bool)
+    pruned[scores.argsort(descending=True)[:50]] = True
+    always &= ~pruned
+    expected = torch.zeros(500, dtype=torch.bool)
+    expected[always.nonzero().squeeze(1)[:60]] = True
+    fixed = (pruned, always)
+    assert torch.equal(select(scores, 60, "signed", fixed), expected)
+    assert torch.equal(device_mask(selection_keys(scores, "signed", fixed), 60), expected)

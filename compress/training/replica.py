@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from ..attachment import without_cudnn
 from ..errors import TrainingError
 from ..masked_weight import MaskedWeight
 from ..subnetwork import masked_layers, pruned_layers
@@ -68,7 +69,7 @@ def unused_parameters(model: nn.Module, example: Tensor) -> bool:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     was_training = model.training
     model.eval()
-    with torch.enable_grad():
+    with torch.enable_grad(), without_cudnn(model):
         gradients = torch.autograd.grad(model(example).sum(), parameters, allow_unused=True)
     model.train(was_training)
     return any(gradient is None for gradient in gradients)

@@ -1,0 +1,363 @@
+"""Which weights may be masked, and what a file then holds: each case recovers as a plain module, or is refused."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+
+from iterand_compress.compress.config import ModelConfig, SubnetworkConfig
+from iterand_compress.compress.errors import ConfigError, SeedMaskError
+from iterand_compress.compress.estimate import estimate
+from iterand_compress.compress.packing import pack
+from iterand_compress.compress.recovery import load_ticket, recover
+from iterand_compress.compress.state import recovered_state
+from iterand_compress.compress.storage import read_seedmask
+from iterand_compress.compress.subnetwork import make_subnetwork, masked_layers, materialise, pruned_layers, refresh
+from iterand_compress.compress.tickets import find_ticket, use_masks
+from iterand_compress.export import export_onnx, load_session
+
+EDGE_POPUP = SubnetworkConfig(method="edge-popup", seed=5)
+
+
+def config(method: str = "edge-popup", **changes: object) -> SubnetworkConfig:
+    return SubnetworkConfig.model_validate({"method": method, "seed": 5, **changes})
+
+
+def learn(model: nn.Module, inputs: Tensor, steps: int = 3, *, epochs: int | None = None) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    for step in range(steps):
+        refresh(model, step, steps_per_epoch=1, epochs=epochs or steps)
+        optimizer.zero_grad()
+        output = model(inputs)
+        F.cross_entropy(output, torch.arange(len(output)) % output.shape[1]).backward()
+        optimizer.step()
+
+
+def comes_back(model: nn.Module, plain: nn.Module, inputs: Tensor, path: Path) -> nn.Module:
+    """The recovered network computes what the trained one does; a plain state dict has exactly its keys."""
+    pack(model, path)
+    assert recovered_state(read_seedmask(path)).keys() == plain.state_dict().keys()
+    recovered = recover(path, plain)
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(recovered(inputs), model(inputs))
+    return recovered
+
+
+class Twins(nn.Module):
+    """A layer under two names, and one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 6)
+        self.b = self.a
+        self.c = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.a(x).relu()).relu())
+
+
+METHODS = [
+    config(),
+    config("iterand", resample_every=1, resample_rate=0.5),
+    config("iterand", distribution="normal", resample_every=1, resample_rate=0.5),
+    config("recycling", recycle_every=1, distribution="uniform"),
+    config("biprop", distribution="normal"),
+    config(coats=3, distribution="signed-constant", frozen=0.3),
+    config(scope="global", ramp_epochs=2),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=range(len(METHODS)))
+def test_a_layer_under_two_names_is_stored_under_both(method: SubnetworkConfig, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = make_subnetwork(Twins(), method), torch.randn(9, 6)
+    learn(model, inputs, 4)
+    recovered = comes_back(model, Twins(), inputs, tmp_path / "twins.seedmask")
+    assert recovered.a is recovered.b
+    weights = read_seedmask(tmp_path / "twins.seedmask").weights()
+    assert list(weights) == ["a.weight", "c.weight", "b.weight"]
+    assert weights["a.weight"].tobytes() == weights["b.weight"].tobytes()
+    assert torch.equal(torch.from_numpy(weights["a.weight"]), materialise(model).a.weight)
+
+
+@pytest.mark.parametrize("values", ["initial", "float32", "int8"])
+def test_a_pruned_layer_under_two_names(values: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path, inputs = tmp_path / "ticket.seedmask", torch.randn(9, 6)
+    model = make_subnetwork(Twins(), config("magnitude"))
+    find_ticket(model, config("magnitude"))
+    learn(model, inputs)
+    pack(model, path, with_weights=values)
+    found = recovered_state(read_seedmask(path))
+    assert torch.equal(found["a.weight"], found["b.weight"])
+    Twins().load_state_dict(found, strict=True)
+    again = make_subnetwork(Twins(), config("magnitude"))
+    use_masks(again, load_ticket(path).masks)
+    masks, expected = ([part.mask for _, part, _ in pruned_layers(one)] for one in (again, model))
+    assert all(torch.equal(*pair) for pair in zip(masks, expected, strict=True))
+
+
+@pytest.mark.parametrize("form", ["dense", "packed", "int8", "seeded"])
+def test_a_layer_under_two_names_is_exported_once(form: str, tmp_path: Path) -> None:
+    class Images(Twins):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.flatten(1))
+
+    torch.manual_seed(0)
+    model = make_subnetwork(Images(), EDGE_POPUP)
+    image = {"image_shape": (1, 2, 3), "mean": [0.0], "std": [1.0]}
+    export_onnx(model, tmp_path / "twins.onnx", form=form, **image)
+    pixels = torch.rand(4, 1, 2, 3)
+    (found,) = load_session(tmp_path / "twins.onnx").run(None, {"pixels": pixels.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(pixels).detach())
+
+
+def test_layers_that_only_look_like_one_are_not_stored_as_one() -> None:
+    model = nn.Sequential(make_subnetwork(nn.Linear(6, 6), EDGE_POPUP), make_subnetwork(nn.Linear(6, 6), EDGE_POPUP))
+    with torch.no_grad():
+        model[1].parametrizations.weight.original.neg_()
+    with pytest.raises(SeedMaskError, match=r"layers 0\.weight and 1\.weight have the same random weights"):
+        pack(model, "never.seedmask")
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(8, 4)
+        self.mix = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 8)
+        self.head.weight = self.embed.weight
+
+
+class Named(nn.Module):
+    """A weight under a second name, given by ``hold``."""
+
+    def __init__(self, hold: Callable[[nn.Linear], object]) -> None:
+        super().__init__()
+        self.enc = nn.Linear(4, 4)
+        self.w = hold(self.enc)
+
+
+REFUSED: list[tuple[str, Callable[[], nn.Module], str]] = [
+    ("tied", Tied, r"layers embed and head share one weight; give one of them a copy"),
+    ("parameter", lambda: Named(lambda layer: layer.weight), r"layer enc: its weight is w as well.*leave the"),
+    ("view", lambda: Named(lambda layer: layer.weight.data.t()), r"layer enc: its weight is w as well"),
+    ("part", lambda: Named(lambda layer: layer.weight[2:]), r"layer enc: its weight is w as well"),
+    ("list", lambda: Named(lambda layer: [layer.weight]), r"layer enc: its weight is w as well"),
+    ("dict", lambda: Named(lambda layer: {"x": layer.weight}), r"layer enc: its weight is w as well"),
+    ("parameters", lambda: Named(lambda layer: nn.ParameterList([layer.weight])), r"its weight is w\.0 as well"),
+    ("prune", lambda: prune_(nn.Linear(4, 4)), r"layer 1: weight: expected a floating-point parameter, got something"),
+    ("weight_norm", lambda: weight_norm(nn.Linear(4, 4)), r"layer 1: weight: expected .*remove what replaced it"),
+    ("spectral_norm", lambda: spectral_norm(nn.Linear(4, 4)), r"layer 1: weight: expected .*leave the layer out"),
+    ("complex", lambda: nn.Linear(4, 4, dtype=torch.complex64), r"layer 1: weight: expected .*got torch\.complex64"),
+    ("new norm", lambda: parametrizations.weight_norm(nn.Linear(4, 4)), r"layer 1: parametrized already"),
+    ("recurrent", lambda: weight_norm(nn.GRU(4, 4), "weight_hh_l0"), r"layer 1: weight_hh_l0: expected a floating"),
+]
+
+
+def prune_(layer: nn.Linear) -> nn.Linear:
+    return prune.l1_unstructured(layer, "weight", 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("method", ["edge-popup", "snip"])
+@pytest.mark.parametrize(("make", "message"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_what_is_no_weight_of_its_own_is_refused_and_left_alone(
+    make: Callable[[], nn.Module], message: str, method: str
+) -> None:
+    odd = make()
+    model = odd if isinstance(odd, Tied | Named) else nn.Sequential(nn.Linear(4, 4), odd)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ConfigError, match=message):
+        make_subnetwork(model, config(method))
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize("method", ["edge-popup", "snip"])
+def test_tied_weights_of_which_one_is_left_out_are_refused(method: str) -> None:
+    model = Tied()
+    with pytest.raises(ConfigError, match=r"layer embed: its weight is head\.weight as well, which would then hold"):
+        make_subnetwork(model, config(method), where=lambda name, _: name != "head")
+    assert model.head.weight is model.embed.weight
+    make_subnetwork(model, config(method), where=lambda name, _: name == "mix")  # as the message says
+    assert model.head.weight is model.embed.weight
+    assert model.head.weight.shape == (8, 4)
+
+
+def norms() -> Iterator[nn.Module]:
+    yield parametrizations.weight_norm(nn.Linear(6, 6))
+    yield parametrizations.spectral_norm(nn.Linear(6, 6))
+    yield parametrizations.orthogonal(nn.Linear(6, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield weight_norm(nn.Linear(6, 6))
+    yield spectral_norm(nn.Linear(6, 6))
+    yield prune_(nn.Linear(6, 6))
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_weights_that_others_compute_come_back_where_they_are_left_out(index: int, tmp_path: Path) -> None:
+    def plain() -> nn.Sequential:
+        return nn.Sequential(list(norms())[index], nn.ReLU(), nn.Linear(6, 3))
+
+    torch.manual_seed(0)
+    inputs = torch.randn(9, 6)
+    model = make_subnetwork(plain(), EDGE_POPUP, where=lambda name, _: name == "2")
+    learn(model, inputs)
+    torch.manual_seed(1)
+    comes_back(model, plain(), inputs, tmp_path / "norms.seedmask")
+
+
+def test_what_is_put_on_top_of_a_mask_is_refused(tmp_path: Path) -> None:
+    class Double(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return 2 * weight
+
+        def right_inverse(self, weight: Tensor) -> Tensor:
+            return weight / 2
+
+    model = make_subnetwork(nn.Sequential(nn.Linear(6, 3)), EDGE_POPUP)
+    model[0].parametrizations.weight.append(Double())
+    for use in (lambda: pack(model, tmp_path / "m.seedmask"), lambda: list(masked_layers(model))):
+        with pytest.raises(ConfigError, match=r"0\.weight: has another parametrization on top of the mask"):
+            use()
+    other = make_subnetwork(nn.Sequential(nn.Linear(6, 3)), EDGE_POPUP)
+    nn.utils.parametrize.register_parametrization(other[0], "bias", Double())
+    with pytest.raises(ConfigError, match=r"layer 0: its bias was parametrized after make_subnetwork"):
+        materialise(other)
+
+
+class Padded(nn.Module):
+    """Means of embeddings, the last of which is padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, 12, padding_idx=-2)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.embed(tokens).mean(1))
+
+
+TOKENS = torch.arange(40).reshape(8, 5) % 7
+
+
+@pytest.mark.parametrize("method", [*METHODS[:5], config(coats=3, frozen=0.3, frozen_kept=0), METHODS[6]], ids=range(7))
+@pytest.mark.parametrize("sparsity", [0.01, 0.5, 0.9])
+def test_the_row_of_padding_is_zero_like_pytorch_has_it(
+    method: SubnetworkConfig, sparsity: float, tmp_path: Path
+) -> None:
+    if method.frozen and sparsity < 0.3:
+        pytest.skip("more is frozen than is pruned")
+    method = method.model_copy(update={"sparsity": sparsity})
+    torch.manual_seed(0)
+    model = make_subnetwork(Padded(), method)
+    learn(model, TOKENS, 4)
+    assert not model.embed.weight[5].any()
+    recovered = comes_back(model, Padded(), TOKENS, tmp_path / "padded.seedmask")
+    kept = recovered.embed.weight != 0
+    assert not kept[5].any()
+    if method.scope != "global":
+        assert int(kept.sum()) == 72 - int(sparsity * 72 + 0.5), "the sparsity is that of the rows that learn"
+    assert not model.embed.parametrizations.weight.original.grad.view(7, 12)[5].any()
+
+
+@pytest.mark.parametrize("method", ["magnitude", "random", "snip", "dense"])
+def test_the_row_of_padding_is_zero_where_weights_are_trained(method: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = config(method, sparsity=0.1, distribution="normal")
+    model = make_subnetwork(Padded(), settings)
+    if method != "dense":
+        assert not model.embed.weight[5].any()
+        find_ticket(model, settings, (TOKENS, torch.arange(8) % 3))
+        assert sum(part.spec.kept for _, part, _ in pruned_layers(model)) == 108 - 11
+    learn(model, TOKENS)
+    assert not model.embed.weight[5].any()
+    assert model.embed.weight[4].any()
+    if method != "dense":
+        pack(model, tmp_path / "m.seedmask", with_weights="float32")
+        recovered = recover(tmp_path / "m.seedmask", Padded())
+        assert torch.equal(recovered.embed.weight, materialise(model).embed.weight)
+
+
+def test_frozen_weights_of_padding_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"layer embed: its row 5 is padding.*frozen_kept = 0, or leave the layer"):
+        make_subnetwork(Padded(), config(frozen=0.3))
+
+
+LAYERS: list[Callable[[], nn.Module]] = [
+    lambda: nn.Linear(3, 4),
+    lambda: nn.Conv2d(3, 4, 3),
+    lambda: nn.GRU(3, 4, 2, bidirectional=True),
+    lambda: nn.LSTM(5, 4, proj_size=2, bias=False),
+    lambda: nn.LSTMCell(3, 4),
+    lambda: nn.MultiheadAttention(4, 2),
+    lambda: nn.MultiheadAttention(4, 2, kdim=3, vdim=5, add_bias_kv=True),
+    lambda: nn.TransformerEncoderLayer(4, 2, 8),
+]
+
+
+@pytest.mark.parametrize("make", LAYERS)
+def test_parameters_keep_their_order(make: Callable[[], nn.Module]) -> None:
+    plain = nn.Sequential(make())
+    for method in ("edge-popup", "snip"):
+        found = materialise(make_subnetwork(nn.Sequential(make()), config(method)))
+        assert [name for name, _ in found.named_parameters()] == [name for name, _ in plain.named_parameters()]
+        assert list(found.state_dict()) == list(plain.state_dict())
+        assert [type(module) for module in found.modules()] == [type(module) for module in plain.modules()]
+
+
+def test_a_file_has_the_size_that_was_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ours.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.a = nn.Linear(300, 300)\n"
+        "        self.b = self.a\n"
+        "        self.t = nn.Embedding(100, 50, padding_idx=0)\n"
+        "        self.g = nn.GRU(20, 30)\n"
+        "        self.c = nn.Linear(300, num_classes)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    foretold = estimate(
+        ModelConfig(name="ours:Net"), EDGE_POPUP, num_classes=10, image_shape=(3, 10, 10), allow_import=True
+    )
+    import ours
+
+    report = pack(make_subnetwork(ours.Net(10), EDGE_POPUP), tmp_path / "m.seedmask")
+    names = [entry.name for entry in read_seedmask(tmp_path / "m.seedmask").tensors]
+    assert [layer.name for layer in foretold.layers] == names
+    assert names == ["a.weight", "t.weight", "g.weight_ih_l0", "g.weight_hh_l0", "c.weight", "b.weight"]
+    assert (foretold.weights, foretold.kept) == (report.weights, report.kept)
+    assert foretold.dense_bytes == report.dense_bytes
+    assert abs(foretold.mask_bytes + foretold.log_bytes - (report.mask_bits + report.log_bits) / 8) < 500
+
+
+def test_what_a_forward_pass_leaves_behind_can_be_copied() -> None:
+    class Remembers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = self.fc(x)
+            return self.last
+
+    model = make_subnetwork(Remembers(), EDGE_POPUP)
+    x = torch.randn(2, 4)
+    expected = model(x)
+    assert torch.equal(materialise(model)(x), expected)
