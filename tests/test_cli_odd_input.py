@@ -287,3 +287,9 @@ def test_out_of_memory_is_one_line(digits, monkeypatch) -> None:
 def test_values_out_of_range(words, text, tmp_path) -> None:
     assert text in fail(2, "train", "--width", 0.1, "-q", "--out", tmp_path / "a.ckpt", *words)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_tensorboard_cannot_take(tmp_path) -> None:
+    words = ("train", "--epochs", 1, "-q", "--out", tmp_path / "a.ckpt", "--tensorboard", tmp_path / "\udcff")
+    assert "--tensorboard takes names in UTF-8 only" in fail(2, *words)
+    assert not list(tmp_path.iterdir())
