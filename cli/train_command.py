@@ -144,7 +144,7 @@ def _setting_options(function: Any) -> Any:
 )
 @click.option(
     "--peer-timeout",
-    type=click.FloatRange(min=1),
+    type=float,
     default=600.0,
     show_default=True,
     metavar="SECONDS",
@@ -199,6 +199,8 @@ def command(
     from .progress import SilentReporter, reporter
 
     silent = SilentReporter()
+    if not 1 <= peer_timeout <= 1e6:  # nor NaN
+        raise ConfigError(f"--peer-timeout: expected 1 to 1,000,000 seconds, got {peer_timeout:g}")
     keep_freed_memory()
     group = join(peer_timeout)
     try:
@@ -306,5 +308,5 @@ def _parse_setting(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set: expected SECTION.KEY=VALUE, got {text!r}")
     try:
         return key, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, value

@@ -41,7 +41,7 @@ class PrunedWeight(nn.Module):
         """
         masked = torch.where(self.mask.view(self.spec.shape), weight, 0.0)
         if self.spec.selection == "unpruned" and masked.requires_grad:
-            masked.register_hook(_refuse_training)
+            masked.register_hook(_refuse_training)  # type: ignore[no-untyped-call]
         return masked
 
     def set_mask(self, mask: Tensor) -> None:

@@ -265,3 +265,31 @@ def test_out_of_memory_is_one_line(digits, monkeypatch) -> None:
     monkeypatch.setattr(storage, "read_seedmask", full)
     assert "out of memory" in fail(1, "inspect", digits.seedmask)
     assert invoke("inspect", digits.seedmask).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--peer-timeout", "nan"), "--peer-timeout: expected 1 to 1,000,000 seconds, got nan"),
+        (("--peer-timeout", "inf"), "--peer-timeout: expected 1 to 1,000,000 seconds, got inf"),
+        (("--peer-timeout", "0"), "--peer-timeout: expected 1 to 1,000,000 seconds, got 0"),
+        (("--compile", "fast"), "--compile: Unrecognized mode=fast, should be one of: default"),
+        (("--set", "train.lr=" + "[" * 100_000), "options: train.lr"),
+        (("--set", "train.lr=NaN"), "options: train.lr"),
+        (("--set", "train.epochs=1.5"), "options: train.epochs"),
+        (("--set", "train"), "--set: expected SECTION.KEY=VALUE, got 'train'"),
+        (("--set", "train.epoch=1"), "train.epoch"),
+        (("--lr", "nan"), "options: train.lr"),
+        (("--sparsity", "inf"), "options: subnetwork.sparsity"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value)[:30],
+)
+def test_values_out_of_range(words, text, tmp_path) -> None:
+    assert text in fail(2, "train", "--width", 0.1, "-q", "--out", tmp_path / "a.ckpt", *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_tensorboard_cannot_take(tmp_path) -> None:
+    words = ("train", "--epochs", 1, "-q", "--out", tmp_path / "a.ckpt", "--tensorboard", tmp_path / "\udcff")
+    assert "--tensorboard takes names in UTF-8 only" in fail(2, *words)
+    assert not list(tmp_path.iterdir())

@@ -36,6 +36,8 @@ def check_tensorboard(folder: Path) -> None:
     import_extra("tensorboard", "tensorboard", "--tensorboard")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: --tensorboard takes a folder, and this is a file; give another name")
+    if any("\udc80" <= letter <= "\udcff" for letter in str(folder)):
+        raise ConfigError(f"{str(folder)!a}: --tensorboard takes names in UTF-8 only; give another name")
 
 
 class MetricsLog:

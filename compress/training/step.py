@@ -132,7 +132,10 @@ class TrainingStep:
         self._own = self._pieces[-1].stop
         channels_last = device.type == "cuda" if options.channels_last is None else options.channels_last
         self._channels_last = channels_last and data.text is None
-        self._forward = torch.compile(network, mode=options.compile) if options.compile else network
+        try:
+            self._forward = torch.compile(network, mode=options.compile) if options.compile else network
+        except RuntimeError as error:  # which modes there are depends on the version of torch
+            raise ConfigError(f"--compile: {error}") from None
         self.fused = FusedLayers.of(model, channels_last=self._channels_last)
         self.meter = torch.zeros(3, dtype=torch.float64, device=device)
         self._first_bad = torch.full((), _NEVER, dtype=torch.int64, device=device)
