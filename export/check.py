@@ -57,14 +57,22 @@ def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ExportError(f"{name} does not take an input of shape {list(inputs.shape)}: {reason}") from error
-    if not isinstance(output, torch.Tensor) or output.dtype not in _FLOATS:
-        found = f"a tensor of {output.dtype}" if isinstance(output, torch.Tensor) else type(output).__name__
+    if not (isinstance(output, torch.Tensor) and output.dtype in _FLOATS and _is_plain(output)):
+        found = (
+            f"a tensor of {output.dtype} ({output.layout}, {output.device})"
+            if isinstance(output, torch.Tensor)
+            else type(output).__name__
+        )
         raise ExportError(f"{name} must return one floating-point tensor, found {found}")
     if output.ndim < 1 or output.shape[0] != inputs.shape[0] or not output.numel():
         raise ExportError(f"{name} must return one row per input, found shape {list(output.shape)} for {len(inputs)}")
     if not output.isfinite().all():
         raise ExportError(f"{name} computes logits that are not finite, so its export cannot be checked")
     return output.detach()  # forward() may have switched gradients on, or return a parameter
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
 
 
 def check_repeatable(model: nn.Module, inputs: torch.Tensor) -> None:

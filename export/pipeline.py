@@ -21,7 +21,7 @@ from ..compress.storage import SeedMask, dumps, loads, read_seedmask
 from ..compress.storage.atomic import atomic_path
 from ..compress.subnetwork import masked_layers, materialise, pruned_layers
 from .batchnorm import fold_batch_norms
-from .capture import capture, evaluation_copy, undisturbed, unwrapped
+from .capture import LOGITS, capture, evaluation_copy, undisturbed, unwrapped
 from .check import check_repeatable, compare, logits_of
 from .cleanup import drop_unused, remove_identities
 from .coded import CodedWeight, coded_weights
@@ -83,6 +83,9 @@ def write_model(
                 f"form {options.form}: {type(model).__name__} is a plain module, whose weights may be any numbers; "
                 "give the subnetwork itself, or weights= the file that it was recovered from, or take form dense"
             )
+        taken = {given.name, LOGITS, *(["pixels"] if given.bake else []), *([PROBABILITIES] if options.softmax else [])}
+        for name in sorted(taken & copied.state_dict().keys()):
+            raise ExportError(f"{name}: a parameter or buffer has the name of the graph's input or output; rename it")
         forms = _possible(options, coded)
         inputs = given.network(given.samples)
         logits = logits_of(copied, inputs[:1])  # a model that cannot run fails here, in plain words

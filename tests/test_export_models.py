@@ -209,6 +209,13 @@ def test_wrappers_leave_no_trace(wrap: Callable[[nn.Module], nn.Module], tmp_pat
     assert exported(wrap(subnetwork()), tmp_path, form="packed") == exported(subnetwork(), tmp_path, form="packed")
 
 
+def test_a_compiled_layer_inside(tmp_path: Path) -> None:
+    model = Net()
+    wanted = content(exported(model, tmp_path))[1]["iterand.probe"]
+    model.last = torch.compile(model.last)
+    assert content(exported(model, tmp_path))[1]["iterand.probe"] == wanted
+
+
 @contextlib.contextmanager
 def default(what: str, value: object, normal: object) -> Iterator[None]:
     getattr(torch, f"set_default_{what}")(value)
@@ -252,6 +259,8 @@ def test_modes_of_torch_play_no_part(
             Net(lambda net, x: net.head(x).bfloat16()),
             r"must return one floating-point tensor, found a tensor of torch\.b",
         ),
+        (Net(lambda net, x: net.head(x).to_sparse()), r"one floating-point tensor, found .*\(torch\.sparse_coo, cpu\)"),
+        (Net(lambda net, x: net.head(x).to("meta")), r"one floating-point tensor, found .*\(torch\.strided, meta\)"),
         (Net(lambda net, x: net.head(x)[:, :0]), r"must return one row per input, found shape \[1, 0\]"),
         (nn.Sequential(nn.Flatten(), nn.LazyLinear(5)), "lazy layers that have not seen an input yet; run it once"),
         (nn.ModuleList([nn.Linear(3, 3)]), "ModuleList does not take an input of shape"),
@@ -278,6 +287,8 @@ def test_modes_of_torch_play_no_part(
         "tuple",
         "dict",
         "bfloat16",
+        "sparse",
+        "elsewhere",
         "empty",
         "lazy",
         "no-forward",
@@ -309,6 +320,13 @@ def test_complex_numbers_do_not_become_real(tmp_path: Path) -> None:
         pixels = torch.rand(2, 3, 4, 4)
         found = OnnxClassifier(tmp_path / "net.onnx").logits(pixels.numpy())
         np.testing.assert_allclose(found, Complex()((pixels - 0.5) / 0.25).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pixels", "input", "logits", "probabilities"])
+def test_a_parameter_with_the_name_of_an_input(name: str, tmp_path: Path) -> None:
+    model = Net(lambda net, x: net.head(x) * getattr(net, name))
+    model.register_parameter(name, nn.Parameter(torch.rand(5)))
+    refused(model, f"{name}: a parameter or buffer has the name of the graph's input or output", tmp_path, softmax=True)
 
 
 class Bag(nn.Module):
