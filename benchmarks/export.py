@@ -89,7 +89,7 @@ def loads(files: dict[str, Path], shape: tuple[int, ...], repeat: int, threads: 
     for i in range(repeat):
         for row in list(ROWS)[:: -1 if i % 2 else 1]:
             form, how = ROWS[row]
-            words = ["load", files[form], "--how", how, "--shape", *shape, "--threads", threads, "--exact"]
+            words = ["load", files[form], "--how", how, "--shape", *shape, "--threads", threads]
             found[row].append(work(*words))
     medians = {
         row: {measure: statistics.median(run[measure] for run in runs) for measure in MEASURES}
@@ -129,7 +129,7 @@ def measure(case: Case, folder: Path, args: argparse.Namespace) -> dict[str, Any
     result["load"] = loads(files, case.image_shape, args.repeat, args.threads)
     result["latency"] = {}
     for row, (form, how) in ROWS.items():
-        words = ["compare", files["dense"], files[form], "--how", how, "--shape", *case.image_shape, "--exact"]
+        words = ["compare", files["dense"], files[form], "--how", how, "--shape", *case.image_shape]
         words += ["--threads", args.threads, "--batches", *BATCHES, "--rounds", *args.rounds]
         result["latency"][row] = work(*words)["batches"]
     return result

@@ -47,7 +47,7 @@ class Case:
     """A network to export.
 
     Attributes:
-        network: ``small``, ``conv6``, ``resnet18`` or ``resnet50``.
+        network: ``small``, ``rows``, ``conv6``, ``resnet18`` or ``resnet50``.
         config: how its weights come to be.
         events: refresh events, or epochs, that it went through.
     """
@@ -58,7 +58,7 @@ class Case:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        size = {"small": 12, "conv6": 32}.get(self.network, 224)
+        size = {"small": 12, "rows": 12, "conv6": 32}.get(self.network, 224)
         return 3, size, size
 
 
@@ -67,6 +67,8 @@ def plain_network(name: str) -> nn.Module:
     torch.manual_seed(0)
     if name == "small":
         model: nn.Module = small()
+    elif name == "rows":
+        model = Rows()
     elif name == "conv6":
         config = ModelConfig(name="conv6")
         model = build_model(resolve(config, num_classes=10, image_shape=(3, 32, 32)), seed=0)
@@ -88,6 +90,27 @@ def small() -> nn.Module:
         nn.ConvTranspose2d(48, 32, 2, stride=2, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
         nn.MaxPool2d(4), nn.Flatten(), nn.Linear(32 * 25, 96), nn.ReLU(), nn.Linear(96, 10),
     )  # fmt: skip
+
+
+class Rows(nn.Module):
+    """Linear layers over inputs of two, three and four dimensions, one of them twice, and a part of a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 48, 3, stride=3)
+        self.table = nn.Embedding(32, 48)
+        self.mix = nn.Linear(48, 48)
+        self.up = nn.Linear(48, 96, bias=False)
+        self.wide = nn.Linear(96, 96)
+        self.head = nn.Linear(96, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)  # [batch, 16, 48]
+        x = x + self.table((x[..., 0].abs() * 8).long().clamp(max=31))
+        x = torch.relu(self.mix(torch.relu(self.mix(x)))).unsqueeze(1)
+        first, second = (nn.functional.linear(x, part) for part in (self.up.weight[:48], self.up.weight[48:]))
+        x = torch.relu(self.wide(torch.cat([first, second], -1)).mean(1))  # [batch, 16, 96]
+        return self.head(x.mean(1))
 
 
 def searched(case: Case) -> nn.Module:

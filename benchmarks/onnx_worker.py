@@ -21,8 +21,6 @@ from typing import Any
 import numpy as np
 
 Run = Callable[[Any], Any]
-#: Without it onnxruntime computes layers that stay quantised with int8 activations.
-EXACT = ("session.qdq_matmulnbits_accuracy_level", "0")
 _CLEAR_PEAK = "5"
 
 
@@ -39,8 +37,6 @@ def onnxruntime_options(args: argparse.Namespace) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = args.threads
-    if args.exact:
-        options.add_session_config_entry(*EXACT)
     if args.level:
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, args.level)
     return options
@@ -166,7 +162,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, nargs="+", default=[9], help="for each of the batches")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--exact", action="store_true", help="no int8 activations where layers stay quantised")
+    parser.add_argument("--exact", action="store_true", help="OpenVINO: no int8 activations")
     parser.add_argument("--level", help="of onnxruntime's graph optimisations, such as ORT_ENABLE_EXTENDED")
     args = parser.parse_args()
     print(json.dumps({"load": load, "compare": compare, "optimise": optimise}[args.what](args)))

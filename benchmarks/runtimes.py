@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,20 @@ RUNTIMES = (
     "onnxruntime==1.17.3",
     "onnxruntime==1.18.1",
     "onnxruntime==1.20.1",
+    "onnxruntime==1.22.1",
+    "onnxruntime==1.23.2",
+    "onnxruntime==1.24.4",
+    "onnxruntime==1.25.1",
+    "onnxruntime==1.26.0",
+    "onnxruntime==1.27.0",
+    "onnxruntime==1.28.0",
     "onnxruntime",
     "openvino",
 )
+NETWORKS = ("small", "rows", "resnet18")
 WORKER = Path(__file__).with_name("onnx_worker.py")
 UNCHECKED = "seeded, unchecked"
-#: Without the options under which no runtime may compute with fewer bits than float32, see `EXACT` in the worker.
+#: Of OpenVINO, which may then compute with fewer bits than float32; elsewhere nothing is set.
 DEFAULT = " (default options)"
 _TIMEOUT = 600
 
@@ -67,6 +76,8 @@ CASES: dict[str, Case] = {
     "12 coats": Case("small", settings(**SIGNED, method="edge-popup", coats=12, sparsity=0.3)),
     "binarised": Case("small", settings(distribution="normal", method="biprop")),
     "trained in float32": Case("small", settings(**SIGNED, method="random", sparsity=0.8)),
+    "rows, signed constant": Case("rows", settings(**SIGNED)),
+    "rows, uniform": Case("rows", settings(**UNIFORM)),
     "ResNet-18, signed constant": Case("resnet18", settings(**SIGNED)),
     "ResNet-18, uniform": Case("resnet18", settings(**UNIFORM)),
 }
@@ -105,7 +116,8 @@ def work(python: Path, *words: object) -> dict[str, Any]:
     return found
 
 
-def optimised(python: Path, path: Path, words: list[object]) -> set[str]:
+@cache
+def optimised(python: Path, path: Path, *words: object) -> set[str]:
     """The operators of what onnxruntime makes of a file when it loads it, those inside functions as well."""
     out = path.with_suffix(".optimised")
     # Not ORT_ENABLE_ALL: its layouts for one kind of processor would only rename operators.
@@ -121,7 +133,7 @@ def optimised(python: Path, path: Path, words: list[object]) -> set[str]:
 def compare(python: Path, runtime: str, files: dict[str, Path], name: str, case: Case, rounds: int) -> dict[str, Any]:
     """One form beside the dense one."""
     words: list[object] = ["--runtime", runtime, "--shape", *case.image_shape]
-    if not name.endswith(DEFAULT):
+    if runtime == "openvino" and not name.endswith(DEFAULT):
         words.append("--exact")
     name = name.removesuffix(DEFAULT)
     batches = ["--batches", 1, 5, "--rounds", rounds]
@@ -132,7 +144,7 @@ def compare(python: Path, runtime: str, files: dict[str, Path], name: str, case:
         dense = work(python, "compare", files["dense"], files["dense"], *words, "--rounds", 1)
         result["left"] = sorted(set(result.pop("operators")) - set(dense["operators"]))
     else:
-        result["left"] = sorted(optimised(python, files[name], words) - optimised(python, files["dense"], words))
+        result["left"] = sorted(optimised(python, files[name], *words) - optimised(python, files["dense"], *words))
     return result
 
 
@@ -170,8 +182,8 @@ def variants(runtime: str) -> Iterator[str]:
         yield UNCHECKED
         own = ("packed, for OpenVINO", "int8, for OpenVINO")
         yield from own
-        yield from (f"{name}{DEFAULT}" for name in ("dense", "packed, inlined", "int8", *own))
-    yield f"int8, kept quantised{DEFAULT}"
+        default = ("dense", "packed, inlined", "int8", "int8, kept quantised", *own)
+        yield from (f"{name}{DEFAULT}" for name in default)
 
 
 def write(case: Case, folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
@@ -199,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, required=True, help="where environments are, or are made")
     parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES), metavar="REQUIREMENT")
-    parser.add_argument("--network", nargs="+", choices=("small", "resnet18"), default=["small", "resnet18"])
+    parser.add_argument("--network", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), metavar="CASE", help="some of the networks")
     parser.add_argument("--rounds", type=int, default=9, help="runs of each form for the latency")
     parser.add_argument("--json", type=Path, help="also write the results to this file")

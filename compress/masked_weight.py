@@ -107,6 +107,7 @@ class MaskedWeight(nn.Module):
         else:
             self._fixed_counts = tuple(int(part.sum()) for part in self.fixed or ())
         self.keep(self.possible(spec.kept))
+        self._settled = not allocation.varies
 
     @property
     def fixed(self) -> Fixed | None:
@@ -120,7 +121,11 @@ class MaskedWeight(nn.Module):
         return self.codes.to(torch.float32) * self.spec.scale
 
     def forward(self, scores: Tensor) -> Tensor:
-        """The effective weight, of the layer's shape: the random weight where kept, +0 where pruned."""
+        """The effective weight, of the layer's shape: the random weight where kept, +0 where pruned.
+
+        Raises:
+            ConfigError: in the backward pass, if the number of kept weights changes in training, and nothing sets it.
+        """
         if self.held_weight is not None:
             return HeldWeight.apply(  # type: ignore[no-untyped-call,no-any-return]
                 scores, self.codes, self.held_weight, self.spec
@@ -134,6 +139,8 @@ class MaskedWeight(nn.Module):
         weight: Tensor = StraightThrough.apply(  # type: ignore[no-untyped-call]
             scores, self.codes, mask, coats, self.spec
         )
+        if not self._settled and weight.requires_grad:
+            weight.register_hook(_refuse_training)  # type: ignore[no-untyped-call]
         return weight.view(self.spec.shape)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -157,6 +164,7 @@ class MaskedWeight(nn.Module):
 
     def keep(self, kept: int) -> None:
         """Change the number of kept weights."""
+        self._settled = True
         if kept != self.spec.kept:
             self.spec = replace(self.spec, kept=kept)
 
@@ -203,3 +211,10 @@ class MaskedWeight(nn.Module):
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
         return f"{self.spec.codebook}, kept={self.spec.kept}/{math.prod(self.spec.shape)}, {self.spec.selection}"
+
+
+def _refuse_training(_: Tensor) -> None:
+    raise ConfigError(
+        "global selection and ramps set the number of weights that a layer keeps before each step, and nothing did: "
+        "call refresh(model, step, steps_per_epoch=…) in the loop"
+    )

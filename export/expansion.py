@@ -160,7 +160,8 @@ def _computed(model: ModelProto, weights: Sequence[WeightRecord]) -> list[Weight
     return [
         weight
         for weight in weights
-        if weight.name in computing and computing[weight.name].op_type != "DequantizeLinear"
+        if weight.name in computing
+        and all(computing[name].op_type != "DequantizeLinear" for name in _ancestors(model.graph, [weight.name]))
     ]
 
 

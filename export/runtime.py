@@ -9,17 +9,13 @@ import onnxruntime
 
 from ..compress.errors import ExportError
 
-__all__ = ["EXACT", "first_line", "open_session", "session_options", "shown"]
-
-EXACT = ("session.qdq_matmulnbits_accuracy_level", "0")
-"""The entry of session options without which onnxruntime computes quantised layers with int8 activations."""
+__all__ = ["first_line", "open_session", "session_options", "shown"]
 
 
 def session_options() -> onnxruntime.SessionOptions:
-    """The options that users have by default, but quiet, and without loss where a layer is quantised."""
+    """The options that users have by default, so that a check meets what they will; but quiet."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # failures are raised anyway, warnings are not for the user
-    options.add_session_config_entry(*EXACT)
     return options
 
 

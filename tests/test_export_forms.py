@@ -380,24 +380,6 @@ def test_the_same_bytes_again(form: str, tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_quantised_weights_stay_bytes(tmp_path: Path) -> None:
-    model = network()
-    export_onnx(model, tmp_path / "dense.onnx", **IMAGE)
-    export_onnx(model, tmp_path / "a.onnx", form="int8", keep_quantized=True, **IMAGE)
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.log_severity_level = 4
-    onnxruntime.InferenceSession(tmp_path / "a.onnx", options)
-    kept = onnx.load(tmp_path / "optimised.onnx").graph
-    types = {tensor.name: tensor.data_type for tensor in kept.initializer}
-    quantised = [node for node in kept.node if node.op_type == "DequantizeLinear"]
-    assert [node.output[0] for node in quantised] == ["0.weight", "6.weight", "8.weight"]  # 3 varies along two axes
-    assert {types[node.input[0]] for node in quantised} == {TensorProto.INT8}
-    found, wanted = outputs(load_session(tmp_path / "a.onnx")), outputs(plain_session(tmp_path / "dense.onnx"))
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
-
-
 class Own(nn.Module):
     """A user's module: one-dimensional convolutions, an embedding, a weight that is used twice."""
 

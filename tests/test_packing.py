@@ -277,6 +277,18 @@ def test_a_network_that_was_never_pruned_is_neither_trained_nor_packed(tmp_path)
     assert model[0].weight.shape == (4, 8)  # to look at it is no mistake
 
 
+@pytest.mark.parametrize("settings", [{"scope": "global"}, {"ramp_epochs": 3}])
+def test_a_loop_that_never_selects_is_told(settings):
+    model = make_subnetwork(nn.Sequential(nn.Linear(8, 4)), SubnetworkConfig(method="edge-popup", **settings))
+    with pytest.raises(ConfigError, match=r"nothing did: call refresh\(model, step, steps_per_epoch=…\) in the loop"):
+        model(torch.zeros(2, 8)).sum().backward()
+    refresh(model, 0, steps_per_epoch=4, epochs=9)
+    model(torch.zeros(2, 8)).sum().backward()
+    again = make_subnetwork(nn.Sequential(nn.Linear(8, 4)), SubnetworkConfig(method="edge-popup", **settings))
+    again.load_state_dict(model.state_dict())
+    again(torch.zeros(2, 8)).sum().backward()
+
+
 def test_trained_weights_are_not_lost_in_silence(tmp_path):
     config = SubnetworkConfig(method="magnitude", distribution="normal", seed=1)
     model = make_subnetwork(nn.Sequential(nn.Linear(8, 4)), config)

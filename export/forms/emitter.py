@@ -30,6 +30,10 @@ class Emitter:
         self._graph = graph
         self._nodes = graph.expansion
 
+    def readers(self) -> set[str]:
+        """The operators that read the weight."""
+        return {node.op_type for node in self._graph.users().get(self.weight, [])}
+
     def tensor(self, part: str, array: NDArray[Any]) -> str:
         """Add an initialiser ``weight.part``, and return its name."""
         name = self._graph.fresh(f"{self.weight}.{part}")
