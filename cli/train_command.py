@@ -209,7 +209,8 @@ def command(
                 if group.main:
                     given = (ticket, data_dir, None if recipe is None else Path(recipe))
                     for output in (out, metrics_path(out)):
-                        check_output(output, *(path for path in given if path is not None))
+                        others = (path for path in given if path is not None)
+                        check_output(output, *others, replaces_checkpoints=output == out)
                 changes = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
                 if data is not None:
                     changes["data.name"] = data

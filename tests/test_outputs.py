@@ -16,7 +16,7 @@ from conftest import fail, succeed
 from iterand_compress.compress import outputs
 from iterand_compress.compress.errors import ConfigError, IterandError
 from iterand_compress.compress.outputs import beside, only_writer
-from iterand_compress.compress.storage import check_output, read_seedmask, write_weights
+from iterand_compress.compress.storage import check_output, read_seedmask, write_seedmask, write_weights
 from iterand_compress.compress.training.metrics import metrics_path
 from iterand_compress.compress.training.profile import trace_path
 from iterand_compress.export import network as export_module
@@ -113,6 +113,28 @@ def test_an_output_that_is_an_input(command, folder, monkeypatch) -> None:
     assert "the output would overwrite" in line
     assert line.endswith("; give it another name")
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pack", "c.png", "--out", "run.ckpt"),
+        ("recover", "s.seedmask", "--out", "run.ckpt"),
+        ("recover", "s.seedmask", "--out", "run.ckpt", "--masks"),
+        ("export", "s.seedmask", "--onnx", "run.ckpt"),
+        ("theory", "--widths", "3,2", "--plot", "run.ckpt"),
+    ],
+    ids=lambda command: " ".join(map(str, command)),
+)
+def test_a_checkpoint_is_replaced_by_training_alone(command, folder, digits) -> None:
+    run = folder / "run.ckpt"
+    shutil.copy(digits.checkpoint, run)
+    line = fail(2, *command)
+    assert line == "error: run.ckpt: is a checkpoint, which would be lost; give the output another name"
+    with pytest.raises(ConfigError, match=r"run.ckpt: is a checkpoint"):
+        write_seedmask(read_seedmask("s.seedmask").network(), Path("run.ckpt"))
+    assert run.read_bytes() == digits.checkpoint.read_bytes()
+    succeed(*QUICK, "--epochs", 1, "--out", run, "--force")
 
 
 def test_the_library_refuses_it_too(folder) -> None:
