@@ -164,7 +164,7 @@ def test_a_file_with_float16_state_loads_everywhere(digits, half, tmp_path):
     succeed("recover", path, "--out", tmp_path / "half.safetensors")
     tensors = {name: torch.from_numpy(array) for name, array in load_file(tmp_path / "half.safetensors").items()}
     assert tensors["features.1.running_var"].dtype == torch.float16
-    model = build_model(Architecture.from_dict(read_seedmask(path).manifest.architecture))
+    model = build_model(Architecture.from_dict(read_seedmask(path).manifest.architecture), seed=0)
     model.load_state_dict(tensors, strict=True)
     loaded = load_network(path).model.state_dict()
     assert loaded["features.1.running_var"].dtype == torch.float32

@@ -72,7 +72,6 @@ class Run:
             self.model = build_network(recipe, self.architecture, allow_import=options.allow_import)
             check_output(self.model, self.data)
             check_training(self.model, self.data, self.batch_size, recipe, group.size * options.accumulate)
-            partly_unused = group.size > 1 and unused_parameters(self.model, self.data.example(2))
             self.model.to(device)
             _check_graph(options, device, group)
             self.optimizer = make_optimizer(self.model, settings, adjustable=options.cuda_graph)
@@ -85,6 +84,8 @@ class Run:
                 find_masks(self.model, recipe, self.data, device, options.masks)
                 check_packing(self.model, self._checkpoint(), options.out, allow_import=options.allow_import)
         equalise_start(self.model, group)
+        with group.agreed():
+            partly_unused = group.size > 1 and unused_parameters(self.model, self.data.example(2).to(device))
         if settings.sync_batchnorm:
             synchronise_batchnorm(self.model, group, device)
         network = replicate(self.model, group, device=device, partly_unused=partly_unused)

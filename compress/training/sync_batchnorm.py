@@ -31,12 +31,13 @@ def synchronise_batchnorm(model: nn.Module, group: Group, device: torch.device) 
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model, group.channel(device))  # type: ignore[no-untyped-call]
         return
+    # torch.compile leaves it as it is. Here and not as a decorator, which loads the compiler for every run; and on the
+    # class, as copies of a layer would share what is bound to it.
+    SyncBatchNorm.forward = torch.compiler.disable(_forward)  # type: ignore[method-assign,no-untyped-call]
     for layer in model.modules():
         if type(layer) in _KINDS:
             layer.__class__ = SyncBatchNorm
             layer.group = group  # type: ignore[assignment]
-            # torch.compile leaves it as it is. Here and not as a decorator, which loads the compiler for every run.
-            layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign,no-untyped-call]
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -76,6 +77,9 @@ class SyncBatchNorm(_BatchNorm):
         for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
             if running is not None:
                 running.lerp_(value.to(running.dtype), momentum)
+
+
+_forward = SyncBatchNorm.forward
 
 
 class _Normalised(torch.autograd.Function):
