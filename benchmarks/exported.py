@@ -16,7 +16,7 @@ import torch
 import torchvision
 from torch import nn
 
-from iterand_compress.compress import SubnetworkConfig, make_subnetwork
+from iterand_compress.compress import SubnetworkConfig, find_ticket, make_subnetwork
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.models import build_model, resolve
 from iterand_compress.compress.packing import network_of
@@ -116,6 +116,8 @@ class Rows(nn.Module):
 def searched(case: Case) -> nn.Module:
     """The subnetwork of a case, in evaluation mode."""
     model = make_subnetwork(plain_network(case.network), case.config)
+    if next(pruned_layers(model), None) is not None:
+        find_ticket(model, case.config)
     generator = torch.Generator().manual_seed(1)
     for event in range(1, case.events + 1):
         refresh(model, event, steps_per_epoch=1, epochs=case.events + 2)

@@ -19,7 +19,7 @@ from kinds import expected_weights, networks_of_every_kind
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from iterand_compress.compress import SubnetworkConfig, make_subnetwork, materialise, refresh
+from iterand_compress.compress import SubnetworkConfig, find_ticket, make_subnetwork, materialise, refresh
 from iterand_compress.compress.errors import ConfigError, ExportError
 from iterand_compress.compress.packing import network_of
 from iterand_compress.compress.philox import philox4x32, random_bytes
@@ -204,7 +204,10 @@ def network(distribution: str = "signed-constant", sparsity: float = 0.5, **sett
             layer.running_var.uniform_(0.5, 2)
             nn.init.normal_(layer.weight)
     config = {"method": "iterand", "distribution": distribution, "resample_every": 1, "resample_rate": 0.3}
-    make_subnetwork(model, SubnetworkConfig(**{**config, "sparsity": sparsity, "seed": 11, **settings}))
+    chosen = SubnetworkConfig(**{**config, "sparsity": sparsity, "seed": 11, **settings})
+    make_subnetwork(model, chosen)
+    if chosen.method == "magnitude":
+        find_ticket(model, chosen)
     for step in range(1, 6):
         refresh(model, step, steps_per_epoch=1, epochs=20)
         for _, _, scores in masked_layers(model):

@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
-from iterand_compress.compress import SubnetworkConfig, make_subnetwork
+from iterand_compress.compress import SubnetworkConfig, find_ticket, make_subnetwork
 from iterand_compress.compress.packing import network_of
 from iterand_compress.compress.recovery import recover
 from iterand_compress.compress.storage import dumps, read_seedmask
@@ -141,7 +141,9 @@ def test_layers_of_any_number_of_dimensions(name: str, distribution: str, tmp_pa
 def test_values_that_were_trained_as_bytes(name: str, tmp_path: Path) -> None:
     """Their scale has a value for each row."""
     torch.manual_seed(1)
-    model = make_subnetwork(randomise(NETWORKS[name]()), SubnetworkConfig(method="random", sparsity=0.5, seed=3))
+    config = SubnetworkConfig(method="random", sparsity=0.5, seed=3)
+    model = make_subnetwork(randomise(NETWORKS[name]()), config)
+    find_ticket(model, config)
     path = tmp_path / "net.seedmask"
     path.write_bytes(dumps(network_of(model.state_dict(), with_weights="int8")))
     plain = recover(path, NETWORKS[name]())
