@@ -103,7 +103,7 @@ def _check_plot(path: Path, force: bool, file: Path) -> None:
 
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--plot: expected a name that ends in .png, got {path}")
-    check_output(path, file)
+    check_output(path, file, kind=None)
     if path.exists() and not force:
         raise ConfigError(f"{path}: exists already; --force replaces it")
     import_extra("matplotlib", "plots", "--plot")

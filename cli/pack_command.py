@@ -68,7 +68,7 @@ def command(
 
     target = out or beside(checkpoint, ".seedmask")
     check_kind(checkpoint, "torch")
-    check_output(target, checkpoint)
+    check_output(target, checkpoint, kind="seedmask")
     run = load_checkpoint(checkpoint)
     compared = None if not is_foreign(run.architecture) else model is not None or not is_factory(run.architecture)
     if compared:

@@ -57,7 +57,7 @@ def command(
     if masks and device is not None:
         raise click.UsageError("--masks computes no weights: leave --device out.")
     target = out or beside(file, ".safetensors")
-    check_output(target, file)
+    check_output(target, file, kind="safetensors")
     seedmask = read_seedmask(file, max_weights=max_weights)
     chosen = list(dict.fromkeys(names)) or None
     if device is not None:

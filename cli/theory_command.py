@@ -179,7 +179,7 @@ def _plotter(plot: Path | None, *, force: bool) -> Callable[[list[BoundCheck], s
     from ..compress.errors import import_extra
     from ..compress.storage import check_output
 
-    check_output(plot)
+    check_output(plot, kind=None)
     if plot.exists() and not force:
         raise ConfigError(f"{plot}: exists already; --force replaces it, --plot writes elsewhere")
     figure = import_extra("matplotlib.figure", "plots", "theory --plot")

@@ -22,10 +22,20 @@ from .methods.biprop import alpha
 from .philox import random_bytes
 from .selection import select
 from .state import plain_state
-from .storage import Frozen, InputSpec, MaskedTensor, Network, PackReport, TextInput, quantise, write_seedmask
+from .storage import (
+    Frozen,
+    InputSpec,
+    MaskedTensor,
+    Network,
+    PackReport,
+    TextInput,
+    check_output,
+    quantise,
+    write_seedmask,
+)
 from .storage.state_dtype import StateRounding, round_state
 from .subnetwork import masked_layers, pruned_layers
-from .tensors import to_stored
+from .tensors import check_content, to_stored
 from .training.checkpoint import Checkpoint, DataInfo
 from .weight_spec import WeightSpec, spec_from_state
 
@@ -160,7 +170,7 @@ def network_of(
     tensors: list[MaskedTensor] = []
     for keys in masked:
         name, spec = keys.name, keys.spec
-        original: Tensor = state[keys.original].detach().cpu().reshape(-1)
+        original: Tensor = check_content(state[keys.original], name).detach().cpu().reshape(-1)
         if original.numel() != math.prod(spec.shape):
             raise CheckpointError(f"{name}: expected {math.prod(spec.shape)} scores, got {original.numel()}")
         if not keys.first:
@@ -312,6 +322,7 @@ def pack(
             dtype, or the file cannot be written.
         ConfigError: there is no such coding or dtype; something else was put on top of a mask.
     """
+    check_output(path, kind="seedmask")
     list(masked_layers(model)), list(pruned_layers(model))  # which look for what a state dict does not show
     if with_weights is None:
         _require_untrained(model)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import SeedMaskError
 from .storage import SeedMask
 from .tensors import from_stored
 
@@ -41,7 +42,11 @@ def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
 
     Raises:
         RuntimeError: PyTorch's, if names or shapes are others.
+        SeedMaskError: the module is on the device meta.
     """
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.is_meta:  # which PyTorch loads nothing into
+            raise SeedMaskError(f"{name}: the module has no content (device meta); make it on the CPU, or to_empty()")
     model.load_state_dict(with_versions(state, module_versions(model.state_dict()) | module_versions(state)))
 
 

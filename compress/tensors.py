@@ -8,7 +8,7 @@ from torch import Tensor
 from .errors import SeedMaskError
 from .storage import StoredTensor
 
-__all__ = ["check_storable", "from_stored", "to_stored"]
+__all__ = ["check_content", "check_storable", "from_stored", "to_stored"]
 
 _TAGS = {
     torch.bool: "BOOL",
@@ -46,15 +46,24 @@ def check_storable(value: object, name: str) -> Tensor:
     return value
 
 
+def check_content(tensor: Tensor, name: str) -> Tensor:
+    """Return a tensor that is more than a shape.
+
+    Raises:
+        SeedMaskError: it is on the device meta.
+    """
+    if tensor.is_meta:
+        raise SeedMaskError(f"{name}: has no content (device meta); load or initialise the model first")
+    return tensor
+
+
 def to_stored(value: object, name: str) -> StoredTensor:
     """Copy a tensor's bytes.
 
     Raises:
         SeedMaskError: see `check_storable`; or the tensor has no content.
     """
-    if isinstance(value, Tensor) and value.is_meta:
-        raise SeedMaskError(f"state {name}: has no content (device meta); load or initialise the model first")
-    tensor = check_storable(value, name).detach().cpu().contiguous()
+    tensor = check_content(check_storable(value, name), f"state {name}").detach().cpu().contiguous()
     data = tensor.reshape(-1).view(torch.uint8).numpy().copy()
     return StoredTensor(_TAGS[tensor.dtype], tuple(tensor.shape), data)
 

@@ -68,7 +68,7 @@ def export_network(
         IterandError: the source is damaged or unknown, or the export does not compute the same function.
     """
     # Checked before anything is read.
-    check_output(target, source, *([data_dir] if data_dir is not None else []))
+    check_output(target, source, *([data_dir] if data_dir is not None else []), kind="onnx")
     options = ExportOptions(opset, ir_version, softmax, form, runtime, keep_quantized, inline, shrink)
     network = load_network(source, model=model, max_weights=max_weights)
     if network.data is None:

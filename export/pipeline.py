@@ -18,7 +18,7 @@ from torch import nn
 from ..compress.errors import ConfigError, ExportError
 from ..compress.packing import network_of
 from ..compress.storage import SeedMask, dumps, loads, read_seedmask
-from ..compress.storage.atomic import atomic_path
+from ..compress.storage.atomic import atomic_path, check_output
 from ..compress.subnetwork import masked_layers, materialise, pruned_layers
 from .batchnorm import fold_batch_norms
 from .capture import LOGITS, capture, evaluation_copy, undisturbed, unwrapped
@@ -40,7 +40,7 @@ from .report import ExportReport, ShrinkReport
 from .runtime import session_options, shown
 from .shrink import shrink as remove_dead_units
 from .softmax import OUTPUT, PROBABILITIES, add_softmax
-from .structure import check_structure
+from .structure import accepted_difference, check_structure
 from .verification import verify_weights
 
 __all__ = ["build", "write_model"]
@@ -75,6 +75,7 @@ def write_model(
         weights = read_seedmask(Path(weights))
     elif not isinstance(weights, SeedMask | None):
         raise ConfigError(f"weights: expected a .seedmask file that was read, or its path, got {shown(weights)}")
+    check_output(path, kind="onnx")
     with atomic_path(path) as temporary:  # first, so that a folder that cannot be written to costs no time
         model = unwrapped(model)
         copied, coded = _coded(model, weights)
@@ -88,7 +89,7 @@ def write_model(
             raise ExportError(f"{name}: a parameter or buffer has the name of the graph's input or output; rename it")
         forms = _possible(options, coded)
         inputs = given.network(given.samples)
-        logits = logits_of(copied, inputs[:1])  # a model that cannot run fails here, in plain words
+        logits = _first_logits(model, copied, inputs)
         if options.softmax and logits.ndim != 2:
             raise ConfigError(f"softmax: expected a model with an output [batch, classes], got {list(logits.shape)}")
         classes = _classes(properties)
@@ -232,6 +233,35 @@ def _coded(model: nn.Module, weights: SeedMask | None) -> tuple[nn.Module, dict[
             raise ExportError(f"{name}: {weights.path} does not belong to this model: expected its weight, got {found}")
         parameters[name].copy_(values)
     return copied, coded
+
+
+def _first_logits(model: nn.Module, copied: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Run a model that may not run at all, and compare a subnetwork with itself without masks.
+
+    Raises:
+        ExportError: it does not run, in plain words; or what the masks are taken off of computes something else.
+    """
+    try:
+        logits = logits_of(copied, inputs[:8])
+    except ExportError as error:
+        kinds = {str(value.dtype) for value in model.state_dict().values() if isinstance(value, torch.Tensor)}
+        odd = sorted(kinds & {"torch.float64", "torch.float16", "torch.bfloat16"})
+        if not odd:
+            raise
+        raise ExportError(
+            f"{error} (an export computes in float32 throughout, and parts of the model are in {', '.join(odd)}: let "
+            "forward() convert to the type of the weights, not to a fixed one)"
+        ) from error
+    if next(masked_layers(model), None) is not None or next(pruned_layers(model), None) is not None:
+        masked = logits_of(evaluation_copy(model), inputs[:8])
+        difference = float((masked - logits).abs().max())
+        if not difference <= accepted_difference(masked.numpy()):
+            raise ExportError(
+                f"{type(model).__name__} computes something else without its masks, and so do files of it: outputs "
+                f"differ by {difference:.3g}; its forward() changes a masked weight in place, which is lost while the "
+                "weight follows from seed and mask: let it compute another tensor"
+            )
+    return logits
 
 
 def _properties(own: Mapping[str, str], metadata: Mapping[str, str] | None, *, softmax: bool) -> dict[str, str]:

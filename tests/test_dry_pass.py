@@ -51,7 +51,7 @@ class Traces(nn.Module):
         super().__init__()
         self.layer = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10), nn.Dropout(0.5))
         self.register_buffer("calls", torch.zeros(1))
-        self.register_buffer("average", torch.zeros(10), persistent=False)
+        self.register_buffer("average", torch.zeros(10))
 
     def forward(self, x):
         y = self.layer(x)

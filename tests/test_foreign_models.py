@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress.compress import load_network, recover
+from iterand_compress.compress import SubnetworkConfig, load_network, make_subnetwork, pack, recover
+from iterand_compress.compress.errors import ExportError, SeedMaskError
 from iterand_compress.compress.models import Architecture, build_model
 from iterand_compress.compress.training.checkpoint import load_checkpoint
+from iterand_compress.export import export_onnx
 
 TRAIN = ("train", "--epochs", 1, "--device", "cpu", "-q", "--lr", 0.3)
 
@@ -222,3 +225,146 @@ def test_mnasnet_which_refuses_a_state_dict_without_version(tmp_path, monkeypatc
     scores = {accuracy(file, "--data-dir", "images") for file in ("m.ckpt", "m.seedmask")}
     assert len(scores) == 1
     succeed("train", "--resume", "--data-dir", "images", "--out", unfinished("m.ckpt"), "-q")
+
+
+# --- What a factory may return ------------------------------------------------------------------------------
+
+
+def test_parts_in_other_types(network):
+    name = network("""
+        class Mixed(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b = nn.Linear(64, 32).bfloat16(), nn.Linear(32, 10).double()
+
+            def forward(self, x):
+                return self.b(self.a(x.flatten(1).bfloat16()).relu().double()).float()
+
+        def make(num_classes):
+            return Mixed()
+    """)
+    trained = json.loads(succeed(*TRAIN, "--model", name, "--out", "m.ckpt", "--json"))["test_accuracy"]
+    succeed("pack", "m.ckpt", "--model", name)
+    assert [accuracy(file, "--model", name) for file in ("m.ckpt", "m.seedmask")] == [trained] * 2
+    message = fail(1, "export", "m.seedmask", "--model", name, "--onnx", "m.onnx")
+    assert "an export computes in float32 throughout, and parts of the model are in torch.bfloat16" in message
+
+
+@pytest.mark.parametrize("wrap", ["nn.DataParallel(net)", "torch.compile(net, backend='eager')"])
+def test_what_wraps_a_network_is_taken_off(network, wrap):
+    name = network(f"""
+        def make(num_classes):
+            net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+            return {wrap}
+    """)
+    succeed(*TRAIN, "--model", name, "--out", "m.ckpt")
+    succeed("pack", "m.ckpt", "--model", name)
+    assert accuracy("m.ckpt", "--model", name) == accuracy("m.seedmask", "--model", name)
+    assert [key for key in load_checkpoint(Path("m.ckpt")).model if key.endswith("bias")] == ["1.bias"]
+
+
+STATEFUL = """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.calls = nn.Linear(64, 10), 0
+            self.register_buffer("mu", torch.zeros(64), persistent=False)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            if self.training:
+                {change}
+            return self.linear(x - self.mu) * (1 + self.calls)
+
+    def make(num_classes):
+        return Net()
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("self.mu = self.mu + 1", "the model changes its buffer 'mu' in training, and no state dict holds it"),
+        ("self.mu.add_(1)", "register it with persistent=True"),
+        ("self.calls += 1", "it keeps what it learns outside its state dict (keep that in a persistent buffer)"),
+    ],
+)
+def test_what_training_leaves_outside_the_state_dict_is_refused_before(network, change, message):
+    name = network(STATEFUL.format(change=change))
+    assert message in fail(1, *TRAIN, "--model", name, "--out", "m.ckpt")
+    assert not Path("m.ckpt").exists()
+
+
+def test_weights_that_forward_changes_in_place(network):
+    name = network("""
+        class Clamped(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b = nn.Linear(64, 32), nn.Linear(32, 10)
+
+            def forward(self, x):
+                with torch.no_grad():
+                    self.b.weight.clamp_(-0.1, 0.1)
+                return self.b(self.a(x.flatten(1)).relu())
+
+        def make(num_classes):
+            return Clamped()
+    """)
+    assert "or its forward() changes weights in place" in fail(1, *TRAIN, "--model", name, "--out", "m.ckpt")
+    model = build_model(Architecture(name, 10, 1, 8), seed=0, allow_import=True)
+    model = make_subnetwork(model, SubnetworkConfig())
+    with pytest.raises(ExportError, match=r"Clamped computes something else without its masks.*changes a masked"):
+        export_onnx(model, "m.onnx", image_shape=(1, 8, 8), mean=0.5, std=0.5)
+    assert not Path("m.onnx").exists()
+
+
+def test_an_output_that_is_no_tensor(network):
+    name = network("""
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear = nn.Linear(64, 10)
+
+            def forward(self, x):
+                return {"logits": self.linear(x.flatten(1))}
+
+        def make(num_classes):
+            return Net()
+    """)
+    message = fail(1, *TRAIN, "--model", name, "--out", "m.ckpt")
+    assert "the model's output for 2 images: expected logits (2, 10) (10 classes of digits), got a dict" in message
+
+
+AUX = """
+    class Aux(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.aux, self.head = nn.Linear(64, 32), nn.Linear(32, 10), nn.Linear(32, 10)
+
+        def forward(self, x):
+            h = self.body(x.flatten(1)).relu()
+            y = self.head(h)
+            return y + 0.3 * self.aux(h) if self.training else y
+
+    def make(num_classes):
+        return Aux()
+"""
+
+
+@pytest.mark.parametrize("form", ["dense", "packed", "int8", "seeded"])
+def test_weights_that_only_training_uses(network, form):
+    name = network(AUX)
+    succeed(*TRAIN, "--model", name, "--out", "m.ckpt")
+    succeed("export", "m.ckpt", "--model", name, "--onnx", "m.onnx", "--form", form)
+    succeed("verify", "m.onnx")
+    assert accuracy("m.onnx") == accuracy("m.ckpt", "--model", name)
+
+
+def test_a_module_without_content_is_no_place_to_recover_into(digits):
+    with torch.device("meta"):
+        plain = nn.Linear(3, 3)
+    with pytest.raises(SeedMaskError, match=r"weight: the module has no content \(device meta\)"):
+        recover(digits.seedmask, plain)
+    model = make_subnetwork(plain, SubnetworkConfig())
+    with pytest.raises(SeedMaskError, match=r"weight: has no content \(device meta\)"):
+        pack(model, digits.folder / "meta.seedmask")

@@ -16,7 +16,7 @@ from conftest import fail, succeed
 from iterand_compress.compress import outputs
 from iterand_compress.compress.errors import ConfigError, IterandError
 from iterand_compress.compress.outputs import beside, only_writer
-from iterand_compress.compress.storage import check_output, read_seedmask, write_seedmask, write_weights
+from iterand_compress.compress.storage import check_output, read_seedmask, write_weights
 from iterand_compress.compress.training.metrics import metrics_path
 from iterand_compress.compress.training.profile import trace_path
 from iterand_compress.export import network as export_module
@@ -115,26 +115,52 @@ def test_an_output_that_is_an_input(command, folder, monkeypatch) -> None:
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize("there", ["run.ckpt", "photo.jpg", "table.csv", "other"])
 @pytest.mark.parametrize(
     "command",
     [
-        ("pack", "c.png", "--out", "run.ckpt"),
-        ("recover", "s.seedmask", "--out", "run.ckpt"),
-        ("recover", "s.seedmask", "--out", "run.ckpt", "--masks"),
-        ("export", "s.seedmask", "--onnx", "run.ckpt"),
-        ("theory", "--widths", "3,2", "--plot", "run.ckpt"),
+        ("pack", "c.png", "--out"),
+        ("recover", "s.seedmask", "--out"),
+        ("recover", "s.seedmask", "--masks", "--out"),
+        ("export", "s.seedmask", "--onnx"),
+        (*QUICK, "--force", "--out"),
     ],
-    ids=lambda command: " ".join(map(str, command)),
+    ids=lambda command: " ".join(map(str, command[:1] + command[-2:])),
 )
-def test_a_checkpoint_is_replaced_by_training_alone(command, folder, digits) -> None:
-    run = folder / "run.ckpt"
-    shutil.copy(digits.checkpoint, run)
-    line = fail(2, *command)
-    assert line == "error: run.ckpt: is a checkpoint, which would be lost; give the output another name"
-    with pytest.raises(ConfigError, match=r"run.ckpt: is a checkpoint"):
-        write_seedmask(read_seedmask("s.seedmask").network(), Path("run.ckpt"))
-    assert run.read_bytes() == digits.checkpoint.read_bytes()
-    succeed(*QUICK, "--epochs", 1, "--out", run, "--force")
+def test_files_of_other_kinds_stay(command, there, folder, digits) -> None:
+    shutil.copy(digits.checkpoint, folder / "run.ckpt")
+    (folder / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0 not to be lost")
+    (folder / "table.csv").write_text("text,label\n")
+    other = digits.onnx if command[0] != "export" else digits.seedmask
+    shutil.copy(other, folder / "other")
+    if (command[0], there) == ("train", "run.ckpt"):
+        return
+    before = (folder / there).read_bytes()
+    line = fail(2, *command, there)
+    what = {
+        "run.ckpt": "a file of torch.save",
+        "other": "an ONNX file" if command[0] != "export" else "a .seedmask file",
+    }
+    assert (
+        f"{there}: is {what.get(there, 'a file of another kind')}, which would be lost; give the output another" in line
+    )
+    assert (folder / there).read_bytes() == before
+
+
+def test_files_of_the_same_kind_are_replaced(folder, digits) -> None:
+    for _ in range(2):
+        succeed("pack", "c.png", "--out", "new.seedmask")
+        succeed("recover", "s.seedmask", "--out", "new.safetensors")
+        succeed("recover", "s.seedmask", "--masks", "--out", "new.safetensors")
+        succeed("export", "s.seedmask", "--onnx", "new.onnx")
+        succeed("export", "s.seedmask", "--onnx", "new.onnx", "--form", "packed")
+    (folder / "empty").touch()
+    succeed("pack", "c.png", "--out", "empty")
+
+
+def test_a_picture_does_not_replace_a_checkpoint(folder, digits) -> None:
+    line = fail(2, "theory", "--widths", "3,2", "--plot", "c.png", "--force")
+    assert "c.png: is a file of torch.save, which would be lost" in line
 
 
 def test_the_library_refuses_it_too(folder) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ConfigError, did_you_mean
+from ..state import unwrapped
 from .architecture import TORCHVISION, AnyArchitecture, Architecture, TextArchitecture
 
 __all__ = ["from_factory", "from_torchvision", "import_factory"]
@@ -82,7 +83,7 @@ def import_factory(arch: AnyArchitecture) -> Callable[..., Any]:
 
 
 def from_factory(arch: AnyArchitecture, factory: Callable[..., Any]) -> nn.Module:
-    """Call ``factory(num_classes=N)``, of texts also with their sizes.
+    """Call ``factory(num_classes=N)``, of texts also with their sizes; what wraps the module is taken off.
 
     Raises:
         ConfigError: the call fails, or the result is not a module.
@@ -97,7 +98,7 @@ def from_factory(arch: AnyArchitecture, factory: Callable[..., Any]) -> nn.Modul
         raise ConfigError(f"model: {arch.name}({call}) failed: {_one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: {arch.name} returned a {type(model).__name__}, not a torch.nn.Module")
-    return model
+    return unwrapped(model)
 
 
 def _one_line(error: BaseException) -> str:

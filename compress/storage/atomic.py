@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import ConfigError, IterandError
-from .foreign import kind_of
+from .foreign import WHAT, content_kind
 
 __all__ = ["atomic_path", "check_output"]
 
@@ -33,17 +33,15 @@ _ADVICE = {
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str], *, replaces_checkpoints: bool = False) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; when the block ends well, it becomes ``path``.
 
     The block writes the temporary path in any way it likes. Afterwards the file is synced, gets the mode
     that a plain ``open`` would have given it (0666 without the umask), replaces ``path``, and the folder
     is synced. When anything fails, also by Ctrl-C, the temporary file is removed and ``path`` is left as
-    it was. A symbolic link is followed: the file that it names is replaced; a file of ``torch.save``, which may be the
-    only copy of a run, with ``replaces_checkpoints`` alone.
+    it was. A symbolic link is followed: the file that it names is replaced.
 
     Raises:
-        ConfigError: the path is that of a checkpoint.
         IterandError: the block or the replacement failed with an `OSError` (no space, read-only folder, …).
 
     Example:
@@ -55,8 +53,6 @@ def atomic_path(path: str | os.PathLike[str], *, replaces_checkpoints: bool = Fa
         hello
     """
     target = Path(os.path.realpath(path))
-    if not replaces_checkpoints:
-        _refuse_checkpoint(path, target)
     with _reported(path, target), _temporary(target) as (temporary, mode):
         yield temporary
         _finish(temporary, mode)
@@ -64,39 +60,41 @@ def atomic_path(path: str | os.PathLike[str], *, replaces_checkpoints: bool = Fa
         _sync_folder(target.parent)
 
 
-def check_output(
-    path: str | os.PathLike[str], *inputs: str | os.PathLike[str], replaces_checkpoints: bool = False
-) -> None:
+def check_output(path: str | os.PathLike[str], *inputs: str | os.PathLike[str], kind: str | None = "any") -> None:
     """Refuse an output before any work is done for it.
 
     Args:
         path: what `atomic_path` will write.
         inputs: files that shall stay as they are; links to them count.
-        replaces_checkpoints: as for `atomic_path`.
+        kind: what is to be written, as `kind_of` tells it, where a file of another kind that is there shall stay;
+            ``None`` for texts and pictures.
 
     Raises:
-        ConfigError: the output is one of the inputs, or a checkpoint.
+        ConfigError: the output is one of the inputs, or would take the place of a file of another kind.
         IterandError: it is a folder or a device, or no file can be made in its folder.
     """
-    for other in inputs:
-        if _same(path, other):
-            raise ConfigError(f"{os.fspath(path)}: the output would overwrite {os.fspath(other)}; give it another name")
     target = Path(os.path.realpath(path))
-    if not replaces_checkpoints:
-        _refuse_checkpoint(path, target)
+    with _reported(path, target):
+        same = [other for other in inputs if _same(path, other)]
+    if same:
+        raise ConfigError(f"{os.fspath(path)}: the output would overwrite {os.fspath(same[0])}; give it another name")
     with _reported(path, target), _temporary(target):
-        pass
-
-
-def _refuse_checkpoint(path: str | os.PathLike[str], target: Path) -> None:
-    if kind_of(target) == "torch":
-        raise ConfigError(f"{os.fspath(path)}: is a checkpoint, which would be lost; give the output another name")
+        if not target.exists() or not target.stat().st_size:
+            return
+        if not os.access(target, os.W_OK):  # which replacing a file does not ask for
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        there = content_kind(target) if kind != "any" else kind
+    if there != kind:
+        what = WHAT[there] if there else "a file of another kind"
+        raise ConfigError(
+            f"{os.fspath(path)}: is {what}, which would be lost; give the output another name, or remove it first"
+        )
 
 
 def _same(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
     try:
         return Path(path).samefile(other)
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return os.path.realpath(path) == os.path.realpath(other)
 
 

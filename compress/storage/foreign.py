@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ..errors import CheckpointError, SeedMaskError
 
-__all__ = ["check_kind", "kind_of"]
+__all__ = ["WHAT", "check_kind", "content_kind", "kind_of"]
 
 _SEEDMASK = b'{"__metadata__":{"seedmask":'  # our header begins so, whatever else is in it
 _ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # protobuf tags that may follow the version in a model
 
-_WHAT = {
+#: What messages call the kinds.
+WHAT = {
     "seedmask": "a .seedmask file",
     "torch": "a file of torch.save",
     "onnx": "an ONNX file",
@@ -31,16 +32,28 @@ _ADVICE = {
 def kind_of(path: Path) -> str | None:
     """``seedmask``, ``torch``, ``onnx`` or ``safetensors``, by content; ``None`` for all else, and if it is no file."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return None
-        with path.open("rb") as file:
-            head = file.read(8 + len(_SEEDMASK))
-        if head[:4] == b"PK\x03\x04":
+        return content_kind(path)
+    except OSError:
+        return None
+
+
+def content_kind(path: Path) -> str | None:
+    """`kind_of` a file that is there.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        return None
+    with path.open("rb") as file:
+        head = file.read(8 + len(_SEEDMASK))
+    if head[:4] == b"PK\x03\x04":
+        try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-            return "torch" if any(name.endswith("/data.pkl") for name in names) else None
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return None
+        except (ValueError, zipfile.BadZipFile):
+            return None
+        return "torch" if any(name.endswith("/data.pkl") for name in names) else None
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
         return "seedmask" if head[8:] == _SEEDMASK else "safetensors"
     if head[:1] == b"\x08" and len(head) > 2 and head[1] < 64 and head[2] in _ONNX_FIELDS:
@@ -64,4 +77,4 @@ def check_kind(path: Path, expected: str) -> None:
         return
     wanted = {"seedmask": "a .seedmask file", "torch": "a checkpoint"}[expected]
     error = {"seedmask": SeedMaskError, "torch": CheckpointError}[expected]
-    raise error(f"{path}: {_WHAT[kind]}, not {wanted}; {_ADVICE[kind].format(path=shlex.quote(str(path)))}")
+    raise error(f"{path}: {WHAT[kind]}, not {wanted}; {_ADVICE[kind].format(path=shlex.quote(str(path)))}")

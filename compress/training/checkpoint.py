@@ -130,7 +130,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "versions": module_versions(checkpoint.model),
         "probe": checkpoint.probe,
     }
-    with atomic_path(path, replaces_checkpoints=True) as temporary, temporary.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:

@@ -58,15 +58,16 @@ def check_output(model: nn.Module, data: DataBundle) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            shape = tuple(model(example).shape)
+            output = model(example)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise DataError(f"the model cannot take {noun} of shape {tuple(example.shape[1:])}: {reason}") from None
     model.train(was_training)
-    if shape != expected:
+    if not isinstance(output, torch.Tensor) or tuple(output.shape) != expected:
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
         raise DataError(
-            f"the model's output for 2 {noun}: expected {expected} ({len(data.classes)} classes of {data.name}), "
-            f"got {shape}"
+            f"the model's output for 2 {noun}: expected logits {expected} ({len(data.classes)} classes of "
+            f"{data.name}), got {got}"
         )
 
 

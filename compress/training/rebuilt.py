@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .. import methods
+from ..copying import independent_copy
 from ..data.bundle import normalize
 from ..errors import CheckpointError, SeedMaskError
 from ..models import build_model, is_foreign
@@ -20,7 +21,6 @@ from ..packing import network_of_checkpoint
 from ..probe import probe_pixels, probe_tokens
 from ..state import load_state, recovered_state
 from ..storage import dumps, loads
-from ..subnetwork import materialise
 from .checkpoint import Checkpoint, DataInfo
 
 __all__ = ["check_packing", "probe_answers", "require_same_answers"]
@@ -30,18 +30,19 @@ def probe_answers(model: nn.Module, data: DataInfo) -> torch.Tensor:
     """What a network answers to the probe inputs, float32 ``[2, classes]``: on the CPU, in evaluation mode.
 
     Args:
-        model: with or without masks, on any device; it is not changed.
+        model: with or without masks, on any device and in any type; it is not changed.
         data: what its inputs are.
     """
-    plain = materialise(model).to("cpu").float().eval()
+    # With its masks on: what the plain network computes otherwise is then seen.
+    copied = independent_copy(model).to("cpu").eval()
     if data.text is not None:
         inputs = torch.from_numpy(probe_tokens(data.text))
     else:
         inputs = normalize(torch.from_numpy(probe_pixels(tuple(data.image_shape))), data.mean, data.std)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)  # for dropout that is always on
-        answers: torch.Tensor = plain(inputs)
-    return answers
+        answers: torch.Tensor = copied(inputs)
+    return answers.float()
 
 
 def require_same_answers(model: nn.Module, checkpoint: Checkpoint, where: object) -> None:
@@ -63,8 +64,9 @@ def require_same_answers(model: nn.Module, checkpoint: Checkpoint, where: object
         raise CheckpointError(
             f"{where}: {checkpoint.architecture.name}, built again, computes something else than the network that was "
             f"trained: outputs for the probe differ by {difference:.3g}, their spread is {spread:.3g}; its code has "
-            "changed, or its constructor draws numbers that no seed determines: keep these in a buffer, or draw them "
-            "from torch's, NumPy's or Python's global generator"
+            "changed, its constructor draws numbers that no seed determines (draw them from torch's, NumPy's or "
+            "Python's global generator), it keeps what it learns outside its state dict (keep that in a persistent "
+            "buffer), or its forward() changes weights in place"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
@@ -55,7 +56,8 @@ def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: 
 
     Raises:
         ConfigError: the parts of a batch are too small.
-        DataError: the model does not take the data, or gives no logits ``[batch, classes]``.
+        DataError: the model does not take the data, gives no logits ``[batch, classes]``, or changes a buffer that no
+            state dict holds.
     """
     size = batch_size if recipe.train.sync_batchnorm else batch_size // parts
     noun, expected = "image" if data.text is None else "text", len(data.classes)
@@ -81,14 +83,32 @@ def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: 
         ) from None
     finally:
         model.train(was_training)
+        lost = [name for module, own in buffers for name in _lost(module, own)]
         for module, own in buffers:
             module._buffers.update(own)
+    if lost:
+        raise DataError(
+            f"the model changes its buffer {lost[0]!r} in training, and no state dict holds it, so a file would lose "
+            "it: register it with persistent=True"
+        )
     if not isinstance(output, Tensor) or output.shape != (count, expected):
         kind = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise DataError(
             f"the model's output in training for {count} {noun}s: expected logits of shape {(count, expected)}, got "
             f"{kind}: give a factory whose model returns the logits alone (without auxiliary classifiers, for instance)"
         )
+
+
+def _lost(module: nn.Module, before: Mapping[str, Tensor | None]) -> Iterator[str]:
+    """Buffers outside the state dict that have changed."""
+    for name in module._non_persistent_buffers_set:
+        old, new = before.get(name), module._buffers.get(name)
+        if old is not None and new is not None and not (old.shape == new.shape and _same_values(old, new)):
+            yield name
+
+
+def _same_values(one: Tensor, other: Tensor) -> bool:
+    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 class TrainingStep:

@@ -81,7 +81,7 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
                     *([trace_path(options.out)] if options.profile else []),
                 )
                 for number, path in enumerate(outputs):
-                    check_output(path, *outputs[:number], replaces_checkpoints=path == options.out)
+                    check_output(path, *outputs[:number], kind="torch" if path == options.out else None)
                 if options.tensorboard is not None:
                     check_tensorboard(options.tensorboard)
                 locks.enter_context(only_writer(*outputs[:2]))
