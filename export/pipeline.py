@@ -35,7 +35,7 @@ from .opsets import convert
 from .options import ExportOptions
 from .preprocessing import CLASSES
 from .probe import PROBE, Probe
-from .records import FORM, WEIGHTS, record_metadata
+from .records import FORM, WEIGHTS, WEIGHTS_DIGEST, record_metadata
 from .report import ExportReport, ShrinkReport
 from .runtime import session_options, shown
 from .shrink import shrink as remove_dead_units
@@ -110,6 +110,8 @@ def write_model(
         properties[PROBE] = Probe.of(probe).model_dump_json()
         if names:
             properties[WEIGHTS] = record_metadata(names, coded, graph.coded)
+        if len(names) < len(coded):  # unused weights, and second names: what is left cannot show the digest of all
+            properties.pop(WEIGHTS_DIGEST, None)
         sizes: dict[str, int] = {}
         smallest: ModelProto | None = None
         for form in forms:

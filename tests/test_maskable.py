@@ -15,13 +15,15 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from iterand_compress.compress.config import ModelConfig, SubnetworkConfig
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
 from iterand_compress.compress.estimate import estimate
+from iterand_compress.compress.models import resolve
 from iterand_compress.compress.packing import pack
 from iterand_compress.compress.recovery import load_ticket, recover
 from iterand_compress.compress.state import recovered_state
-from iterand_compress.compress.storage import read_seedmask
+from iterand_compress.compress.storage import InputSpec, read_seedmask
 from iterand_compress.compress.subnetwork import make_subnetwork, masked_layers, materialise, pruned_layers, refresh
 from iterand_compress.compress.tickets import find_ticket, use_masks
-from iterand_compress.export import export_onnx, load_session
+from iterand_compress.export import export_onnx, load_session, verify_onnx
+from iterand_compress.export.network import export_network
 
 EDGE_POPUP = SubnetworkConfig(method="edge-popup", seed=5)
 
@@ -345,6 +347,33 @@ def test_a_file_has_the_size_that_was_estimated(tmp_path: Path, monkeypatch: pyt
     assert (foretold.weights, foretold.kept) == (report.weights, report.kept)
     assert foretold.dense_bytes == report.dense_bytes
     assert abs(foretold.mask_bytes + foretold.log_bytes - (report.mask_bits + report.log_bits) / 8) < 500
+
+
+@pytest.mark.parametrize("form", ["dense", "packed"])
+def test_a_file_with_weights_that_no_graph_has_is_exported(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unread.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.unused = nn.Linear(5, 5)\n"
+        "        self.a = nn.Linear(12, 12)\n"
+        "        self.b = self.a\n"
+        "        self.c = nn.Linear(12, num_classes)\n"
+        "    def forward(self, x):\n"
+        "        return self.c(self.b(self.a(x.flatten(1)).relu()))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import unread
+
+    about = resolve(ModelConfig(name="unread:Net"), num_classes=3, image_shape=(3, 2, 2)).to_dict()
+    given = InputSpec(shape=(3, 2, 2), mean=(0.5,) * 3, std=(0.5,) * 3)
+    pack(make_subnetwork(unread.Net(3), EDGE_POPUP), tmp_path / "m.seedmask", architecture=about, input=given)
+    export_network(tmp_path / "m.seedmask", tmp_path / "m.onnx", model="unread:Net", form=form)
+    assert verify_onnx(tmp_path / "m.onnx").weights == 2
 
 
 def test_what_a_forward_pass_leaves_behind_can_be_copied() -> None:
