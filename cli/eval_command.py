@@ -60,7 +60,7 @@ def command(
 
     onnx = file.suffix.lower() == ".onnx"
     where = torch.device("cpu") if onnx else resolve_device(device)
-    logits, recipe, classes, shape, text = (
+    logits, recipe, classes, shape, text, unfinished = (
         _onnx_classifier(file) if onnx else _torch_classifier(file, model, where, max_weights)
     )
     if recipe is None and data is None:
@@ -92,6 +92,7 @@ def command(
                 "accuracy": score.accuracy,
                 "loss": score.loss,
                 "left_out": dict(bundle.left_out),
+                "unfinished": unfinished,
             }
         )
         return
@@ -99,6 +100,8 @@ def command(
         f"{file}: {100 * score.accuracy:.2f} % on {bundle.name} {split} "
         f"({score.correct:,} of {score.images:,}), loss {score.loss:.4f}"
     )
+    if unfinished is not None:
+        click.echo(f"{file}: {unfinished}")
     if bundle.left_out:
         click.echo(left_out_line(bundle.left_out))
 
@@ -119,6 +122,7 @@ _Classifier = tuple[
     "Sequence[str] | None",
     tuple[int, ...],
     "TextSpec | None",
+    str | None,
 ]
 
 
@@ -131,7 +135,7 @@ def _torch_classifier(file: Path, model: str | None, device: torch.device, max_w
         raise ConfigError(f"{file}: holds neither input shape nor normalisation; evaluate it in Python")
     logits = network_logits(network.model.to(device), network.normalize)
     data = network.data
-    return logits, network.recipe, data.classes, tuple(data.image_shape), data.text
+    return logits, network.recipe, data.classes, tuple(data.image_shape), data.text, network.unfinished
 
 
 def _onnx_classifier(file: Path) -> _Classifier:
@@ -147,4 +151,4 @@ def _onnx_classifier(file: Path) -> _Classifier:
     def logits(inputs: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(classifier.logits(inputs.numpy()))
 
-    return logits, recipe, classifier.classes, tuple(classifier.image_shape), classifier.text
+    return logits, recipe, classifier.classes, tuple(classifier.image_shape), classifier.text, None

@@ -138,6 +138,7 @@ def command(
                 "samples": report.samples,
                 "max_abs_difference": report.max_abs_difference,
                 "argmax_agreement": report.argmax_agreement,
+                "unfinished": report.unfinished,
                 **({"shrink": _shrink_values(report.shrink)} if report.shrink is not None else {}),
             }
         )
@@ -147,6 +148,8 @@ def command(
         f"onnxruntime against PyTorch on {report.samples} inputs: largest difference "
         f"{report.max_abs_difference:.2e}, same class {100 * report.argmax_agreement:.1f} %"
     )
+    if report.unfinished is not None:
+        click.echo(f"{source}: {report.unfinished}")
     if report.form != "dense" and report.unmasked_bytes:
         click.echo(
             f"{target}: {report.unmasked_bytes:,} bytes of it are weights that are not masked, float32 as before"

@@ -97,6 +97,7 @@ def command(
                 "values_largest_error": error,
                 "weights_digest": report.weights_digest,
                 "compared": compared,
+                "unfinished": run.unfinished,
             }
         )
         return
@@ -123,6 +124,8 @@ def command(
             f"state {rounding.bytes:,} bytes in {rounding.dtype} instead of {rounding.exact_bytes:,}; "
             f"largest relative error {rounding.largest_relative_error:.2g}{where}"
         )
+    if run.unfinished is not None:
+        click.echo(f"{checkpoint}: {run.unfinished}")
     if compared is False:
         name = run.architecture.name
         click.echo(f"not compared with {name} built again, as a file never runs code: give --model {shlex.quote(name)}")

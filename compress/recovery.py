@@ -57,6 +57,7 @@ class LoadedNetwork:
         sparsity: fraction of the masked weights that is pruned; ``None`` for a checkpoint.
         masked: returns seed, masks and logs of the weights as an open ``.seedmask`` file, in memory for a checkpoint;
             ``None`` if no weights are masked.
+        unfinished: where its run stands, if that is not complete.
     """
 
     model: nn.Module
@@ -65,6 +66,7 @@ class LoadedNetwork:
     digest: str | None = None
     sparsity: float | None = None
     masked: Callable[[], SeedMask | None] = lambda: None
+    unfinished: str | None = None
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Pixels (float32 ``[N, C, H, W]`` in [0, 1]) to network inputs; tokens stay as they are."""
@@ -324,7 +326,8 @@ def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
         packed = dumps(network_of_checkpoint(checkpoint, with_weights=values), coding="raw")
         return loads(packed, max_weights=MAX_WEIGHTS)  # our own
 
-    return LoadedNetwork(materialise(network).eval(), checkpoint.data, checkpoint.recipe, masked=masked)
+    plain = materialise(network).eval()
+    return LoadedNetwork(plain, checkpoint.data, checkpoint.recipe, masked=masked, unfinished=checkpoint.unfinished)
 
 
 def _architecture(values: dict[str, Any], path: Path) -> AnyArchitecture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,8 @@ def export_network(
     else:
         preprocessing = Preprocessing.of(data.image_shape, data.mean, data.std)
         given = image_input(preprocessing, samples, normalize=normalize)
-    return write_model(network.model, target, given, options, _provenance(network, weights), weights)
+    report = write_model(network.model, target, given, options, _provenance(network, weights), weights)
+    return replace(report, unfinished=network.unfinished)
 
 
 def _provenance(network: LoadedNetwork, weights: SeedMask | None) -> dict[str, str]:

@@ -102,6 +102,7 @@ class ExportReport:
         samples: number of images compared.
         argmax_agreement: fraction of them with the same largest logit.
         shrink: what dead-unit elimination found; None where it was not asked for.
+        unfinished: where the run stands that the network comes from, if it is not complete.
     """
 
     path: Path
@@ -115,3 +116,4 @@ class ExportReport:
     samples: int
     argmax_agreement: float
     shrink: ShrinkReport | None = None
+    unfinished: str | None = None

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import fail, succeed
 from iterand_compress.compress import outputs
@@ -156,6 +157,29 @@ def test_files_of_the_same_kind_are_replaced(folder, digits) -> None:
         succeed("export", "s.seedmask", "--onnx", "new.onnx", "--form", "packed")
     (folder / "empty").touch()
     succeed("pack", "c.png", "--out", "empty")
+
+
+def test_the_log_of_another_run_stays(folder) -> None:
+    succeed(*QUICK, "--out", "run.ckpt")
+    log = (folder / "run.metrics.jsonl").read_bytes()
+    line = fail(1, *QUICK, "--out", "run")
+    assert "run.metrics.jsonl: exists already, from another run; --force replaces it, --out writes elsewhere" in line
+    assert (folder / "run.metrics.jsonl").read_bytes() == log
+    assert not (folder / "run").exists()
+    succeed(*QUICK, "--out", "run", "--force")
+
+
+def test_a_run_that_goes_on_is_said(folder) -> None:
+    content = torch.load(folder / "c.png", weights_only=True)
+    content["test"] = None
+    content["position"] = {"epoch": 1, "batch": 0, "step": 20}
+    torch.save(content, "going.ckpt")
+    said = "going.ckpt: of an unfinished run, after step 20 (1 of 3 epochs are done)"
+    assert said in succeed("pack", "going.ckpt")
+    assert said in succeed("eval", "going.ckpt")
+    assert said in succeed("export", "going.ckpt", "--onnx", "going.onnx")
+    for command in (("pack", "c.png", "--out", "c2.seedmask"), ("eval", "c.png")):
+        assert "unfinished" not in succeed(*command)
 
 
 def test_a_picture_does_not_replace_a_checkpoint(folder, digits) -> None:

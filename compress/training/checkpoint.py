@@ -108,6 +108,14 @@ class Checkpoint:
         """Whether all epochs and the final test are done."""
         return self.test is not None
 
+    @property
+    def unfinished(self) -> str | None:
+        """What to tell those who use the network of a run that goes on; ``None`` once it is complete."""
+        if self.complete:
+            return None
+        epoch, epochs = self.position.epoch, self.recipe.train.epochs
+        return f"of an unfinished run, after step {self.position.step} ({epoch} of {epochs} epochs are done)"
+
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint atomically.

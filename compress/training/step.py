@@ -70,6 +70,8 @@ def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: 
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             count = min(size, 2)
             output = model(data.normalize(data.example(count)))
+    except torch.OutOfMemoryError:
+        return  # of which the first step says more
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         if size > 1:

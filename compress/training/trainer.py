@@ -167,6 +167,11 @@ def _stored_run(recipe: Recipe, options: RunOptions, group: Group) -> Checkpoint
             raise CheckpointError(
                 f"{options.out}: exists already; --resume goes on from it, --force replaces it, --out writes elsewhere"
             )
+        elif not options.force and metrics_path(options.out).exists():
+            raise CheckpointError(
+                f"{metrics_path(options.out)}: exists already, from another run; --force replaces it, --out writes "
+                "elsewhere"
+            )
     if not options.resume or group.size == 1:
         return stored
     content = group.from_main(content)
