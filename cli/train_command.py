@@ -210,7 +210,7 @@ def command(
                     given = (ticket, data_dir, None if recipe is None else Path(recipe))
                     for output in (out, metrics_path(out)):
                         others = (path for path in given if path is not None)
-                        check_output(output, *others, kind="torch" if output == out else None)
+                        check_output(output, *others, kind="any" if resume else "torch" if output == out else None)
                 changes = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
                 if data is not None:
                     changes["data.name"] = data

@@ -80,8 +80,9 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
                     metrics_path(options.out),
                     *([trace_path(options.out)] if options.profile else []),
                 )
+                kind = "any" if options.resume else "torch"  # of what is resumed, the reader says more
                 for number, path in enumerate(outputs):
-                    check_output(path, *outputs[:number], kind="torch" if path == options.out else None)
+                    check_output(path, *outputs[:number], kind=kind if path == options.out else None)
                 if options.tensorboard is not None:
                     check_tensorboard(options.tensorboard)
                 locks.enter_context(only_writer(*outputs[:2]))
