@@ -15,7 +15,7 @@ from conftest import fail, invoke, succeed
 from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.data.class_folders import left_out_line
-from iterand_compress.compress.errors import DataError
+from iterand_compress.compress.errors import ConfigError, DataError
 
 KINDS = ("folder", "text")
 E_ACUTE = "caf\u00e9"
@@ -65,6 +65,7 @@ BAD_NAMES = {
     "control": ("do\x1b[31mg", r"'do\\x1b[31mg' contains the control character '\\x1b'; remove it"),
     "newline": ("do\ng", r"'do\\ng' contains the control character '\\n'"),
     "right-to-left": ("d\u202eog", r"'d\\u202eog' contains the control character '\\u202e'"),
+    "a mark of direction": ("d\u200fog", r"'d\\u200fog' contains the control character '\\u200f'"),
     "not Unicode": ("d\udcffg", r"'d\\udcffg' contains the control character '\\udcff'"),
 }
 
@@ -74,7 +75,9 @@ BAD_NAMES = {
 def test_classes_that_no_file_could_name(name, kind, tmp_path):
     new, message = BAD_NAMES[name]
     rename(make(tmp_path, kind), "dog", new)
-    assert message.replace("\\\\", "\\") in refused(tmp_path, kind)
+    refusal = refused(tmp_path, kind)
+    assert message.replace("\\\\", "\\") in refusal
+    assert refusal.endswith(" (rename the folder)")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,9 +111,113 @@ def test_parts_in_capitals(kind, tmp_path):
     make(tmp_path, kind, parts=("Train", "TEST"))
     if (tmp_path / "train").exists():
         pytest.skip("the file system does not tell capitals apart")
-    assert refused(tmp_path, kind).endswith(" (write TEST, Train in small letters)")
+    assert refused(tmp_path, kind).endswith("are not read: rename TEST/ to test/, Train/ to train/, or move it away")
     (tmp_path / "Train").rename(tmp_path / "train")
-    assert refused(tmp_path, kind).endswith(" (write TEST in small letters)")
+    assert refused(tmp_path, kind).endswith(" rename TEST/ to test/, or move it away")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("parts", "advice"),
+    [
+        (("training", "test"), "training/ to train/"),
+        (("train", "testing"), "testing/ to test/"),
+        (("train", "valid"), "valid/ to val/"),
+        (("train", "test", "Validation"), "Validation/ to val/"),
+        (("train", "test", "dev"), "dev/ to val/"),
+        (("train", "val", "testing"), "testing/ to test/"),
+    ],
+)
+def test_parts_by_other_names(parts, advice, kind, tmp_path):
+    assert refused(make(tmp_path, kind, parts=parts), kind) == (
+        f"{kind}: {tmp_path}: parts are called train, val, test, others are not read: rename {advice}, or move it away"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_lies_beside_the_parts_is_said(kind, tmp_path):
+    make(tmp_path, kind, parts=("train", "test", "val", "valid", "extra"))
+    add(tmp_path / "valid", kind, "loose")
+    for name in ("empty", ".git", "dev", "pipe"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".git" / "index").write_text("x")
+    (tmp_path / "README").write_text("x")
+    (tmp_path / "also_test").symlink_to(tmp_path / "test")  # is read
+    data = load(tmp_path, kind)
+    assert [len(part) for part in (data.train, data.val, data.test)] == [8, 8, 8]
+    assert data.left_out == {
+        "files in extra/ (not train/, val/ or test/)": 8,
+        "files in valid/ (not train/, val/ or test/)": 9,
+        "files beside the folders of the data set": 1,
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_part_in_capitals_is_said(kind, tmp_path):
+    make(tmp_path, kind)
+    try:
+        (tmp_path / "Test").mkdir()
+    except FileExistsError:
+        pytest.skip("the file system does not tell capitals apart")
+    add(tmp_path / "Test", kind, 0)
+    assert load(tmp_path, kind).left_out == {"files in Test/ (not train/, val/ or test/)": 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folders_of_classes_that_are_not_split(kind, tmp_path):
+    make(tmp_path, kind, parts=("",))
+    noun = "images" if kind == "folder" else "texts"
+    message = refused(tmp_path, kind)
+    assert "has no train/: expected" in message or "has neither train/ nor train.csv: expected" in message
+    assert message.endswith(
+        f"; cat, dog: if these are classes, move them into train/, and some of their {noun} into folders of the same "
+        "names in test/"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluation_without_training_data_says_what_they_are_for(kind, tmp_path):
+    message = refused(make(tmp_path, kind, parts=("test",)), kind)
+    assert message.endswith("; evaluation needs it, too, for the classes and the size of images")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("kind", KINDS)
+def test_pipes_are_not_read(kind, tmp_path):
+    make(tmp_path, kind)
+    suffix = ".png" if kind == "folder" else ".txt"
+    os.mkfifo(tmp_path / "train" / "cat" / f"pipe{suffix}")
+    (tmp_path / "test" / "dog" / f"device{suffix}").symlink_to("/dev/null")
+    data = load(tmp_path, kind)
+    assert len(data.train) == 8
+    assert data.left_out == {"pipes, sockets or devices": 2}
+    (tmp_path / "train" / "cat" / f"lost{suffix}").symlink_to("nothing")
+    assert f"lost{suffix}" in refused_text(tmp_path, kind)
+
+
+def test_a_folder_for_data_that_are_in_none(tmp_path):
+    for name in ("digits", "sentences"):
+        with pytest.raises(ConfigError) as caught:
+            load_data(DataConfig(name=name), data_dir=tmp_path)
+        assert str(caught.value) == (
+            f"data: {name} is in no folder, {tmp_path} would not be read: give --data folder (class folders of images) "
+            "or --data text (texts), or leave out --data-dir"
+        )
+
+
+def test_commands_refuse_a_folder_for_data_that_are_in_none(digits, tmp_path):
+    make(tmp_path / "photos", "folder")
+    for command in (
+        ("train", "--out", tmp_path / "model.ckpt"),
+        ("eval", digits.seedmask),
+        ("eval", digits.onnx),
+        ("export", digits.seedmask, "--onnx", tmp_path / "model.onnx"),
+    ):
+        line = fail(2, *command, "--data-dir", tmp_path / "photos")
+        assert line.startswith(
+            f"error: data: digits is in no folder, {tmp_path / 'photos'} would not be read: give --data"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

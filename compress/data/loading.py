@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..config import DataConfig
 from ..errors import ConfigError, DataError, did_you_mean
 from ..storage.text import printable
-from . import DATASETS, TEXT_DATASETS
+from . import BUNDLED, DATASETS, TEXT_DATASETS
 from .augment import Augmentation
 from .builtin import load_digits, load_from_torchvision
 from .bundle import DataBundle, Split
@@ -50,6 +50,11 @@ def load(
 def _loaded(
     config: DataConfig, data_dir: Path | None, download: bool, seed: int, workers: int | None, sharing: int
 ) -> DataBundle:
+    if data_dir is not None and config.name in BUNDLED:  # else the user's data would not be what is counted
+        raise ConfigError(
+            f"data: {config.name} is in no folder, {printable(data_dir)} would not be read: give --data folder (class "
+            "folders of images) or --data text (texts), or leave out --data-dir"
+        )
     seed = seed if config.seed is None else config.seed
     if config.name in TEXT_DATASETS:
         return load_text(config, data_dir=data_dir, seed=seed)
