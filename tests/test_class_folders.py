@@ -319,3 +319,28 @@ def test_the_command_line_says_what_was_left_out(tmp_path):
     (tmp_path / "data" / "train" / "c\x1bt").mkdir()
     assert r"'c\x1bt' contains the control character" in fail(1, "eval", out, *data)
     assert invoke("eval", out, *data).stderr.rstrip("\n").isprintable()
+
+
+def test_a_colour_network_takes_grey_folders(tmp_path):
+    make(tmp_path / "colour", "folder", each=6)
+    out = tmp_path / "model.ckpt"
+    data = ("--data", "folder", "--data-dir")
+    settings = ("--width", 0.1, "--epochs", 1, "--device", "cpu", "--validation", 0, "--out", out)
+    succeed("train", *data, tmp_path / "colour", *settings)
+    succeed("pack", out)
+    succeed("export", out.with_suffix(".seedmask"), "--onnx", tmp_path / "model.onnx")
+    for path in make(tmp_path / "grey", "folder", each=6).rglob("*.png"):
+        with Image.open(path) as image:
+            grey = image.convert("L")
+        grey.save(path)
+        (as_colour := tmp_path / "rgb" / path.relative_to(tmp_path / "grey")).parent.mkdir(parents=True, exist_ok=True)
+        grey.convert("RGB").save(as_colour)
+    assert load(tmp_path / "grey", "folder").image_shape == (1, 8, 8)
+    for file in (out, out.with_suffix(".seedmask"), tmp_path / "model.onnx"):
+        scores = [json.loads(succeed("eval", file, *data, tmp_path / name, "--json")) for name in ("grey", "rgb")]
+        assert scores[0] == scores[1]
+    succeed("train", *data, tmp_path / "grey", *settings, "--force")
+    line = fail(1, "eval", out, *data, tmp_path / "colour")
+    assert line.startswith(
+        f"error: {out} takes images of shape (1, 8, 8), folder has (3, 8, 8): give images of these ch"
+    )

@@ -29,7 +29,11 @@ PARTS = ("train", "val", "test")
 #: What else they are called, and then not read.
 _MEANT = {
     **{name: name for name in PARTS},
-    "training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test",
+    "training": "train",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "testing": "test",
 }
 #: What operating systems leave in folders, beside files that begin with a dot.
 _OF_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
