@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from odd_images import noise
 from PIL import Image
 
 from conftest import fail, invoke, succeed
+from iterand_compress.compress import read_seedmask
 from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.data.class_folders import left_out_line
 from iterand_compress.compress.errors import ConfigError, DataError
+from iterand_compress.compress.storage import write_seedmask
 
 KINDS = ("folder", "text")
 E_ACUTE = "caf\u00e9"
@@ -218,6 +221,10 @@ def test_commands_refuse_a_folder_for_data_that_are_in_none(digits, tmp_path):
             f"error: data: digits is in no folder, {tmp_path / 'photos'} would not be read: give --data"
         )
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    bare = tmp_path / "bare.seedmask"
+    write_seedmask(replace(read_seedmask(digits.seedmask).network(), recipe=None), bare)
+    line = fail(2, "export", bare, "--onnx", tmp_path / "model.onnx", "--data-dir", tmp_path / "photos")
+    assert line == "error: export: the file does not say what it was trained on: leave out --data-dir"
 
 
 @pytest.mark.parametrize("kind", KINDS)
