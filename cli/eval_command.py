@@ -70,8 +70,14 @@ def command(
         raise DataError(f"{file} takes {'images' if text is None else 'texts'}, which {config.name} does not have")
     seed = recipe.subnetwork.seed if recipe else 0
     bundle = load_data(config, data_dir=data_dir, download=download, seed=seed)
-    if shape != tuple(bundle.image_shape):
-        raise DataError(f"{file} takes images of shape {shape}, {bundle.name} has {tuple(bundle.image_shape)}")
+    found = tuple(bundle.image_shape)
+    if found[:1] == (1,) and shape == (3, *found[1:]):
+        logits = _of_grey(logits)
+    elif shape != found:
+        raise DataError(
+            f"{file} takes images of shape {shape}, {bundle.name} has {found}: "
+            "give images of these channels (1: grey, 3: colour), height and width"
+        )
     if classes is not None and len(classes) != len(bundle.classes):
         raise DataError(f"{file} tells {len(classes)} classes apart, {bundle.name} has {len(bundle.classes)}")
     for number, (own, other) in enumerate(zip(classes or (), bundle.classes, strict=False)):
@@ -124,6 +130,11 @@ _Classifier = tuple[
     "TextSpec | None",
     str | None,
 ]
+
+
+def _of_grey(logits: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A classifier of colour images for grey ones: a folder counts as grey if each of its files is."""
+    return lambda pixels: logits(pixels.repeat(1, 3, 1, 1))
 
 
 def _torch_classifier(file: Path, model: str | None, device: torch.device, max_weights: int | None) -> _Classifier:

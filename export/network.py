@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..compress.data import load_data
+from ..compress.data import BUNDLED, load_data
 from ..compress.errors import ConfigError, ExportError, MissingExtraError
 from ..compress.recovery import LoadedNetwork, load_network
 from ..compress.storage import SeedMask, check_output
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["export_network"]
 
 _SAMPLES = 64
-#: Data sets that need no folder.
-_BUNDLED = ("digits", "sentences")
 
 
 def export_network(
@@ -53,7 +51,7 @@ def export_network(
         opset: of the ONNX operators.
         normalize: whether the graph takes pixels in [0, 1] and normalises them itself; texts have no such choice.
         data_dir: folder of the data set the network was trained on; the comparison then uses its first test
-            images or texts (digits and sentences need no folder). Otherwise the inputs are random.
+            images or texts (digits and sentences take no folder). Otherwise the inputs are random.
         model: the user's ``package.module:factory``, for files whose architecture is not built in.
         max_weights: refuse ``.seedmask`` files that declare more weights; see `read_seedmask`.
         softmax: give probabilities in the place of logits.
@@ -104,7 +102,9 @@ def _provenance(network: LoadedNetwork, weights: SeedMask | None) -> dict[str, s
 
 def _real_inputs(network: LoadedNetwork, data_dir: Path | None) -> torch.Tensor | None:
     recipe = network.recipe
-    if recipe is None or (data_dir is None and recipe.data.name not in _BUNDLED):
+    if recipe is None and data_dir is not None:
+        raise ConfigError("export: the file does not say what it was trained on: leave out --data-dir")
+    if recipe is None or (data_dir is None and recipe.data.name not in BUNDLED):
         return None
     try:
         bundle = load_data(recipe.data, data_dir=data_dir, download=False, seed=recipe.subnetwork.seed)

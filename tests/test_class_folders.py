@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from odd_images import noise
 from PIL import Image
 
 from conftest import fail, invoke, succeed
+from iterand_compress.compress import read_seedmask
 from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.data.class_folders import left_out_line
-from iterand_compress.compress.errors import DataError
+from iterand_compress.compress.errors import ConfigError, DataError
+from iterand_compress.compress.storage import write_seedmask
 
 KINDS = ("folder", "text")
 E_ACUTE = "caf\u00e9"
@@ -65,6 +68,7 @@ BAD_NAMES = {
     "control": ("do\x1b[31mg", r"'do\\x1b[31mg' contains the control character '\\x1b'; remove it"),
     "newline": ("do\ng", r"'do\\ng' contains the control character '\\n'"),
     "right-to-left": ("d\u202eog", r"'d\\u202eog' contains the control character '\\u202e'"),
+    "a mark of direction": ("d\u200fog", r"'d\\u200fog' contains the control character '\\u200f'"),
     "not Unicode": ("d\udcffg", r"'d\\udcffg' contains the control character '\\udcff'"),
 }
 
@@ -74,7 +78,9 @@ BAD_NAMES = {
 def test_classes_that_no_file_could_name(name, kind, tmp_path):
     new, message = BAD_NAMES[name]
     rename(make(tmp_path, kind), "dog", new)
-    assert message.replace("\\\\", "\\") in refused(tmp_path, kind)
+    refusal = refused(tmp_path, kind)
+    assert message.replace("\\\\", "\\") in refusal
+    assert refusal.endswith(" (rename the folder)")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,13 +110,141 @@ def test_one_class(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_class_of_which_all_is_held_out_for_validation(kind, tmp_path):
+    make(tmp_path, kind, each=1)
+    for number in range(1, 3):
+        add(tmp_path / "train" / "cat", kind, number)
+
+    def outcome(seed: int) -> str:
+        try:
+            data = load_data(DataConfig(name=kind, validation=0.25), data_dir=tmp_path, seed=seed)
+        except DataError as error:
+            return str(error)
+        return str(data.train.labels.tolist())
+
+    message = (
+        f"{kind}: all that train holds of the class 'dog' is held out for validation: give more of it, a part val, or "
+        "another --validation (0: none)"
+    )
+    assert {outcome(seed) for seed in range(12)} == {"[0, 0, 1]", message}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_parts_in_capitals(kind, tmp_path):
     make(tmp_path, kind, parts=("Train", "TEST"))
     if (tmp_path / "train").exists():
         pytest.skip("the file system does not tell capitals apart")
-    assert refused(tmp_path, kind).endswith(" (write TEST, Train in small letters)")
+    assert refused(tmp_path, kind).endswith("are not read: rename TEST/ to test/, Train/ to train/, or move it away")
     (tmp_path / "Train").rename(tmp_path / "train")
-    assert refused(tmp_path, kind).endswith(" (write TEST in small letters)")
+    assert refused(tmp_path, kind).endswith(" rename TEST/ to test/, or move it away")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("parts", "advice"),
+    [
+        (("training", "test"), "training/ to train/"),
+        (("train", "testing"), "testing/ to test/"),
+        (("train", "valid"), "valid/ to val/"),
+        (("train", "test", "Validation"), "Validation/ to val/"),
+        (("train", "test", "dev"), "dev/ to val/"),
+        (("train", "val", "testing"), "testing/ to test/"),
+    ],
+)
+def test_parts_by_other_names(parts, advice, kind, tmp_path):
+    assert refused(make(tmp_path, kind, parts=parts), kind) == (
+        f"{kind}: {tmp_path}: parts are called train, val, test, others are not read: rename {advice}, or move it away"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_lies_beside_the_parts_is_said(kind, tmp_path):
+    make(tmp_path, kind, parts=("train", "test", "val", "valid", "extra"))
+    add(tmp_path / "valid", kind, "loose")
+    for name in ("empty", ".git", "dev", "pipe"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".git" / "index").write_text("x")
+    (tmp_path / "README").write_text("x")
+    (tmp_path / "also_test").symlink_to(tmp_path / "test")  # is read
+    data = load(tmp_path, kind)
+    assert [len(part) for part in (data.train, data.val, data.test)] == [8, 8, 8]
+    assert data.left_out == {
+        "files in extra/ (not train/, val/ or test/)": 8,
+        "files in valid/ (not train/, val/ or test/)": 9,
+        "files beside the folders of the data set": 1,
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_part_in_capitals_is_said(kind, tmp_path):
+    make(tmp_path, kind)
+    try:
+        (tmp_path / "Test").mkdir()
+    except FileExistsError:
+        pytest.skip("the file system does not tell capitals apart")
+    add(tmp_path / "Test", kind, 0)
+    assert load(tmp_path, kind).left_out == {"files in Test/ (not train/, val/ or test/)": 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folders_of_classes_that_are_not_split(kind, tmp_path):
+    make(tmp_path, kind, parts=("",))
+    noun = "images" if kind == "folder" else "texts"
+    message = refused(tmp_path, kind)
+    assert "has no train/: expected" in message or "has neither train/ nor train.csv: expected" in message
+    assert message.endswith(
+        f"; cat, dog: if these are classes, move them into train/, and some of their {noun} into folders of the same "
+        "names in test/"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluation_without_training_data_says_what_they_are_for(kind, tmp_path):
+    message = refused(make(tmp_path, kind, parts=("test",)), kind)
+    assert message.endswith("; evaluation needs it, too, for the classes and the size of images")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("kind", KINDS)
+def test_pipes_are_not_read(kind, tmp_path):
+    make(tmp_path, kind)
+    suffix = ".png" if kind == "folder" else ".txt"
+    os.mkfifo(tmp_path / "train" / "cat" / f"pipe{suffix}")
+    (tmp_path / "test" / "dog" / f"device{suffix}").symlink_to("/dev/null")
+    data = load(tmp_path, kind)
+    assert len(data.train) == 8
+    assert data.left_out == {"pipes, sockets or devices": 2}
+    (tmp_path / "train" / "cat" / f"lost{suffix}").symlink_to("nothing")
+    assert f"lost{suffix}" in refused_text(tmp_path, kind)
+
+
+def test_a_folder_for_data_that_are_in_none(tmp_path):
+    for name in ("digits", "sentences"):
+        with pytest.raises(ConfigError) as caught:
+            load_data(DataConfig(name=name), data_dir=tmp_path)
+        assert str(caught.value) == (
+            f"data: {name} is in no folder, {tmp_path} would not be read: give --data folder (class folders of images) "
+            "or --data text (texts), or leave out --data-dir"
+        )
+
+
+def test_commands_refuse_a_folder_for_data_that_are_in_none(digits, tmp_path):
+    make(tmp_path / "photos", "folder")
+    for command in (
+        ("train", "--out", tmp_path / "model.ckpt"),
+        ("eval", digits.seedmask),
+        ("eval", digits.onnx),
+        ("export", digits.seedmask, "--onnx", tmp_path / "model.onnx"),
+    ):
+        line = fail(2, *command, "--data-dir", tmp_path / "photos")
+        assert line.startswith(
+            f"error: data: digits is in no folder, {tmp_path / 'photos'} would not be read: give --data"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    bare = tmp_path / "bare.seedmask"
+    write_seedmask(replace(read_seedmask(digits.seedmask).network(), recipe=None), bare)
+    line = fail(2, "export", bare, "--onnx", tmp_path / "model.onnx", "--data-dir", tmp_path / "photos")
+    assert line == "error: export: the file does not say what it was trained on: leave out --data-dir"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -212,3 +346,28 @@ def test_the_command_line_says_what_was_left_out(tmp_path):
     (tmp_path / "data" / "train" / "c\x1bt").mkdir()
     assert r"'c\x1bt' contains the control character" in fail(1, "eval", out, *data)
     assert invoke("eval", out, *data).stderr.rstrip("\n").isprintable()
+
+
+def test_a_colour_network_takes_grey_folders(tmp_path):
+    make(tmp_path / "colour", "folder", each=6)
+    out = tmp_path / "model.ckpt"
+    data = ("--data", "folder", "--data-dir")
+    settings = ("--width", 0.1, "--epochs", 1, "--device", "cpu", "--validation", 0, "--out", out)
+    succeed("train", *data, tmp_path / "colour", *settings)
+    succeed("pack", out)
+    succeed("export", out.with_suffix(".seedmask"), "--onnx", tmp_path / "model.onnx")
+    for path in make(tmp_path / "grey", "folder", each=6).rglob("*.png"):
+        with Image.open(path) as image:
+            grey = image.convert("L")
+        grey.save(path)
+        (as_colour := tmp_path / "rgb" / path.relative_to(tmp_path / "grey")).parent.mkdir(parents=True, exist_ok=True)
+        grey.convert("RGB").save(as_colour)
+    assert load(tmp_path / "grey", "folder").image_shape == (1, 8, 8)
+    for file in (out, out.with_suffix(".seedmask"), tmp_path / "model.onnx"):
+        scores = [json.loads(succeed("eval", file, *data, tmp_path / name, "--json")) for name in ("grey", "rgb")]
+        assert scores[0] == scores[1]
+    succeed("train", *data, tmp_path / "grey", *settings, "--force")
+    line = fail(1, "eval", out, *data, tmp_path / "colour")
+    assert line.startswith(
+        f"error: {out} takes images of shape (1, 8, 8), folder has (3, 8, 8): give images of these ch"
+    )

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from iterand_compress.compress import read_seedmask
-from iterand_compress.compress.config import DataConfig
+from iterand_compress.compress.config import DataConfig, Recipe
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.data.tokens import TextSpec
 from iterand_compress.compress.recovery import load_network
@@ -73,10 +73,12 @@ def network(shape: tuple[int, int, int]) -> nn.Module:
     return layers
 
 
-def exported(path: Path, shape: tuple[int, int, int], **options: bool) -> Path:
+def exported(
+    path: Path, shape: tuple[int, int, int], *, metadata: dict[str, str] | None = None, **options: bool
+) -> Path:
     statistics = {"mean": [0.4, 0.5, 0.3][: shape[0]], "std": [0.2, 0.3, 0.25][: shape[0]]}
     names = {"iterand.classes": json.dumps(CLASSES, ensure_ascii=False)}
-    export_onnx(network(shape), path, image_shape=shape, metadata=names, **statistics, **options)
+    export_onnx(network(shape), path, image_shape=shape, metadata=names | (metadata or {}), **statistics, **options)
     return path
 
 
@@ -105,7 +107,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluation_pixels(photos: Path, side: int) -> np.ndarray:
+def evaluation_pixels(photos: Path, side: int | None) -> np.ndarray:
     """Test images as the package evaluates them."""
     bundle = load_data(DataConfig(name="folder", image_size=side), data_dir=photos)
     batches = [images.numpy() for images, _ in bundle.test.batches(4, "cpu")]
@@ -122,6 +124,47 @@ def test_images_of_any_size_are_scaled_as_for_evaluation(side, options, photos, 
     found = answers(model, *files, "--batch-size", 4)
     assert [entry["file"] for entry in found] == [str(file) for file in files]
     agree(found, model, evaluation_pixels(photos, side))
+
+
+SIZES = {
+    "exact": [(1, 1)] * 4,
+    "mixed": [(1, 1), (2, 2), (0.5, 0.5), (1.4, 0.8), (1, 1.3), (0.7, 1)],
+}
+
+
+def folder_of(root: Path, sizes: list[tuple[int, int]]) -> Path:
+    """An image folder whose test images have these sizes (width, height), in files that sort in this order."""
+    for part in ("train", "test"):
+        for label in "ab":
+            (root / part / label).mkdir(parents=True)
+    rng = np.random.default_rng(8)
+    for number, (width, height) in enumerate(sizes):
+        coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+        image = coarse.resize((width, height), Image.Resampling.BICUBIC)
+        for part in ("train", "test"):
+            image.save(root / part / "ab"[number >= len(sizes) // 2] / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize("side", [32, 96, 97, 128])
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("recipe", [True, False])
+def test_every_size_is_scaled_as_for_evaluation(recipe, sizes, side, tmp_path):
+    data = folder_of(tmp_path, [(round(a * side), round(b * side)) for a, b in SIZES[sizes]])
+    settings = Recipe(data={"name": "folder", "image_size": side})
+    names = {"iterand.recipe": settings.model_dump_json()} if recipe else {}
+    model = exported(tmp_path / "model.onnx", (3, side, side), metadata=names)
+    found = answers(model, *sorted((data / "test").glob("*/*")))
+    agree(found, model, evaluation_pixels(data, side))
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (128, 128), (100, 120)])
+def test_images_of_one_size_that_evaluation_does_not_scale(shape, tmp_path):
+    data = folder_of(tmp_path, [shape[::-1]] * 4)
+    names = {"iterand.recipe": Recipe(data={"name": "folder"}).model_dump_json()}
+    model = exported(tmp_path / "model.onnx", (3, *shape), metadata=names)
+    found = answers(model, *sorted((data / "test").glob("*/*")))
+    agree(found, model, evaluation_pixels(data, None))
 
 
 def test_scans_of_digits(digits, tmp_path):

@@ -368,6 +368,7 @@ def test_what_is_absent_or_does_not_fit(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(DataError, match=r"class .*empty has no texts: expected \.txt files"):
         read(tmp_path)
     (tmp_path / "none" / "train").mkdir(parents=True)
+    (tmp_path / "none" / "test").mkdir()
     with pytest.raises(DataError, match="has no class folders"):
         read(tmp_path / "none")
     monkeypatch.setattr(texts_module, "LARGEST_FILE", 5)

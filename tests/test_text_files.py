@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,8 +62,11 @@ BAD = {
     "semicolons": (GOOD.replace(",", ";"), r"a header with the columns label and text, once each, .*got 'label;text'"),
     "tabs": (GOOD.replace(",", "\t"), r"separated by a comma, got 'label\\ttext'"),
     "ragged": (f"{GOOD}\nbad\n", r"train\.csv, line 5: expected 2 columns as in the header, got 1"),
-    "NUL": ("label,text\ngood,a\nbad,b\0c\n", r"train\.csv, line 3: not UTF-8 \(byte 23 of the file\): convert it"),
-    "UTF-16": (GOOD.encode("utf-16-le"), r"train\.csv, line 1: not UTF-8 \(byte 1 of the file\)"),
+    "NUL": (
+        "label,text\ngood,a\nbad,b\0c\n",
+        r"train\.csv, line 3: a NUL byte, as in UTF-16 .*\(byte 23 of the file\): convert it to UTF-8",
+    ),
+    "UTF-16": (GOOD.encode("utf-16-le"), r"train\.csv, line 1: a NUL byte, as in UTF-16 .*\(byte 1 of the file\)"),
     "UTF-16 with its mark": (GOOD.encode("utf-16"), r"train\.csv, line 1: not UTF-8 \(byte 0 of the file\)"),
     "latin-1": (GOOD.encode() + b"bad,caf\xe9\n", r"train\.csv, line 4: not UTF-8 \(byte \d+ of the file\)"),
     "a label too long": (f"{GOOD}{'x' * 513},y\n", r"line 4: class name: expected 1 to 512 bytes of text, got 513"),
@@ -93,5 +100,59 @@ def test_a_text_file_that_is_no_text(tmp_path):
             (tmp_path / part / name).mkdir(parents=True)
             (tmp_path / part / name / "0.txt").write_text(name)
     (tmp_path / "train" / "bad" / "1.txt").write_bytes("one\ntwo".encode("utf-16-le"))
-    with pytest.raises(DataError, match=r"bad/1\.txt, line 1: not UTF-8 \(byte 1 of the file\): convert it"):
+    with pytest.raises(
+        DataError, match=r"bad/1\.txt, line 1: a NUL byte, .*\(byte 1 of the file\): convert it to UTF-8"
+    ):
         load_data(DataConfig(name="text"), data_dir=tmp_path)
+
+
+def alone(path: Path, rows: list[str]):
+    path.write_text("\n".join(["label,text", *rows, ""]))
+    return load_data(DataConfig(name="text", validation=0.0), data_dir=path)
+
+
+@contextmanager
+def noting(refusals: Counter[str]) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        refusals[str(error)] += 1
+
+
+def test_a_class_of_which_all_texts_are_held_out_for_testing(tmp_path):
+    path = tmp_path / "tiny.csv"
+    rows = [f"{label},text {number}" for number, label in enumerate(["good", "bad"] * 5)]
+    assert len(alone(path, rows).test) == 2
+    refusals = Counter[str]()
+    for place in range(10):
+        with noting(refusals):
+            alone(path, [*rows[:place], "ugly,a text of its own", *rows[place + 1 :]])
+    expected = (
+        f"text: {path}: a fifth of a table, chosen by place, is held out for testing (2 of 10 texts), and with it "
+        "every text of the class 'ugly': give more texts of that class, or a folder with train.csv and test.csv"
+    )
+    assert refusals == {expected: 2}
+    with pytest.raises(
+        DataError, match=r"\(1 of 2 texts\), and with it every text of the class '(good|bad)': give more"
+    ):
+        alone(path, rows[:2])
+    with pytest.raises(DataError, match=r"tiny\.csv: expected two classes or more, got good$"):
+        alone(path, rows[::2])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("name", ["train.csv", "alone.csv"])
+def test_a_table_that_is_a_pipe(name, tmp_path):
+    (tmp_path / "test.csv").write_text(GOOD)
+    os.mkfifo(tmp_path / name)
+    place = tmp_path if name == "train.csv" else tmp_path / name
+    with pytest.raises(DataError, match=rf"{name}: not a regular file: expected a file of texts"):
+        load_data(DataConfig(name="text"), data_dir=place)
+
+
+def test_tables_of_other_names(tmp_path):
+    (tmp_path / "notes.csv").write_text("a,b\n")
+    assert read(tmp_path, GOOD).left_out == {"files beside the folders of the data set": 1}
+    (tmp_path / "Valid.csv").write_text(GOOD)
+    with pytest.raises(DataError, match=r"others are not read: rename Valid\.csv to val\.csv, or move it away"):
+        read(tmp_path, GOOD)

@@ -13,8 +13,10 @@ from ..config import DataConfig
 if TYPE_CHECKING:
     from .bundle import DataBundle, Split
 
-__all__ = ["DATASETS", "TEXT_DATASETS", "DataBundle", "Split", "load_data"]
+__all__ = ["BUNDLED", "DATASETS", "TEXT_DATASETS", "DataBundle", "Split", "load_data"]
 
+#: Data sets that come with packages, and are in no folder.
+BUNDLED: tuple[str, ...] = ("digits", "sentences")
 #: Data sets of texts; ``text`` is a folder or a table of the user's.
 TEXT_DATASETS: tuple[str, ...] = ("sentences", "text")
 #: Names of the data sets; ``folder`` is an ImageFolder of the user's.
@@ -47,7 +49,7 @@ def load_data(
     Args:
         config: which data set, the share held out for validation, size and augmentation.
         data_dir: folder that holds the data (of ``text``: or a CSV file); ``None`` is ``iterand-compress`` in the
-            user's cache folder (``digits`` and ``sentences`` need none, ``folder`` and ``text`` must be told).
+            user's cache folder (``digits`` and ``sentences`` take none, ``folder`` and ``text`` must be told).
         download: fetch an absent data set, where torchvision can.
         seed: decides the validation split, the order of the training images and their augmentation, unless
             ``config`` has a seed of its own.
@@ -55,7 +57,7 @@ def load_data(
         sharing: processes of this machine that load the same data and share its cores.
 
     Raises:
-        ConfigError: an unknown data set, or settings that it does not have.
+        ConfigError: an unknown data set, or settings that it does not have; a folder for one that is in none.
         DataError: data that is absent, unreadable or inconsistent.
         MissingExtraError: ``digits`` without scikit-learn.
     """

@@ -5,17 +5,40 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError, SeedMaskError
 from ..storage.text import check_text, printable
 
-__all__ = ["PARTS", "Wanted", "check_names", "left_out_line", "list_classes", "misnamed", "require_several", "twin"]
+__all__ = [
+    "PARTS",
+    "Wanted",
+    "check_names",
+    "left_out_line",
+    "list_classes",
+    "look_around",
+    "require_several",
+    "require_taught",
+    "twin",
+    "unsplit",
+]
 
 #: Names of the folders (or tables) of a data set.
 PARTS = ("train", "val", "test")
+#: What else they are called, and then not read.
+_MEANT = {
+    **{name: name for name in PARTS},
+    "training": "train",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "testing": "test",
+}
 #: What operating systems leave in folders, beside files that begin with a dot.
 _OF_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 #: Kinds of files that a line names, at most.
@@ -60,7 +83,7 @@ def list_classes(folder: Path, wanted: Wanted, left_out: Counter[str]) -> dict[s
             f"{wanted.name}: {printable(folder)} has no class folders: "
             f"expected one folder of {wanted.noun} for each class"
         )
-    check_names(names, f"{wanted.name}: {printable(folder)}")
+    check_names(names, f"{wanted.name}: {printable(folder)}", "folder")
     if len(entries) > len(names):
         left_out["files outside class folders"] += len(entries) - len(names)
     listing = {}
@@ -81,6 +104,8 @@ def _list_files(folder: Path, wanted: Wanted) -> tuple[list[str], Counter[str]]:
     for entry in _visible(folder):
         if entry.is_dir():
             other["folders inside class folders"] += 1
+        elif not entry.is_file() and Path(entry.path).exists():  # reading a pipe might wait for ever
+            other["pipes, sockets or devices"] += 1
         elif entry.name.lower().endswith(wanted.suffixes):
             files.append(entry.path)
         else:
@@ -93,7 +118,11 @@ def _list_files(folder: Path, wanted: Wanted) -> tuple[list[str], Counter[str]]:
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
     """What a folder holds, but for what systems put there."""
     with os.scandir(folder) as entries:
-        return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _OF_SYSTEMS]
+        return [entry for entry in entries if not _is_hidden(entry.name)]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def left_out_line(left_out: Mapping[str, int]) -> str:
@@ -105,24 +134,78 @@ def left_out_line(left_out: Mapping[str, int]) -> str:
     return "left out: " + "; ".join(shown) if shown else ""
 
 
-def misnamed(folder: Path) -> str:
-    """What to add to the message that a part is missing: parts whose names have capitals, which do not count."""
-    found = [name for name in sorted(os.listdir(folder)) if name.lower() in PARTS and name not in PARTS]  # noqa: PTH208
-    return f" (write {', '.join(found)} in small letters)" if found else ""
+def look_around(folder: Path, name: str, read: Collection[Path], left_out: Counter[str]) -> None:
+    """Count what lies beside the parts of a data set, and refuse what must be meant for a part that is not there.
+
+    Args:
+        folder: of the data set.
+        name: of the data set.
+        read: its parts, folders or tables.
+        left_out: counts what is not read.
+
+    Raises:
+        DataError: telling how to rename it.
+        OSError: the folder cannot be read.
+    """
+    there, renames = {path.stem for path in read}, []
+    for entry in sorted(_visible(folder), key=lambda entry: entry.name):
+        path = Path(entry.path)
+        if not path.exists() or any(path.samefile(other) for other in read):  # capitals may make no difference
+            continue
+        is_folder = path.is_dir()
+        files = _count_files(path) if is_folder else 1
+        suffix = "" if is_folder else path.suffix
+        part = _MEANT.get(entry.name.removesuffix(suffix).lower())
+        is_part = is_folder or (name == "text" and suffix.lower() == ".csv")
+        if files and is_part and part is not None and part not in there:
+            old, new = (f"{printable(shown)}{'/' * is_folder}" for shown in (entry.name, f"{part}{suffix.lower()}"))
+            renames.append(f"{old} to {new}")
+        elif files and is_folder:
+            left_out[f"files in {printable(entry.name)}/ (not train/, val/ or test/)"] += files
+        elif files:
+            left_out["files beside the folders of the data set"] += 1
+    if renames:
+        raise DataError(
+            f"{name}: {printable(folder)}: parts are called {', '.join(PARTS)}, others are not read: "
+            f"rename {', '.join(renames)}, or move it away"
+        )
 
 
-def check_names(names: Iterable[str], where: str) -> None:
+def _count_files(folder: Path) -> int:
+    count = 0
+    for _, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        count += sum(not _is_hidden(name) for name in files)
+    return count
+
+
+def unsplit(folder: Path, wanted: Wanted) -> str:
+    """What to add to the message that there is no training part: where class folders belong, or what is lacking."""
+    if any((folder / f"test{suffix}").exists() for suffix in ("", ".csv")):
+        return "; evaluation needs it, too, for the classes and the size of images"
+    classes = [entry for entry in _visible(folder) if entry.is_dir() and _list_files(Path(entry.path), wanted)[0]]
+    if not classes:
+        return ""
+    names = sorted(printable(entry.name) for entry in classes)
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (
+        f"; {shown}: if these are classes, move them into train/, and some of their {wanted.noun} into "
+        f"folders of the same names in test/"
+    )
+
+
+def check_names(names: Iterable[str], where: str, noun: str) -> None:
     """Refuse names of classes that no packed file could hold, or that look the same.
 
     Raises:
-        DataError: naming ``where`` and what is wrong.
+        DataError: naming ``where``, what is wrong, and the ``noun`` to rename.
     """
     composed: dict[str, str] = {}
     for name in names:
         try:
             check_text(name, "class name")
         except SeedMaskError as error:
-            raise DataError(f"{where}: {error}") from None
+            raise DataError(f"{where}: {error} (rename the {noun})") from None
         other = composed.setdefault(unicodedata.normalize("NFC", name), name)
         if other != name:
             raise DataError(
@@ -138,6 +221,25 @@ def require_several(classes: Collection[str], where: str) -> None:
     """
     if len(classes) < 2:
         raise DataError(f"{where}: expected two classes or more, got {', '.join(classes)}")
+
+
+def require_taught(kept: NDArray[np.int64], classes: Sequence[str], name: str) -> None:
+    """Refuse a split for validation that leaves nothing of a class to learn from.
+
+    Args:
+        kept: labels of what is left for training.
+        classes: names by label.
+        name: of the data set.
+
+    Raises:
+        DataError: naming the first such class.
+    """
+    counts = np.bincount(kept, minlength=len(classes))
+    if not counts.all():
+        raise DataError(
+            f"{name}: all that train holds of the class {classes[int(counts.argmin())]!r} is held out for validation: "
+            "give more of it, a part val, or another --validation (0: none)"
+        )
 
 
 def twin(name: str, names: Iterable[str]) -> str | None:

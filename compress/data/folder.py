@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..storage.text import printable
-from .class_folders import PARTS, Wanted, list_classes, misnamed, require_several, twin
+from .class_folders import PARTS, Wanted, list_classes, look_around, require_several, twin, unsplit
 from .image_files import image_header, suffixes
 from .source import FileSource, Labelled, RawData
 
@@ -34,18 +34,18 @@ def load_folder(data_dir: Path | None) -> RawData:
     shown = printable(data_dir)
     if not data_dir.is_dir():
         raise DataError(f"folder: {shown} is not a folder: give --data-dir with train/ and test/ (or val/)")
-    parts = [part for part in PARTS if (data_dir / part).is_dir()]
-    if "train" not in parts:
-        raise DataError(
-            f"folder: {shown} has no train/: expected train/<class>/ with the training images{misnamed(data_dir)}"
-        )
-    if len(parts) == 1:
-        raise DataError(
-            f"folder: {shown} has neither test/ nor val/: one of them must hold the test images{misnamed(data_dir)}"
-        )
     expected = "expected .png, .jpg or other files that Pillow decodes"
     wanted = Wanted("folder", "images", suffixes(), expected, "not decoded by Pillow")
     left_out: Counter[str] = Counter()
+    parts = [part for part in PARTS if (data_dir / part).is_dir()]
+    look_around(data_dir, "folder", [data_dir / part for part in parts], left_out)
+    if "train" not in parts:
+        raise DataError(
+            f"folder: {shown} has no train/: expected train/<class>/ with the training images"
+            f"{unsplit(data_dir, wanted)}"
+        )
+    if len(parts) == 1:
+        raise DataError(f"folder: {shown} has neither test/ nor val/: one of them must hold the test images")
     listings = {part: list_classes(data_dir / part, wanted, left_out) for part in parts}
     require_several(listings["train"], f"folder: {printable(data_dir / 'train')}")
     for part, listing in listings.items():

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from ..config import DataConfig
 from ..errors import ConfigError, DataError, did_you_mean
 from ..storage.text import printable
-from . import DATASETS, TEXT_DATASETS
+from . import BUNDLED, DATASETS, TEXT_DATASETS
 from .augment import Augmentation
 from .builtin import load_digits, load_from_torchvision
 from .bundle import DataBundle, Split
+from .class_folders import require_taught
 from .decode import as_array, decode_all, pixel_counts, require_size, statistics
 from .folder import load_folder
 from .image_files import image_header, without_warnings
@@ -50,6 +51,11 @@ def load(
 def _loaded(
     config: DataConfig, data_dir: Path | None, download: bool, seed: int, workers: int | None, sharing: int
 ) -> DataBundle:
+    if data_dir is not None and config.name in BUNDLED:  # else the user's data would not be what is counted
+        raise ConfigError(
+            f"data: {config.name} is in no folder, {printable(data_dir)} would not be read: give --data folder (class "
+            "folders of images) or --data text (texts), or leave out --data-dir"
+        )
     seed = seed if config.seed is None else config.seed
     if config.name in TEXT_DATASETS:
         return load_text(config, data_dir=data_dir, seed=seed)
@@ -65,6 +71,7 @@ def _loaded(
     elif config.validation > 0:
         kept, out = held_out(seed, len(raw.train.labels), config.validation)
         parts["train"], parts["val"] = raw.train.subset(kept), raw.train.subset(out)
+        require_taught(parts["train"].labels, raw.classes, config.name)
     count = sum(len(part.labels) for part in parts.values())
     splits: dict[str, Split] = {}
     if max(shape) > LARGE_SIDE or count * math.prod(shape) > LARGEST_IN_MEMORY:

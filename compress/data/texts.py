@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, SeedMaskError
 from ..storage.text import check_text, printable
-from .class_folders import PARTS, Wanted, check_names, list_classes, misnamed, require_several, twin
+from .class_folders import PARTS, Wanted, check_names, list_classes, look_around, require_several, twin, unsplit
 from .order import fixed_order
 
 __all__ = ["RawTexts", "Texts", "load_texts"]
@@ -77,22 +77,23 @@ def load_texts(data_dir: Path | None) -> RawTexts:
     if data_dir is None:
         raise DataError("text: nothing given to read: give --data-dir a folder with train/ and test/, or a CSV file")
     shown = printable(data_dir)
-    if data_dir.is_file():
+    if data_dir.exists() and not data_dir.is_dir():
         return _split(data_dir, _read_table(data_dir))
     if not data_dir.is_dir():
         raise DataError(f"text: {shown}: no such folder or file: give --data-dir a folder with train/, or a CSV file")
     left_out: Counter[str] = Counter()
-    parts = {part: rows for part in PARTS if (rows := _read_part(data_dir, part, left_out)) is not None}
-    if "train" not in parts:
+    places = {part: place for part in PARTS if (place := _part(data_dir, part)) is not None}
+    look_around(data_dir, "text", places.values(), left_out)
+    if "train" not in places:
         raise DataError(
             f"text: {shown} has neither train/ nor train.csv: expected train/<class>/*.txt, or a table"
-            f"{misnamed(data_dir)}"
+            f"{unsplit(data_dir, _WANTED)}"
         )
-    if len(parts) == 1:
-        raise DataError(
-            f"text: {shown} has no test/, test.csv, val/ or val.csv: one of them must hold the test texts"
-            f"{misnamed(data_dir)}"
-        )
+    if len(places) == 1:
+        raise DataError(f"text: {shown} has no test/, test.csv, val/ or val.csv: one of them must hold the test texts")
+    parts = {
+        part: _read_folders(place, left_out) if place.is_dir() else _read_table(place) for part, place in places.items()
+    }
     classes = _classes(parts["train"], data_dir / "train")
     labelled = {part: _labelled(rows, classes) for part, rows in parts.items()}
     test = labelled.pop("test") if "test" in labelled else labelled.pop("val")
@@ -103,17 +104,24 @@ def _split(path: Path, rows: _Rows) -> RawTexts:
     order = fixed_order(len(rows))
     held = max(1, round(TEST_SHARE * len(rows)))
     train, test = ([rows[index] for index in np.sort(part).tolist()] for part in (order[held:], order[:held]))
-    classes = _classes(train, path)
+    classes = _classes(rows, path)
+    known = {label for label, _, _ in train}
+    if lacking := [name for name in classes if name not in known]:
+        raise DataError(
+            f"text: {printable(path)}: a fifth of a table, chosen by place, is held out for testing "
+            f"({held:,} of {len(rows):,} texts), and with it every text of the class {lacking[0]!r}: give more texts "
+            "of that class, or a folder with train.csv and test.csv"
+        )
     return RawTexts(tuple(classes), _labelled(train, classes), _labelled(test, classes))
 
 
-def _read_part(folder: Path, part: str, left_out: Counter[str]) -> _Rows | None:
+def _part(folder: Path, part: str) -> Path | None:
     files, table = folder / part, folder / f"{part}.csv"
     if files.is_dir() and table.exists():
         raise DataError(f"text: {printable(folder)} has both {part}/ and {part}.csv: remove one")
     if table.exists():
-        return _read_table(table)
-    return _read_folders(files, left_out) if files.is_dir() else None
+        return table
+    return files if files.is_dir() else None
 
 
 def _read_folders(folder: Path, left_out: Counter[str]) -> _Rows:
@@ -167,6 +175,8 @@ def _long_fields() -> Iterator[None]:
 
 def _read(path: Path) -> str:
     shown = printable(path)
+    if not path.is_file():  # reading a pipe might wait for ever
+        raise DataError(f"text: {shown}: not a regular file: expected a file of texts, copy them into one")
     size = path.stat().st_size
     if size > LARGEST_FILE:
         raise DataError(
@@ -175,12 +185,12 @@ def _read(path: Path) -> str:
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")
-        bad = data.find(b"\0")  # also a sign of UTF-16
+        bad, problem = data.find(b"\0"), "a NUL byte, as in UTF-16 or in what is no text"
     except UnicodeDecodeError as error:
-        bad = error.start
+        bad, problem = error.start, "not UTF-8"
     if bad >= 0:
         line = data.count(b"\n", 0, bad) + 1
-        raise DataError(f"text: {shown}, line {line}: not UTF-8 (byte {bad} of the file): convert it")
+        raise DataError(f"text: {shown}, line {line}: {problem} (byte {bad} of the file): convert it to UTF-8")
     return text
 
 
@@ -197,7 +207,7 @@ def _checked(rows: _Rows) -> _Rows:
 
 def _classes(rows: _Rows, where: Path) -> Mapping[str, int]:
     names = sorted({label for label, _, _ in rows})
-    check_names(names, f"text: {printable(where)}")
+    check_names(names, f"text: {printable(where)}", "class")
     require_several(names, f"text: {printable(where)}")
     return {name: number for number, name in enumerate(names)}
 

@@ -5,9 +5,10 @@
     python classify.py model.onnx photo.jpg --json
 
 The model is a file of ``iterand-compress export``, in any form; its metadata say how pixels become its input and how
-the classes are called. An image of the model's size is taken as it is. Any other is scaled and cut to its centre as
-images are when the project evaluates: the shorter side to the model's, or, for models above 96 pixels, to 256/224 of
-it. Images become grey for models with one channel and RGB for models with three.
+the classes are called. Every image, of the model's size too, is scaled and cut to its centre as images are when the
+project evaluates: the shorter side to the model's, or, for models above 96 pixels, to 256/224 of it. Models that
+learned from images that were not scaled (without --image-size; or not square) get no such margin: images of their size
+are taken as they are. Images become grey for models with one channel and RGB for models with three.
 
 The latency is that of onnxruntime alone, without reading and scaling: the median over --repeat runs of a batch,
 divided by its images. Exit code 0; 1 if the model or any of the images cannot be used (the others are classified
@@ -42,7 +43,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-LARGE_SIDE = 96  # models above it are trained on images scaled with a margin
+LARGE_SIDE = 96  # models above it are trained on images scaled with a margin, if these are scaled at all
 
 
 class UnusableError(Exception):
@@ -54,12 +55,14 @@ class Model:
     """An exported classifier.
 
     ``session`` takes float32 ``[batch, channels, height, width]`` in [0, 1], minus ``mean`` and divided by ``std``
-    (float32 ``[1, channels, 1, 1]``) unless they are None: then the graph does that itself.
+    (float32 ``[1, channels, 1, 1]``) unless they are None: then the graph does that itself. With a ``margin``, images
+    are scaled to more than height and width, and cut.
     """
 
     path: Path
     session: onnxruntime.InferenceSession
     shape: tuple[int, int, int]
+    margin: bool
     mean: np.ndarray | None
     std: np.ndarray | None
     classes: list[str]
@@ -121,6 +124,7 @@ class Model:
             path=path,
             session=session,
             shape=(channels, height, width),
+            margin=max(height, width) > LARGE_SIDE and learned_from_scaled(metadata, height, width),
             mean=mean,
             std=std,
             classes=[str(name) for name in json.loads(metadata.get("iterand.classes", "[]"))],
@@ -161,7 +165,15 @@ class Model:
         return self.classes[number] if self.classes else str(number)
 
 
-def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool) -> np.ndarray:
+def learned_from_scaled(metadata: dict[str, str], height: int, width: int) -> bool:
+    """Whether the images of training and evaluation were scaled; without a recipe: all squares may have been."""
+    if "iterand.recipe" not in metadata:
+        return height == width
+    data = json.loads(metadata["iterand.recipe"])["data"]
+    return data["image_size"] is not None or data["name"] == "imagenet"
+
+
+def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool, margin: bool = False) -> np.ndarray:
     """Pixels of an image file as a model takes them: float32 ``[channels, height, width]`` in [0, 1].
 
     It stands upright by its EXIF orientation; of several frames or pages it is the first. Transparency and colour
@@ -185,7 +197,7 @@ def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool) -> np.n
         raise UnusableError(f"{path}: not a readable image: {one_line(error)}") from error
     if invert:
         converted = ImageOps.invert(converted)
-    pixels = np.asarray(fitted(converted, width, height), np.float32) / 255
+    pixels = np.asarray(fitted(converted, width, height, margin=margin), np.float32) / 255
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
@@ -210,12 +222,10 @@ def upright(image: Image.Image, converted: Image.Image) -> Image.Image:
     return converted if turn is None else converted.transpose(turn)
 
 
-def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Scale an image of another size so that it covers ``width``×``height``, and cut out the centre."""
-    if image.size == (width, height):
-        return image
+def fitted(image: Image.Image, width: int, height: int, *, margin: bool) -> Image.Image:
+    """Scale an image so that it covers ``width``×``height``, or with a margin, and cut out the centre."""
     wide, high = width, height
-    if max(width, height) > LARGE_SIDE:
+    if margin:
         wide, high = round(width * 256 / 224), round(height * 256 / 224)
     if image.width * high < image.height * wide:
         target = (wide, max(high, round(image.height * wide / image.width)))
@@ -243,12 +253,12 @@ def count(text: str) -> int:
     return number
 
 
-def read_batch(paths: list[Path], shape: tuple[int, int, int], *, invert: bool) -> tuple[list[str], list[np.ndarray]]:
+def read_batch(paths: list[Path], model: Model, *, invert: bool) -> tuple[list[str], list[np.ndarray]]:
     """Names and pixels of the images that can be read; a line on standard error for each that cannot."""
     names, pixels = [], []
     for path in paths:
         try:
-            pixels.append(read_image(path, shape, invert=invert))
+            pixels.append(read_image(path, model.shape, invert=invert, margin=model.margin))
         except UnusableError as error:  # noqa: PERF203  (a bad image must not stop the others)
             complain(error)
         else:
@@ -260,7 +270,7 @@ def classify(model: Model, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Classify the images that can be read, batch by batch."""
     results = []
     for start in range(0, len(args.images), args.batch_size):
-        names, pixels = read_batch(args.images[start : start + args.batch_size], model.shape, invert=args.invert)
+        names, pixels = read_batch(args.images[start : start + args.batch_size], model, invert=args.invert)
         if not names:
             continue
         probabilities, seconds = model.probabilities(np.stack(pixels), args.repeat)
