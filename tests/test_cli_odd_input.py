@@ -293,3 +293,51 @@ def test_a_name_that_tensorboard_cannot_take(tmp_path) -> None:
     words = ("train", "--epochs", 1, "-q", "--out", tmp_path / "a.ckpt", "--tensorboard", tmp_path / "\udcff")
     assert "--tensorboard takes names in UTF-8 only" in fail(2, *words)
     assert not list(tmp_path.iterdir())
+
+
+#: Bytes of names, and the encoding of the output that cannot print them as they are.
+ODD_NAMES = [
+    (b"l\xe9.ckpt", "utf-8"),
+    ("猫.ckpt".encode(), "latin-1"),
+    ("猫 \U0001f431.ckpt".encode(), "utf-8"),
+    (b"two  spaces\n.ckpt", "utf-8"),
+    (b"it's $HOME\t\\n.ckpt", "utf-8"),
+    (b"-x.ckpt", "utf-8"),
+]
+
+
+def pasted(command: str, folder: Path) -> list[bytes]:
+    """The words that bash takes a printed command for."""
+    script = f"iterand-compress() {{ printf '%s\\0' \"$@\"; }}; {command}"
+    done = subprocess.run(["bash", "-c", os.fsencode(script)], capture_output=True, cwd=folder, check=True)
+    return done.stdout.split(b"\0")[:-1]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="what is pasted is pasted into bash")
+@pytest.mark.parametrize(("name", "encoding"), ODD_NAMES, ids=lambda value: ascii(value))
+def test_a_command_that_is_printed_can_be_pasted(name, encoding, digits, tmp_path) -> None:
+    (tmp_path / os.fsdecode(name)).write_bytes(digits.checkpoint.read_bytes())
+    done = subprocess.run(
+        [*CLI, "inspect", "--", name],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.decode(encoding).splitlines()
+    command = line.partition("pack it first: ")[2]
+    action, path = pasted(command, tmp_path)
+    assert action == b"pack"
+    assert path in (name, b"./" + name)
+    assert not path.startswith(b"-")
+    assert command.isascii() or encoding == "utf-8"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="what is pasted is pasted into bash")
+def test_the_next_command_after_training_can_be_pasted(tmp_path) -> None:
+    name = b"l\xe9.ckpt"
+    quick = ("--epochs", "1", "--width", "0.1", "--device", "cpu")
+    done = subprocess.run([*CLI, "train", *quick, "--out", name], capture_output=True, cwd=tmp_path, check=True)
+    command = done.stdout.decode().splitlines()[-1].partition("next, ")[2]
+    assert pasted(command, tmp_path) == [b"pack", name]
