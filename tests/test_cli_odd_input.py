@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -341,3 +342,31 @@ def test_the_next_command_after_training_can_be_pasted(tmp_path) -> None:
     done = subprocess.run([*CLI, "train", *quick, "--out", name], capture_output=True, cwd=tmp_path, check=True)
     command = done.stdout.decode().splitlines()[-1].partition("next, ")[2]
     assert pasted(command, tmp_path) == [b"pack", name]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (b"caf\xe9.onnx", {}),
+        ("猫.onnx".encode(), {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+    ],
+    ids=["not UTF-8", "an ASCII locale"],
+)
+def test_onnx_files_whose_names_are_not_utf8(name, settings, digits, tmp_path) -> None:
+    """onnx and onnxruntime take names for UTF-8."""
+
+    def run(*words: object) -> bytes:
+        done = subprocess.run(
+            [*CLI, *words], capture_output=True, cwd=tmp_path, env={**os.environ, **settings}, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout
+
+    run("export", digits.seedmask, "--onnx", name)
+    assert os.listdir(os.fsencode(tmp_path)) == [name]
+    found = {words: run(*words, name) for words in (("verify",), ("eval", "--json"))}
+    assert (
+        json.loads(found["eval", "--json"])["correct"] == json.loads(succeed("eval", digits.onnx, "--json"))["correct"]
+    )
+    run("export", digits.seedmask, "--form", "packed", "--onnx", name)
+    run("verify", name)
