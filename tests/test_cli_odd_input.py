@@ -237,7 +237,8 @@ def test_a_full_disk_under_the_output(words, digits) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([*CLI, *words, *more], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: No space left on device; check the disk and the path\n"
+    line = "error: standard output: cannot be written: No space left on device; check the disk and the path\n"
+    assert done.stderr == line
 
 
 def test_a_full_disk_under_errors() -> None:
@@ -353,7 +354,7 @@ def test_the_next_command_after_training_can_be_pasted(tmp_path) -> None:
     ids=["not UTF-8", "an ASCII locale"],
 )
 def test_onnx_files_whose_names_are_not_utf8(name, settings, digits, tmp_path) -> None:
-    """onnx and onnxruntime take names for UTF-8."""
+    """Both onnx and onnxruntime take names for UTF-8."""
 
     def run(*words: object) -> bytes:
         done = subprocess.run(
@@ -363,10 +364,29 @@ def test_onnx_files_whose_names_are_not_utf8(name, settings, digits, tmp_path) -
         return done.stdout
 
     run("export", digits.seedmask, "--onnx", name)
-    assert os.listdir(os.fsencode(tmp_path)) == [name]
+    assert [os.fsencode(path.name) for path in tmp_path.iterdir()] == [name]
     found = {words: run(*words, name) for words in (("verify",), ("eval", "--json"))}
     assert (
         json.loads(found["eval", "--json"])["correct"] == json.loads(succeed("eval", digits.onnx, "--json"))["correct"]
     )
     run("export", digits.seedmask, "--form", "packed", "--onnx", name)
     run("verify", name)
+
+
+@pytest.mark.parametrize("output", ["full", "closed"])
+def test_training_goes_on_without_its_output(output, tmp_path) -> None:
+    if output == "full" and not Path("/dev/full").exists():
+        pytest.skip("Linux has a device that is full")
+    reading, writing = os.pipe()
+    os.close(reading)
+    target = writing if output == "closed" else os.open("/dev/full", os.O_WRONLY)
+    words = ("--epochs", "2", "--width", "0.1", "--device", "cpu", "--out", str(tmp_path / "a.ckpt"))
+    done = subprocess.run([*CLI, "train", *words], stdout=target, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(target)
+    reason = {"full": "No space left on device", "closed": "Broken pipe"}[output]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"standard output: cannot be written: {reason}; training goes on without it")
+    assert done.returncode == 0
+    assert "accuracy" in json.loads(succeed("eval", tmp_path / "a.ckpt", "--json")), "the run is complete"
+    log = [json.loads(entry) for entry in (tmp_path / "a.metrics.jsonl").read_text().splitlines()]
+    assert {entry.get("epoch") for entry in log} >= {1, 2}
