@@ -150,14 +150,22 @@ class Named(nn.Module):
 
 REFUSED: list[tuple[str, Callable[[], nn.Module], str]] = [
     ("tied", Tied, r"layers embed and head share one weight; give each of them a weight of its own"),
-    ("parameter", lambda: Named(lambda layer: layer.weight), r"layer enc: its weight is w as well.*give w a copy of its own"),
+    (
+        "parameter",
+        lambda: Named(lambda layer: layer.weight),
+        r"layer enc: its weight is w as well.*give w a copy of its own",
+    ),
     ("view", lambda: Named(lambda layer: layer.weight.data.t()), r"layer enc: its weight is w as well"),
     ("part", lambda: Named(lambda layer: layer.weight[2:]), r"layer enc: its weight is w as well"),
     ("list", lambda: Named(lambda layer: [layer.weight]), r"layer enc: its weight is w as well"),
     ("dict", lambda: Named(lambda layer: {"x": layer.weight}), r"layer enc: its weight is w as well"),
     ("parameters", lambda: Named(lambda layer: nn.ParameterList([layer.weight])), r"its weight is w\.0 as well"),
     ("prune", lambda: prune_(nn.Linear(4, 4)), r"layer 1: weight: expected a floating-point parameter, got something"),
-    ("weight_norm", lambda: weight_norm(nn.Linear(4, 4)), r"layer 1: weight: expected .*build the model without what replaced it"),
+    (
+        "weight_norm",
+        lambda: weight_norm(nn.Linear(4, 4)),
+        r"layer 1: weight: expected .*build the model without what replaced it",
+    ),
     ("spectral_norm", lambda: spectral_norm(nn.Linear(4, 4)), r"layer 1: weight: expected .*build the model without"),
     ("complex", lambda: nn.Linear(4, 4, dtype=torch.complex64), r"layer 1: weight: expected .*got torch\.complex64"),
     ("new norm", lambda: parametrizations.weight_norm(nn.Linear(4, 4)), r"layer 1: parametrized already"),
@@ -294,7 +302,9 @@ def test_the_row_of_padding_is_zero_where_weights_are_trained(method: str, tmp_p
 
 
 def test_frozen_weights_of_padding_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"layer embed: its row 5 is padding.*frozen_kept = 0 \(--frozen-kept 0\) \(in Python"):
+    with pytest.raises(
+        ConfigError, match=r"layer embed: its row 5 is padding.*frozen_kept = 0 \(--frozen-kept 0\) \(in Python"
+    ):
         make_subnetwork(Padded(), config(frozen=0.3))
 
 
