@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -16,6 +17,9 @@ import torch
 from conftest import fail, invoke, succeed
 from iterand_compress.cli import app
 from iterand_compress.compress import SubnetworkConfig, make_subnetwork, pack, read_seedmask
+from iterand_compress.compress.errors import ConfigError
+from iterand_compress.compress.models.architecture import Architecture
+from iterand_compress.compress.models.build import build
 from iterand_compress.compress.storage.foreign import kind_of
 
 CLI = [sys.executable, "-m", "iterand_compress.cli"]
@@ -334,6 +338,15 @@ def test_a_command_that_is_printed_can_be_pasted(name, encoding, digits, tmp_pat
     assert path in (name, b"./" + name)
     assert not path.startswith(b"-")
     assert command.isascii() or encoding == "utf-8"
+
+
+def test_the_model_in_a_command_that_is_printed(monkeypatch) -> None:
+    arch = Architecture(name="módulo:f", num_classes=2, in_channels=1, image_size=8)
+    for encoding, word in {"utf-8": "'módulo:f'", "ascii": r"$'m\xc3\xb3dulo:f'"}.items():
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+        with pytest.raises(ConfigError) as refused:
+            build(arch, seed=0, allow_import=False, device="cpu")
+        assert str(refused.value).endswith(f"give it yourself with --model {word}")
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="what is pasted is pasted into bash")

@@ -59,7 +59,7 @@ def printable(text: object) -> str:
 
 
 def shell_word(path: str | os.PathLike[str]) -> str:
-    """A file's name as a word of a command that a message prints, to be pasted into a shell.
+    """The name of a file, or of a model, as a word of a command that a message prints, to be pasted into a shell.
 
     What standard output or error cannot print as it is, or a message of one line changes, is written in bash's
     ``$'...'``, byte by byte. A name that begins with - gets ./ before it, as it would be an option.
@@ -69,7 +69,11 @@ def shell_word(path: str | os.PathLike[str]) -> str:
         text = f"./{text}"
     if not _FORBIDDEN.search(text) and text == " ".join(text.split()) and _can_be_printed(text):
         return shlex.quote(text)
-    return "$'" + "".join(_escaped(byte) for byte in os.fsencode(text)) + "'"
+    try:
+        content = os.fsencode(text)
+    except UnicodeEncodeError:  # no name of a file here, but one that a file holds
+        content = text.encode(errors="surrogateescape")
+    return "$'" + "".join(_escaped(byte) for byte in content) + "'"
 
 
 def _can_be_printed(text: str) -> bool:
