@@ -11,7 +11,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import click
@@ -83,7 +82,7 @@ class _Commands(click.Group):
         except OSError as error:
             where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
             if _is_of_output(error):
-                discard_output()
+                discard_output(sys.stdout)
                 where = "standard output: cannot be written: "
             _fail(f"{where}{error.strerror or error}; check the disk and the path", 1)
         sys.exit(result if isinstance(result, int) else 0)
@@ -95,8 +94,10 @@ def _is_of_output(error: OSError) -> bool:
 
 
 def _fail(message: str, code: int) -> None:
-    with suppress(OSError):
+    try:
         click.echo("error: " + " ".join(message.split()), err=True)
+    except OSError:
+        discard_output(sys.stderr)  # or Python ends with another exit code
     sys.exit(code)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
@@ -88,11 +87,11 @@ def data_options(command: CommandT) -> CommandT:
     return command
 
 
-def discard_output() -> None:
-    """What waits in the buffer, and what follows, shall not fail once more."""
+def discard_output(stream: TextIO) -> None:
+    """What waits in the buffer of standard output or error, and what follows, shall not fail once more."""
     with suppress(OSError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 
 import click
 
@@ -81,13 +80,15 @@ def _say(text: str) -> None:
     try:
         click.echo(text)
     except OSError as error:
-        discard_output()
-        with suppress(OSError):
+        discard_output(sys.stdout)
+        try:
             click.echo(
                 f"standard output: cannot be written: {error.strerror}; training goes on without it (results are in "
                 "the checkpoint and in the .metrics.jsonl beside it)",
                 err=True,
             )
+        except OSError:
+            discard_output(sys.stderr)
 
 
 class LineReporter(Reporter):

@@ -247,8 +247,11 @@ def test_a_full_disk_under_the_output(words, digits) -> None:
 
 def test_a_full_disk_under_errors() -> None:
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([*CLI, "inspect", "absent"], stdout=subprocess.PIPE, stderr=full, check=False)
-    assert (done.returncode, done.stdout) == (1, b"")
+        for unbuffered in ("", "1"):
+            settings = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+            words = [*CLI, "inspect", "absent"]
+            done = subprocess.run(words, stdout=subprocess.PIPE, stderr=full, env=settings, check=False)
+            assert (done.returncode, done.stdout) == (1, b"")
 
 
 @pytest.mark.parametrize("words", [("inspect",), ("verify",)])
