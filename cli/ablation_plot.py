@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..compress.errors import import_extra
 from ..compress.storage import atomic_path
+from ..compress.storage.text import printable
 
 if TYPE_CHECKING:
     from ..compress.ablation import Ablation, Variant
@@ -36,7 +37,8 @@ def draw(found: Ablation, path: Path) -> None:
         right.plot(_spreads(variant), marker="o", linestyle=("-", "--", ":")[place], label=variant.name)
     left.axhline(100 * found.chance, color="black", linestyle=":", label="guessing")
     left.set_xticks(range(len(found.variants)), [variant.name for variant in found.variants])
-    left.set(ylabel="test accuracy in %", ylim=(0, 100), title=f"{found.recipe.subnetwork.method}, {found.path.name}")
+    name = printable(found.path.name).replace("$", r"\$")  # which would begin a formula
+    left.set(ylabel="test accuracy in %", ylim=(0, 100), title=f"{found.recipe.subnetwork.method}, {name}")
     right.set(xlabel="layer", ylabel="standard deviation", title="kept weights, untrained")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):

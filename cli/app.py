@@ -9,13 +9,14 @@ import codecs
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import click
 
 from ..compress.errors import IterandError
+from .options import discard_output
 
 __all__ = ["cli", "main"]
 
@@ -79,16 +80,24 @@ class _Commands(click.Group):
         except MemoryError:
             _fail("out of memory; use a machine with more, or ask for less", 1)
         except OSError as error:
-            if error.filename is None:  # what is printed goes nowhere
-                _discard_output()
             where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+            if _is_of_output(error):
+                discard_output(sys.stdout)
+                where = "standard output: cannot be written: "
             _fail(f"{where}{error.strerror or error}; check the disk and the path", 1)
         sys.exit(result if isinstance(result, int) else 0)
 
 
+def _is_of_output(error: OSError) -> bool:
+    """Without a name, it may be one of any file."""
+    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
 def _fail(message: str, code: int) -> None:
-    with suppress(OSError):
+    try:
         click.echo("error: " + " ".join(message.split()), err=True)
+    except OSError:
+        discard_output(sys.stderr)  # or Python ends with another exit code
     sys.exit(code)
 
 
@@ -104,12 +113,6 @@ def _substitute(error: UnicodeError) -> tuple[str | bytes, int]:
     assert isinstance(error, UnicodeEncodeError)
     missing = error.object[error.start : error.end].translate(_PLAIN)
     return missing.encode("ascii", "backslashreplace").decode(), error.end
-
-
-def _discard_output() -> None:
-    """What waits in the buffer shall not fail once more when Python ends."""
-    with suppress(OSError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
@@ -17,6 +19,7 @@ __all__ = [
     "FilePath",
     "data_options",
     "device_option",
+    "discard_output",
     "json_option",
     "max_weights_option",
     "model_option",
@@ -82,6 +85,14 @@ def data_options(command: CommandT) -> CommandT:
     ):
         command = option(command)
     return command
+
+
+def discard_output(stream: TextIO) -> None:
+    """What waits in the buffer of standard output or error, and what follows, shall not fail once more."""
+    with suppress(OSError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def print_json(values: Mapping[str, Any]) -> None:

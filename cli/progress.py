@@ -11,6 +11,7 @@ from ..compress.data.class_folders import left_out_line
 from ..compress.training.evaluate import Score
 from ..compress.training.profile import ProfileReport
 from ..compress.training.report import EpochReport, Reporter, RunInfo, StepReport
+from .options import discard_output
 
 __all__ = ["LineReporter", "SilentReporter", "reporter"]
 
@@ -74,6 +75,22 @@ class SilentReporter(Reporter):
         self.left_out = info.left_out
 
 
+def _say(text: str) -> None:
+    """A line on standard output. One that cannot be written must not end a run: what counts is the checkpoint."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        discard_output(sys.stdout)
+        try:
+            click.echo(
+                f"standard output: cannot be written: {error.strerror}; training goes on without it (results are in "
+                "the checkpoint and in the .metrics.jsonl beside it)",
+                err=True,
+            )
+        except OSError:
+            discard_output(sys.stderr)
+
+
 class LineReporter(Reporter):
     """One line an epoch, for logs."""
 
@@ -84,19 +101,19 @@ class LineReporter(Reporter):
     def start(self, info: RunInfo) -> None:
         """Say what runs."""
         self._epochs, self._noun = info.epochs, _noun(info)
-        click.echo(_headline(info))
+        _say(_headline(info))
 
     def epoch(self, report: EpochReport) -> None:
         """One line."""
-        click.echo(_epoch_line(report, self._epochs, self._noun))
+        _say(_epoch_line(report, self._epochs, self._noun))
 
     def profile(self, report: ProfileReport) -> None:
         """A table."""
-        click.echo(_profile_lines(report))
+        _say(_profile_lines(report))
 
     def finish(self, test: Score) -> None:
         """The result."""
-        click.echo(_test_line(test))
+        _say(_test_line(test))
 
 
 class BarReporter(LineReporter):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +188,7 @@ def command(
     # Of several processes, those that lose one say so in a line; torch's log would add pages.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from ..compress.storage import check_output
+    from ..compress.storage.text import shell_word
     from ..compress.training.allocator import keep_freed_memory
     from ..compress.training.launch import join
     from ..compress.training.metrics import metrics_path
@@ -266,7 +266,7 @@ def command(
             }
         )
     elif not quiet:
-        click.echo(f"{out}: next, iterand-compress pack {shlex.quote(str(out))}")
+        click.echo(f"{out}: next, iterand-compress pack {shell_word(out)}")
 
 
 def _base(

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from .errors import ConfigError
 
-__all__ = ["MASKABLE", "Chosen", "LayerFilter", "chosen_weights", "fan_in", "refuse_second_names"]
+__all__ = ["IN_PYTHON", "MASKABLE", "Chosen", "LayerFilter", "chosen_weights", "fan_in", "refuse_second_names"]
 
 #: Layers with tensors that can be masked: ``weight``, the input projections of attention, all matrices of recurrent
 #: layers.
@@ -64,6 +64,10 @@ class Chosen(NamedTuple):
         return -1 if row is None else int(row)
 
 
+#: Ends the messages about a layer that cannot be masked; the command line masks all that can.
+IN_PYTHON = "(in Python, the argument where= of make_subnetwork() can leave layers out)"
+
+
 def chosen_weights(model: nn.Module, where: LayerFilter | None) -> list[Chosen]:
     """The tensors of a model that can be masked, in the order that numbers them.
 
@@ -81,8 +85,8 @@ def chosen_weights(model: nn.Module, where: LayerFilter | None) -> list[Chosen]:
         other = owners.find(one.weight)
         if other is not None:
             raise ConfigError(
-                f"layers {other.label} and {one.label} share one weight; give one of them a copy of its own, "
-                "or leave both out with where="
+                f"layers {other.label} and {one.label} share one weight; give each of them a weight of its own "
+                f"{IN_PYTHON}"
             )
         owners.add(one)
     return chosen
@@ -95,7 +99,8 @@ def _chosen(model: nn.Module, where: LayerFilter | None) -> Iterator[Chosen]:
         name = name or type(layer).__name__
         if parametrize.is_parametrized(layer):
             raise ConfigError(
-                f"layer {name}: parametrized already; materialise() or remove that first, or leave it out with where="
+                f"layer {name}: parametrized already; build the model without it, or take it away first with "
+                f"materialise() or remove_parametrizations() {IN_PYTHON}"
             )
         if isinstance(layer, nn.Embedding) and layer.sparse:
             raise ConfigError(f"layer {name}: sparse gradients cannot reach the scores; use sparse=False")
@@ -106,8 +111,8 @@ def _chosen(model: nn.Module, where: LayerFilter | None) -> Iterator[Chosen]:
             if weight is None or not weight.is_floating_point():
                 found = "something computed" if weight is None else str(weight.dtype)
                 raise ConfigError(
-                    f"layer {name}: {tensor}: expected a floating-point parameter, got {found}; remove what replaced "
-                    "it (weight_norm, spectral_norm, prune, quantisation), or leave the layer out with where="
+                    f"layer {name}: {tensor}: expected a floating-point parameter, got {found}; build the model "
+                    f"without what replaced it (weight_norm, spectral_norm, prune, quantisation) {IN_PYTHON}"
                 )
             yield Chosen(layer, tensor, name if tensor == "weight" else f"{name}.{tensor}")
 
@@ -138,7 +143,7 @@ def refuse_second_names(model: nn.Module, chosen: Sequence[Chosen]) -> None:
             if owner is not None and (owner.layer, owner.tensor) != (module, key):
                 raise ConfigError(
                     f"layer {owner.label}: its weight is {f'{name}.{key}'.lstrip('.')} as well, which would then hold "
-                    f"scores; give {key} a copy of its own, or leave the layer out with where="
+                    f"scores; give {key} a copy of its own {IN_PYTHON}"
                 )
 
 

@@ -28,7 +28,7 @@ from .copying import independent_copy
 from .errors import ConfigError
 from .fused import FusedLayers
 from .generator import random_weights
-from .maskable import MASKABLE, Chosen, LayerFilter, chosen_weights, fan_in, refuse_second_names
+from .maskable import IN_PYTHON, MASKABLE, Chosen, LayerFilter, chosen_weights, fan_in, refuse_second_names
 from .masked_weight import MaskedWeight
 from .methods import Method, resolve
 from .pruned_weight import PrunedWeight
@@ -133,7 +133,7 @@ def _spec(config: SubnetworkConfig, method: Method, tensor: int, one: Chosen, sc
     if spec.padding >= 0 and spec.frozen[1]:
         raise ConfigError(
             f"layer {one.label}: its row {spec.padding} is padding, which stays 0, and frozen weights that are kept "
-            "may be among it; give frozen_kept = 0, or leave the layer out with where="
+            f"may be among it; give frozen_kept = 0 (--frozen-kept 0) {IN_PYTHON}"
         )
     count = spec.selectable
     return replace(spec, kept=_initially_kept(count, config.sparsity, one.label, method) if searched else count)

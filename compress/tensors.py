@@ -41,6 +41,11 @@ def check_storable(value: object, name: str) -> Tensor:
         )
     if value.layout != torch.strided:
         raise SeedMaskError(f"state {name}: a {value.layout} tensor cannot be stored; register it as to_dense()")
+    if value.is_complex():
+        raise SeedMaskError(
+            f"state {name}: {value.dtype} cannot be stored; register torch.view_as_real() of it, and use "
+            "torch.view_as_complex() of that in forward()"
+        )
     if value.dtype not in _TAGS:
         raise SeedMaskError(f"state {name}: {value.dtype} cannot be stored; expected one of {sorted(_DTYPES)}")
     return value

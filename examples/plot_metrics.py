@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iterand_compress.compress.errors import import_extra
+from iterand_compress.compress.storage.text import printable
 
 
 def epochs_of(path: Path) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def main() -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for path in args.logs:
         epochs = epochs_of(path)
-        name = path.name.removesuffix(".metrics.jsonl")
+        name = printable(path.name.removesuffix(".metrics.jsonl")).replace("$", r"\$")  # which would begin a formula
         numbers = [line["epoch"] for line in epochs]
         left.plot(numbers, [line["loss"] for line in epochs], label=name)
         (line,) = right.plot(numbers, [100 * line["accuracy"] for line in epochs], linestyle="--")

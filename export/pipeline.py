@@ -121,7 +121,7 @@ def write_model(
                 chosen, smallest = form, onnx_model
         assert smallest is not None
         temporary.write_bytes(smallest.SerializeToString(deterministic=True))
-        check_structure(os.fspath(temporary))
+        check_structure(temporary)
         verify_weights(load_model(temporary))
         session = open_exported(temporary, session_options())
         agreement = compare(session, copied, inputs, given.file(given.samples), probabilities=options.softmax)

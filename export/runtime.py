@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import onnxruntime
 
 from ..compress.errors import ExportError
 
-__all__ = ["first_line", "open_session", "session_options", "shown"]
+__all__ = ["first_line", "model_source", "open_session", "session_options", "shown"]
 
 
 def session_options() -> onnxruntime.SessionOptions:
@@ -17,6 +18,12 @@ def session_options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # failures are raised anyway, warnings are not for the user
     return options
+
+
+def model_source(path: str | os.PathLike[str]) -> str | bytes:
+    """A file as onnx and onnxruntime take it: by its name, or, where that is not UTF-8, by its content."""
+    name = os.fspath(path)
+    return name if os.fsencode(name) == name.encode(errors="replace") else Path(name).read_bytes()
 
 
 def open_session(
@@ -27,8 +34,8 @@ def open_session(
     Raises:
         ExportError: onnxruntime refuses it; the message is its reason alone.
     """
-    source = model if isinstance(model, bytes) else os.fspath(model)
     try:
+        source = model if isinstance(model, bytes) else model_source(model)
         return onnxruntime.InferenceSession(source, options or session_options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base class
         raise ExportError(first_line(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ..compress.errors import ExportError
-from .runtime import first_line
+from .runtime import first_line, model_source
 
 __all__ = ["TOLERANCE", "accepted_difference", "check_structure", "rounding"]
 
@@ -53,13 +54,13 @@ def rounding(outputs: NDArray[Any], logits: NDArray[Any] | None = None) -> float
     return _ROUNDING * float(precision) * largest
 
 
-def check_structure(path: str) -> None:
+def check_structure(path: str | os.PathLike[str]) -> None:
     """Run onnx's full checker on a file.
 
     Raises:
         ExportError: the file is not a valid model.
     """
     try:
-        onnx.checker.check_model(path, full_check=True)
+        onnx.checker.check_model(model_source(path), full_check=True)
     except Exception as error:
         raise ExportError(f"the exported graph is not valid ONNX: {first_line(error)}") from error

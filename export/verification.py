@@ -66,7 +66,7 @@ def verify_onnx(path: str | os.PathLike[str]) -> OnnxVerification:
     path = Path(path)
     try:
         model = load_model(path)
-        check_structure(os.fspath(path))
+        check_structure(path)
         metadata = _probed(model)
         found = verify_weights(model)
         difference = _compare(path, metadata)

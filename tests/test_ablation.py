@@ -427,6 +427,16 @@ def test_plot(ticket, digits, retrained, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
 
 
+@pytest.mark.parametrize("name", ["l\udce9.seedmask", r"$\x$.seedmask"])
+def test_a_plot_of_a_file_with_an_odd_name(name, digits, tmp_path):
+    """Neither what is no text nor what looks like a formula may break its title."""
+    source = tmp_path / name
+    source.write_bytes(digits.seedmask.read_bytes())
+    succeed("ablate", source, "--reinit", "--plot", tmp_path / "a.png", "--device", "cpu")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.format == "PNG"
+
+
 def test_plots_that_cannot_be(digits, tmp_path, monkeypatch):
     assert "expected a name that ends in .png" in fail(2, "ablate", digits.seedmask, "--plot", tmp_path / "a.pdf")
     line = fail(1, "ablate", digits.seedmask, "--plot", tmp_path / "absent" / "a.png")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shlex
 import shutil
@@ -15,6 +17,9 @@ import torch
 from conftest import fail, invoke, succeed
 from iterand_compress.cli import app
 from iterand_compress.compress import SubnetworkConfig, make_subnetwork, pack, read_seedmask
+from iterand_compress.compress.errors import ConfigError
+from iterand_compress.compress.models.architecture import Architecture
+from iterand_compress.compress.models.build import build
 from iterand_compress.compress.storage.foreign import kind_of
 
 CLI = [sys.executable, "-m", "iterand_compress.cli"]
@@ -236,13 +241,17 @@ def test_a_full_disk_under_the_output(words, digits) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([*CLI, *words, *more], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: No space left on device; check the disk and the path\n"
+    line = "error: standard output: cannot be written: No space left on device; check the disk and the path\n"
+    assert done.stderr == line
 
 
 def test_a_full_disk_under_errors() -> None:
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([*CLI, "inspect", "absent"], stdout=subprocess.PIPE, stderr=full, check=False)
-    assert (done.returncode, done.stdout) == (1, b"")
+        for unbuffered in ("", "1"):
+            settings = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+            words = [*CLI, "inspect", "absent"]
+            done = subprocess.run(words, stdout=subprocess.PIPE, stderr=full, env=settings, check=False)
+            assert (done.returncode, done.stdout) == (1, b"")
 
 
 @pytest.mark.parametrize("words", [("inspect",), ("verify",)])
@@ -293,3 +302,107 @@ def test_a_name_that_tensorboard_cannot_take(tmp_path) -> None:
     words = ("train", "--epochs", 1, "-q", "--out", tmp_path / "a.ckpt", "--tensorboard", tmp_path / "\udcff")
     assert "--tensorboard takes names in UTF-8 only" in fail(2, *words)
     assert not list(tmp_path.iterdir())
+
+
+#: Bytes of names, and the encoding of the output that cannot print them as they are.
+ODD_NAMES = [
+    (b"l\xe9.ckpt", "utf-8"),
+    ("猫.ckpt".encode(), "latin-1"),
+    ("猫 \U0001f431.ckpt".encode(), "utf-8"),
+    (b"two  spaces\n.ckpt", "utf-8"),
+    (b"it's $HOME\t\\n.ckpt", "utf-8"),
+    (b"-x.ckpt", "utf-8"),
+]
+
+
+def pasted(command: str, folder: Path) -> list[bytes]:
+    """The words that bash takes a printed command for."""
+    script = f"iterand-compress() {{ printf '%s\\0' \"$@\"; }}; {command}"
+    done = subprocess.run(["bash", "-c", os.fsencode(script)], capture_output=True, cwd=folder, check=True)
+    return done.stdout.split(b"\0")[:-1]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="what is pasted is pasted into bash")
+@pytest.mark.parametrize(("name", "encoding"), ODD_NAMES, ids=lambda value: ascii(value))
+def test_a_command_that_is_printed_can_be_pasted(name, encoding, digits, tmp_path) -> None:
+    (tmp_path / os.fsdecode(name)).write_bytes(digits.checkpoint.read_bytes())
+    done = subprocess.run(
+        [*CLI, "inspect", "--", name],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.decode(encoding).splitlines()
+    command = line.partition("pack it first: ")[2]
+    action, path = pasted(command, tmp_path)
+    assert action == b"pack"
+    assert path in (name, b"./" + name)
+    assert not path.startswith(b"-")
+    assert command.isascii() or encoding == "utf-8"
+
+
+def test_the_model_in_a_command_that_is_printed(monkeypatch) -> None:
+    arch = Architecture(name="módulo:f", num_classes=2, in_channels=1, image_size=8)
+    for encoding, word in {"utf-8": "'módulo:f'", "ascii": r"$'m\xc3\xb3dulo:f'"}.items():
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+        with pytest.raises(ConfigError) as refused:
+            build(arch, seed=0, allow_import=False, device="cpu")
+        assert str(refused.value).endswith(f"give it yourself with --model {word}")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="what is pasted is pasted into bash")
+def test_the_next_command_after_training_can_be_pasted(tmp_path) -> None:
+    name = b"l\xe9.ckpt"
+    quick = ("--epochs", "1", "--width", "0.1", "--device", "cpu")
+    done = subprocess.run([*CLI, "train", *quick, "--out", name], capture_output=True, cwd=tmp_path, check=True)
+    command = done.stdout.decode().splitlines()[-1].partition("next, ")[2]
+    assert pasted(command, tmp_path) == [b"pack", name]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (b"caf\xe9.onnx", {}),
+        ("猫.onnx".encode(), {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+    ],
+    ids=["not UTF-8", "an ASCII locale"],
+)
+def test_onnx_files_whose_names_are_not_utf8(name, settings, digits, tmp_path) -> None:
+    """Both onnx and onnxruntime take names for UTF-8."""
+
+    def run(*words: object) -> bytes:
+        done = subprocess.run(
+            [*CLI, *words], capture_output=True, cwd=tmp_path, env={**os.environ, **settings}, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout
+
+    run("export", digits.seedmask, "--onnx", name)
+    assert [os.fsencode(path.name) for path in tmp_path.iterdir()] == [name]
+    found = {words: run(*words, name) for words in (("verify",), ("eval", "--json"))}
+    assert (
+        json.loads(found["eval", "--json"])["correct"] == json.loads(succeed("eval", digits.onnx, "--json"))["correct"]
+    )
+    run("export", digits.seedmask, "--form", "packed", "--onnx", name)
+    run("verify", name)
+
+
+@pytest.mark.parametrize("output", ["full", "closed"])
+def test_training_goes_on_without_its_output(output, tmp_path) -> None:
+    if output == "full" and not Path("/dev/full").exists():
+        pytest.skip("Linux has a device that is full")
+    reading, writing = os.pipe()
+    os.close(reading)
+    target = writing if output == "closed" else os.open("/dev/full", os.O_WRONLY)
+    words = ("--epochs", "2", "--width", "0.1", "--device", "cpu", "--out", str(tmp_path / "a.ckpt"))
+    done = subprocess.run([*CLI, "train", *words], stdout=target, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(target)
+    reason = {"full": "No space left on device", "closed": "Broken pipe"}[output]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"standard output: cannot be written: {reason}; training goes on without it")
+    assert done.returncode == 0
+    assert "accuracy" in json.loads(succeed("eval", tmp_path / "a.ckpt", "--json")), "the run is complete"
+    log = [json.loads(entry) for entry in (tmp_path / "a.metrics.jsonl").read_text().splitlines()]
+    assert {entry.get("epoch") for entry in log} >= {1, 2}

@@ -4,11 +4,16 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 from iterand_compress.compress import read_seedmask
-from iterand_compress.compress.config import METHODS, SubnetworkConfig
+from iterand_compress.compress.config import METHODS, DataConfig, SubnetworkConfig
+from iterand_compress.compress.data import load_data
+from iterand_compress.export import export_onnx
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,18 +25,69 @@ def test_the_command_line_page_is_current():
     assert made.split() == page.split(), "run: python docs/make_cli.py"
 
 
+def run_example(page: str, scope: dict[str, object], containing: str = "") -> None:
+    """Run the one example of a page that contains a text; names that it does not make come from ``scope``."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if containing in block]
+    exec(compile(code, page, "exec"), scope)
+
+
 def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     batches = [(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))] * 2
     scope = {"batches": batches}
-    exec(compile(code, "README.md", "exec"), scope)
+    run_example("README.md", scope)
     trained, plain = scope["materialise"](scope["model"]), scope["plain"]
     for name, value in trained.state_dict().items():
         assert torch.equal(value, plain.state_dict()[name]), name
     assert (tmp_path / "model.onnx").exists()
     assert len(read_seedmask("model.seedmask").tensors) == 21
+
+
+def test_the_python_example_of_the_methods_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    scope = {"images": images, "labels": labels, "batches": [(images, labels)]}
+    run_example("docs/METHODS.md", scope)
+    kept = total = 0
+    for name, layer in scope["model"].named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            found = scope["plain"].get_submodule(name).weight
+            assert torch.equal(found, layer.weight), name
+            kept, total = kept + int(found.count_nonzero()), total + found.numel()
+    assert kept == pytest.approx(0.1 * total, abs=1)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_python_example_of_image_files_agrees_with_evaluation(normalize, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(3)
+    for part in ("train", "test"):
+        for label, name in enumerate(("a", "b")):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for number, size in enumerate([(24, 24), (60, 41), (17, 90), (33, 19)]):
+                noise = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+                exif = Image.Exif()
+                exif[0x0112] = 6 if label else 1
+                noise.save(folder / f"{number}.png", exif=exif)
+            noise.quantize(20).save(folder / "clear.png", transparency=3)
+    bundle = load_data(DataConfig(name="folder", image_size=24), data_dir=tmp_path / "photos")
+    wanted = np.concatenate([images.numpy() for images, _ in bundle.test.batches(4, "cpu")])
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(3, 4, 5, stride=3), nn.Tanh(), nn.Flatten(), nn.LazyLinear(5))
+    model(torch.zeros(1, 3, 24, 24))
+    statistics = {"mean": (0.4, 0.5, 0.3), "std": (0.2, 0.3, 0.25)}
+    export_onnx(model, "model.onnx", image_shape=(3, 24, 24), normalize=normalize, **statistics)
+    scope = {"paths": sorted((tmp_path / "photos" / "test").rglob("*.png"))}
+    run_example("docs/EXPORT.md", scope, "def pixels")
+    found = np.stack([scope["pixels"](path) for path in scope["paths"]])
+    np.testing.assert_array_equal(found, wanted)
+    mean, std = (torch.tensor(statistics[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    logits = model.eval()((torch.from_numpy(wanted) - mean) / std)
+    assert scope["labels"] == [str(number) for number in logits.argmax(1).tolist()]
 
 
 @pytest.mark.parametrize(

@@ -335,3 +335,52 @@ def test_numbers_below_one(option, small):
     done = run(small / "model.onnx", small / "image.png", option, 0)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith(f"argument {option}: expected at least 1, got 0")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_outputs_that_cannot_be_written(options, small):
+    command = [sys.executable, str(SCRIPT), str(small / "model.onnx"), str(small / "image.png"), *options]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    line = "error: standard output: cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, line)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_what_is_no_file(small, tmp_path):
+    model, image = small / "model.onnx", small / "image.png"
+    assert refused(1, model, tmp_path) == f"error: {tmp_path}: expected a file, got a folder"
+    assert refused(1, tmp_path, image) == f"error: {tmp_path}: expected a file, got a folder"
+    assert refused(1, model, "x" * 300) == f"error: {'x' * 300}: File name too long"
+    for words, argument in (([model, ""], "image"), (["", image], "model")):
+        done = run(*words)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].endswith(f"argument {argument}: expected the name of a file, got nothing")
+
+
+def test_a_model_that_is_not_exported_yet(digits, small, tmp_path):
+    for source in (digits.seedmask, digits.checkpoint):
+        line = refused(1, source, small / "image.png")
+        assert line == f"error: {source}: not ONNX, export it first: iterand-compress export {source} --onnx"
+    names = {"a b.seedmask": "'{}'", "猫.seedmask": "FILE"}
+    for name, word in names.items():
+        copy = tmp_path / name
+        copy.write_bytes(digits.seedmask.read_bytes())
+        assert refused(1, copy, small / "image.png").endswith(f"compress export {word.format(copy)} --onnx")
+
+
+def test_odd_names_of_files(small, tmp_path):
+    for name in ("-x.png", "a\nb.png"):
+        (tmp_path / name).write_bytes((small / "image.png").read_bytes())
+    (tmp_path / os.fsdecode(b"caf\xe9.onnx")).write_bytes((small / "model.onnx").read_bytes())
+    command = [sys.executable, str(SCRIPT), b"caf\xe9.onnx", "a\nb.png", "--", "-x.png"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["file", r"a\nb.png", "-x.png"]
+    assert "put -- before names that begin with -" in " ".join(run("--help").stdout.split())
+    assert refused(1, small / "model.onnx", "x\ny") == r"error: x\ny: no such file"

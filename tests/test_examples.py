@@ -15,7 +15,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def test_plot_metrics(digits, tmp_path):
-    log, out = digits.folder / "model.metrics.jsonl", tmp_path / "runs.png"
+    log, out = tmp_path / "l\udce9 $\\x$.metrics.jsonl", tmp_path / "runs.png"
+    log.write_bytes((digits.folder / "model.metrics.jsonl").read_bytes())
     subprocess.run([sys.executable, EXAMPLES / "plot_metrics.py", log, "--out", out], check=True)
     with Image.open(out) as image:
         assert image.size == (1200, 480)

@@ -151,16 +151,24 @@ class Named(nn.Module):
 
 
 REFUSED: list[tuple[str, Callable[[], nn.Module], str]] = [
-    ("tied", Tied, r"layers embed and head share one weight; give one of them a copy"),
-    ("parameter", lambda: Named(lambda layer: layer.weight), r"layer enc: its weight is w as well.*leave the"),
+    ("tied", Tied, r"layers embed and head share one weight; give each of them a weight of its own"),
+    (
+        "parameter",
+        lambda: Named(lambda layer: layer.weight),
+        r"layer enc: its weight is w as well.*give w a copy of its own",
+    ),
     ("view", lambda: Named(lambda layer: layer.weight.data.t()), r"layer enc: its weight is w as well"),
     ("part", lambda: Named(lambda layer: layer.weight[2:]), r"layer enc: its weight is w as well"),
     ("list", lambda: Named(lambda layer: [layer.weight]), r"layer enc: its weight is w as well"),
     ("dict", lambda: Named(lambda layer: {"x": layer.weight}), r"layer enc: its weight is w as well"),
     ("parameters", lambda: Named(lambda layer: nn.ParameterList([layer.weight])), r"its weight is w\.0 as well"),
     ("prune", lambda: prune_(nn.Linear(4, 4)), r"layer 1: weight: expected a floating-point parameter, got something"),
-    ("weight_norm", lambda: weight_norm(nn.Linear(4, 4)), r"layer 1: weight: expected .*remove what replaced it"),
-    ("spectral_norm", lambda: spectral_norm(nn.Linear(4, 4)), r"layer 1: weight: expected .*leave the layer out"),
+    (
+        "weight_norm",
+        lambda: weight_norm(nn.Linear(4, 4)),
+        r"layer 1: weight: expected .*build the model without what replaced it",
+    ),
+    ("spectral_norm", lambda: spectral_norm(nn.Linear(4, 4)), r"layer 1: weight: expected .*build the model without"),
     ("complex", lambda: nn.Linear(4, 4, dtype=torch.complex64), r"layer 1: weight: expected .*got torch\.complex64"),
     ("new norm", lambda: parametrizations.weight_norm(nn.Linear(4, 4)), r"layer 1: parametrized already"),
     ("recurrent", lambda: weight_norm(nn.GRU(4, 4), "weight_hh_l0"), r"layer 1: weight_hh_l0: expected a floating"),
@@ -180,7 +188,8 @@ def test_what_is_no_weight_of_its_own_is_refused_and_left_alone(
     odd = make()
     model = odd if isinstance(odd, Tied | Named) else nn.Sequential(nn.Linear(4, 4), odd)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(ConfigError, match=message):
+    advice = r"\(in Python, the argument where= of make_subnetwork\(\) can leave layers out\)$"
+    with pytest.raises(ConfigError, match=f"{message}.*{advice}"):
         make_subnetwork(model, config(method))
     after = model.state_dict()
     assert after.keys() == before.keys()
@@ -299,7 +308,9 @@ def test_the_row_of_padding_is_zero_where_weights_are_trained(method: str, tmp_p
 
 
 def test_frozen_weights_of_padding_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"layer embed: its row 5 is padding.*frozen_kept = 0, or leave the layer"):
+    with pytest.raises(
+        ConfigError, match=r"layer embed: its row 5 is padding.*frozen_kept = 0 \(--frozen-kept 0\) \(in Python"
+    ):
         make_subnetwork(Padded(), config(frozen=0.3))
 
 

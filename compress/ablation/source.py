@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ..methods import resolve
 from ..packing import network_of_checkpoint
 from ..recovery import data_info, is_checkpoint, known_recipe
 from ..storage import Network, read_seedmask
+from ..storage.text import shell_word
 from ..training.checkpoint import DataInfo, load_checkpoint
 from ..training.evaluate import Score
 
@@ -58,7 +58,7 @@ def _from_checkpoint(path: Path) -> AblationSource:
     if not is_ticket and not checkpoint.complete:
         raise CheckpointError(
             f"{path}: the search is not complete ({checkpoint.position.epoch} of {checkpoint.recipe.train.epochs} "
-            f"epochs); finish it with: iterand-compress train --resume --out {shlex.quote(str(path))}"
+            f"epochs); finish it with: iterand-compress train --resume --out {shell_word(path)}"
         )
     return AblationSource(
         path=path,

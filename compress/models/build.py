@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError, did_you_mean
+from ..storage.text import shell_word
 from .architecture import (
     FAMILIES,
     STEMS,
@@ -55,7 +55,7 @@ def build(arch: AnyArchitecture, *, seed: int, allow_import: bool, device: str) 
         if not allow_import:
             raise ConfigError(
                 f"model: {arch.name} is code of yours, and a file never makes us import code: "
-                f"give it yourself with --model {shlex.quote(arch.name)}"
+                f"give it yourself with --model {shell_word(arch.name)}"
             )
         with _generators(0):  # a module is imported once, whatever the seeds of the networks that come from it
             factory = import_factory(arch)

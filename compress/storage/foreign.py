@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 import stat
 import zipfile
 from pathlib import Path
 
 from ..errors import CheckpointError, SeedMaskError
+from .text import shell_word
 
 __all__ = ["WHAT", "check_kind", "content_kind", "kind_of"]
 
@@ -77,4 +77,4 @@ def check_kind(path: Path, expected: str) -> None:
         return
     wanted = {"seedmask": "a .seedmask file", "torch": "a checkpoint"}[expected]
     error = {"seedmask": SeedMaskError, "torch": CheckpointError}[expected]
-    raise error(f"{path}: {WHAT[kind]}, not {wanted}; {_ADVICE[kind].format(path=shlex.quote(str(path)))}")
+    raise error(f"{path}: {WHAT[kind]}, not {wanted}; {_ADVICE[kind].format(path=shell_word(path))}")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +23,7 @@ __all__ = [
     "located",
     "parse_json",
     "printable",
+    "shell_word",
 ]
 
 #: How messages about a file that cannot be right end.
@@ -52,6 +56,38 @@ def printable(text: object) -> str:
     """``text`` as a message may hold it: as it is, or quoted and escaped if it holds what `check_text` refuses."""
     shown = str(text)
     return ascii(shown) if _FORBIDDEN.search(shown) else shown
+
+
+def shell_word(path: str | os.PathLike[str]) -> str:
+    """The name of a file, or of a model, as a word of a command that a message prints, to be pasted into a shell.
+
+    What standard output or error cannot print as it is, or a message of one line changes, is written in bash's
+    ``$'...'``, byte by byte. A name that begins with - gets ./ before it, as it would be an option.
+    """
+    text = os.fspath(path)
+    if text.startswith("-"):
+        text = f"./{text}"
+    if not _FORBIDDEN.search(text) and text == " ".join(text.split()) and _can_be_printed(text):
+        return shlex.quote(text)
+    try:
+        content = os.fsencode(text)
+    except UnicodeEncodeError:  # no name of a file here, but one that a file holds
+        content = text.encode(errors="surrogateescape")
+    return "$'" + "".join(_escaped(byte) for byte in content) + "'"
+
+
+def _can_be_printed(text: str) -> bool:
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            text.encode(getattr(stream, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _escaped(byte: int) -> str:
+    plain = 0x20 < byte < 0x7F and byte not in b"\\'"
+    return chr(byte) if plain else f"\\x{byte:02x}"
 
 
 def check_json(value: object, what: str, depth: int = 0) -> None:

@@ -3,6 +3,7 @@
     python classify.py model.onnx photo.jpg another.png
     python classify.py model.onnx scans/*.png --top 3 --repeat 20 --threads 1
     python classify.py model.onnx photo.jpg --json
+    python classify.py model.onnx -- -name-with-a-dash.jpg
 
 The model is a file of ``iterand-compress export``, in any form; its metadata say how pixels become its input and how
 the classes are called. Every image, of the model's size too, is scaled and cut to its centre as images are when the
@@ -20,11 +21,15 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
+import shlex
+import stat
 import statistics
 import struct
 import sys
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +48,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+NOT_EXPORTED = (b'{"__metadata__":{"seedmask":', b"PK\x03\x04")  # how a .seedmask goes on after 8 bytes; a checkpoint
 LARGE_SIDE = 96  # models above it are trained on images scaled with a margin, if these are scaled at all
 
 
@@ -79,26 +85,31 @@ class Model:
         Raises:
             UnusableError: the file is missing, not ONNX, not exported by iterand-compress, damaged, or takes texts.
         """
-        if not path.is_file():
-            raise UnusableError(f"{path}: no such file")
+        require_exported(path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # failures are raised anyway
         options.intra_op_num_threads = threads
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            readable = os.fsencode(path) == str(path).encode(errors="replace")  # as onnxruntime takes a name for UTF-8
+            source = str(path) if readable else path.read_bytes()
+            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base class
-            raise UnusableError(f"{path}: onnxruntime cannot load it as an ONNX model: {one_line(error)}") from error
+            raise UnusableError(
+                f"{shown(path)}: onnxruntime cannot load it as an ONNX model: {one_line(error)}"
+            ) from error
         metadata = session.get_modelmeta().custom_metadata_map
         if "iterand.text" in metadata:
-            raise UnusableError(f"{path}: takes texts, this program classifies images: use OnnxClassifier.classify")
+            raise UnusableError(
+                f"{shown(path)}: takes texts, this program classifies images: use OnnxClassifier.classify"
+            )
         if "iterand.normalize" not in metadata:
-            raise UnusableError(f"{path}: not exported by iterand-compress: it does not say what its input is")
+            raise UnusableError(f"{shown(path)}: not exported by iterand-compress: it does not say what its input is")
         try:
             return cls.described_by(metadata, path, session)
         except KeyError as error:
-            raise UnusableError(f"{path}: its metadata lack {error}: export it again") from error
+            raise UnusableError(f"{shown(path)}: its metadata lack {error}: export it again") from error
         except (ValueError, TypeError) as error:
-            raise UnusableError(f"{path}: damaged metadata ({one_line(error)}): export it again") from error
+            raise UnusableError(f"{shown(path)}: damaged metadata ({one_line(error)}): export it again") from error
 
     @classmethod
     def described_by(cls, metadata: dict[str, str], path: Path, session: onnxruntime.InferenceSession) -> Model:
@@ -150,11 +161,11 @@ class Model:
                 output, *_ = self.session.run(None, feed)
                 seconds.append(time.perf_counter() - start)
         except Exception as error:
-            raise UnusableError(f"{self.path}: onnxruntime cannot run it: {one_line(error)}") from error
+            raise UnusableError(f"{shown(self.path)}: onnxruntime cannot run it: {one_line(error)}") from error
         values = np.asarray(output, np.float64)
         if values.ndim != 2 or (self.classes and len(self.classes) != values.shape[1]):
             expected = f"an output [batch, {len(self.classes) or 'classes'}]"
-            raise UnusableError(f"{self.path}: expected {expected}, got {list(values.shape)}")
+            raise UnusableError(f"{shown(self.path)}: expected {expected}, got {list(values.shape)}")
         if not self.gives_probabilities:
             values = np.exp(values - values.max(axis=1, keepdims=True))
             values /= values.sum(axis=1, keepdims=True)
@@ -173,6 +184,35 @@ def learned_from_scaled(metadata: dict[str, str], height: int, width: int) -> bo
     return data["image_size"] is not None or data["name"] == "imagenet"
 
 
+def shown(text: object) -> str:
+    """``text`` as one line can hold it: what has no glyph, as a line break, is escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
+def require_file(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise UnusableError(f"{shown(path)}: {'no such file' if missing else error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise UnusableError(f"{shown(path)}: expected a file, got {'a folder' if stat.S_ISDIR(mode) else 'a device'}")
+
+
+def require_exported(path: Path) -> None:
+    """Tell what the exporter takes from what it makes."""
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(8 + len(NOT_EXPORTED[0]))
+    except OSError as error:
+        raise UnusableError(f"{shown(path)}: {error.strerror}") from error
+    if head.startswith(NOT_EXPORTED[1]) or head[8:] == NOT_EXPORTED[0]:
+        name = str(path)  # one that a terminal may lack could not be pasted
+        word = shlex.quote(name) if name.isascii() and name.isprintable() else "FILE"
+        raise UnusableError(f"{shown(path)}: not ONNX, export it first: iterand-compress export {word} --onnx")
+
+
 def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool, margin: bool = False) -> np.ndarray:
     """Pixels of an image file as a model takes them: float32 ``[channels, height, width]`` in [0, 1].
 
@@ -183,8 +223,7 @@ def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool, margin:
         UnusableError: the file is missing, not an image, or has more than 8 bits a channel.
     """
     channels, height, width = shape
-    if not path.is_file():
-        raise UnusableError(f"{path}: no such file")
+    require_file(path)
     try:
         with Image.open(path, formats=formats()) as image:
             require_shallow(path, image)
@@ -194,7 +233,7 @@ def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool, margin:
     except UnusableError:
         raise
     except Exception as error:  # of a damaged file, decoders raise anything
-        raise UnusableError(f"{path}: not a readable image: {one_line(error)}") from error
+        raise UnusableError(f"{shown(path)}: not a readable image: {one_line(error)}") from error
     if invert:
         converted = ImageOps.invert(converted)
     pixels = np.asarray(fitted(converted, width, height, margin=margin), np.float32) / 255
@@ -203,7 +242,7 @@ def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool, margin:
 
 def require_shallow(path: Path, image: Image.Image) -> None:
     if image.mode.startswith(("I", "F")):
-        raise UnusableError(f"{path}: more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
+        raise UnusableError(f"{shown(path)}: more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
 
 
 def formats() -> list[str]:
@@ -242,7 +281,15 @@ def one_line(error: BaseException) -> str:
 
 
 def complain(error: UnusableError) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"error: {error}", file=sys.stderr)
+
+
+def file_name(text: str) -> Path:
+    """A name, for argparse; the empty one would be the working folder."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("expected the name of a file, got nothing")
+    return Path(text)
 
 
 def count(text: str) -> int:
@@ -285,8 +332,8 @@ def show(results: list[dict[str, Any]]) -> None:
     """Print a table: a line for each image, and one for each further label of it."""
     rows = [("file", "label", "probability", "latency")]
     for result in results:
-        first, *others = [(entry["label"], f"{entry['probability']:.4f}") for entry in result["top"]]
-        rows.append((result["file"], *first, f"{result['latency_ms']:.3f} ms"))
+        first, *others = [(shown(entry["label"]), f"{entry['probability']:.4f}") for entry in result["top"]]
+        rows.append((shown(result["file"]), *first, f"{result['latency_ms']:.3f} ms"))
         rows.extend(("", *other, "") for other in others)
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for name, label, probability, latency in rows:
@@ -294,10 +341,32 @@ def show(results: list[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    """Run the command line."""
+    """Run the command line; a reader that went away ends it quietly, an output that fails in one line."""
+    try:
+        try:
+            return run()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError):  # what waits to be written shall not fail once more when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            complain(UnusableError(f"standard output: cannot be written: {error.strerror}"))
+        return 1
+
+
+def run() -> int:
+    """Do what the arguments say; an `OSError` is one of standard output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="a file of `iterand-compress export`")
-    parser.add_argument("images", type=Path, nargs="+", metavar="image", help="image files that Pillow can read")
+    parser.add_argument("model", type=file_name, help="a file of `iterand-compress export`")
+    parser.add_argument(
+        "images",
+        type=file_name,
+        nargs="+",
+        metavar="image",
+        help="image files that Pillow can read; put -- before names that begin with -",
+    )
     parser.add_argument("--top", type=count, default=1, metavar="N", help="labels to print for each image (1)")
     parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="images run at once, at most (16)")
     parser.add_argument("--repeat", type=count, default=3, metavar="N", help="runs of each batch, for the latency (3)")
