@@ -110,26 +110,6 @@ def test_one_class(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_class_of_which_all_is_held_out_for_validation(kind, tmp_path):
-    make(tmp_path, kind, each=1)
-    for number in range(1, 3):
-        add(tmp_path / "train" / "cat", kind, number)
-
-    def outcome(seed: int) -> str:
-        try:
-            data = load_data(DataConfig(name=kind, validation=0.25), data_dir=tmp_path, seed=seed)
-        except DataError as error:
-            return str(error)
-        return str(data.train.labels.tolist())
-
-    message = (
-        f"{kind}: all that train holds of the class 'dog' is held out for validation: give more of it, a part val, or "
-        "another --validation (0: none)"
-    )
-    assert {outcome(seed) for seed in range(12)} == {"[0, 0, 1]", message}
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_parts_in_capitals(kind, tmp_path):
     make(tmp_path, kind, parts=("Train", "TEST"))
     if (tmp_path / "train").exists():

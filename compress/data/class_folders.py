@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import DataError, SeedMaskError
 from ..storage.text import check_text, printable
@@ -23,7 +20,6 @@ __all__ = [
     "list_classes",
     "look_around",
     "require_several",
-    "require_taught",
     "twin",
     "unsplit",
 ]
@@ -221,25 +217,6 @@ def require_several(classes: Collection[str], where: str) -> None:
     """
     if len(classes) < 2:
         raise DataError(f"{where}: expected two classes or more, got {', '.join(classes)}")
-
-
-def require_taught(kept: NDArray[np.int64], classes: Sequence[str], name: str) -> None:
-    """Refuse a split for validation that leaves nothing of a class to learn from.
-
-    Args:
-        kept: labels of what is left for training.
-        classes: names by label.
-        name: of the data set.
-
-    Raises:
-        DataError: naming the first such class.
-    """
-    counts = np.bincount(kept, minlength=len(classes))
-    if not counts.all():
-        raise DataError(
-            f"{name}: all that train holds of the class {classes[int(counts.argmin())]!r} is held out for validation: "
-            "give more of it, a part val, or another --validation (0: none)"
-        )
 
 
 def twin(name: str, names: Iterable[str]) -> str | None:

@@ -18,7 +18,6 @@ from . import BUNDLED, DATASETS, TEXT_DATASETS
 from .augment import Augmentation
 from .builtin import load_digits, load_from_torchvision
 from .bundle import DataBundle, Split
-from .class_folders import require_taught
 from .decode import as_array, decode_all, pixel_counts, require_size, statistics
 from .folder import load_folder
 from .image_files import image_header, without_warnings
@@ -71,7 +70,6 @@ def _loaded(
     elif config.validation > 0:
         kept, out = held_out(seed, len(raw.train.labels), config.validation)
         parts["train"], parts["val"] = raw.train.subset(kept), raw.train.subset(out)
-        require_taught(parts["train"].labels, raw.classes, config.name)
     count = sum(len(part.labels) for part in parts.values())
     splits: dict[str, Split] = {}
     if max(shape) > LARGE_SIDE or count * math.prod(shape) > LARGEST_IN_MEMORY:

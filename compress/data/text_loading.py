@@ -11,7 +11,6 @@ from torch import Tensor
 from ..config import DataConfig
 from ..errors import ConfigError, DataError
 from .bundle import Batch, DataBundle, Split
-from .class_folders import require_taught
 from .order import epoch_order, held_out
 from .sentences import load_sentences
 from .shard import WHOLE, Shard
@@ -93,7 +92,7 @@ def load_text(config: DataConfig, *, data_dir: Path | None, seed: int) -> DataBu
     """
     spec = text_spec(config)
     raw = load_sentences() if config.name == "sentences" else load_texts(data_dir)
-    parts = _parts(config.name, raw, config.validation, seed)
+    parts = _parts(raw, config.validation, seed)
     splits = {name: _split(part, spec, seed) for name, part in parts.items()}
     return DataBundle(
         name=config.name,
@@ -109,14 +108,13 @@ def load_text(config: DataConfig, *, data_dir: Path | None, seed: int) -> DataBu
     )
 
 
-def _parts(name: str, raw: RawTexts, validation: float, seed: int) -> dict[str, Texts]:
+def _parts(raw: RawTexts, validation: float, seed: int) -> dict[str, Texts]:
     parts = {"train": raw.train, "test": raw.test}
     if raw.val is not None:
         parts["val"] = raw.val
     elif validation > 0:
         kept, out = held_out(seed, len(raw.train.labels), validation)
         parts["train"], parts["val"] = raw.train.subset(kept), raw.train.subset(out)
-        require_taught(parts["train"].labels, raw.classes, name)
     return parts
 
 
