@@ -31,7 +31,7 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import onnxruntime
@@ -271,8 +271,16 @@ def one_line(error: BaseException) -> str:
 
 
 def complain(error: UnusableError) -> None:
+    try:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """What waits to be written shall not fail once more when Python ends, which would change the exit code."""
     with suppress(OSError):
-        print(f"error: {error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def file_name(text: str) -> Path:
@@ -339,8 +347,7 @@ def main() -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except OSError as error:
-        with suppress(OSError):  # what waits to be written shall not fail once more when Python ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             complain(UnusableError(f"standard output: cannot be written: {error.strerror}"))
         return 1
