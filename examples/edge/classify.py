@@ -37,6 +37,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+NOT_EXPORTED = (b'{"__metadata__":{"seedmask":', b"PK\x03\x04")  # how a .seedmask goes on after 8 bytes; a checkpoint
 #: What brings an image into its upright position, by the EXIF tag Orientation.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,7 +48,6 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-NOT_EXPORTED = (b'{"__metadata__":{"seedmask":', b"PK\x03\x04")  # how a .seedmask goes on after 8 bytes; a checkpoint
 LARGE_SIDE = 96  # models above it are trained on images scaled with a margin
 
 
@@ -172,35 +172,6 @@ class Model:
         return self.classes[number] if self.classes else str(number)
 
 
-def shown(text: object) -> str:
-    """``text`` as one line can hold it: what has no glyph, as a line break, is escaped."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
-
-
-def require_file(path: Path) -> None:
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        raise UnusableError(f"{shown(path)}: {'no such file' if missing else error.strerror}") from error
-    if not stat.S_ISREG(mode):
-        raise UnusableError(f"{shown(path)}: expected a file, got {'a folder' if stat.S_ISDIR(mode) else 'a device'}")
-
-
-def require_exported(path: Path) -> None:
-    """Tell what the exporter takes from what it makes."""
-    require_file(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(8 + len(NOT_EXPORTED[0]))
-    except OSError as error:
-        raise UnusableError(f"{shown(path)}: {error.strerror}") from error
-    if head.startswith(NOT_EXPORTED[1]) or head[8:] == NOT_EXPORTED[0]:
-        name = str(path)  # one that a terminal may lack could not be pasted
-        word = shlex.quote(name) if name.isascii() and name.isprintable() else "FILE"
-        raise UnusableError(f"{shown(path)}: not ONNX, export it first: iterand-compress export {word} --onnx")
-
-
 def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool) -> np.ndarray:
     """Pixels of an image file as a model takes them: float32 ``[channels, height, width]`` in [0, 1].
 
@@ -226,6 +197,35 @@ def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool) -> np.n
         converted = ImageOps.invert(converted)
     pixels = np.asarray(fitted(converted, width, height), np.float32) / 255
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def shown(text: object) -> str:
+    """``text`` as one line can hold it: what has no glyph, as a line break, is escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
+def require_file(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise UnusableError(f"{shown(path)}: {'no such file' if missing else error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise UnusableError(f"{shown(path)}: expected a file, got {'a folder' if stat.S_ISDIR(mode) else 'a device'}")
+
+
+def require_exported(path: Path) -> None:
+    """Tell what the exporter takes from what it makes."""
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(8 + len(NOT_EXPORTED[0]))
+    except OSError as error:
+        raise UnusableError(f"{shown(path)}: {error.strerror}") from error
+    if head.startswith(NOT_EXPORTED[1]) or head[8:] == NOT_EXPORTED[0]:
+        name = str(path)  # one that a terminal may lack could not be pasted
+        word = shlex.quote(name) if name.isascii() and name.isprintable() and name[0] != "-" else "FILE"
+        raise UnusableError(f"{shown(path)}: not ONNX, export it first: iterand-compress export {word} --onnx")
 
 
 def require_shallow(path: Path, image: Image.Image) -> None:
