@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
@@ -64,6 +63,7 @@ def command(
     from ..compress.recovery import rebuild
     from ..compress.storage import check_output, default_max_weights, write_seedmask
     from ..compress.storage.foreign import check_kind
+    from ..compress.storage.text import shell_word
     from ..compress.training.checkpoint import load_checkpoint
 
     target = out or beside(checkpoint, ".seedmask")
@@ -128,4 +128,4 @@ def command(
         click.echo(f"{checkpoint}: {run.unfinished}")
     if compared is False:
         name = run.architecture.name
-        click.echo(f"not compared with {name} built again, as a file never runs code: give --model {shlex.quote(name)}")
+        click.echo(f"not compared with {name} built again, as a file never runs code: give --model {shell_word(name)}")

@@ -109,6 +109,23 @@ def test_one_class(kind, tmp_path):
     assert refused(tmp_path, kind) == f"{kind}: {tmp_path}/train: expected two classes or more, got only"
 
 
+def test_a_class_of_which_all_is_held_out_for_validation(tmp_path):
+    make(tmp_path, "folder", each=1)
+    for number in range(1, 3):
+        add(tmp_path / "train" / "cat", "folder", number)
+    outcomes = set()
+    for seed in range(6):
+        quick = ("--epochs", 1, "--width", 0.1, "--model", "conv2", "--image-size", 8, "--device", "cpu", "-q")
+        options = ("--data", "folder", "--data-dir", tmp_path, "--validation", 0.25, "--seed", seed, *quick)
+        result = invoke("train", *options, "--out", tmp_path / f"{seed}.ckpt")
+        outcomes.add(result.stderr.strip() or "trained")
+    message = (
+        "error: folder: all that there is of the class 'dog' is held out for validation: give more of it, a part val, "
+        "or another --validation (0: none)"
+    )
+    assert outcomes == {"trained", message}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_in_capitals(kind, tmp_path):
     make(tmp_path, kind, parts=("Train", "TEST"))

@@ -350,6 +350,11 @@ def test_outputs_that_cannot_be_written(options, small):
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, str(SCRIPT), str(small / "absent"), str(small / "image.png")]
+        settings = os.environ | {"PYTHONUNBUFFERED": ""}
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, env=settings, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 def test_what_is_no_file(small, tmp_path):

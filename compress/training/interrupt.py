@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import threading
 import time
@@ -11,6 +10,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import IterandError
+from ..storage.text import shell_word
 from .checkpoint import Position
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class RunStoppedError(IterandError):
     def __init__(self, out: Path, position: Position) -> None:
         super().__init__(
             f"stopped at step {position.step}; the run is saved. "
-            f"Go on with: iterand-compress train --resume --out {shlex.quote(str(out))}"
+            f"Go on with: iterand-compress train --resume --out {shell_word(out)}"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from ..errors import ConfigError, DataError, TrainingError
 from ..models import is_foreign
 from ..stages import stage
 from ..state import load_state
+from ..storage.text import shell_word
 from ..subnetwork import masked_layers, pruned_layers, refresh
 from .checkpoint import Checkpoint, Position, save_checkpoint
 from .evaluate import Score, evaluate, network_logits
@@ -68,6 +68,7 @@ class Run:
             # Of all processes together: an epoch drops its last partial batch, so all of its batches are of one size.
             self.batch_size = min(settings.batch_size, len(self.data.train))
             _check_parts(self.batch_size, recipe, options, group)
+            _check_classes(self.data)
             self.architecture = architecture_of(recipe, self.data)
             self.model = build_network(recipe, self.architecture, allow_import=options.allow_import)
             check_output(self.model, self.data)
@@ -233,7 +234,7 @@ class Run:
         if self.saved is None:
             return ""
         out = self.options.out
-        again = f"iterand-compress train --resume --out {shlex.quote(str(out))}"
+        again = f"iterand-compress train --resume --out {shell_word(out)}"
         return f"{out} holds step {self.saved}; go on with: {again}"
 
     def close(self) -> None:
@@ -273,6 +274,15 @@ def _load_data(recipe: Recipe, options: RunOptions, data_dir: Path | None, group
                 )
     assert data is not None
     return data
+
+
+def _check_classes(data: DataBundle) -> None:
+    counts = torch.bincount(data.train.labels, minlength=len(data.classes))
+    if not counts.all():
+        raise DataError(
+            f"{data.name}: all that there is of the class {data.classes[int(counts.argmin())]!r} is held out for "
+            "validation: give more of it, a part val, or another --validation (0: none)"
+        )
 
 
 def _check_parts(batch_size: int, recipe: Recipe, options: RunOptions, group: Group) -> None:

@@ -32,12 +32,13 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+NOT_EXPORTED = (b'{"__metadata__":{"seedmask":', b"PK\x03\x04")  # how a .seedmask goes on after 8 bytes; a checkpoint
 #: What brings an image into its upright position, by the EXIF tag Orientation.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,7 +49,6 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-NOT_EXPORTED = (b'{"__metadata__":{"seedmask":', b"PK\x03\x04")  # how a .seedmask goes on after 8 bytes; a checkpoint
 LARGE_SIDE = 96  # models above it are trained on images scaled with a margin, if these are scaled at all
 
 
@@ -184,35 +184,6 @@ def learned_from_scaled(metadata: dict[str, str], height: int, width: int) -> bo
     return data["image_size"] is not None or data["name"] == "imagenet"
 
 
-def shown(text: object) -> str:
-    """``text`` as one line can hold it: what has no glyph, as a line break, is escaped."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
-
-
-def require_file(path: Path) -> None:
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        raise UnusableError(f"{shown(path)}: {'no such file' if missing else error.strerror}") from error
-    if not stat.S_ISREG(mode):
-        raise UnusableError(f"{shown(path)}: expected a file, got {'a folder' if stat.S_ISDIR(mode) else 'a device'}")
-
-
-def require_exported(path: Path) -> None:
-    """Tell what the exporter takes from what it makes."""
-    require_file(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(8 + len(NOT_EXPORTED[0]))
-    except OSError as error:
-        raise UnusableError(f"{shown(path)}: {error.strerror}") from error
-    if head.startswith(NOT_EXPORTED[1]) or head[8:] == NOT_EXPORTED[0]:
-        name = str(path)  # one that a terminal may lack could not be pasted
-        word = shlex.quote(name) if name.isascii() and name.isprintable() else "FILE"
-        raise UnusableError(f"{shown(path)}: not ONNX, export it first: iterand-compress export {word} --onnx")
-
-
 def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool, margin: bool = False) -> np.ndarray:
     """Pixels of an image file as a model takes them: float32 ``[channels, height, width]`` in [0, 1].
 
@@ -238,6 +209,35 @@ def read_image(path: Path, shape: tuple[int, int, int], *, invert: bool, margin:
         converted = ImageOps.invert(converted)
     pixels = np.asarray(fitted(converted, width, height, margin=margin), np.float32) / 255
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def shown(text: object) -> str:
+    """``text`` as one line can hold it: what has no glyph, as a line break, is escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
+def require_file(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise UnusableError(f"{shown(path)}: {'no such file' if missing else error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise UnusableError(f"{shown(path)}: expected a file, got {'a folder' if stat.S_ISDIR(mode) else 'a device'}")
+
+
+def require_exported(path: Path) -> None:
+    """Tell what the exporter takes from what it makes."""
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(8 + len(NOT_EXPORTED[0]))
+    except OSError as error:
+        raise UnusableError(f"{shown(path)}: {error.strerror}") from error
+    if head.startswith(NOT_EXPORTED[1]) or head[8:] == NOT_EXPORTED[0]:
+        name = str(path)  # one that a terminal may lack could not be pasted
+        word = shlex.quote(name) if name.isascii() and name.isprintable() and name[0] != "-" else "FILE"
+        raise UnusableError(f"{shown(path)}: not ONNX, export it first: iterand-compress export {word} --onnx")
 
 
 def require_shallow(path: Path, image: Image.Image) -> None:
@@ -281,8 +281,16 @@ def one_line(error: BaseException) -> str:
 
 
 def complain(error: UnusableError) -> None:
+    try:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """What waits to be written shall not fail once more when Python ends, which would change the exit code."""
     with suppress(OSError):
-        print(f"error: {error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def file_name(text: str) -> Path:
@@ -349,8 +357,7 @@ def main() -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except OSError as error:
-        with suppress(OSError):  # what waits to be written shall not fail once more when Python ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             complain(UnusableError(f"standard output: cannot be written: {error.strerror}"))
         return 1
