@@ -19,9 +19,6 @@ from .tensors import from_stored
 
 __all__ = ["load_state", "module_versions", "plain_state", "recovered_state", "unwrapped", "with_versions"]
 
-#: What the wrappers of PyTorch (DataParallel, DistributedDataParallel; torch.compile) call the module inside.
-_INNER = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
-
 
 def module_versions(state: Mapping[str, Any]) -> dict[str, int]:
     """The versions of the modules that a state dict comes from, by their names; empty if it does not know them."""
@@ -44,17 +41,25 @@ def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
         RuntimeError: PyTorch's, if names or shapes are others.
         SeedMaskError: the module is on the device meta.
     """
-    for name, value in model.state_dict().items():
+    own = model.state_dict()
+    for name, value in own.items():
         if isinstance(value, Tensor) and value.is_meta:  # which PyTorch loads nothing into
             raise SeedMaskError(f"{name}: the module has no content (device meta); make it on the CPU, or to_empty()")
-    model.load_state_dict(with_versions(state, module_versions(model.state_dict()) | module_versions(state)))
+    model.load_state_dict(with_versions(state, module_versions(own) | module_versions(state)))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile``, or the module itself."""
-    while inner := _INNER.get(type(model).__name__):
+    while inner := _inner(model):
         model = getattr(model, inner)
     return model
+
+
+def _inner(module: nn.Module) -> str | None:
+    """What a wrapper of PyTorch calls the module inside; ``None`` for all other modules."""
+    if isinstance(getattr(module, "_orig_mod", None), nn.Module):  # torch.compile
+        return "_orig_mod"
+    return "module" if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) else None
 
 
 def plain_state(model: nn.Module) -> dict[str, Any]:
@@ -62,7 +67,7 @@ def plain_state(model: nn.Module) -> dict[str, Any]:
     wrappers = [
         (f"{name}.".removeprefix("."), f"{inner}.")
         for name, module in model.named_modules(remove_duplicate=False)
-        if (inner := _INNER.get(type(module).__name__))
+        if (inner := _inner(module))
     ]
     state = dict(model.state_dict())
     for outer, inner in reversed(wrappers):  # the innermost first

@@ -17,10 +17,11 @@ from torch.nn.parameter import is_lazy
 
 from ..compress.copying import independent_copy
 from ..compress.errors import ConfigError, ExportError
+from ..compress.state import unwrapped
 from .opsets import BASE_OPSET
 from .runtime import first_line, shown
 
-__all__ = ["BATCH", "LOGITS", "capture", "evaluation_copy", "undisturbed", "unwrapped"]
+__all__ = ["BATCH", "LOGITS", "capture", "evaluation_copy", "plain_module", "undisturbed"]
 
 BATCH = "batch"
 """Name of the dynamic dimension."""
@@ -53,21 +54,15 @@ def undisturbed() -> Iterator[None]:
         torch.set_default_dtype(dtype)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``.
+def plain_module(model: object) -> nn.Module:
+    """The module without what wraps it.
 
     Raises:
         ConfigError: this is no module.
     """
-    while True:
-        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
-            model = inner
-        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(model, nn.Module):
-            return model
-        else:
-            raise ConfigError(f"model: expected a torch.nn.Module, got {type(model).__name__} {shown(model)}")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: expected a torch.nn.Module, got {type(model).__name__} {shown(model)}")
+    return unwrapped(model)
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:

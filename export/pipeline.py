@@ -21,7 +21,7 @@ from ..compress.storage import SeedMask, dumps, loads, read_seedmask
 from ..compress.storage.atomic import atomic_path, check_output
 from ..compress.subnetwork import masked_layers, materialise, pruned_layers
 from .batchnorm import fold_batch_norms
-from .capture import LOGITS, capture, evaluation_copy, undisturbed, unwrapped
+from .capture import LOGITS, capture, evaluation_copy, plain_module, undisturbed
 from .check import check_repeatable, compare, logits_of
 from .cleanup import drop_unused, remove_identities
 from .coded import CodedWeight, coded_weights
@@ -77,7 +77,7 @@ def write_model(
         raise ConfigError(f"weights: expected a .seedmask file that was read, or its path, got {shown(weights)}")
     check_output(path, kind="onnx")
     with atomic_path(path) as temporary:  # first, so that a folder that cannot be written to costs no time
-        model = unwrapped(model)
+        model = plain_module(model)
         copied, coded = _coded(model, weights)
         if not coded and options.candidates != ("dense",):
             raise ConfigError(

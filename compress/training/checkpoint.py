@@ -88,7 +88,7 @@ class Checkpoint:
         meter: running sums of an unfinished epoch (loss, right answers, images).
         data_dir: folder of the data on the machine of the run.
         test: the final score (correct, images, loss), once the run is complete.
-        probe: what the network answers to `probe_inputs`, float32 ``[2, classes]`` on the CPU, where its source is code
+        probe: what the network answers (`probe_answers`), float32 ``[2, classes]`` on the CPU, where its source is code
             that may give another network next time; ``None`` for built-in models.
     """
 
