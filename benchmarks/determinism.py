@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from common import environment, save
-from iterand_compress.compress.codebooks import CODEBOOKS
-from iterand_compress.compress.storage import (
+from iterand_compress.compress.seed.codebooks import CODEBOOKS
+from iterand_compress.compress.seedmask import (
     InputSpec,
     MaskedTensor,
     Network,

@@ -24,8 +24,8 @@ import numpy as np
 import zstandard
 
 from common import environment, save
-from iterand_compress.compress.storage.bits import Row, binary_entropy
-from iterand_compress.compress.storage.codings import Plan, decode_rows, encode_rows, plan
+from iterand_compress.compress.seedmask.bits import Row, binary_entropy
+from iterand_compress.compress.seedmask.codings import Plan, decode_rows, encode_rows, plan
 
 SPARSITIES = (0.5, 0.7, 0.9, 0.95, 0.98)
 

@@ -32,7 +32,7 @@ from rich.table import Table
 from common import environment, save
 from exported import Case, export, redrawn_share, searched
 from iterand_compress.compress.config import SubnetworkConfig
-from iterand_compress.compress.packing import network_of, pack
+from iterand_compress.compress.pack import network_of, pack
 
 WORKER = Path(__file__).with_name("onnx_worker.py")
 NETWORKS = {"conv6": "Conv-6", "resnet18": "ResNet-18", "resnet50": "ResNet-50"}

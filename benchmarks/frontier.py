@@ -26,15 +26,15 @@ from typing import Any
 
 from common import environment, save
 from frontier_plot import draw
+from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import TrainConfig
 from iterand_compress.compress.data import DataBundle, Split, load_data
-from iterand_compress.compress.packing import network_of_checkpoint
-from iterand_compress.compress.recovery import load_network
-from iterand_compress.compress.storage import atomic_path, write_seedmask
-from iterand_compress.compress.training.checkpoint import load_checkpoint
+from iterand_compress.compress.pack import network_of_checkpoint
+from iterand_compress.compress.recover import load_network
+from iterand_compress.compress.seedmask import atomic_path, write_seedmask
 from iterand_compress.compress.training.devices import resolve_device
 from iterand_compress.export import export_onnx
-from iterand_compress.export.network import export_network
+from iterand_compress.export.from_file import export_network
 from methods import CRITERIA, SUBNETWORKS, TRAINED, configurations
 from points import Point, beaten, pareto, table
 from runs import TrainingRun, recipe_of, score_of_network, train_all

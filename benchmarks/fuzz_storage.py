@@ -31,10 +31,10 @@ from typing import Any
 import numpy as np
 
 from common import environment, save
-from iterand_compress.compress.codebooks import CODEBOOKS
 from iterand_compress.compress.errors import SeedMaskError
-from iterand_compress.compress.philox import random_bytes
-from iterand_compress.compress.storage import (
+from iterand_compress.compress.seed.codebooks import CODEBOOKS
+from iterand_compress.compress.seed.philox import random_bytes
+from iterand_compress.compress.seedmask import (
     Frozen,
     MaskedTensor,
     Network,
@@ -44,8 +44,8 @@ from iterand_compress.compress.storage import (
     loads,
     quantise,
 )
-from iterand_compress.compress.storage.container import build_header, layout
-from iterand_compress.compress.storage.text import canonical_json
+from iterand_compress.compress.seedmask.container import build_header, layout
+from iterand_compress.compress.seedmask.json_text import canonical_json
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 MAX_WEIGHTS = 1 << 24

@@ -26,18 +26,9 @@ from torch import Tensor, nn
 
 from common import environment, save
 from iterand_compress.compress import SubnetworkConfig, make_subnetwork, masked_layers, pack, read_seedmask, refresh
-from iterand_compress.compress.codebooks import CODEBOOKS, random_codes
 from iterand_compress.compress.config import ModelConfig
-from iterand_compress.compress.fused import FusedLayers
-from iterand_compress.compress.generator import (
-    bytes_at,
-    random_bytes,
-    random_scores,
-    random_weights,
-    resampling_decisions,
-    weights_at,
-)
-from iterand_compress.compress.kernels import (
+from iterand_compress.compress.mask.fused import FusedLayers
+from iterand_compress.compress.mask.kernels import (
     CutSearch,
     LayerTable,
     masked_weights,
@@ -45,10 +36,19 @@ from iterand_compress.compress.kernels import (
     resample,
     score_gradient,
 )
+from iterand_compress.compress.mask.topk import select
 from iterand_compress.compress.models import build_model, resolve
-from iterand_compress.compress.philox import Purpose, random_words
-from iterand_compress.compress.recovery import recover_on_device
-from iterand_compress.compress.selection import select
+from iterand_compress.compress.recover import recover_on_device
+from iterand_compress.compress.seed.codebooks import CODEBOOKS, random_codes
+from iterand_compress.compress.seed.philox import Purpose, random_words
+from iterand_compress.compress.seed.philox_torch import (
+    bytes_at,
+    random_bytes,
+    random_scores,
+    random_weights,
+    resampling_decisions,
+    weights_at,
+)
 
 TARGET_MS = 0.3
 SPARSITY = 0.6

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from common import environment, save
-from iterand_compress.compress.codebooks import CODEBOOKS
-from iterand_compress.compress.storage import MaskedTensor, Network, StoredTensor, dumps, write_seedmask
+from iterand_compress.compress.seed.codebooks import CODEBOOKS
+from iterand_compress.compress.seedmask import MaskedTensor, Network, StoredTensor, dumps, write_seedmask
 
 SIZES = (3 << 20, 5 << 20)
 

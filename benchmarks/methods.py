@@ -15,7 +15,7 @@ from typing import Any
 
 from common import environment, save
 from iterand_compress.compress.data import Split, load_data
-from iterand_compress.compress.recovery import load_network
+from iterand_compress.compress.recover import load_network
 from runs import PARTS, TrainingRun, pack, recipe_of, score_of_network, train_all
 
 SETTING = (

@@ -57,7 +57,7 @@ def opener(args: argparse.Namespace, how: str) -> Callable[[str], Any]:
     if how == "stock":
         options = onnxruntime_options(args)
         return lambda path: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    from iterand_compress.export.expansion import load_session, small_memory_options
+    from iterand_compress.export.runtime.expansion import load_session, small_memory_options
 
     chosen = small_memory_options() if how == "load_session" else onnxruntime_options(args)
     chosen.intra_op_num_threads = args.threads

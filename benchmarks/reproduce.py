@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from common import environment, save
+from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.methods import resolve
-from iterand_compress.compress.training.checkpoint import load_checkpoint
 from iterand_compress.compress.training.recipe import differences
 from runs import TrainingRun, packed_bytes, recipe_of, stored_score, train_all
 

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from iterand_compress.cli.train_command import command as train_command
+from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.data import Split
-from iterand_compress.compress.packing import network_of_checkpoint
-from iterand_compress.compress.recovery import LoadedNetwork, load_network
-from iterand_compress.compress.storage import PackReport, write_seedmask
-from iterand_compress.compress.training.checkpoint import load_checkpoint
+from iterand_compress.compress.pack import network_of_checkpoint
+from iterand_compress.compress.recover import LoadedNetwork, load_network
+from iterand_compress.compress.seedmask import PackReport, write_seedmask
 from iterand_compress.compress.training.evaluate import Score, evaluate, network_logits
 from iterand_compress.compress.training.recipe import differences, load_recipe, override
 

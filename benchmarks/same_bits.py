@@ -18,9 +18,9 @@ import tempfile
 from pathlib import Path
 
 from common import environment, save
-from iterand_compress.compress.packing import network_of_checkpoint
-from iterand_compress.compress.storage import write_seedmask
-from iterand_compress.compress.training.checkpoint import load_checkpoint
+from iterand_compress.compress.checkpoint import load_checkpoint
+from iterand_compress.compress.pack import network_of_checkpoint
+from iterand_compress.compress.seedmask import write_seedmask
 
 COMMAND = ["-m", "iterand_compress.cli", "train", "--quiet", "--device", "cpu"]
 

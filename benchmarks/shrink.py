@@ -24,7 +24,7 @@ from rich.table import Table
 from common import environment, save
 from iterand_compress.cli.app import cli
 from iterand_compress.compress import load_network
-from iterand_compress.export.network import export_network
+from iterand_compress.export.from_file import export_network
 
 SPARSITIES = (0.95, 0.98)
 EPOCHS = 30

@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 
 from common import environment, save
-from iterand_compress.compress.codebooks import get_codebook
-from iterand_compress.compress.storage import (
+from iterand_compress.compress.seed.codebooks import get_codebook
+from iterand_compress.compress.seedmask import (
     MaskedTensor,
     Network,
     StoredTensor,

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from common import environment, save
-from iterand_compress.compress.codebooks import get_codebook, random_codes
-from iterand_compress.compress.generator import resampling_decisions
-from iterand_compress.compress.packing import network_of_checkpoint
-from iterand_compress.compress.storage import MaskedTensor, Network, loads
-from iterand_compress.compress.storage.writer import dumps
-from iterand_compress.compress.training.checkpoint import load_checkpoint
+from iterand_compress.compress.checkpoint import load_checkpoint
+from iterand_compress.compress.pack import network_of_checkpoint
+from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
+from iterand_compress.compress.seed.philox_torch import resampling_decisions
+from iterand_compress.compress.seedmask import MaskedTensor, Network, loads
+from iterand_compress.compress.seedmask.writer import dumps
 
 
 def code_length(bits: np.ndarray, context: np.ndarray) -> float:

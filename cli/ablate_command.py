@@ -15,8 +15,8 @@ from .options import FilePath, data_options, device_option, json_option, max_wei
 from .table import print_table
 
 if TYPE_CHECKING:
-    from ..compress.ablation import Ablation, LayerStatistics, Variant
-    from ..compress.training.report import Reporter
+    from ..compress.analysis.ablation import Ablation, LayerStatistics, Variant
+    from ..compress.training.reporter import Reporter
 
 __all__ = ["command"]
 
@@ -72,7 +72,7 @@ def command(
     network that was pruned at initialisation is trained again with each change, on the same images in the same
     order: where accuracy stays, the method chose no more than how many weights each layer keeps.
     """
-    from ..compress.ablation import CHANGES, AblationOptions, ablate
+    from ..compress.analysis.ablation import CHANGES, AblationOptions, ablate
 
     if plot is not None:
         _check_plot(plot, force, file)
@@ -99,7 +99,7 @@ def command(
 
 def _check_plot(path: Path, force: bool, file: Path) -> None:
     """Before an hour of training, not after it."""
-    from ..compress.storage import check_output
+    from ..compress.seedmask import check_output
 
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--plot: expected a name that ends in .png, got {path}")

@@ -7,11 +7,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ..compress.errors import import_extra
-from ..compress.storage import atomic_path
-from ..compress.storage.text import printable
+from ..compress.seedmask import atomic_path
+from ..compress.seedmask.json_text import printable
 
 if TYPE_CHECKING:
-    from ..compress.ablation import Ablation, Variant
+    from ..compress.analysis.ablation import Ablation, Variant
 
 __all__ = ["draw"]
 

@@ -12,7 +12,7 @@ from .options import FilePath, json_option, max_weights_option, print_json
 from .table import print_table
 
 if TYPE_CHECKING:
-    from ..compress.storage.compare import Comparison, MaskOverlap, SettingDifference, StateComparison
+    from ..compress.analysis.compare import Comparison, MaskOverlap, SettingDifference, StateComparison
 
 __all__ = ["command"]
 
@@ -34,8 +34,8 @@ def command(first: Path, second: Path, exit_code: bool, max_weights: int | None,
     the masks over their union (IoU), the IoU that independent masks of the same sizes have by chance, and the
     share of equal values among the weights that both keep. How the files are coded does not count.
     """
-    from ..compress.storage import read_seedmask
-    from ..compress.storage.compare import compare
+    from ..compress.analysis.compare import compare
+    from ..compress.seedmask import read_seedmask
 
     comparison = compare(*(read_seedmask(file, max_weights=max_weights) for file in (first, second)))
     if as_json:

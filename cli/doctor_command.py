@@ -25,7 +25,7 @@ def command(as_json: bool) -> None:
     The random numbers are compared with published vectors, and between NumPy and torch on every device. Exit
     code 1 if a self-test fails. What is absent is said, and is no failure. Put the output in a bug report.
     """
-    from ..compress.doctor import examine
+    from ..compress.analysis.doctor import examine
 
     diagnosis = examine()
     if as_json:

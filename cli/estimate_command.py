@@ -70,9 +70,9 @@ def command(
     Masks and redraws are taken as random: what training finds is hardly more regular. State is exact (pack
     --state-dtype float16 halves it); names of classes and settings of the recipe change the header a little.
     """
+    from ..compress.analysis.estimate import estimate
     from ..compress.config import ModelConfig, SubnetworkConfig, validated
     from ..compress.data.tokens import TextSpec
-    from ..compress.estimate import estimate
 
     sections = {"model": {"name": model, "width": width, "affine": affine}}
     sections["subnetwork"] = {

@@ -138,7 +138,7 @@ def _of_grey(logits: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.
 
 
 def _torch_classifier(file: Path, model: str | None, device: torch.device, max_weights: int | None) -> _Classifier:
-    from ..compress.recovery import load_network
+    from ..compress.recover import load_network
     from ..compress.training.evaluate import network_logits
 
     network = load_network(file, model=model, max_weights=max_weights)

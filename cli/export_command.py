@@ -105,8 +105,8 @@ def command(
     if file is None and onnx.suffix.lower() in {".seedmask", ".ckpt"}:
         file, onnx = onnx, _BESIDE
     source = file or _only_seedmask(Path())
-    from ..compress.outputs import beside
-    from ..export.network import export_network
+    from ..compress.files.outputs import beside
+    from ..export.from_file import export_network
 
     target = beside(source, ".onnx") if onnx is _BESIDE else onnx
     report = export_network(

@@ -13,7 +13,7 @@ from .options import FilePath, json_option, max_weights_option, print_json
 from .table import print_table
 
 if TYPE_CHECKING:
-    from ..compress.storage import LayerReport
+    from ..compress.seedmask import LayerReport
 
 __all__ = ["command"]
 
@@ -28,7 +28,7 @@ __all__ = ["command"]
 @json_option
 def command(file: Path, max_weights: int | None, as_json: bool) -> None:
     """Show shape, sparsity, coding and bits per weight of each layer, beside the entropy bound, and the totals."""
-    from ..compress.storage import TextInput, read_seedmask
+    from ..compress.seedmask import TextInput, read_seedmask
 
     seedmask = read_seedmask(file, max_weights=max_weights)
     rows = seedmask.layer_report()

@@ -56,15 +56,15 @@ def command(
     for bit before it takes its name. Random weights are always exact, whatever the state is stored as. A network that
     is not built in is also built again and compared with the one that was trained; of your own code, with --model.
     """
+    from ..compress.checkpoint import load_checkpoint
+    from ..compress.files.kinds import check_kind
+    from ..compress.files.outputs import beside
     from ..compress.methods import resolve
     from ..compress.models import is_factory, is_foreign
-    from ..compress.outputs import beside
-    from ..compress.packing import network_of_checkpoint, trained_error, with_state_dtype
-    from ..compress.recovery import rebuild
-    from ..compress.storage import check_output, default_max_weights, write_seedmask
-    from ..compress.storage.foreign import check_kind
-    from ..compress.storage.text import shell_word
-    from ..compress.training.checkpoint import load_checkpoint
+    from ..compress.pack import network_of_checkpoint, trained_error, with_state_dtype
+    from ..compress.recover import rebuild
+    from ..compress.seedmask import check_output, default_max_weights, write_seedmask
+    from ..compress.seedmask.json_text import shell_word
 
     target = out or beside(checkpoint, ".seedmask")
     check_kind(checkpoint, "torch")

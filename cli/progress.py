@@ -10,7 +10,7 @@ import click
 from ..compress.data.class_folders import left_out_line
 from ..compress.training.evaluate import Score
 from ..compress.training.profile import ProfileReport
-from ..compress.training.report import EpochReport, Reporter, RunInfo, StepReport
+from ..compress.training.reporter import EpochReport, Reporter, RunInfo, StepReport
 from .options import discard_output
 
 __all__ = ["LineReporter", "SilentReporter", "reporter"]

@@ -10,7 +10,7 @@ import click
 from .options import FilePath, json_option, max_weights_option, print_json
 
 if TYPE_CHECKING:
-    from ..compress.storage import SeedMask
+    from ..compress.seedmask import SeedMask
 
 __all__ = ["command"]
 
@@ -51,8 +51,8 @@ def command(
     The result loads in the plain model with load_state_dict(strict=True). Every weight is compared with its
     digest, on whatever device it was computed.
     """
-    from ..compress.outputs import beside
-    from ..compress.storage import check_output, read_seedmask, write_masks, write_weights
+    from ..compress.files.outputs import beside
+    from ..compress.seedmask import check_output, read_seedmask, write_masks, write_weights
 
     if masks and device is not None:
         raise click.UsageError("--masks computes no weights: leave --device out.")
@@ -71,8 +71,8 @@ def command(
 
 
 def _write_from_device(seedmask: SeedMask, target: Path, names: list[str] | None, device: str) -> tuple[int, int]:
-    from ..compress.recovery import recover_on_device
-    from ..compress.storage import write_safetensors
+    from ..compress.recover import recover_on_device
+    from ..compress.seedmask import write_safetensors
     from ..compress.tensors import to_stored
 
     weights = recover_on_device(seedmask, device, names)

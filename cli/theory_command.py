@@ -15,8 +15,8 @@ from .options import FilePath, json_option, print_json
 from .table import print_table
 
 if TYPE_CHECKING:
-    from ..compress.theory import Experiment, RandomNetwork
-    from ..compress.theory_check import BoundCheck
+    from ..compress.analysis.theory import Experiment, RandomNetwork
+    from ..compress.analysis.theory_check import BoundCheck
 
 __all__ = ["command"]
 
@@ -114,7 +114,7 @@ def command(
     guarantees. The bound holds where the exact quantile keeps it (known for the targets 1 and -1) and no
     more trials exceed it than chance explains (four standard deviations).
     """
-    from ..compress.theory import open_fraction, required_widths
+    from ..compress.analysis.theory import open_fraction, required_widths
 
     check = check or plot is not None
     if widths is None and not check:
@@ -125,7 +125,7 @@ def command(
     networks = [] if widths is None else [required_widths(widths, epsilon, delta, count) for count in resamples]
     checks: list[BoundCheck] = []
     if check:
-        from ..compress.theory_check import check_bound
+        from ..compress.analysis.theory_check import check_bound
 
         checks = check_bound(
             candidates,
@@ -177,7 +177,7 @@ def _plotter(plot: Path | None, *, force: bool) -> Callable[[list[BoundCheck], s
     if plot is None:
         return None
     from ..compress.errors import import_extra
-    from ..compress.storage import check_output
+    from ..compress.seedmask import check_output
 
     check_output(plot, kind=None)
     if plot.exists() and not force:

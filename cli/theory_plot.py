@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..compress.storage import atomic_path
+from ..compress.seedmask import atomic_path
 
 if TYPE_CHECKING:
-    from ..compress.theory_check import BoundCheck
+    from ..compress.analysis.theory_check import BoundCheck
 
 __all__ = ["draw_checks"]
 

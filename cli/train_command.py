@@ -187,8 +187,8 @@ def command(
     """
     # Of several processes, those that lose one say so in a line; torch's log would add pages.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from ..compress.storage import check_output
-    from ..compress.storage.text import shell_word
+    from ..compress.seedmask import check_output
+    from ..compress.seedmask.json_text import shell_word
     from ..compress.training.allocator import keep_freed_memory
     from ..compress.training.launch import join
     from ..compress.training.metrics import metrics_path
@@ -295,7 +295,7 @@ def _base(
 
 
 def _read_ticket(path: Path, max_weights: int | None) -> tuple[Mapping[str, NDArray[np.bool_]], Recipe | None]:
-    from ..compress.recovery import load_ticket
+    from ..compress.recover import load_ticket
 
     found = load_ticket(path, max_weights=max_weights)
     return found.masks, found.recipe

@@ -38,13 +38,13 @@ def command(file: Path, deep: bool, max_weights: int | None, as_json: bool) -> N
             raise click.UsageError("--deep is for .seedmask files.")
         _verify_onnx(file, as_json)
         return
-    from ..compress.storage import read_seedmask
+    from ..compress.seedmask import read_seedmask
 
     seedmask = read_seedmask(file, max_weights=max_weights)
     seedmask.verify()  # raises if a recovered tensor differs from its digest
     coding = None
     if deep:
-        from ..compress.storage.canonical import packer_coding
+        from ..compress.seedmask.canonical import packer_coding
 
         coding = packer_coding(seedmask)
     tensors, digests = len(seedmask.tensors), seedmask.manifest.digests
@@ -71,7 +71,7 @@ def command(file: Path, deep: bool, max_weights: int | None, as_json: bool) -> N
 
 
 def _verify_onnx(file: Path, as_json: bool) -> None:
-    from ..export.verification import verify_onnx
+    from ..export.runtime.verification import verify_onnx
 
     found = verify_onnx(file)
     if as_json:

@@ -9,15 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analysis.theory import required_widths
+    from .analysis.theory_check import check_bound
     from .config import DataConfig, ModelConfig, Recipe, SubnetworkConfig, TrainConfig
     from .errors import IterandError, SeedMaskError
-    from .packing import pack
-    from .recovery import load_network, recover
-    from .storage import read_seedmask
+    from .mask.prune_at_init import find_ticket
+    from .pack import pack
+    from .recover import load_network, recover
+    from .seedmask import read_seedmask
     from .subnetwork import make_subnetwork, masked_layers, materialise, pruned_layers, refresh
-    from .theory import required_widths
-    from .theory_check import check_bound
-    from .tickets import find_ticket
     from .training.recipe import load_recipe
     from .training.run import RunOptions
     from .training.trainer import train
@@ -50,15 +50,15 @@ __all__ = [
 _HOME = {
     "config": ("DataConfig", "ModelConfig", "Recipe", "SubnetworkConfig", "TrainConfig"),
     "errors": ("IterandError", "SeedMaskError"),
-    "packing": ("pack",),
-    "recovery": ("load_network", "recover"),
-    "storage": ("read_seedmask",),
+    "pack": ("pack",),
+    "recover": ("load_network", "recover"),
+    "seedmask": ("read_seedmask",),
     "subnetwork": ("make_subnetwork", "masked_layers", "materialise", "pruned_layers", "refresh"),
-    "theory": ("required_widths",),
-    "theory_check": ("check_bound",),
-    "tickets": ("find_ticket",),
+    "analysis.theory": ("required_widths",),
+    "analysis.theory_check": ("check_bound",),
+    "mask.prune_at_init": ("find_ticket",),
     "training.recipe": ("load_recipe",),
-    "training.run": ("RunOptions",),
+    "training.run_options": ("RunOptions",),
     "training.trainer": ("train",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .data.tokens import TextSpec
-from .philox import Purpose, random_bytes, random_words
+from .seed.philox import Purpose, random_bytes, random_words
 
 __all__ = ["probe_pixels", "probe_tokens"]
 

@@ -20,21 +20,21 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .allocation import Allocation, settle
-from .attachment import attach, detach, is_attached
-from .codebooks import get_codebook
 from .config import SubnetworkConfig
-from .copying import independent_copy
 from .errors import ConfigError
-from .fused import FusedLayers
-from .generator import random_weights
-from .maskable import IN_PYTHON, MASKABLE, Chosen, LayerFilter, chosen_weights, fan_in, refuse_second_names
-from .masked_weight import MaskedWeight
+from .mask.attachment import attach, detach, is_attached
+from .mask.fused import FusedLayers
+from .mask.maskable import IN_PYTHON, MASKABLE, Chosen, LayerFilter, chosen_weights, fan_in, refuse_second_names
+from .mask.masked_weight import MaskedWeight
+from .mask.pruned_weight import PrunedWeight
+from .mask.sparsity import Allocation, settle
+from .mask.spec import WeightSpec
+from .mask.topk import kept_count
 from .methods import Method, resolve
-from .pruned_weight import PrunedWeight
-from .selection import kept_count
+from .models.copying import independent_copy
+from .seed.codebooks import get_codebook
+from .seed.philox_torch import random_weights
 from .tensors import check_storable
-from .weight_spec import WeightSpec
 
 __all__ = [
     "MASKABLE",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .errors import SeedMaskError
-from .storage import StoredTensor
+from .seedmask import StoredTensor
 
 __all__ = ["check_content", "check_storable", "from_stored", "to_stored"]
 

@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from iterand_compress.compress import IterandError, Recipe, RunOptions, load_recipe, read_seedmask, train
-from iterand_compress.compress.packing import network_of_checkpoint
-from iterand_compress.compress.storage import write_seedmask
-from iterand_compress.compress.storage.compare import Comparison, compare
-from iterand_compress.compress.training.checkpoint import load_checkpoint
+from iterand_compress.compress.analysis.compare import Comparison, compare
+from iterand_compress.compress.checkpoint import load_checkpoint
+from iterand_compress.compress.pack import network_of_checkpoint
+from iterand_compress.compress.seedmask import write_seedmask
 from iterand_compress.compress.training.recipe import override
 
 

@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .classifier import OnnxClassifier
-    from .expansion import load_session
     from .exporter import export_onnx, export_text_onnx
     from .opsets import supported_opsets
     from .report import ExportReport, LayerShrink, ShrinkReport
-    from .verification import OnnxVerification, verify_onnx
+    from .runtime.classifier import OnnxClassifier
+    from .runtime.expansion import load_session
+    from .runtime.verification import OnnxVerification, verify_onnx
 
 __all__ = [
     "ExportReport",
@@ -32,14 +32,14 @@ __all__ = [
 _HOME = {
     "ExportReport": "report",
     "LayerShrink": "report",
-    "OnnxClassifier": "classifier",
-    "OnnxVerification": "verification",
+    "OnnxClassifier": "runtime.classifier",
+    "OnnxVerification": "runtime.verification",
     "ShrinkReport": "report",
     "export_onnx": "exporter",
     "export_text_onnx": "exporter",
-    "load_session": "expansion",
+    "load_session": "runtime.expansion",
     "supported_opsets": "opsets",
-    "verify_onnx": "verification",
+    "verify_onnx": "runtime.verification",
 }
 
 

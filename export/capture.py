@@ -15,11 +15,11 @@ from torch import nn
 from torch.jit._trace import TracerWarning
 from torch.nn.parameter import is_lazy
 
-from ..compress.copying import independent_copy
 from ..compress.errors import ConfigError, ExportError
-from ..compress.state import unwrapped
+from ..compress.models.copying import independent_copy
+from ..compress.models.state import unwrapped
 from .opsets import BASE_OPSET
-from .runtime import first_line, shown
+from .runtime.session import first_line, shown
 
 __all__ = ["BATCH", "LOGITS", "capture", "evaluation_copy", "plain_module", "undisturbed"]
 

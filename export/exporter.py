@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..compress.data.tokens import TextSpec
-from ..compress.storage import SeedMask
-from .inputs import image_input, text_input
+from ..compress.seedmask import SeedMask
+from .export_options import ExportOptions
 from .opsets import BASE_OPSET
-from .options import ExportOptions
+from .passes.preprocessing import Preprocessing
 from .pipeline import write_model
-from .preprocessing import Preprocessing
 from .report import ExportReport
+from .samples import image_input, text_input
 
 __all__ = ["export_onnx", "export_text_onnx"]
 

@@ -21,7 +21,7 @@ from onnx import (
     numpy_helper,
 )
 
-from .coded import CodedWeight
+from .forms.coded import CodedWeight
 
 __all__ = ["Graph", "producers", "settings"]
 

@@ -16,32 +16,32 @@ from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
 from ..compress.errors import ConfigError, ExportError
-from ..compress.packing import network_of
-from ..compress.storage import SeedMask, dumps, loads, read_seedmask
-from ..compress.storage.atomic import atomic_path, check_output
+from ..compress.files.atomic import atomic_path, check_output
+from ..compress.pack import network_of
+from ..compress.seedmask import SeedMask, dumps, loads, read_seedmask
 from ..compress.subnetwork import masked_layers, materialise, pruned_layers
-from .batchnorm import fold_batch_norms
 from .capture import LOGITS, capture, evaluation_copy, plain_module, undisturbed
-from .check import check_repeatable, compare, logits_of
-from .cleanup import drop_unused, remove_identities
-from .coded import CodedWeight, coded_weights
-from .constants import drop_zero_biases, fix_reshapes, fold_constants
-from .dense import write_dense
-from .expansion import load_model, open_exported
+from .export_options import ExportOptions
 from .forms import write_form
+from .forms.coded import CodedWeight, coded_weights
+from .forms.dense import write_dense
 from .graph import Graph
-from .inputs import GraphPass, ModelInput
 from .opsets import convert
-from .options import ExportOptions
-from .preprocessing import CLASSES
-from .probe import PROBE, Probe
-from .records import FORM, WEIGHTS, WEIGHTS_DIGEST, record_metadata
+from .passes.batchnorm import fold_batch_norms
+from .passes.cleanup import drop_unused, remove_identities
+from .passes.constants import drop_zero_biases, fix_reshapes, fold_constants
+from .passes.preprocessing import CLASSES
+from .passes.shrink import shrink as remove_dead_units
+from .passes.softmax import OUTPUT, PROBABILITIES, add_softmax
 from .report import ExportReport, ShrinkReport
-from .runtime import session_options, shown
-from .shrink import shrink as remove_dead_units
-from .softmax import OUTPUT, PROBABILITIES, add_softmax
-from .structure import accepted_difference, check_structure
-from .verification import verify_weights
+from .runtime.agreement import check_repeatable, compare, logits_of
+from .runtime.expansion import load_model, open_exported
+from .runtime.probe import PROBE, Probe
+from .runtime.records import FORM, WEIGHTS, WEIGHTS_DIGEST, record_metadata
+from .runtime.session import session_options, shown
+from .runtime.structure import accepted_difference, check_structure
+from .runtime.verification import verify_weights
+from .samples import GraphPass, ModelInput
 
 __all__ = ["build", "write_model"]
 

@@ -20,7 +20,14 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from iterand_compress.compress.kernels import CutSearch, LayerTable, masked_weights, masks, resample, score_gradient
+from iterand_compress.compress.mask.kernels import (
+    CutSearch,
+    LayerTable,
+    masked_weights,
+    masks,
+    resample,
+    score_gradient,
+)
 
 CPU = torch.device("cpu")
 SIZES = [3 * 64 * 49, 64 * 64 * 9, 512 * 1000]

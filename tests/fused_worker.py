@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iterand_compress.compress.config import SubnetworkConfig
-from iterand_compress.compress.fused import FusedLayers
+from iterand_compress.compress.mask.fused import FusedLayers
 from iterand_compress.compress.subnetwork import make_subnetwork, masked_layers, refresh
 
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from iterand_compress.compress.errors import ConfigError
-from iterand_compress.compress.kernels import (
+from iterand_compress.compress.mask.kernels import (
     Cuts,
     CutSearch,
     LayerTable,
@@ -20,7 +20,7 @@ from iterand_compress.compress.kernels import (
     resample,
     score_gradient,
 )
-from iterand_compress.compress.kernels.weight_programs import philox
+from iterand_compress.compress.mask.kernels.weight_programs import philox
 
 CPU = torch.device("cpu")
 SMALL = {"block": 256, "tile": 128}

@@ -15,7 +15,7 @@ from PIL import Image
 
 from conftest import fail, succeed
 from iterand_compress.compress import load_network, read_seedmask
-from iterand_compress.compress.ablation import (
+from iterand_compress.compress.analysis.ablation import (
     AblationOptions,
     ablate,
     ks_statistic,
@@ -26,16 +26,16 @@ from iterand_compress.compress.ablation import (
     start_weights,
     wasserstein,
 )
-from iterand_compress.compress.codebooks import get_codebook, random_codes
+from iterand_compress.compress.checkpoint import load_checkpoint, save_checkpoint
 from iterand_compress.compress.config import DataConfig, SubnetworkConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.errors import ConfigError, IterandError
-from iterand_compress.compress.packing import network_of, network_of_checkpoint
-from iterand_compress.compress.philox import Purpose, random_words
-from iterand_compress.compress.storage import MaskedTensor, Network, dumps, loads, write_seedmask
+from iterand_compress.compress.pack import network_of, network_of_checkpoint
+from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
+from iterand_compress.compress.seed.philox import Purpose, random_words
+from iterand_compress.compress.seedmask import MaskedTensor, Network, dumps, loads, write_seedmask
 from iterand_compress.compress.subnetwork import make_subnetwork, masked_layers, refresh
-from iterand_compress.compress.training.checkpoint import load_checkpoint, save_checkpoint
-from iterand_compress.compress.training.report import Reporter
+from iterand_compress.compress.training.reporter import Reporter
 
 SCALE = np.float32(0.1)
 

@@ -13,16 +13,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iterand_compress.compress.codebooks import get_codebook, random_codes
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.errors import ConfigError
-from iterand_compress.compress.masked_weight import MaskedWeight
-from iterand_compress.compress.packing import pack
-from iterand_compress.compress.recovery import recover
-from iterand_compress.compress.state import recovered_state
-from iterand_compress.compress.storage import read_seedmask
+from iterand_compress.compress.mask.masked_weight import MaskedWeight
+from iterand_compress.compress.mask.prune_at_init import find_ticket
+from iterand_compress.compress.models.state import recovered_state
+from iterand_compress.compress.pack import pack
+from iterand_compress.compress.recover import recover
+from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
+from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.compress.subnetwork import make_subnetwork, masked_layers, materialise, pruned_layers, refresh
-from iterand_compress.compress.tickets import find_ticket
 from iterand_compress.export import export_onnx, load_session, verify_onnx
 
 # Which torch computes in its own way, and says so.

@@ -17,14 +17,14 @@ from torch import nn
 import runs
 import shipped
 from frontier_plot import spread
+from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import DataConfig, TrainConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.methods import resolve
-from iterand_compress.compress.recovery import load_network
-from iterand_compress.compress.training.checkpoint import load_checkpoint
+from iterand_compress.compress.recover import load_network
 from iterand_compress.compress.training.evaluate import evaluate, network_logits
 from iterand_compress.compress.training.schedule import check_refresh, check_schedule
-from iterand_compress.export.network import export_network
+from iterand_compress.export.from_file import export_network
 from methods import SPARSITIES, SUBNETWORKS, configurations
 from points import Point, beaten, pareto, table
 

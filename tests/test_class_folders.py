@@ -18,7 +18,7 @@ from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.data.class_folders import left_out_line
 from iterand_compress.compress.errors import ConfigError, DataError
-from iterand_compress.compress.storage import write_seedmask
+from iterand_compress.compress.seedmask import write_seedmask
 
 KINDS = ("folder", "text")
 E_ACUTE = "caf\u00e9"

@@ -8,8 +8,8 @@ from test_packaging import modules_after
 
 from conftest import fail, invoke, succeed
 from iterand_compress.compress import read_seedmask
-from iterand_compress.compress.storage import InputSpec, MaskedTensor, Network, StoredTensor, write_seedmask
-from iterand_compress.compress.storage.compare import compare
+from iterand_compress.compress.analysis.compare import compare
+from iterand_compress.compress.seedmask import InputSpec, MaskedTensor, Network, StoredTensor, write_seedmask
 
 
 def mask(text: str) -> np.ndarray:
@@ -275,7 +275,7 @@ def test_exit_codes(tmp_path, digits):
 
 def test_digests_of_both_files_are_checked(tmp_path, monkeypatch):
     """Files whose weights are not those of their digests, the payload digest being right."""
-    from iterand_compress.compress.storage import writer
+    from iterand_compress.compress.seedmask import writer
 
     right = write(tmp_path, "right", tensor("a", "1010"))
     monkeypatch.setattr(writer, "weights_digest", lambda chunks, scale: [*chunks] and "0" * 64)

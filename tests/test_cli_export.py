@@ -13,7 +13,7 @@ import pytest
 from conftest import fail, succeed
 from iterand_compress.cli.options import FORM_CHOICES, RUNTIME_CHOICES
 from iterand_compress.compress import read_seedmask
-from iterand_compress.export.options import AUTO, FORMS, RUNTIMES
+from iterand_compress.export.export_options import AUTO, FORMS, RUNTIMES
 
 pytestmark = pytest.mark.usefixtures("captured_once")
 OLD = b"\x08\x08\x12old"  # of ONNX, as far as can be seen

@@ -7,7 +7,7 @@ import torch
 
 from conftest import fail, invoke, succeed
 from iterand_compress.compress.config import METHODS
-from iterand_compress.compress.recovery import load_network
+from iterand_compress.compress.recover import load_network
 from iterand_compress.compress.training.run import Run
 
 SMALL = ("--recipe", "digits", "--width", 0.25, "--epochs", 3, "--device", "cpu", "--seed", 4)

@@ -18,9 +18,9 @@ from conftest import fail, invoke, succeed
 from iterand_compress.cli import app
 from iterand_compress.compress import SubnetworkConfig, make_subnetwork, pack, read_seedmask
 from iterand_compress.compress.errors import ConfigError
+from iterand_compress.compress.files.kinds import kind_of
 from iterand_compress.compress.models.architecture import Architecture
 from iterand_compress.compress.models.build import build
-from iterand_compress.compress.storage.foreign import kind_of
 
 CLI = [sys.executable, "-m", "iterand_compress.cli"]
 
@@ -266,7 +266,7 @@ def test_a_closed_pipe_is_quiet(words, digits) -> None:
 
 
 def test_out_of_memory_is_one_line(digits, monkeypatch) -> None:
-    from iterand_compress.compress import storage
+    from iterand_compress.compress import seedmask as storage
 
     def full(*_: object, **__: object) -> None:
         raise MemoryError

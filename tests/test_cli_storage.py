@@ -12,19 +12,13 @@ from test_packaging import modules_after
 from conftest import fail, succeed
 from iterand_compress.cli.options import STATE_DTYPE_CHOICES, max_weights_option
 from iterand_compress.cli.pack_command import command as pack_command
-from iterand_compress.compress import (
-    SubnetworkConfig,
-    load_network,
-    make_subnetwork,
-    pack,
-    read_seedmask,
-    recovery,
-)
-from iterand_compress.compress.codebooks import CODEBOOKS, get_codebook
+from iterand_compress.compress import SubnetworkConfig, load_network, make_subnetwork, pack, read_seedmask
+from iterand_compress.compress import recover as recovery
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
 from iterand_compress.compress.models import Architecture, build_model
-from iterand_compress.compress.recovery import recover_on_device
-from iterand_compress.compress.storage import (
+from iterand_compress.compress.recover import recover_on_device
+from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook
+from iterand_compress.compress.seedmask import (
     MaskedTensor,
     Network,
     StoredTensor,
@@ -32,8 +26,8 @@ from iterand_compress.compress.storage import (
     dumps,
     write_seedmask,
 )
-from iterand_compress.compress.storage.codings import CODING_CHOICES
-from iterand_compress.compress.storage.state_dtype import STATE_DTYPES, round_state
+from iterand_compress.compress.seedmask.codings import CODING_CHOICES
+from iterand_compress.compress.seedmask.state_dtype import STATE_DTYPES, round_state
 
 KINDS = ("none", "flips", "draws")
 
@@ -317,7 +311,7 @@ def test_deep_of_a_trained_network(digits):
 
 def test_deep_of_a_file_that_another_program_wrote(tmp_path, monkeypatch):
     """Every lane with half of the symbols: right, but not what the packer chooses."""
-    from iterand_compress.compress.storage import codings
+    from iterand_compress.compress.seedmask import codings
 
     packer = codings.choose_lane
     with monkeypatch.context() as other_program:
@@ -408,7 +402,7 @@ def test_a_device_that_computes_wrong_is_told_from_a_damaged_file(packed, monkey
 
 
 def test_a_file_with_wrong_digests_is_called_damaged_on_a_device_too(tmp_path, monkeypatch):
-    from iterand_compress.compress.storage import writer
+    from iterand_compress.compress.seedmask import writer
 
     monkeypatch.setattr(writer, "weights_digest", lambda chunks, scale: [*chunks] and "0" * 64)
     monkeypatch.setattr(writer.TensorRecovery, "digest", lambda self: "0" * 64)

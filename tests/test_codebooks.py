@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from test_philox import naive_byte
 
-from iterand_compress.compress.codebooks import CODEBOOKS, Codebook, get_codebook, random_codes
 from iterand_compress.compress.errors import ConfigError
+from iterand_compress.compress.seed.codebooks import CODEBOOKS, Codebook, get_codebook, random_codes
 
 BOOKS = list(CODEBOOKS.values())
 

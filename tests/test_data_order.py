@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data.augment import Augmentation, augment
 from iterand_compress.compress.data.bundle import DataBundle
-from iterand_compress.compress.data.memory import MemorySplit
+from iterand_compress.compress.data.memory_split import MemorySplit
 from iterand_compress.compress.data.order import (
     augmentation_words,
     below,
@@ -21,7 +21,7 @@ from iterand_compress.compress.data.order import (
 from iterand_compress.compress.data.shard import Shard
 from iterand_compress.compress.data.text_loading import TokenSplit
 from iterand_compress.compress.errors import DataError
-from iterand_compress.compress.philox import Purpose, random_words
+from iterand_compress.compress.seed.philox import Purpose, random_words
 
 
 def images(count: int, channels: int = 3, height: int = 12, width: int = 12) -> torch.Tensor:

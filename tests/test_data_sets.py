@@ -14,10 +14,10 @@ from iterand_compress.compress.data import DATASETS, TEXT_DATASETS, decode, load
 from iterand_compress.compress.data import loading as loading_module
 from iterand_compress.compress.data.augment import Augmentation
 from iterand_compress.compress.data.builtin import TORCHVISION_LOADERS
-from iterand_compress.compress.data.memory import MemorySplit
+from iterand_compress.compress.data.image_source import FileSource
+from iterand_compress.compress.data.memory_split import MemorySplit
 from iterand_compress.compress.data.order import augmentation_words, epoch_order, fixed_order
 from iterand_compress.compress.data.shard import Shard
-from iterand_compress.compress.data.source import FileSource
 from iterand_compress.compress.data.stream import StreamSplit, StreamTransform
 from iterand_compress.compress.data.text_loading import SIZES
 from iterand_compress.compress.errors import ConfigError, DataError, MissingExtraError

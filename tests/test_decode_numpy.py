@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from kinds import networks_of_every_kind
 from safetensors.numpy import load_file
 
-from iterand_compress.compress.codebooks import CODEBOOKS
 from iterand_compress.compress.errors import SeedMaskError
-from iterand_compress.compress.storage import (
+from iterand_compress.compress.seed.codebooks import CODEBOOKS
+from iterand_compress.compress.seedmask import (
     Frozen,
     MaskedTensor,
     Network,
@@ -34,8 +34,8 @@ from iterand_compress.compress.storage import (
     quantise,
     read_seedmask,
 )
-from iterand_compress.compress.storage.bits import Row
-from iterand_compress.compress.storage.codings import Coded, decode_rows, encode_rows, plan
+from iterand_compress.compress.seedmask.bits import Row
+from iterand_compress.compress.seedmask.codings import Coded, decode_rows, encode_rows, plan
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "decode_numpy.py"
 KINDS = ("deltas", "frozen", "coats", "values")

@@ -21,13 +21,13 @@ from torch import nn
 
 from conftest import fail, succeed
 from iterand_compress.compress import masked_layers, pack, pruned_layers
+from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe, TrainConfig
 from iterand_compress.compress.errors import DataError, IterandError
-from iterand_compress.compress.packing import network_of_checkpoint
-from iterand_compress.compress.training.checkpoint import load_checkpoint
+from iterand_compress.compress.networks import step_seed
+from iterand_compress.compress.pack import network_of_checkpoint
 from iterand_compress.compress.training.interrupt import StopRequest
 from iterand_compress.compress.training.launch import join
-from iterand_compress.compress.training.network import step_seed
 from iterand_compress.compress.training.recipe import override
 from iterand_compress.compress.training.run import Run
 from iterand_compress.compress.training.schedule import learning_rate

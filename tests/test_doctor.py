@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from conftest import fail, invoke, succeed
-from iterand_compress.compress import doctor, philox
-from iterand_compress.compress.codebooks import CODEBOOKS
-from iterand_compress.compress.storage import codings
-from iterand_compress.compress.storage import recovery as storage_recovery
+from iterand_compress.compress.analysis import doctor
+from iterand_compress.compress.seed import philox
+from iterand_compress.compress.seed.codebooks import CODEBOOKS
+from iterand_compress.compress.seedmask import codings
+from iterand_compress.compress.seedmask import tensor_recovery as storage_recovery
 
 NAMES = ["random numbers, NumPy", "codings", "golden network", "writing files", "random numbers, torch on cpu"]
 
@@ -92,7 +93,7 @@ def test_wrong_random_numbers(monkeypatch):
 
 
 def test_wrong_random_numbers_of_torch(monkeypatch):
-    from iterand_compress.compress import generator
+    from iterand_compress.compress.seed import philox_torch as generator
 
     right = generator.philox4x32
     monkeypatch.setattr(generator, "philox4x32", lambda *about: tuple(word ^ 1 for word in right(*about)))
@@ -102,7 +103,7 @@ def test_wrong_random_numbers_of_torch(monkeypatch):
 
 
 def test_a_recovery_of_torch_that_differs(monkeypatch):
-    from iterand_compress.compress import recovery
+    from iterand_compress.compress import recover as recovery
 
     right = recovery.weights_at
     monkeypatch.setattr(recovery, "weights_at", lambda *about: -right(*about))

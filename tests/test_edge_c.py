@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from kinds import networks_of_every_kind
 from test_storage_bad_input import FILES, edited, join, split
 
-from iterand_compress.compress.codebooks import CODEBOOKS
-from iterand_compress.compress.storage import (
+from iterand_compress.compress.seed.codebooks import CODEBOOKS
+from iterand_compress.compress.seedmask import (
     Frozen,
     MaskedTensor,
     Network,

@@ -7,12 +7,12 @@ import pytest
 
 from conftest import fail, succeed
 from iterand_compress.compress import SubnetworkConfig, make_subnetwork
+from iterand_compress.compress.analysis.estimate import draw_distribution
 from iterand_compress.compress.config import ModelConfig, Recipe
-from iterand_compress.compress.estimate import draw_distribution
 from iterand_compress.compress.models import build_model, resolve
-from iterand_compress.compress.packing import network_of
-from iterand_compress.compress.storage import InputSpec, MaskedTensor, Network, dumps, loads
-from iterand_compress.compress.storage.bits import symbol_entropy
+from iterand_compress.compress.pack import network_of
+from iterand_compress.compress.seedmask import InputSpec, MaskedTensor, Network, dumps, loads
+from iterand_compress.compress.seedmask.bits import symbol_entropy
 from iterand_compress.compress.subnetwork import masked_layers
 
 
@@ -108,7 +108,7 @@ def test_no_weights_are_allocated(monkeypatch):
     """A ResNet-50 for ImageNet, whose weights are 100 MB."""
     from torch import nn
 
-    from iterand_compress.compress import estimate as module
+    from iterand_compress.compress.analysis import estimate as module
 
     built = []
     build = module.build_model

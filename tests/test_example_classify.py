@@ -20,7 +20,7 @@ from iterand_compress.compress import read_seedmask
 from iterand_compress.compress.config import DataConfig, Recipe
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.data.tokens import TextSpec
-from iterand_compress.compress.recovery import load_network
+from iterand_compress.compress.recover import load_network
 from iterand_compress.export import OnnxClassifier, export_onnx, export_text_onnx
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "edge" / "classify.py"

@@ -16,7 +16,7 @@ from conftest import succeed
 from iterand_compress.compress import SubnetworkConfig, make_subnetwork, pack, recover
 from iterand_compress.compress.data.tokens import TextSpec
 from iterand_compress.compress.errors import ConfigError, ExportError, IterandError
-from iterand_compress.compress.storage import read_seedmask
+from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.export import OnnxClassifier, export_onnx, export_text_onnx, verify_onnx
 
 IMAGE = {"image_shape": (3, 4, 4), "mean": [0.5] * 3, "std": [0.25] * 3}

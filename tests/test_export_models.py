@@ -16,7 +16,7 @@ from iterand_compress.compress import SubnetworkConfig, make_subnetwork, materia
 from iterand_compress.compress.errors import ExportError
 from iterand_compress.export import OnnxClassifier, capture, export_onnx, pipeline, verify_onnx
 from iterand_compress.export.graph import Graph
-from iterand_compress.export.structure import accepted_difference
+from iterand_compress.export.runtime.structure import accepted_difference
 
 IMAGE = {"image_shape": (3, 4, 4), "mean": [0.5] * 3, "std": [0.25] * 3}
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from iterand_compress.compress import SubnetworkConfig, make_subnetwork
 from iterand_compress.export import export_onnx
-from iterand_compress.export.records import digest_of, records_of
+from iterand_compress.export.runtime.records import digest_of, records_of
 
 CONFIGS = {
     "digits of base 3": SubnetworkConfig(method="edge-popup", distribution="signed-constant", sparsity=0.5),

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
 from iterand_compress.compress import SubnetworkConfig, find_ticket, make_subnetwork
-from iterand_compress.compress.packing import network_of
-from iterand_compress.compress.recovery import recover
-from iterand_compress.compress.storage import dumps, read_seedmask
+from iterand_compress.compress.pack import network_of
+from iterand_compress.compress.recover import recover
+from iterand_compress.compress.seedmask import dumps, read_seedmask
 from iterand_compress.export import export_onnx, load_session, verify_onnx
 
 IMAGE = {"image_shape": (1, 6, 8), "mean": [0.4], "std": [0.2]}

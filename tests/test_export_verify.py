@@ -20,7 +20,7 @@ from torch import nn
 from iterand_compress.cli.app import cli
 from iterand_compress.compress import SubnetworkConfig, make_subnetwork, pack
 from iterand_compress.compress.errors import ExportError
-from iterand_compress.compress.storage import read_seedmask
+from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.export import export_onnx, load_session, verify_onnx
 
 IMAGE = {"image_shape": (1, 8, 8), "mean": [0.5], "std": [0.25]}

@@ -15,9 +15,9 @@ from torch import nn
 
 from conftest import fail, succeed
 from iterand_compress.compress import SubnetworkConfig, load_network, make_subnetwork, pack, recover
+from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.errors import ExportError, SeedMaskError
 from iterand_compress.compress.models import Architecture, build_model
-from iterand_compress.compress.training.checkpoint import load_checkpoint
 from iterand_compress.export import export_onnx
 
 TRAIN = ("train", "--epochs", 1, "--device", "cpu", "-q", "--lr", 0.3)

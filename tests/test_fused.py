@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from iterand_compress.compress.config import SubnetworkConfig
-from iterand_compress.compress.fused import FusedLayers
+from iterand_compress.compress.mask.fused import FusedLayers
 from iterand_compress.compress.subnetwork import make_subnetwork
 
 SCRIPT = Path(sys.executable).with_name("iterand-compress")

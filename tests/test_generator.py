@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iterand_compress.compress import generator, philox
-from iterand_compress.compress.codebooks import CODEBOOKS, get_codebook, random_codes
 from iterand_compress.compress.errors import ConfigError
+from iterand_compress.compress.seed import philox
+from iterand_compress.compress.seed import philox_torch as generator
+from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook, random_codes
 
 CPU = torch.device("cpu")
 
@@ -86,7 +87,7 @@ def test_same_bits_without_vector_instructions():
     program = (
         "import hashlib, numpy as np, torch\n"
         "from iterand_compress.compress import generator\n"
-        "from iterand_compress.compress.codebooks import get_codebook\n"
+        "from iterand_compress.compress.seed.codebooks import get_codebook\n"
         "book = get_codebook('normal')\n"
         "w = generator.random_weights(7, 1, book, book.scale(27), 40961, torch.device('cpu'))\n"
         "s = generator.random_scores(7, 1, 0.1, 40961, torch.device('cpu'))\n"

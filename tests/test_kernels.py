@@ -24,12 +24,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from iterand_compress.compress import kernels
-from iterand_compress.compress.codebooks import CODEBOOKS, get_codebook, random_codes
 from iterand_compress.compress.errors import ConfigError
-from iterand_compress.compress.kernels import LayerTable, available
-from iterand_compress.compress.philox import Purpose, random_words
-from iterand_compress.compress.selection import select
+from iterand_compress.compress.mask import kernels
+from iterand_compress.compress.mask.kernels import LayerTable, available
+from iterand_compress.compress.mask.topk import select
+from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook, random_codes
+from iterand_compress.compress.seed.philox import Purpose, random_words
 
 CPU = torch.device("cpu")
 INFINITY = np.float32(np.inf)

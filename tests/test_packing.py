@@ -22,8 +22,8 @@ from iterand_compress.compress import (
     refresh,
     train,
 )
+from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
-from iterand_compress.compress.training.checkpoint import load_checkpoint
 from iterand_compress.compress.training.recipe import override
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iterand_compress.compress.errors import ConfigError
-from iterand_compress.compress.philox import MAX_SEED, check_seed, philox4x32, random_bytes, random_words
+from iterand_compress.compress.seed.philox import MAX_SEED, check_seed, philox4x32, random_bytes, random_words
 
 MASK = 0xFFFFFFFF
 

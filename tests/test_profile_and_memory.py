@@ -12,9 +12,9 @@ from iterand_compress.compress.errors import TrainingError
 from iterand_compress.compress.training import allocator, graph
 from iterand_compress.compress.training import run as run_module
 from iterand_compress.compress.training.allocator import keep_freed_memory
-from iterand_compress.compress.training.memory import largest_fitting
+from iterand_compress.compress.training.out_of_memory import largest_fitting
 from iterand_compress.compress.training.profile import PARTS
-from iterand_compress.compress.training.report import Reporter
+from iterand_compress.compress.training.reporter import Reporter
 from iterand_compress.compress.training.trainer import RunOptions, train
 
 RECIPE = Recipe(

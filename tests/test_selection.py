@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from iterand_compress.compress import host_selection
 from iterand_compress.compress.errors import ConfigError
-from iterand_compress.compress.host_selection import new_bracket
-from iterand_compress.compress.selection import device_mask, kept_count, select, selection_keys, topk_mask
+from iterand_compress.compress.mask import topk_cpu as host_selection
+from iterand_compress.compress.mask.topk import device_mask, kept_count, select, selection_keys, topk_mask
+from iterand_compress.compress.mask.topk_cpu import new_bracket
 
 
 def reference_mask(keys: np.ndarray, kept: int) -> np.ndarray:

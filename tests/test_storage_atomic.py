@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from iterand_compress.compress.errors import IterandError
-from iterand_compress.compress.storage import StoredTensor, atomic_path, write_safetensors
+from iterand_compress.compress.seedmask import StoredTensor, atomic_path, write_safetensors
 
 
 @pytest.fixture

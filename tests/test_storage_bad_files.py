@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from conftest import fail, invoke, succeed
 from iterand_compress.compress.errors import SeedMaskError
-from iterand_compress.compress.storage import loads, read_seedmask
+from iterand_compress.compress.seedmask import loads, read_seedmask
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from iterand_compress.compress.errors import SeedMaskError
-from iterand_compress.compress.storage import loads, read_seedmask
-from iterand_compress.compress.storage.text import canonical_json
+from iterand_compress.compress.seedmask import loads, read_seedmask
+from iterand_compress.compress.seedmask.json_text import canonical_json
 
 FIRST = ("v1-none", "v1-flips", "v1-draws", "v1-rans", "v1-gaps")
 FILES = {stem: (FOLDER / f"{stem}.seedmask").read_bytes() for stem in GOLDEN}

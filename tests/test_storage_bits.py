@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
-from iterand_compress.compress.storage.bits import (
+from iterand_compress.compress.seedmask.bits import (
     Row,
     binary_entropy,
     pack_values,
@@ -18,8 +18,8 @@ from iterand_compress.compress.storage.bits import (
     symbol_entropy,
     unpack_values,
 )
-from iterand_compress.compress.storage.codings import check_coding, decode_rows, encode_rows, plan
-from iterand_compress.compress.storage.log import ResamplingLog, choose_log
+from iterand_compress.compress.seedmask.codings import check_coding, decode_rows, encode_rows, plan
+from iterand_compress.compress.seedmask.log import ResamplingLog, choose_log
 
 
 def naive_pack(values: list[int], width: int) -> bytes:

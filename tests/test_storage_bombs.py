@@ -13,8 +13,8 @@ from bad_files.make import FOLDER
 
 from conftest import fail, invoke, succeed
 from iterand_compress.compress.errors import SeedMaskError
-from iterand_compress.compress.recovery import load_ticket, recover
-from iterand_compress.compress.storage import (
+from iterand_compress.compress.recover import load_ticket, recover
+from iterand_compress.compress.seedmask import (
     MaskedTensor,
     Network,
     default_max_weights,
@@ -74,7 +74,7 @@ def test_it_costs_no_memory() -> None:
     """2.1 GB of float32 were taken before; the numbers of the import alone are subtracted."""
     program = (
         "import resource, sys\n"
-        "from iterand_compress.compress.storage import loads\n"
+        "from iterand_compress.compress.seedmask import loads\n"
         "from iterand_compress.compress.errors import SeedMaskError\n"
         "data, peak = open(sys.argv[1], 'rb').read(), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
@@ -102,7 +102,7 @@ def test_honest_files_pass_and_extreme_ones_are_named(tmp_path: Path) -> None:
 
 
 def test_pack_says_that_readers_will_ask(digits, tmp_path, monkeypatch) -> None:
-    from iterand_compress.compress import storage
+    from iterand_compress.compress import seedmask as storage
 
     assert "readers refuse" not in succeed("pack", digits.checkpoint, "--out", tmp_path / "a.seedmask")
     monkeypatch.setattr(storage, "default_max_weights", lambda size: 1000)

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from conftest import fail
 from iterand_compress.compress.errors import IterandError
-from iterand_compress.compress.storage import (
+from iterand_compress.compress.seedmask import (
     Network,
     StoredTensor,
     dumps,
@@ -37,7 +37,7 @@ from iterand_compress.compress.storage import (
     write_seedmask,
     writer,
 )
-from iterand_compress.compress.storage.unpack import write_masks, write_weights
+from iterand_compress.compress.seedmask.unpack import write_masks, write_weights
 
 TESTS = Path(__file__).parent
 OLD = b"the old file, which is longer than some of the new ones " * 99
@@ -383,7 +383,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 WRITE_LOOP = """
 import sys
 from golden import make
-from iterand_compress.compress.storage import write_seedmask
+from iterand_compress.compress.seedmask import write_seedmask
 networks = [getattr(make, name)() for name in sys.argv[3:]]
 for i in range(int(sys.argv[2])):
     write_seedmask(networks[i % len(networks)], sys.argv[1])
@@ -418,7 +418,7 @@ KILLED_LOOP = """
 import sys
 import numpy as np
 from golden import make
-from iterand_compress.compress.storage import Network, StoredTensor, write_seedmask
+from iterand_compress.compress.seedmask import Network, StoredTensor, write_seedmask
 networks = []
 for i in range(2):  # most of the time goes into writing
     state = {"big": StoredTensor.from_numpy(np.full((i + 1) << 19, i, np.float32))}
@@ -455,7 +455,7 @@ def test_a_writer_that_is_killed(target: Path) -> None:
 DIGESTS = """
 import hashlib, os, sys
 from golden import make
-from iterand_compress.compress.storage import dumps
+from iterand_compress.compress.seedmask import dumps
 if sys.argv[1] != "all" and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
 for network in make.GOLDEN.values():

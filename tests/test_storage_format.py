@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from golden.make import FOLDER, GOLDEN
 
-from iterand_compress.compress.codebooks import CODEBOOKS
-from iterand_compress.compress.philox import random_bytes
-from iterand_compress.compress.storage import dumps, loads, read_seedmask
+from iterand_compress.compress.seed.codebooks import CODEBOOKS
+from iterand_compress.compress.seed.philox import random_bytes
+from iterand_compress.compress.seedmask import dumps, loads, read_seedmask
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "FORMAT.md").read_text()
 

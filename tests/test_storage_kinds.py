@@ -19,18 +19,18 @@ from kinds import expected_weights, frozen_numbers, networks_of_every_kind, valu
 from safetensors.numpy import load_file
 
 from conftest import succeed
-from iterand_compress.compress.codebooks import CODEBOOKS, get_codebook
+from iterand_compress.compress.analysis.compare import compare
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
-from iterand_compress.compress.generator import _units
-from iterand_compress.compress.philox import Purpose, random_bytes
-from iterand_compress.compress.recovery import recover_on_device
-from iterand_compress.compress.storage import (
+from iterand_compress.compress.recover import recover_on_device
+from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook
+from iterand_compress.compress.seed.philox import Purpose, random_bytes
+from iterand_compress.compress.seed.philox_torch import _units
+from iterand_compress.compress.seedmask import (
     Frozen,
     MaskedTensor,
     Network,
     Trained,
     dumps,
-    frozen,
     frozen_masks,
     loads,
     quantise,
@@ -38,7 +38,7 @@ from iterand_compress.compress.storage import (
     trained,
     write_seedmask,
 )
-from iterand_compress.compress.storage.compare import compare
+from iterand_compress.compress.seedmask import free_bits as frozen
 
 CODINGS = st.sampled_from(["auto", "raw", "rans"])
 ONES = np.ones(40, np.bool_)

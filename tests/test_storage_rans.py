@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iterand_compress.compress.errors import SeedMaskError
-from iterand_compress.compress.storage.bits import Row
-from iterand_compress.compress.storage.codings import Coded, Plan, decode_rows, encode_rows, plan
-from iterand_compress.compress.storage.rans import Table, alphabet, gap_alphabet
+from iterand_compress.compress.seedmask.bits import Row
+from iterand_compress.compress.seedmask.codings import Coded, Plan, decode_rows, encode_rows, plan
+from iterand_compress.compress.seedmask.rans import Table, alphabet, gap_alphabet
 
 # ---- The plain coder
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
-from iterand_compress.compress.codebooks import CODEBOOKS, get_codebook, random_codes
 from iterand_compress.compress.errors import IterandError, SeedMaskError
-from iterand_compress.compress.storage import (
+from iterand_compress.compress.files import atomic
+from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook, random_codes
+from iterand_compress.compress.seedmask import (
     MaskedTensor,
     Network,
     StoredTensor,
-    atomic,
     codings,
     dumps,
     frozen_masks,
@@ -35,8 +35,8 @@ from iterand_compress.compress.storage import (
     write_seedmask,
     writer,
 )
-from iterand_compress.compress.storage.bits import Row
-from iterand_compress.compress.storage.container import build_header
+from iterand_compress.compress.seedmask.bits import Row
+from iterand_compress.compress.seedmask.container import build_header
 
 NAMES = st.text(st.characters(exclude_categories=["C"], exclude_characters="\u2028\u2029"), min_size=1, max_size=9)
 
@@ -151,7 +151,7 @@ def test_the_order_of_the_state_changes_nothing() -> None:
 def test_every_process_writes_the_same_bytes(tmp_path: Path) -> None:
     script = (
         "import hashlib, sys; sys.path.insert(0, sys.argv[1]); from golden.make import flips;"
-        "from iterand_compress.compress.storage import dumps;"
+        "from iterand_compress.compress.seedmask import dumps;"
         "print(hashlib.sha256(dumps(flips())).hexdigest())"
     )
     outputs = {
@@ -165,7 +165,7 @@ def test_every_process_writes_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_storage_does_not_import_torch() -> None:
-    script = "import sys, iterand_compress.compress.storage; print('torch' in sys.modules)"
+    script = "import sys, iterand_compress.compress.seedmask; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"
 

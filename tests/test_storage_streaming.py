@@ -15,7 +15,7 @@ from golden.make import GOLDEN
 from safetensors.numpy import load_file
 
 from iterand_compress.compress.errors import SeedMaskError
-from iterand_compress.compress.storage import (
+from iterand_compress.compress.seedmask import (
     MaskedTensor,
     Network,
     StoredTensor,

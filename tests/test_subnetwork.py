@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from iterand_compress.compress.codebooks import get_codebook, random_codes
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.errors import CheckpointError, ConfigError
-from iterand_compress.compress.philox import Purpose, random_words
+from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
+from iterand_compress.compress.seed.philox import Purpose, random_words
 from iterand_compress.compress.subnetwork import (
     MASKABLE,
     make_subnetwork,

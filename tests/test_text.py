@@ -29,13 +29,13 @@ from iterand_compress.compress import (
     recover,
     refresh,
 )
+from iterand_compress.compress.analysis.estimate import estimate
 from iterand_compress.compress.config import DataConfig, ModelConfig, Recipe, validated
 from iterand_compress.compress.data import DATASETS, load_data
 from iterand_compress.compress.data import texts as texts_module
 from iterand_compress.compress.data.sentences import ANIMALS, load_sentences
 from iterand_compress.compress.data.tokens import TextSpec, pieces, token_hash, tokenise, tokenise_all
 from iterand_compress.compress.errors import ConfigError, DataError, ExportError, SeedMaskError
-from iterand_compress.compress.estimate import estimate
 from iterand_compress.compress.models import (
     Architecture,
     TextArchitecture,
@@ -45,9 +45,9 @@ from iterand_compress.compress.models import (
     resolve_text,
 )
 from iterand_compress.compress.models.transformer import Attention
-from iterand_compress.compress.storage import Network, TextInput, dumps, loads
-from iterand_compress.compress.storage import manifest as manifest_module
-from iterand_compress.compress.storage.text import canonical_json
+from iterand_compress.compress.seedmask import Network, TextInput, dumps, loads
+from iterand_compress.compress.seedmask import manifest as manifest_module
+from iterand_compress.compress.seedmask.json_text import canonical_json
 from iterand_compress.export import OnnxClassifier, export_onnx, export_text_onnx
 
 WORDS = TextSpec(6, 1000)

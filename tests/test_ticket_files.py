@@ -10,9 +10,9 @@ import torch
 from conftest import fail, succeed
 from iterand_compress.cli.options import VALUE_DTYPE_CHOICES
 from iterand_compress.compress import load_network, read_seedmask
-from iterand_compress.compress.packing import network_of_checkpoint, trained_error
-from iterand_compress.compress.storage import quantise, write_seedmask
-from iterand_compress.compress.training.checkpoint import load_checkpoint
+from iterand_compress.compress.checkpoint import load_checkpoint
+from iterand_compress.compress.pack import network_of_checkpoint, trained_error
+from iterand_compress.compress.seedmask import quantise, write_seedmask
 
 
 def test_choices_are_those_of_the_library():

@@ -14,14 +14,14 @@ import torch
 
 from conftest import fail, invoke, succeed
 from iterand_compress.compress import load_network, read_seedmask
+from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.errors import CheckpointError, DataError, IterandError, TrainingError
 from iterand_compress.compress.training import run as run_module
 from iterand_compress.compress.training import step as step_module
-from iterand_compress.compress.training.checkpoint import load_checkpoint
 from iterand_compress.compress.training.interrupt import RunStoppedError
 from iterand_compress.compress.training.recipe import override
-from iterand_compress.compress.training.report import Reporter
+from iterand_compress.compress.training.reporter import Reporter
 from iterand_compress.compress.training.trainer import RunOptions, train
 
 QUICK = override(

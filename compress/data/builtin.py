@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, import_extra
+from .image_source import ArraySource, FileSource, Labelled, RawData
 from .order import fixed_order
-from .source import ArraySource, FileSource, Labelled, RawData
 
 __all__ = ["TORCHVISION_LOADERS", "load_digits", "load_from_torchvision"]
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DataError
 from .image_files import without_warnings
-from .source import ArraySource, FileSource, ImageSource
+from .image_source import ArraySource, FileSource, ImageSource
 
 __all__ = [
     "as_array",

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..storage.text import printable
+from ..seedmask.json_text import printable
 from .class_folders import PARTS, Wanted, list_classes, look_around, require_several, twin, unsplit
 from .image_files import image_header, suffixes
-from .source import FileSource, Labelled, RawData
+from .image_source import FileSource, Labelled, RawData
 
 __all__ = ["load_folder"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..config import DataConfig
 from ..errors import ConfigError, DataError, did_you_mean
-from ..storage.text import printable
+from ..seedmask.json_text import printable
 from . import BUNDLED, DATASETS, TEXT_DATASETS
 from .augment import Augmentation
 from .builtin import load_digits, load_from_torchvision
@@ -21,9 +21,9 @@ from .bundle import DataBundle, Split
 from .decode import as_array, decode_all, pixel_counts, require_size, statistics
 from .folder import load_folder
 from .image_files import image_header, without_warnings
-from .memory import MemorySplit
+from .image_source import FileSource, ImageSource, RawData
+from .memory_split import MemorySplit
 from .order import held_out
-from .source import FileSource, ImageSource, RawData
 from .stream import LARGE_SIDE, StreamSplit, StreamTransform
 from .text_loading import load_text
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..philox import Purpose, random_words
+from ..seed.philox import Purpose, random_words
 
 __all__ = [
     "augmentation_words",

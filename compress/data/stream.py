@@ -20,9 +20,9 @@ from .augment import Augmentation, to_pixels
 from .bundle import Batch, Split
 from .decode import as_array, scale, scale_and_crop
 from .image_files import without_warnings
+from .image_source import ImageSource
 from .order import augmentation_words, epoch_order
 from .shard import WHOLE, Shard
-from .source import ImageSource
 
 __all__ = ["LARGE_SIDE", "StreamSplit", "StreamTransform"]
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..codebooks import Codebook, get_codebook
 from ..config import SubnetworkConfig
 from ..errors import ConfigError
-from ..storage import Frozen
-from . import biprop, dense, edge_popup, grasp, iterand, magnitude, recycling, snip, synflow
+from ..seed.codebooks import Codebook, get_codebook
+from ..seedmask import Frozen
+from . import biprop, edge_popup, grasp, iterand, magnitude, recycling, snip, synflow
+from . import dense_training as dense
 from .iterand import Resampling, resampling_of
 from .preset import Criterion, MethodPreset, Scope, Selection
 from .recycling import RATE, Recycling

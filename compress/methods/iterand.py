@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..config import SubnetworkConfig
 from ..errors import ConfigError
-from ..generator import DECISION_STEPS
+from ..seed.philox_torch import DECISION_STEPS
 from .preset import MethodPreset
 
 __all__ = ["PRESET", "Resampling", "resampling_of"]

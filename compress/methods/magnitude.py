@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..generator import random_scores
+from ..seed.philox_torch import random_scores
 from .preset import pruned_first
 
 __all__ = ["MAGNITUDE", "RANDOM", "magnitude_scores", "uniform_scores"]

@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from ..errors import ConfigError, did_you_mean
-from ..state import unwrapped
 from .architecture import TORCHVISION, AnyArchitecture, Architecture, TextArchitecture
+from .state import unwrapped
 
 __all__ = ["from_factory", "from_torchvision", "import_factory"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoint import Position
 from ..errors import IterandError
-from ..storage.text import shell_word
-from .checkpoint import Position
+from ..seedmask.json_text import shell_word
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoint import Position
 from ..errors import ConfigError, IterandError, import_extra
-from ..outputs import beside
-from ..storage import atomic_path
-from .checkpoint import Position
+from ..files.outputs import beside
+from ..seedmask import atomic_path
 from .evaluate import Score
-from .report import EpochReport
+from .reporter import EpochReport
 
 if TYPE_CHECKING:
     from typing_extensions import Self

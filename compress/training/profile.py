@@ -16,10 +16,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..data.bundle import Batch
 from ..errors import IterandError
-from ..fused import FusedLayers
-from ..outputs import beside
-from ..stages import PREFIX, named_stages, stage
-from ..storage import atomic_path
+from ..files.outputs import beside
+from ..mask.fused import FusedLayers
+from ..mask.stages import PREFIX, named_stages, stage
+from ..seedmask import atomic_path
 from ..subnetwork import masked_layers
 
 __all__ = ["ProfileReport", "StepProfile", "event_seconds", "fetched", "trace_path"]

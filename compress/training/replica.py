@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from ..attachment import without_cudnn
 from ..errors import TrainingError
-from ..masked_weight import MaskedWeight
+from ..mask.attachment import without_cudnn
+from ..mask.masked_weight import MaskedWeight
 from ..subnetwork import masked_layers, pruned_layers
 from .group import Group
 from .sync_batchnorm import SyncBatchNorm

@@ -10,28 +10,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..allocation import settle
+from ..checkpoint import Checkpoint, Position, save_checkpoint
 from ..config import Recipe
 from ..data import DataBundle, Split, load_data
 from ..errors import ConfigError, DataError, TrainingError
+from ..mask.sparsity import settle
+from ..mask.stages import stage
 from ..models import is_foreign
-from ..stages import stage
-from ..state import load_state
-from ..storage.text import shell_word
+from ..models.state import load_state
+from ..networks import EVAL_BATCH, architecture_of, build_network, check_output, describe, find_masks
+from ..rebuild import check_packing, probe_answers, require_same_answers
+from ..seedmask.json_text import shell_word
 from ..subnetwork import masked_layers, pruned_layers, refresh
-from .checkpoint import Checkpoint, Position, save_checkpoint
 from .evaluate import Score, evaluate, network_logits
 from .group import ALONE, Group
 from .identity import require_same_data
 from .interrupt import RunStoppedError, StopRequest
-from .memory import release
-from .network import EVAL_BATCH, architecture_of, build_network, check_output, describe, find_masks
 from .optimizer import load_optimizer_state, make_optimizer, optimizer_state, set_learning_rate
-from .options import RunOptions
+from .out_of_memory import release
 from .profile import StepProfile, event_seconds, fetched
-from .rebuilt import check_packing, probe_answers, require_same_answers
 from .replica import Fingerprints, equalise_buffers, equalise_start, replicate, unused_parameters
-from .report import EpochReport, Reporter, RunInfo, StepReport
+from .reporter import EpochReport, Reporter, RunInfo, StepReport
+from .run_options import RunOptions
 from .schedule import learning_rate
 from .step import TrainingStep, check_training, clash_with_accumulation
 from .sync_batchnorm import synchronise_batchnorm

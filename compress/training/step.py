@@ -13,15 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 from ..config import Recipe, TrainConfig
 from ..data import DataBundle
 from ..errors import ConfigError, DataError, TrainingError
-from ..fused import FusedLayers
-from ..stages import stage
+from ..mask.fused import FusedLayers
+from ..mask.stages import stage
+from ..networks import step_seed
 from ..subnetwork import held_masks
 from .graph import StepGraph
 from .group import Group
-from .memory import largest_fitting
-from .network import step_seed
-from .options import RunOptions
+from .out_of_memory import largest_fitting
 from .replica import foreign_buffers
+from .run_options import RunOptions
 
 __all__ = ["TrainingStep", "check_training", "clash_with_accumulation"]
 

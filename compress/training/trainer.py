@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
+from ..checkpoint import Checkpoint, load_checkpoint
 from ..config import Recipe
 from ..errors import CheckpointError, ConfigError
-from ..outputs import only_writer
-from ..storage import check_output
-from .checkpoint import Checkpoint, load_checkpoint
+from ..files.outputs import only_writer
+from ..seedmask import check_output
 from .devices import resolve_device
 from .evaluate import Score
 from .group import Group
@@ -27,7 +27,7 @@ from .metrics import MetricsLog, NoMetrics, check_tensorboard, metrics_path
 from .peers import watched
 from .profile import trace_path
 from .recipe import differences, override
-from .report import Reporter
+from .reporter import Reporter
 from .run import Run, RunOptions
 from .schedule import check_refresh, check_schedule
 

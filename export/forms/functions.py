@@ -11,7 +11,7 @@ from functools import cache
 import onnx.parser
 from onnx import FunctionProto
 
-from ...compress.philox import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
+from ...compress.seed.philox import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
 
 __all__ = ["DOMAIN", "FUNCTIONS", "OPSET", "functions_for", "nested"]
 

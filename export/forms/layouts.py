@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...compress.storage.bits import pack_values, packed_bytes
+from ...compress.seedmask.bits import pack_values, packed_bytes
 from .emitter import Emitter
 
 __all__ = ["TERNARY_ALLOWANCE", "layout_of", "write_numbers", "write_spread"]

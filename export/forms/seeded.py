@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from ...compress.codebooks import get_codebook
-from ..coded import CodedWeight
+from ...compress.seed.codebooks import get_codebook
 from ..graph import Graph
+from .coded import CodedWeight
 from .emitter import Emitter
 from .layouts import write_numbers
 from .packed import write_packed, write_scaled

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from iterand_compress.compress.codebooks import CODEBOOKS
-from iterand_compress.compress.philox import Purpose, random_bytes
-from iterand_compress.compress.storage import (
+from iterand_compress.compress.seed.codebooks import CODEBOOKS
+from iterand_compress.compress.seed.philox import Purpose, random_bytes
+from iterand_compress.compress.seedmask import (
     Frozen,
     InputSpec,
     MaskedTensor,

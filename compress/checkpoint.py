@@ -1,0 +1,206 @@
+"""Checkpoints: one file with all a run needs to go on exactly where it stopped.
+
+A checkpoint is a dictionary of tensors and plain values, so it loads with ``torch.load(weights_only=True)``
+and never runs code. It is written atomically: a reader sees the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import stat
+import warnings
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import Recipe, validated
+from .data.tokens import TextSpec
+from .errors import CheckpointError
+from .files.kinds import check_kind
+from .models import AnyArchitecture, read_architecture
+from .models.state import module_versions, with_versions
+from .seedmask import atomic_path
+
+__all__ = ["Checkpoint", "DataInfo", "Position", "load_checkpoint", "save_checkpoint"]
+
+_FORMAT, _VERSION = "iterand-compress checkpoint", 1
+#: Keys that the first checkpoints did not have.
+_LATER = {"versions", "probe"}
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: ``batch`` batches of ``epoch`` are done, ``step`` steps in all."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a network must know about its data: names of the classes, and what an input is.
+
+    Attributes:
+        name: of the data set.
+        classes: names by label.
+        image_shape: channels, height, width; empty for texts, as are mean and std.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+        text: how texts become tokens; ``None`` for images.
+    """
+
+    name: str
+    classes: list[str]
+    image_shape: list[int]
+    mean: list[float]
+    std: list[float]
+    text: TextSpec | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values; those of images are the ones that every version has read."""
+        values = asdict(self)
+        if self.text is None:
+            del values["text"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DataInfo:
+        """Inverse of ``to_dict``."""
+        text = values.get("text")
+        return cls(**{**values, "text": TextSpec.from_dict(text) if text else None})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run on disk.
+
+    Attributes:
+        recipe: the resolved settings.
+        architecture: what ``build_model`` rebuilds the network from.
+        data: classes, and what an input is.
+        position: where the run stands.
+        model: state dict of the (parametrized) network, with the versions of its modules.
+        optimizer: state dict of the optimizer; ``None`` once the run is complete.
+        meter: running sums of an unfinished epoch (loss, right answers, images).
+        data_dir: folder of the data on the machine of the run.
+        test: the final score (correct, images, loss), once the run is complete.
+        probe: what the network answers (`probe_answers`), float32 ``[2, classes]`` on the CPU, where its source is code
+            that may give another network next time; ``None`` for built-in models.
+    """
+
+    recipe: Recipe
+    architecture: AnyArchitecture
+    data: DataInfo
+    position: Position
+    model: dict[str, Any]
+    optimizer: dict[str, Any] | None
+    meter: list[float]
+    data_dir: str | None = None
+    test: dict[str, Any] | None = None
+    probe: torch.Tensor | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all epochs and the final test are done."""
+        return self.test is not None
+
+    @property
+    def unfinished(self) -> str | None:
+        """What to tell those who use the network of a run that goes on; ``None`` once it is complete."""
+        if self.complete:
+            return None
+        epoch, epochs = self.position.epoch, self.recipe.train.epochs
+        return f"of an unfinished run, after step {self.position.step} ({epoch} of {epochs} epochs are done)"
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        IterandError: the folder is missing or read-only, or the disk is full; the old file is untouched.
+    """
+    content = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "recipe": checkpoint.recipe.model_dump(),
+        "architecture": checkpoint.architecture.to_dict(),
+        "data": checkpoint.data.to_dict(),
+        "position": asdict(checkpoint.position),
+        "model": dict(checkpoint.model),
+        "optimizer": checkpoint.optimizer,
+        "meter": checkpoint.meter,
+        "data_dir": checkpoint.data_dir,
+        "test": checkpoint.test,
+        "versions": module_versions(checkpoint.model),
+        "probe": checkpoint.probe,
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # torch's zip writer stumbles over the end of a file that a full disk has cut short
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
+    """Read a checkpoint; tensors come to the CPU.
+
+    Args:
+        path: the file.
+        content: what is in it, if another process has read it.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign, newer, or a pickle that would run code.
+    """
+    if content is None:
+        check_kind(path, "torch")
+    try:
+        if content is None and not stat.S_ISREG(path.stat().st_mode):  # a FIFO would never open
+            raise CheckpointError(f"{path}: cannot be read: not a regular file; give the path of a checkpoint")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns about what is refused a moment later
+            found = torch.load(path if content is None else io.BytesIO(content), map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except pickle.UnpicklingError as error:
+        reason = "it may run code when loaded" if "weights_only" in str(error) else "damaged, or another format"
+        raise CheckpointError(
+            f"{path}: refused: not an iterand-compress checkpoint ({reason}); make one with 'iterand-compress train'"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint: {_first_line(error)}") from None
+    if not isinstance(found, dict) or found.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{path}: not an iterand-compress checkpoint (for a bare state dict, use the library's pack())"
+        )
+    if found["version"] != _VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint version: expected {_VERSION}, got {found['version']!r}; use the version that wrote it"
+        )
+    expected = {field.name for field in fields(Checkpoint)} | {"format", "version", "versions"}
+    if not expected - _LATER <= set(found) <= expected:
+        raise CheckpointError(f"{path}: damaged: expected the keys {sorted(expected)}, got {sorted(found)}")
+    return Checkpoint(
+        recipe=validated(Recipe, found["recipe"], f"{path}: recipe"),
+        architecture=read_architecture(found["architecture"]),
+        data=DataInfo.from_dict(found["data"]),
+        position=Position(**found["position"]),
+        model=with_versions(found["model"], found.get("versions", {})),
+        optimizer=found["optimizer"],
+        meter=found["meter"],
+        data_dir=found["data_dir"],
+        test=found["test"],
+        probe=found.get("probe"),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

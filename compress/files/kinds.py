@@ -1,0 +1,80 @@
+"""What a file is, where a command expects another kind, and what to do with it."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+from pathlib import Path
+
+from ..errors import CheckpointError, SeedMaskError
+from ..seedmask.json_text import shell_word
+
+__all__ = ["WHAT", "check_kind", "content_kind", "kind_of"]
+
+_SEEDMASK = b'{"__metadata__":{"seedmask":'  # our header begins so, whatever else is in it
+_ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # protobuf tags that may follow the version in a model
+
+#: What messages call the kinds.
+WHAT = {
+    "seedmask": "a .seedmask file",
+    "torch": "a file of torch.save",
+    "onnx": "an ONNX file",
+    "safetensors": "a safetensors file without seed and masks",
+}
+_ADVICE = {
+    "seedmask": "it is packed already: iterand-compress inspect {path}",
+    "torch": "if it is a checkpoint, pack it first: iterand-compress pack {path}",
+    "onnx": "verify and eval take it if its name ends in .onnx; else give the file that it was exported from",
+    "safetensors": "give the .seedmask file or the checkpoint that it comes from",
+}
+
+
+def kind_of(path: Path) -> str | None:
+    """``seedmask``, ``torch``, ``onnx`` or ``safetensors``, by content; ``None`` for all else, and if it is no file."""
+    try:
+        return content_kind(path)
+    except OSError:
+        return None
+
+
+def content_kind(path: Path) -> str | None:
+    """`kind_of` a file that is there.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        return None
+    with path.open("rb") as file:
+        head = file.read(8 + len(_SEEDMASK))
+    if head[:4] == b"PK\x03\x04":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (ValueError, zipfile.BadZipFile):
+            return None
+        return "torch" if any(name.endswith("/data.pkl") for name in names) else None
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        return "seedmask" if head[8:] == _SEEDMASK else "safetensors"
+    if head[:1] == b"\x08" and len(head) > 2 and head[1] < 64 and head[2] in _ONNX_FIELDS:
+        return "onnx"
+    return None
+
+
+def check_kind(path: Path, expected: str) -> None:
+    """Refuse a file of another kind that is known here, before it is read as what it is not.
+
+    Args:
+        path: the file.
+        expected: a kind, ``seedmask`` or ``torch``.
+
+    Raises:
+        SeedMaskError: a ``.seedmask`` file was expected. Of safetensors files the reader itself says more.
+        CheckpointError: a checkpoint was expected.
+    """
+    kind = kind_of(path)
+    if kind in (None, expected) or (kind, expected) == ("safetensors", "seedmask"):
+        return
+    wanted = {"seedmask": "a .seedmask file", "torch": "a checkpoint"}[expected]
+    error = {"seedmask": SeedMaskError, "torch": CheckpointError}[expected]
+    raise error(f"{path}: {WHAT[kind]}, not {wanted}; {_ADVICE[kind].format(path=shell_word(path))}")

@@ -1,0 +1,220 @@
+"""A weight of a layer: random numbers from a seed, masked by trained scores, refreshed as the method has it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..methods.iterand import Resampling
+from ..methods.recycling import Recycling
+from ..seed.philox_torch import frozen_masks, random_scores
+from .codes import codes_of, initial_bytes, redraw
+from .sparsity import Allocation
+from .spec import WeightSpec, require_same, spec_from_state
+from .stages import stage
+from .straight_through import HeldWeight, StraightThrough
+from .topk import Fixed, coat_sizes, select, selection_keys
+from .topk_cpu import new_bracket
+
+__all__ = ["MaskedWeight", "coats_of", "fixed_of"]
+
+
+def coats_of(scores: Tensor, spec: WeightSpec, fixed: Fixed | None, brackets: list[Tensor] | None = None) -> Tensor:
+    """How many of the nested masks keep each weight, uint8 ``[n]``.
+
+    Source: Okoshi et al., "Multicoated supermasks enhance hidden networks", ICML 2022; each mask keeps the same number
+    of weights fewer than the one before it.
+    """
+    memory: list[Tensor | None] = [*brackets] if brackets else [None] * spec.coats
+    masks = [
+        select(scores, kept, spec.selection, fixed, bracket)
+        for kept, bracket in zip(coat_sizes(spec.kept, spec.coats), memory, strict=True)
+    ]
+    return torch.stack(masks).sum(0, dtype=torch.uint8)
+
+
+def fixed_of(spec: WeightSpec, device: torch.device) -> Fixed | None:
+    """The weights whose part in the mask follows from the seed, or from being padding; ``None`` if there are none."""
+    if spec.frozen == (0, 0) and spec.padding < 0:
+        return None
+    count = math.prod(spec.shape)
+    if spec.frozen == (0, 0):
+        pruned, kept = torch.zeros(2, count, dtype=torch.bool, device=device)
+    else:
+        pruned, kept = frozen_masks(spec.seed, spec.tensor, *spec.frozen, count, device)
+    if spec.padding >= 0:
+        pruned.view(spec.shape)[spec.padding] = True
+    return pruned, kept
+
+
+class MaskedWeight(nn.Module):
+    """The parametrization of one weight tensor: from scores (float, flat ``[n]``) to the masked weight.
+
+    Buffers are flat and row-major, so no memory format reorders them. ``codes`` (int8 ``[n]``: the random weights in
+    units of the scale) is not part of the state dict: it follows from the seed and ``draws`` (uint8 ``[n]``, present
+    if the method redraws), or from ``current`` (uint8 ``[n]``, the byte that each weight stands for, present if the
+    method recycles).
+
+    Attributes:
+        spec: see there.
+        score_bound: scores start uniform on ± this.
+        allocation: rule for the number of kept weights.
+        resampling: IteRand's rule, or ``None``.
+        recycling: Weight Recycling's rule, or ``None``.
+        held_mask: for a while, the mask, bool ``[n]`` (see ``fused.py``, and ``held_masks``).
+        held_weight: for a while, the effective weight.
+        order: names of all parameters of the layer, in the order of the plain one.
+    """
+
+    codes: Tensor
+    draws: Tensor | None
+    current: Tensor | None
+
+    def __init__(
+        self,
+        spec: WeightSpec,
+        score_bound: float,
+        device: torch.device,
+        *,
+        allocation: Allocation,
+        resampling: Resampling | None = None,
+        recycling: Recycling | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.allocation, self.resampling, self.recycling = allocation, resampling, recycling
+        self.score_bound, self._unused = score_bound, True
+        self.held_mask: Tensor | None = None
+        self.held_weight: Tensor | None = None
+        self.order: tuple[str, ...] = ()
+        self._brackets = [new_bracket() for _ in range(spec.coats)]
+        count = math.prod(spec.shape)
+        draws = torch.zeros(count, dtype=torch.uint8, device=device) if resampling else None
+        self.register_buffer("draws", draws)
+        current = initial_bytes(spec, device) if recycling else None
+        self.register_buffer("current", current)
+        self.register_buffer("codes", codes_of(spec, None, current, device), persistent=False)
+        for name, part in zip(("fixed_pruned", "fixed_kept"), fixed_of(spec, device) or (None, None), strict=True):
+            self.register_buffer(name, part, persistent=False)
+        if device.type == "meta":  # where nothing can be counted
+            pruned, kept = (count * share >> 16 for share in spec.frozen)
+            self._fixed_counts: tuple[int, ...] = (max(pruned, count - spec.selectable), kept)
+        else:
+            self._fixed_counts = tuple(int(part.sum()) for part in self.fixed or ())
+        self.keep(self.possible(spec.kept))
+        self._settled = not allocation.varies
+
+    @property
+    def fixed(self) -> Fixed | None:
+        """Weights that are pruned, and kept, whatever their scores, bool ``[n]`` each; ``None`` if there are none."""
+        pruned, kept = self.fixed_pruned, self.fixed_kept
+        return (pruned, kept) if isinstance(pruned, Tensor) and isinstance(kept, Tensor) else None
+
+    @property
+    def random(self) -> Tensor:
+        """The random weights, masked or not, float32 ``[n]``."""
+        return self.codes.to(torch.float32) * self.spec.scale
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """The effective weight, of the layer's shape: the random weight where kept, +0 where pruned.
+
+        Raises:
+            ConfigError: in the backward pass, if the number of kept weights changes in training, and nothing sets it.
+        """
+        if self.held_weight is not None:
+            return HeldWeight.apply(  # type: ignore[no-untyped-call,no-any-return]
+                scores, self.codes, self.held_weight, self.spec
+            )
+        coats = None
+        if self.spec.coats > 1:
+            coats = coats_of(scores.detach(), self.spec, self.fixed, self._brackets)
+            mask = coats > 0
+        else:
+            mask = self.mask(scores) if self.held_mask is None else self.held_mask
+        weight: Tensor = StraightThrough.apply(  # type: ignore[no-untyped-call]
+            scores, self.codes, mask, coats, self.spec
+        )
+        if not self._settled and weight.requires_grad:
+            weight.register_hook(_refuse_training)  # type: ignore[no-untyped-call]
+        return weight.view(self.spec.shape)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Called once by ``register_parametrization``: the initial scores take the place of the weight."""
+        if not self._unused:
+            raise ConfigError(
+                "the weights of a subnetwork follow from seed and scores and cannot be assigned; materialise() it first"
+            )
+        self._unused = False
+        scores = random_scores(self.spec.seed, self.spec.tensor, self.score_bound, weight.numel(), weight.device)
+        return scores.to(weight.dtype)
+
+    def keys(self, scores: Tensor) -> Tensor:
+        """What layers are compared by, float ``[n]``: the keys of the selection, in units of what scores start from."""
+        return selection_keys(scores.detach(), self.spec.selection, self.fixed) / self.score_bound
+
+    def mask(self, scores: Tensor) -> Tensor:
+        """The mask, bool ``[n]`` with exactly ``spec.kept`` true entries."""
+        with stage("selection"):
+            return select(scores.detach(), self.spec.kept, self.spec.selection, self.fixed, self._brackets[0])
+
+    def keep(self, kept: int) -> None:
+        """Change the number of kept weights."""
+        self._settled = True
+        if kept != self.spec.kept:
+            self.spec = replace(self.spec, kept=kept)
+
+    def possible(self, kept: int) -> int:
+        """The number nearest to ``kept`` that a mask can keep, given what is fixed of it."""
+        pruned, always = self._fixed_counts or (0, 0)
+        return min(max(kept, always), math.prod(self.spec.shape) - pruned)
+
+    @torch.no_grad()
+    def resample(self, scores: Tensor, event: int) -> None:
+        """Redraw each pruned weight with the configured probability; ``event`` counts from 1."""
+        if self.resampling is None or self.draws is None:
+            return
+        redraw(self.spec, self.resampling, event, self.mask(scores), self.codes, self.draws, self.current)
+
+    @torch.no_grad()
+    def recycle(self, scores: Tensor) -> None:
+        """Let the weights with the lowest scores take the values of those with the highest."""
+        if self.recycling is None or self.current is None:
+            return
+        keys = selection_keys(scores.detach(), self.spec.selection)
+        if self.spec.padding >= 0:  # whose scores do not learn: it gives nothing
+            keys = keys.clone()
+            keys.view(self.spec.shape)[self.spec.padding] = -math.inf
+        takers, givers = self.recycling.moves(keys)
+        self.current[takers] = self.current[givers]
+        self.codes[takers] = self.codes[givers]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The spec travels with the state dict, so a state dict can be packed without the model."""
+        return asdict(self.spec)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Refuse the scores of another network."""
+        spec = spec_from_state(state)
+        require_same(self.spec, spec, varies=self.allocation.varies)
+        self.keep(spec.kept)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if prefix + "draws" in state_dict or prefix + "current" in state_dict:
+            self.codes.copy_(codes_of(self.spec, self.draws, self.current))
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return f"{self.spec.codebook}, kept={self.spec.kept}/{math.prod(self.spec.shape)}, {self.spec.selection}"
+
+
+def _refuse_training(_: Tensor) -> None:
+    raise ConfigError(
+        "global selection and ramps set the number of weights that a layer keeps before each step, and nothing did: "
+        "call refresh(model, step, steps_per_epoch=…) in the loop"
+    )

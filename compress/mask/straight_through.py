@@ -1,0 +1,129 @@
+"""From random codes and a mask to the weight that a layer computes with, and from its gradient to that of the scores.
+
+Source: Ramanujan et al., "What's hidden in a randomly weighted neural network?", CVPR 2020, section 3: the gradient
+passes straight through the mask.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from ..methods.biprop import alpha
+from .kernels import score_gradient
+from .spec import WeightSpec
+from .stages import stage
+from .topk_cpu import CHUNK
+
+__all__ = ["HeldWeight", "StraightThrough", "effective_weight"]
+
+
+class StraightThrough(torch.autograd.Function):
+    """The effective weight; the gradient reaches the scores as if the mask were the scores."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, scores: Tensor, codes: Tensor, mask: Tensor, coats: Tensor | None, spec: WeightSpec
+    ) -> Tensor:
+        """See `effective_weight`; ``scores``, float ``[n]``, give it its dtype."""
+        saved = (codes, scores) if spec.selection == "magnitude" else (codes,)
+        ctx.save_for_backward(*saved)
+        ctx.scale = spec.scale  # type: ignore[attr-defined]
+        with stage("masking"):
+            return effective_weight(codes, mask, coats, spec, scores.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+        """Gradient of the loss times the random weight, and times the sign of the score if magnitudes are compared."""
+        codes, *scores = ctx.saved_tensors
+        with stage("masking"):
+            gradient = _score_gradient(grad, codes, ctx.scale, scores[0] if scores else None)
+        return gradient, None, None, None, None
+
+
+class HeldWeight(torch.autograd.Function):
+    """An effective weight that was computed before, with all others of its network (see ``fused.py``)."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, scores: Tensor, codes: Tensor, weight: Tensor, spec: WeightSpec) -> Tensor:
+        """The weight, of the layer's shape, float32 or bfloat16."""
+        saved = (codes, scores) if spec.selection == "magnitude" else (codes,)
+        ctx.save_for_backward(*saved)
+        ctx.scale = spec.scale  # type: ignore[attr-defined]
+        return weight.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        """As that of `StraightThrough`; the gradient, like the weight, may have its channels last."""
+        codes, *scores = ctx.saved_tensors
+        signs = scores[0] if scores else None
+        if torch.compiler.is_compiling():
+            return _score_gradient(grad.float().reshape(-1), codes, ctx.scale, signs), None, None, None
+        with stage("masking"):
+            kernel = None
+            if grad.dim() == 4 and not grad.is_contiguous():
+                kernel = (grad.shape[1], grad.shape[2] * grad.shape[3])
+                grad = grad.permute(0, 2, 3, 1)
+            gradient = score_gradient(grad.contiguous(), codes, ctx.scale, signs, kernel=kernel)
+        return gradient, None, None, None
+
+
+def effective_weight(codes: Tensor, mask: Tensor, coats: Tensor | None, spec: WeightSpec, dtype: torch.dtype) -> Tensor:
+    """The weight that the layer computes with, flat: +0 where pruned, else a multiple of the random weight or of α.
+
+    Args:
+        codes: int8 ``[n]``, the random weights in units of the scale.
+        mask: bool ``[n]``.
+        coats: uint8 ``[n]``, how many times each weight is taken; ``None`` = as the mask says.
+        spec: of the layer.
+        dtype: of the result; other types than float32 are rounded once, from float32.
+    """
+    factor: Tensor | float = spec.scale
+    if spec.binarised:
+        factor = alpha(codes, mask, spec.scale, spec.kept)
+        codes = codes.sign()
+    if coats is None and _on_host(codes, dtype):
+        return _host_product(codes, mask, float(factor))
+    values = codes.to(torch.float32) * factor
+    if coats is not None:
+        values = values * coats
+    # where, not a product: -w * 0 would be -0, and a recovered pruned weight is +0.
+    return torch.where(mask, values, 0.0).to(dtype)
+
+
+def _score_gradient(grad: Tensor, codes: Tensor, scale: float, scores: Tensor | None) -> Tensor:
+    if _on_host(codes, grad.dtype):
+        return _host_gradient(grad, codes, scale, scores)
+    gradient = grad * (codes.to(torch.float32) * scale).to(grad.dtype)
+    return gradient if scores is None else gradient * scores.sign()
+
+
+def _on_host(codes: Tensor, dtype: torch.dtype) -> bool:
+    """Whether to go through a layer in pieces: a quarter of the time on a CPU, where temporaries leave the cache."""
+    return codes.device.type == "cpu" and dtype == torch.float32 and not torch.compiler.is_compiling()
+
+
+def _host_product(codes: Tensor, mask: Tensor, factor: float) -> Tensor:
+    out = torch.empty(codes.shape, dtype=torch.float32, device="cpu")
+    room = torch.empty(min(CHUNK, len(codes)), dtype=torch.int8, device="cpu")
+    parts = (torch.split(part, CHUNK) for part in (codes, mask.view(torch.int8), out))
+    for some, kept, product in zip(*parts, strict=True):
+        # In integers, a product with 0 has no sign.
+        product.copy_(torch.mul(some, kept, out=room[: len(some)])).mul_(factor)
+    return out
+
+
+def _host_gradient(grad: Tensor, codes: Tensor, scale: float, scores: Tensor | None) -> Tensor:
+    out = torch.empty_like(grad)
+    room = torch.empty(min(CHUNK, len(codes)), dtype=torch.float32, device="cpu")
+    parts = [torch.split(part, CHUNK) for part in (grad, codes, out)]
+    signs = torch.split(scores, CHUNK) if scores is not None else [None] * len(parts[0])
+    for above, some, gradient, sign in zip(*parts, signs, strict=True):
+        weight = room[: len(some)].copy_(some).mul_(scale)
+        torch.mul(above, weight, out=gradient)
+        if sign is not None:
+            gradient.mul_(torch.sign(sign, out=weight))
+    return out

@@ -1,0 +1,82 @@
+"""State dicts: tensors by name, and beside them the versions of modules by which PyTorch converts older ones.
+
+A module with a ``_version`` of its own converts entries of earlier versions when it loads them. PyTorch keeps the
+versions in an attribute of the dictionary, which every copy into a plain dictionary loses.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SeedMaskError
+from ..seedmask import SeedMask
+from ..tensors import from_stored
+
+__all__ = ["load_state", "module_versions", "plain_state", "recovered_state", "unwrapped", "with_versions"]
+
+
+def module_versions(state: Mapping[str, Any]) -> dict[str, int]:
+    """The versions of the modules that a state dict comes from, by their names; empty if it does not know them."""
+    metadata: Mapping[str, Mapping[str, Any]] = getattr(state, "_metadata", {})
+    versions = {name: entry.get("version") for name, entry in metadata.items()}
+    return {name: version for name, version in versions.items() if type(version) is int}
+
+
+def with_versions(state: Mapping[str, Any], versions: Mapping[str, int]) -> OrderedDict[str, Any]:
+    """A shallow copy of a state dict that knows the versions of its modules, as PyTorch's own do."""
+    copied = OrderedDict(state)
+    copied._metadata = {name: {"version": version} for name, version in versions.items()}  # type: ignore[attr-defined]
+    return copied
+
+
+def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """``model.load_state_dict(state, strict=True)``; where the state knows no version of a module, it is the module's.
+
+    Raises:
+        RuntimeError: PyTorch's, if names or shapes are others.
+        SeedMaskError: the module is on the device meta.
+    """
+    own = model.state_dict()
+    for name, value in own.items():
+        if isinstance(value, Tensor) and value.is_meta:  # which PyTorch loads nothing into
+            raise SeedMaskError(f"{name}: the module has no content (device meta); make it on the CPU, or to_empty()")
+    model.load_state_dict(with_versions(state, module_versions(own) | module_versions(state)))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile``, or the module itself."""
+    while inner := _inner(model):
+        model = getattr(model, inner)
+    return model
+
+
+def _inner(module: nn.Module) -> str | None:
+    """What a wrapper of PyTorch calls the module inside; ``None`` for all other modules."""
+    if isinstance(getattr(module, "_orig_mod", None), nn.Module):  # torch.compile
+        return "_orig_mod"
+    return "module" if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) else None
+
+
+def plain_state(model: nn.Module) -> dict[str, Any]:
+    """The state dict of a model by the names that its tensors have where nothing is wrapped, inside it neither."""
+    wrappers = [
+        (f"{name}.".removeprefix("."), f"{inner}.")
+        for name, module in model.named_modules(remove_duplicate=False)
+        if (inner := _inner(module))
+    ]
+    state = dict(model.state_dict())
+    for outer, inner in reversed(wrappers):  # the innermost first
+        prefix = outer + inner
+        state = {outer + key.removeprefix(prefix) if key.startswith(prefix) else key: state[key] for key in state}
+    return state
+
+
+def recovered_state(file: SeedMask) -> dict[str, Tensor]:
+    """Recovered weights and unmasked state, for `load_state` into the plain module."""
+    weights = {name: torch.from_numpy(array) for name, array in file.weights().items()}
+    return weights | {name: from_stored(stored, name) for name, stored in file.state().items()}

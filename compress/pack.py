@@ -1,0 +1,344 @@
+"""From a trained subnetwork to a ``.seedmask`` file."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import Checkpoint, DataInfo
+from .errors import CheckpointError, SeedMaskError
+from .mask.codes import codes_of
+from .mask.masked_weight import coats_of, fixed_of
+from .mask.spec import WeightSpec, spec_from_state
+from .mask.topk import select
+from .methods.biprop import alpha
+from .models.state import plain_state
+from .seed.codebooks import get_codebook, random_bytes_at
+from .seed.philox import random_bytes
+from .seed.philox_torch import random_weights
+from .seedmask import (
+    Frozen,
+    InputSpec,
+    MaskedTensor,
+    Network,
+    PackReport,
+    TextInput,
+    check_output,
+    quantise,
+    write_seedmask,
+)
+from .seedmask.state_dtype import StateRounding, round_state
+from .subnetwork import masked_layers, pruned_layers
+from .tensors import check_content, to_stored
+
+__all__ = [
+    "MaskedKeys",
+    "masked_keys",
+    "network_of",
+    "network_of_checkpoint",
+    "pack",
+    "trained_error",
+    "with_state_dtype",
+]
+
+# Before "original", "0.mask" and the like, what torch calls the state of a parametrized tensor. Others than ours put
+# such state there, too; ours is known by what its extra state holds.
+_PREFIX = re.compile(r"((?:.+\.)?)parametrizations\.([^.]+)\.")
+_EXTRA = "0._extra_state"
+
+
+@dataclass(frozen=True)
+class MaskedKeys:
+    """Where the state dict of a subnetwork holds a masked weight.
+
+    Attributes:
+        name: of the weight in the plain model.
+        prefix: of its keys.
+        spec: of the weight.
+        first: whether it is the first name of the layer, which may have several.
+    """
+
+    name: str
+    prefix: str
+    spec: WeightSpec
+    first: bool
+
+    @property
+    def original(self) -> str:
+        """The key of its scores, or of the weights that are trained."""
+        return f"{self.prefix}original"
+
+
+def masked_keys(state: Mapping[str, Any]) -> tuple[list[MaskedKeys], dict[str, Any]]:
+    """Tell the masked weights of a state dict from the rest of it.
+
+    Args:
+        state: of a module made by ``make_subnetwork``.
+
+    Returns:
+        The masked weights by their index, second names behind all of them; and the entries of all others.
+
+    Raises:
+        SeedMaskError: layers of several subnetworks are mixed.
+        CheckpointError: the state is damaged.
+    """
+    found: dict[int, MaskedKeys] = {}
+    second: list[MaskedKeys] = []
+    for key, value in state.items():
+        match = _PREFIX.fullmatch(key.removesuffix(_EXTRA))
+        if match is None or not key.endswith(_EXTRA) or not isinstance(value, dict) or "codebook" not in value:
+            continue
+        spec = spec_from_state(value)
+        keys = MaskedKeys(match[1] + match[2], match[0], spec, first=spec.tensor not in found)
+        other = found.setdefault(spec.tensor, keys)
+        if other is not keys:
+            if not _same_layer(state, keys, other):
+                raise SeedMaskError(
+                    f"layers {other.name} and {keys.name} have the same random weights (index {spec.tensor}); "
+                    "make_subnetwork() was called on parts of this model: call it once, on the whole"
+                )
+            second.append(keys)
+    if len({keys.spec.seed for keys in found.values()}) > 1 or sorted(found) != list(range(len(found))):
+        raise SeedMaskError(
+            "expected the layers of one subnetwork, got a mixture; call make_subnetwork() on the whole model"
+        )
+    masked = [*(found[index] for index in range(len(found))), *second]
+    prefixes = {keys.prefix: keys.name for keys in masked}
+    rest = {}
+    for key, value in state.items():
+        match = _PREFIX.match(key)
+        if match is None or match[0] not in prefixes:
+            rest[key] = value
+        elif key.removeprefix(match[0]).startswith("1."):
+            raise SeedMaskError(f"{prefixes[match[0]]}: has another parametrization on top of the mask; remove it")
+    return masked, rest
+
+
+def _same_layer(state: Mapping[str, Any], one: MaskedKeys, other: MaskedKeys) -> bool:
+    """Whether two names are those of one layer: nothing that belongs to the weight differs."""
+    parts = [
+        {key.removeprefix(keys.prefix): value for key, value in state.items() if key.startswith(keys.prefix)}
+        for keys in (one, other)
+    ]
+    return parts[0].keys() == parts[1].keys() and all(
+        value.is_meta or torch.equal(value, parts[1][key]) if isinstance(value, Tensor) else value == parts[1][key]
+        for key, value in parts[0].items()
+    )
+
+
+def network_of(
+    state: Mapping[str, Any],
+    *,
+    architecture: dict[str, Any] | None = None,
+    input: InputSpec | TextInput | None = None,  # noqa: A002
+    classes: list[str] | None = None,
+    recipe: dict[str, Any] | None = None,
+    with_weights: str | None = None,
+) -> Network:
+    """Read seed, masks, draws and unmasked state off the state dict of a subnetwork.
+
+    Of a network that was pruned at initialisation this is the ticket, whose weights are those it started from, or, with
+    ``with_weights``, the trained network.
+
+    Args:
+        state: ``model.state_dict()`` of a module made by ``make_subnetwork``; on any device.
+        architecture: what ``build_model`` needs to build the plain module.
+        input: shape and normalisation of an image, or the tokeniser of a text.
+        classes: names of the classes.
+        recipe: settings of the run, for information.
+        with_weights: also take the trained values of kept weights: ``float32`` (exact), ``float16`` or ``int8``, one
+            scale for each row (both round).
+
+    Raises:
+        SeedMaskError: nothing is masked, or layers of several subnetworks are mixed; there are no trained weights.
+        CheckpointError: the state is damaged.
+    """
+    masked, rest = masked_keys(state)
+    if not masked:
+        raise SeedMaskError(
+            "nothing to pack: the network has no masked weights (a densely trained one cannot be recovered from a "
+            "seed; export it from its checkpoint instead)"
+        )
+    tensors: list[MaskedTensor] = []
+    for keys in masked:
+        name, spec = keys.name, keys.spec
+        original: Tensor = check_content(state[keys.original], name).detach().cpu().reshape(-1)
+        if original.numel() != math.prod(spec.shape):
+            raise CheckpointError(f"{name}: expected {math.prod(spec.shape)} scores, got {original.numel()}")
+        if not keys.first:
+            tensors.append(_again(name, tensors[spec.tensor], spec))
+        elif spec.selection == "unpruned":
+            raise SeedMaskError(
+                f"{name}: was never pruned, so there is no mask to pack: call find_ticket(model, config, inputs) after "
+                "make_subnetwork(model, config), and train it then"
+            )
+        elif spec.selection == "fixed":
+            tensors.append(_ticket(name, spec, original, state[f"{keys.prefix}0.mask"].cpu(), with_weights))
+        elif with_weights is not None:
+            raise SeedMaskError(
+                f"{name}: the weights of a subnetwork are not trained, they follow from the seed; "
+                "leave out --with-weights"
+            )
+        else:
+            buffers = {part: state.get(f"{keys.prefix}0.{part}") for part in ("draws", "current")}
+            tensors.append(_subnetwork_tensor(name, spec, original, **buffers))
+    return Network(
+        seed=masked[0].spec.seed,
+        tensors=tuple(tensors),
+        state={name: to_stored(value, name) for name, value in rest.items()},
+        architecture=architecture,
+        input=input,
+        classes=classes,
+        recipe=recipe,
+    )
+
+
+def _again(name: str, tensor: MaskedTensor, spec: WeightSpec) -> MaskedTensor:
+    """The same weights under a second name: its index has other random numbers, so they are told by their bytes."""
+    current = tensor.current
+    if current is None and tensor.trained is None:
+        if tensor.draws is None:
+            current = random_bytes(spec.seed, 0, tensor.weights, draw=0, tensor=spec.tensor)
+        else:
+            current = random_bytes_at(spec.seed, spec.tensor, np.arange(tensor.weights), tensor.draws)
+    return replace(tensor, name=name, draws=None, current=current, frozen=None)
+
+
+def _ticket(name: str, spec: WeightSpec, weights: Tensor, mask: Tensor, with_weights: str | None) -> MaskedTensor:
+    """A tensor that was pruned at initialisation."""
+    kept = mask.numpy()
+    trained = None
+    if with_weights is not None:
+        trained = quantise(weights.to(torch.float32).numpy(), kept, spec.shape, with_weights)
+    return MaskedTensor(name, spec.shape, spec.codebook, np.float32(spec.scale), kept, trained=trained)
+
+
+def _subnetwork_tensor(
+    name: str, spec: WeightSpec, scores: Tensor, draws: Tensor | None, current: Tensor | None
+) -> MaskedTensor:
+    """A tensor whose mask follows from scores."""
+    fixed = fixed_of(spec, scores.device)
+    mask = select(scores, spec.kept, spec.selection, fixed)
+    codebook, scale = spec.codebook, np.float32(spec.scale)
+    if spec.binarised:
+        # Of every codebook, bytes below 128 are the negative ones: sign(w) is the signed constant of the same byte.
+        codes = codes_of(spec, draws, current)
+        codebook, scale = "signed-constant", np.float32(alpha(codes, mask, spec.scale, spec.kept).item())
+    return MaskedTensor(
+        name=name,
+        shape=spec.shape,
+        codebook=codebook,
+        scale=scale,
+        mask=mask.numpy(),
+        draws=draws.cpu().numpy() if draws is not None and current is None else None,
+        current=current.cpu().numpy() if current is not None else None,
+        frozen=Frozen(*spec.frozen) if spec.frozen != (0, 0) else None,
+        coats=coats_of(scores, spec, fixed).numpy() if spec.coats > 1 else None,
+    )
+
+
+def network_of_checkpoint(checkpoint: Checkpoint, *, with_weights: str | None = None) -> Network:
+    """The network in a checkpoint, with everything its file tells about it. Local paths stay behind."""
+    data = checkpoint.data
+    return network_of(
+        checkpoint.model,
+        architecture=checkpoint.architecture.to_dict(),
+        input=_input_of(data),
+        classes=data.classes,
+        recipe=checkpoint.recipe.model_dump(exclude_none=True),
+        with_weights=with_weights,
+    )
+
+
+def trained_error(network: Network, checkpoint: Checkpoint) -> tuple[float, str | None]:
+    """What rounding trained weights cost: the largest absolute error, and the tensor that has it.
+
+    Args:
+        network: of the checkpoint.
+        checkpoint: it holds the exact weights.
+
+    Returns:
+        0 and ``None`` if nothing was rounded, or there are no trained weights.
+    """
+    worst, where = 0.0, None
+    masked, _ = masked_keys(checkpoint.model)
+    for tensor, keys in zip(network.tensors, masked, strict=True):
+        if tensor.trained is not None:
+            exact: Tensor = checkpoint.model[keys.original].to(torch.float32).reshape(-1)
+            error = tensor.trained.largest_error(exact.numpy(), tensor.mask)
+            if error > worst:
+                worst, where = error, tensor.name
+    return worst, where
+
+
+def _input_of(data: DataInfo) -> InputSpec | TextInput:
+    if data.text is not None:
+        return TextInput(**data.text.to_dict())
+    return InputSpec(shape=data.image_shape, mean=data.mean, std=data.std)
+
+
+def with_state_dtype(network: Network, dtype: str) -> tuple[Network, StateRounding]:
+    """The network with its state in another dtype (see ``round_state``), and what that costs. Masks do not change.
+
+    Raises:
+        ConfigError: there is no such choice.
+        SeedMaskError: a value of the state does not fit the dtype.
+    """
+    state, rounding = round_state(network.state, dtype)
+    return replace(network, state=state), rounding
+
+
+def pack(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    coding: str = "auto",
+    state_dtype: str = "exact",
+    with_weights: str | None = None,
+    **about: Any,
+) -> PackReport:
+    """Write a subnetwork to a ``.seedmask`` file.
+
+    Args:
+        model: a module made by ``make_subnetwork``; what wraps it (``DataParallel``, ``torch.compile``) is left out.
+            The file holds its state dict; see `recover` for what a constructor keeps beside that.
+        path: the file; replaced atomically.
+        coding: of masks and logs: ``auto`` (as small as it gets), ``raw`` or ``rans``.
+        state_dtype: ``exact``, or ``float16`` to round the unmasked state, which changes outputs a little.
+        with_weights: of a network that was pruned at initialisation, as in ``network_of``; ``initial`` packs the ticket
+            alone, whose weights are those it started from.
+        about: ``architecture``, ``input``, ``classes``, ``recipe`` as in ``network_of``.
+
+    Raises:
+        SeedMaskError: there is nothing to pack, trained weights would be lost, a value of the state does not fit its
+            dtype, or the file cannot be written.
+        ConfigError: there is no such coding or dtype; something else was put on top of a mask.
+    """
+    check_output(path, kind="seedmask")
+    list(masked_layers(model)), list(pruned_layers(model))  # which look for what a state dict does not show
+    if with_weights is None:
+        _require_untrained(model)
+    values = None if with_weights == "initial" else with_weights
+    network, _ = with_state_dtype(network_of(plain_state(model), with_weights=values, **about), state_dtype)
+    return write_seedmask(network, Path(path), coding=coding)
+
+
+def _require_untrained(model: nn.Module) -> None:
+    """Refuse a ticket whose kept weights are no longer those that the seed gives."""
+    for name, part, weight in pruned_layers(model):
+        spec, kept = part.spec, part.mask
+        book, scale = get_codebook(spec.codebook), np.float32(spec.scale)
+        initial = random_weights(spec.seed, spec.tensor, book, scale, kept.numel(), kept.device).to(weight.dtype)
+        if not torch.equal(weight.detach().reshape(-1)[kept], initial[kept]):
+            raise SeedMaskError(
+                f"{name}: its weights were trained, and would be lost: give with_weights='float32' (exact), 'float16' "
+                "or 'int8' to keep them, or with_weights='initial' to pack the ticket with what it started from"
+            )

@@ -1,0 +1,342 @@
+"""From a file back to a plain network that runs anywhere torch does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from . import methods
+from .checkpoint import Checkpoint, DataInfo, load_checkpoint
+from .config import Recipe, validated
+from .data.bundle import normalize
+from .errors import CheckpointError, ConfigError, SeedMaskError
+from .models import AnyArchitecture, build_model, read_architecture
+from .models.state import load_state, recovered_state, unwrapped
+from .networks import build_network
+from .pack import network_of_checkpoint
+from .rebuild import require_same_answers
+from .seed.codebooks import get_codebook
+from .seed.philox_torch import bytes_at, random_weights, weight_table, weights_at
+from .seedmask import MAX_WEIGHTS, InputSpec, SeedMask, TextInput, Trained, dumps, loads, read_seedmask
+from .seedmask.bits import Row
+from .seedmask.coats import MAX_COAT
+from .seedmask.tensor_recovery import TensorRecovery
+from .subnetwork import materialise
+from .training.devices import resolve_device
+
+__all__ = [
+    "LoadedNetwork",
+    "PackedTicket",
+    "data_info",
+    "known_recipe",
+    "load_network",
+    "load_ticket",
+    "rebuild",
+    "recover",
+    "recover_on_device",
+]
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A plain network in evaluation mode, and what its file says about it.
+
+    Attributes:
+        model: stock layers only, on the CPU.
+        data: classes, and what an input is; ``None`` if the file does not say.
+        recipe: settings of the run; ``None`` if the file does not hold a recipe this version knows.
+        digest: of the recovered weights (sha256, hex); ``None`` for a checkpoint.
+        sparsity: fraction of the masked weights that is pruned; ``None`` for a checkpoint.
+        masked: returns seed, masks and logs of the weights as an open ``.seedmask`` file, in memory for a checkpoint;
+            ``None`` if no weights are masked.
+        unfinished: where its run stands, if that is not complete.
+    """
+
+    model: nn.Module
+    data: DataInfo | None
+    recipe: Recipe | None
+    digest: str | None = None
+    sparsity: float | None = None
+    masked: Callable[[], SeedMask | None] = lambda: None
+    unfinished: str | None = None
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Pixels (float32 ``[N, C, H, W]`` in [0, 1]) to network inputs; tokens stay as they are."""
+        if self.data is None or self.data.text is not None:
+            return pixels
+        return normalize(pixels, self.data.mean, self.data.std)
+
+
+def recover_on_device(
+    seedmask: SeedMask, device: str | torch.device, names: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """Compute the masked weights of a file with torch, on any device, and compare them with their digests on the host.
+
+    Payloads are decoded on the CPU and travel as they are packed, trained values as they are stored; the random numbers
+    of weights are made on the device.
+
+    Args:
+        seedmask: an open file.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        names: which masked tensors; by default all.
+
+    Returns:
+        float32 weights by name, on the device.
+
+    Raises:
+        ConfigError: an unknown device, or one that this machine does not have.
+        SeedMaskError: the file is damaged, or the device computes other weights than those that were packed.
+    """
+    where = device if isinstance(device, torch.device) else resolve_device(device)
+
+    def weights(recovery: TensorRecovery) -> tuple[Tensor, str]:
+        found = _weights_on(recovery, where)
+        host = np.ascontiguousarray(found.cpu().numpy(), "<f4")
+        digest = hashlib.sha256(host.data).hexdigest()
+        entry = seedmask.tensors[recovery.index]
+        if digest != entry.sha256 and recovery.digest() == entry.sha256:
+            raise SeedMaskError(
+                f"{seedmask.path}: tensor {entry.name!r}: {where} computed weights with SHA-256 {digest}, expected "
+                f"{entry.sha256}; the file is whole: recover without --device, and report the device"
+            )
+        return found, digest
+
+    return {entry.name: found.view(entry.shape) for entry, (found, _) in seedmask.map(weights, names)}
+
+
+@torch.no_grad()
+def _weights_on(recovery: TensorRecovery, device: torch.device) -> Tensor:
+    """All weights of a tensor, float32 ``[n]``."""
+    if recovery.trained is not None:
+        return _trained_on(recovery.mask, recovery.trained, device)
+    book, log = get_codebook(recovery.codebook), recovery.log
+    about = recovery.seed, recovery.index, book, recovery.scale
+    found = random_weights(*about, recovery.mask.count, device)
+    mask = _upload(recovery.mask, device)
+    if log.kind != "none":
+        kept, values = mask.nonzero().squeeze(1), _upload(log.row, device)
+        changed = values.nonzero().squeeze(1)
+        index = kept[changed]
+        if log.kind == "draws":
+            found[index] = weights_at(*about, index, values[changed])
+        elif log.kind == "deltas":
+            table = weight_table(book, recovery.scale, device)
+            own = bytes_at(recovery.seed, recovery.index, index, torch.zeros_like(index))
+            found[index] = table[own ^ values[changed].long()]
+        else:
+            table = weight_table(book, recovery.scale, device)
+            first, second = table[0], table[-1]
+            found[index] = torch.where(found[index] == first, second, first)
+    if recovery.coats is not None:
+        # Codes are -1 and 1: a product has the sign of the code and the magnitude of coats times scale, rounded once.
+        magnitudes = torch.from_numpy(np.arange(1, MAX_COAT + 1, dtype=np.float32) * recovery.scale).to(device)
+        kept = mask.nonzero().squeeze(1)
+        found[kept] = magnitudes[_upload(recovery.coats.row, device).long()].copysign(found[kept])
+    return found.masked_fill_(mask == 0, 0.0)
+
+
+def _trained_on(mask: Row, trained: Trained, device: torch.device) -> Tensor:
+    """The same of a tensor whose values were trained."""
+    kept = _upload(mask, device).nonzero().squeeze(1)
+    values = torch.from_numpy(np.array(trained.values)).to(device).float()
+    if trained.scales is not None:
+        rows = kept.div(mask.count // len(trained.scales), rounding_mode="floor")
+        values *= torch.from_numpy(np.array(trained.scales)).to(device)[rows]
+    found = torch.zeros(mask.count, dtype=torch.float32, device=device)
+    found[kept] = values
+    return found
+
+
+def _upload(row: Row, device: torch.device) -> Tensor:
+    """Values of a row, uint8 ``[count]``; bits travel packed."""
+    symbols = torch.from_numpy(np.array(row.symbols)).to(device)
+    if row.width > 1:
+        return symbols
+    shifts = torch.arange(8, dtype=torch.uint8, device=device)
+    return (symbols.unsqueeze(1) >> shifts & 1).reshape(-1)[: row.count]
+
+
+def recover(path: str | Path, model: nn.Module | None = None, *, max_weights: int | None = None) -> nn.Module:
+    """Recover a network from a ``.seedmask`` file, bit for bit.
+
+    Args:
+        path: the file.
+        model: a plain module to load into; by default the built-in architecture that the file names. The file holds its
+            state dict: what the module keeps beside that, such as a permutation that its constructor draws, must be as
+            it was in training, which is the caller's affair.
+        max_weights: refuse files that declare more weights; see ``read_seedmask``.
+
+    Returns:
+        ``model``, or the new module, in evaluation mode.
+
+    Raises:
+        SeedMaskError: the file is damaged or does not fit the module.
+        ConfigError: the file names no built-in architecture and no module was given.
+    """
+    return _recovered(read_seedmask(Path(path), max_weights=max_weights), model, None)
+
+
+def _recovered(file: SeedMask, model: nn.Module | None, name: str | None) -> nn.Module:
+    if model is None:
+        if file.manifest.architecture is None:
+            raise ConfigError(
+                f"{file.path}: the file does not say which architecture it is; give it (--model package.module:factory)"
+            )
+        architecture = _architecture({**file.manifest.architecture, **({"name": name} if name else {})}, file.path)
+        model = build_model(architecture, seed=int(file.manifest.seed, 16), allow_import=name is not None)
+    try:
+        load_state(unwrapped(model), recovered_state(file))
+    except RuntimeError as error:
+        raise SeedMaskError(f"{file.path}: does not fit the model: {_summary(error)}") from None
+    return model.eval()
+
+
+def load_network(path: str | Path, *, model: str | None = None, max_weights: int | None = None) -> LoadedNetwork:
+    """Load a ``.seedmask`` file or a checkpoint as a plain network.
+
+    Args:
+        path: the file; a checkpoint is recognised by its content.
+        model: name of the model, for files whose architecture is the user's own code.
+        max_weights: refuse ``.seedmask`` files that declare more weights; see ``read_seedmask``.
+
+    Raises:
+        IterandError: the file is damaged, or its architecture is unknown here.
+    """
+    path = Path(path)
+    if is_checkpoint(path):
+        return _from_checkpoint(path, model)
+    file = read_seedmask(path, max_weights=max_weights)
+    plain = _recovered(file, None, model)
+    weights, kept = (sum(getattr(entry, what) for entry in file.tensors) for what in ("weights", "kept"))
+    digest = file.manifest.digests.weights
+    return LoadedNetwork(plain, data_info(file), known_recipe(file), digest, 1 - kept / weights, lambda: file)
+
+
+def data_info(file: SeedMask) -> DataInfo | None:
+    """What a file says about its data; ``None`` if it does not say what an input is."""
+    manifest = file.manifest
+    if manifest.input is None:
+        return None
+    section = (manifest.recipe or {}).get("data")
+    name = str(section.get("name", "")) if isinstance(section, dict) else ""
+    return _data_info(name, list(manifest.classes or []), manifest.input)
+
+
+def known_recipe(file: SeedMask) -> Recipe | None:
+    """Settings of the run that a file comes from; ``None`` if it holds none that this version knows."""
+    if file.manifest.recipe is None:
+        return None
+    try:
+        return validated(Recipe, file.manifest.recipe, f"{file.path}: recipe")
+    except ConfigError:
+        return None  # written by another version; the weights do not depend on it
+
+
+@dataclass(frozen=True)
+class PackedTicket:
+    """A mask that was found before training.
+
+    Attributes:
+        masks: bool ``[n]`` by the names of weights, as ``RunOptions`` takes them.
+        recipe: settings of the run that found it; ``None`` if the file does not hold a recipe this version knows.
+    """
+
+    masks: dict[str, NDArray[np.bool_]]
+    recipe: Recipe | None
+
+
+def load_ticket(path: str | Path, *, max_weights: int | None = None) -> PackedTicket:
+    """Read a ticket from a ``.seedmask`` file. Trained values, if the file has them, are left aside.
+
+    Args:
+        path: the file.
+        max_weights: refuse files that declare more weights; see ``read_seedmask``.
+
+    Raises:
+        SeedMaskError: the file is damaged.
+        ConfigError: its masks were not found before training.
+    """
+    file = read_seedmask(Path(path), max_weights=max_weights)
+    recipe = known_recipe(file)
+    if recipe is not None and methods.resolve(recipe.subnetwork).criterion is None:
+        tickets = ", ".join(name for name, preset in methods.PRESETS.items() if preset.criterion)
+        raise ConfigError(
+            f"{path}: its masks belong to untrained weights; they come from {recipe.subnetwork.method}, which finds "
+            f"them in training; a ticket comes from one of {tickets}"
+        )
+    return PackedTicket({entry.name: file.mask(entry.name) for entry in file.tensors}, recipe)
+
+
+def _data_info(name: str, classes: list[str], given: InputSpec | TextInput) -> DataInfo:
+    if isinstance(given, TextInput):
+        return DataInfo(name, classes, [], [], [], given.spec())
+    return DataInfo(name, classes, list(given.shape), list(given.mean), list(given.std))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a zip archive, as ``torch.save`` writes them."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return path.suffix.lower() == ".ckpt"
+
+
+def rebuild(checkpoint: Checkpoint, path: Path, model: str | None = None) -> nn.Module:
+    """Build the network of a checkpoint again, load its state, and make sure that it is the one that was trained.
+
+    Args:
+        checkpoint: as it was read.
+        path: of it, for messages.
+        model: name of the model, where that is the user's own code.
+
+    Raises:
+        ConfigError: the network cannot be built.
+        CheckpointError: what is built is another network.
+    """
+    architecture = checkpoint.architecture
+    if model is not None:
+        architecture = _architecture({**architecture.to_dict(), "name": model}, path)
+    network = build_network(checkpoint.recipe, architecture, allow_import=model is not None)
+    try:
+        load_state(network, checkpoint.model)
+    except (RuntimeError, CheckpointError) as error:
+        raise CheckpointError(f"{path}: is of another model: {_summary(error)}") from None
+    require_same_answers(network, checkpoint, path)
+    return network
+
+
+def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
+    checkpoint = load_checkpoint(path)
+    network = rebuild(checkpoint, path, model)
+
+    def masked() -> SeedMask | None:
+        trains = methods.resolve(checkpoint.recipe.subnetwork)
+        if trains.trains == "weights" and trains.criterion is None:
+            return None
+        values = "float32" if trains.trains == "weights" else None
+        packed = dumps(network_of_checkpoint(checkpoint, with_weights=values), coding="raw")
+        return loads(packed, max_weights=MAX_WEIGHTS)  # our own
+
+    plain = materialise(network).eval()
+    return LoadedNetwork(plain, checkpoint.data, checkpoint.recipe, masked=masked, unfinished=checkpoint.unfinished)
+
+
+def _architecture(values: dict[str, Any], path: Path) -> AnyArchitecture:
+    try:
+        return read_architecture(values)
+    except ConfigError as error:
+        raise SeedMaskError(f"{path}: {error}") from None
+
+
+def _summary(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[1:3] if len(lines) > 1 else lines)[:300]

@@ -1,0 +1,374 @@
+"""The manifest: one canonical JSON text that determines every byte of a file outside the payloads."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
+
+from ..errors import SeedMaskError
+from ..seed.codebooks import CODEBOOKS, get_codebook
+from .codings import check_coding
+from .container import Slots
+from .free_bits import Frozen, check_frozen_weights
+from .json_text import DAMAGED, canonical_json, located, parse_json
+from .log import LOG_KINDS
+from .network import AnyInput, InputSpec, JsonScalar, TextInput, check_names, check_scale, check_settings
+from .stored import ITEM_SIZE, check_shape
+from .trained import VALUE_DTYPES, rows_of
+
+__all__ = ["FORMAT_VERSION", "Manifest", "TensorEntry", "parse_manifest"]
+
+FORMAT_VERSION = 1
+#: Features that a file may require of its reader: what came after the first release of the format.
+FEATURES = frozenset({"coats", "deltas", "frozen", "gaps", "rans", "text", "values"})
+GENERATORS = ("philox4x32-10",)
+UPDATE = "update: pip install --upgrade iterand-compress"
+NO_DIGEST = "0" * 64
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class MaskEntry(_Part):
+    """How the mask of a tensor, or its free part, is stored: the coding, and the size of the payload in bytes."""
+
+    coding: str
+    bytes: int = Field(ge=0)
+
+
+class LogEntry(_Part):
+    """How the resampling log of a tensor is stored; ``width`` is the bits of a value before coding."""
+
+    kind: str
+    coding: str
+    width: int = Field(ge=0, le=8)
+    bytes: int = Field(ge=0)
+
+
+class FrozenEntry(_Part):
+    """Thresholds of the weights that the generator fixes (see `Frozen`), and how many weights it leaves free."""
+
+    pruned: int
+    kept: int
+    free: int = Field(ge=0)
+
+    @property
+    def thresholds(self) -> Frozen:
+        """The thresholds alone."""
+        return Frozen(self.pruned, self.kept)
+
+
+class CoatsEntry(_Part):
+    """How the coats of a tensor are stored; ``width`` is the bits of a value before coding."""
+
+    coding: str
+    width: int = Field(ge=1, le=7)
+    bytes: int = Field(ge=0)
+
+
+class ValuesEntry(_Part):
+    """How the trained values of a tensor are stored."""
+
+    dtype: str
+    coding: str
+    bytes: int = Field(ge=0)
+
+
+class TensorEntry(_Part):
+    """One masked tensor; its index in the manifest is the tensor word of its random numbers.
+
+    Fields that may be absent are ``None`` then: no part of the mask is frozen, all coats are 1, values are not trained.
+    """
+
+    name: str
+    shape: tuple[int, ...] = Field(strict=False)
+    codebook: str
+    scale: str = Field(pattern="^[0-9a-f]{8}$")
+    kept: int = Field(ge=0)
+    mask: MaskEntry
+    log: LogEntry
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    frozen: FrozenEntry | None = None
+    coats: CoatsEntry | None = None
+    values: ValuesEntry | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, whole: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return {key: value for key, value in whole(self).items() if value is not None}
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, kept or pruned."""
+        return math.prod(self.shape)
+
+    @property
+    def mask_values(self) -> int:
+        """Number of weights whose mask bit is stored."""
+        return self.weights if self.frozen is None else self.frozen.free
+
+    @property
+    def coat_bits(self) -> int:
+        """Bits of the payload of coats."""
+        return 0 if self.coats is None else 8 * self.coats.bytes
+
+    @property
+    def scale_bits(self) -> int:
+        """Bits of the scales of trained values."""
+        return 32 * rows_of(self.shape) if self.values is not None and self.values.dtype == "I8" else 0
+
+    @property
+    def value_bits(self) -> int:
+        """Bits of trained values and their scales."""
+        return 0 if self.values is None else 8 * self.values.bytes + self.scale_bits
+
+    @property
+    def features(self) -> set[str]:
+        """What a reader must know to recover the tensor."""
+        parts = (self.mask, self.log, self.coats, self.values)
+        used = {part.coding for part in parts if part is not None} | {self.log.kind}
+        used |= {name for name in ("frozen", "coats", "values") if getattr(self, name) is not None}
+        return used & FEATURES
+
+    def slots(self) -> Slots:
+        """The safetensors entries of its payloads."""
+        slots: dict[str, tuple[str, tuple[int, ...]]] = {f"mask/{self.name}": ("U8", (self.mask.bytes,))}
+        if self.log.kind != "none":
+            slots[f"log/{self.name}"] = ("U8", (self.log.bytes,))
+        if self.coats is not None:
+            slots[f"coats/{self.name}"] = ("U8", (self.coats.bytes,))
+        if self.values is not None and self.values.dtype == "I8":
+            slots[f"values/{self.name}"] = ("U8", (self.values.bytes,))
+            slots[f"scales/{self.name}"] = ("F32", (rows_of(self.shape),))
+        elif self.values is not None:
+            slots[f"values/{self.name}"] = (self.values.dtype, (self.kept,))
+        return slots
+
+    @property
+    def scale_value(self) -> np.float32:
+        """The scale that the hexadecimal digits stand for."""
+        value: np.float32 = np.float32(struct.unpack(">f", bytes.fromhex(self.scale))[0])
+        return value
+
+
+class StateEntry(_Part):
+    """One tensor that is stored as it is."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = Field(strict=False)
+
+
+class Digests(_Part):
+    """SHA-256 digests in hexadecimal; see docs/FORMAT.md for what each one covers."""
+
+    payload: str = Field(pattern="^[0-9a-f]{64}$")
+    weights: str = Field(pattern="^[0-9a-f]{64}$")
+    manifest: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Manifest(_Part):
+    """The manifest of format version 1; field by field in docs/FORMAT.md."""
+
+    format_version: int
+    required_features: tuple[str, ...] = Field(strict=False)
+    generator: str
+    seed: str = Field(pattern="^[0-9a-f]{16}$")
+    tensors: tuple[TensorEntry, ...] = Field(strict=False, min_length=1)
+    state: tuple[StateEntry, ...] = Field(strict=False)
+    architecture: dict[str, JsonScalar] | None
+    input: AnyInput | None
+    classes: tuple[str, ...] | None = Field(strict=False)
+    recipe: dict[str, JsonValue] | None
+    digests: Digests
+
+    def to_text(self) -> str:
+        """The canonical JSON of the manifest."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def slots(self) -> Slots:
+        """The safetensors entries of the file: payloads as U8, and the state."""
+        slots: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for tensor in self.tensors:
+            slots |= tensor.slots()
+        for entry in self.state:
+            slots[f"state/{entry.name}"] = (entry.dtype, entry.shape)
+        return slots
+
+
+def required_features(tensors: Iterable[TensorEntry], input: InputSpec | TextInput | None) -> list[str]:  # noqa: A002
+    """The features that the entries use, and ``text`` for a network that takes texts; sorted."""
+    used = {feature for entry in tensors for feature in entry.features}
+    return sorted(used | ({"text"} if isinstance(input, TextInput) else set()))
+
+
+def sealed(manifest: Manifest) -> Manifest:
+    """The manifest with its own digest filled in."""
+    blank = manifest.model_copy(update={"digests": manifest.digests.model_copy(update={"manifest": NO_DIGEST})})
+    digest = hashlib.sha256(blank.to_text().encode("ascii")).hexdigest()
+    return manifest.model_copy(update={"digests": blank.digests.model_copy(update={"manifest": digest})})
+
+
+def combined_digest(hex_digests: Iterable[str]) -> str:
+    """SHA-256 over the raw digests of the tensors, in their order."""
+    return hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in hex_digests)).hexdigest()
+
+
+def build_manifest(fields: dict[str, Any]) -> Manifest:
+    """Validate fields by their types.
+
+    Raises:
+        SeedMaskError: a field is absent, unknown, or of another type; it is named.
+    """
+    try:
+        return Manifest.model_validate(fields)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = [str(part) for part in problem["loc"]]
+        if place[:1] == ["input"]:
+            del place[1:2]  # pydantic's word for the kind of input
+        where = ascii(".".join(place))[1:-1]  # may be the file's own words
+        message = problem["msg"].removeprefix("Value error, ")
+        raise SeedMaskError(f"manifest: {where[:120]}: {message}, got {str(problem['input'])[:80]!a}") from None
+
+
+def parse_manifest(text: str, max_weights: int) -> Manifest:
+    """Parse and check a manifest, version and features first: a newer file is called newer, not damaged.
+
+    Raises:
+        SeedMaskError: the file is too new, damaged, or describes something impossible.
+    """
+    fields = parse_json(text, "manifest")
+    _check_version(fields)
+    if not text.isascii() or canonical_json(fields) != text:
+        raise SeedMaskError(f"manifest: expected canonical JSON (sorted keys, no spaces, ASCII); {DAMAGED}")
+    manifest = build_manifest(fields)
+    if manifest.to_text() != text:  # an integer where a float belongs, for instance
+        raise SeedMaskError(f"manifest: a value is not in its canonical form; {DAMAGED}")
+    expected = sealed(manifest).digests.manifest
+    if manifest.digests.manifest != expected:
+        got = manifest.digests.manifest
+        raise SeedMaskError(f"manifest digest: expected {expected}, got {got}; {DAMAGED}")
+    _check_meaning(manifest, max_weights)
+    return manifest
+
+
+def _check_version(fields: dict[str, Any]) -> None:
+    version, features = fields.get("format_version"), fields.get("required_features")
+    if type(version) is not int or version < 1:
+        raise SeedMaskError(f"manifest: expected a format_version of 1 or more, got {version!a}; {DAMAGED}")
+    if version > FORMAT_VERSION:
+        raise SeedMaskError(
+            f"format version {version} was made by a newer iterand-compress; "
+            f"this one reads up to {FORMAT_VERSION}; {UPDATE}"
+        )
+    if not isinstance(features, list) or not all(isinstance(feature, str) for feature in features):
+        raise SeedMaskError(f"manifest: expected required_features as a list of names; {DAMAGED}")
+    unknown = [feature for feature in features if feature not in FEATURES]
+    if unknown:
+        raise SeedMaskError(f"the file requires the feature {unknown[0][:80]!a}, which this version lacks; {UPDATE}")
+
+
+def _check_meaning(manifest: Manifest, max_weights: int) -> None:
+    if manifest.generator not in GENERATORS:
+        known = ", ".join(GENERATORS)
+        raise SeedMaskError(f"unknown generator {manifest.generator[:80]!a}; known: {known}; {UPDATE}")
+    check_names([tensor.name for tensor in manifest.tensors], [entry.name for entry in manifest.state])
+    check_settings(manifest.architecture, manifest.classes, manifest.recipe)
+    for tensor in manifest.tensors:
+        with located(f"tensor {tensor.name!r}"):
+            _check_tensor(tensor)
+    features = required_features(manifest.tensors, manifest.input)
+    if list(manifest.required_features) != features:
+        raise SeedMaskError(
+            f"manifest: expected required_features {features}, got {list(manifest.required_features)}; {DAMAGED}"
+        )
+    total = sum(tensor.weights for tensor in manifest.tensors)
+    if total > max_weights:
+        raise SeedMaskError(
+            f"expected at most {max_weights} weights, got {total}; "
+            f"raise max_weights (--max-weights {total}) if you trust the file"
+        )
+    names = [entry.name for entry in manifest.state]
+    if names != sorted(names):
+        raise SeedMaskError(f"state: expected entries sorted by name, got {names[:3]}; {DAMAGED}")
+    for entry in manifest.state:
+        if entry.dtype not in ITEM_SIZE:
+            raise SeedMaskError(f"state {entry.name!r}: unknown dtype {entry.dtype[:80]!a}; {UPDATE}")
+        check_shape(entry.shape, f"state {entry.name!r}", least=0)
+    expected = combined_digest(tensor.sha256 for tensor in manifest.tensors)
+    if manifest.digests.weights != expected:
+        raise SeedMaskError(f"weights digest: expected {expected}, got {manifest.digests.weights}; {DAMAGED}")
+
+
+def _check_tensor(tensor: TensorEntry) -> None:
+    check_shape(tensor.shape, "shape", least=1)
+    if tensor.codebook not in CODEBOOKS:
+        known = ", ".join(CODEBOOKS)
+        raise SeedMaskError(f"unknown codebook {tensor.codebook[:80]!a}; known: {known}; {UPDATE}")
+    book = get_codebook(tensor.codebook)
+    check_scale(tensor.scale_value, book, "scale", coated=tensor.coats is not None)
+    if tensor.kept > tensor.weights:
+        raise SeedMaskError(f"expected at most {tensor.weights} kept weights, got {tensor.kept}; {DAMAGED}")
+    check_coding(tensor.mask.coding)
+    _check_log(tensor.log, tensor.codebook)
+    if tensor.frozen is not None:
+        check_frozen_weights(tensor.weights)
+        Frozen(tensor.frozen.pruned, tensor.frozen.kept)  # refuses thresholds that cannot be
+        if tensor.frozen.free > tensor.weights:
+            raise SeedMaskError(
+                f"frozen: expected at most {tensor.weights} free weights, got {tensor.frozen.free}; {DAMAGED}"
+            )
+    if tensor.coats is not None:
+        check_coding(tensor.coats.coding)
+        if not book.two_valued:
+            raise SeedMaskError(f"coats: expected a two-valued codebook, got {tensor.codebook!r}; {DAMAGED}")
+    if tensor.values is not None:
+        _check_values(tensor, tensor.values)
+
+
+def _check_values(tensor: TensorEntry, values: ValuesEntry) -> None:
+    if values.dtype not in VALUE_DTYPES:
+        known = ", ".join(VALUE_DTYPES)
+        raise SeedMaskError(f"values: unknown dtype {values.dtype[:80]!a}; known: {known}; {UPDATE}")
+    check_coding(values.coding)
+    if tensor.log.kind != "none" or tensor.coats is not None:
+        raise SeedMaskError(f"values: expected neither log nor coats beside them, got one; {DAMAGED}")
+    if values.dtype == "I8":
+        return
+    expected = tensor.kept * VALUE_DTYPES[values.dtype].itemsize
+    if values.coding != "raw" or values.bytes != expected:
+        raise SeedMaskError(
+            f"values: expected {expected} bytes of coding raw for {tensor.kept} kept weights in {values.dtype}, "
+            f"got {values.bytes} of {values.coding}; {DAMAGED}"
+        )
+
+
+def _check_log(log: LogEntry, codebook: str) -> None:
+    check_coding(log.coding)
+    if log.kind not in LOG_KINDS:
+        raise SeedMaskError(f"unknown log kind {log.kind[:80]!a}; known: {', '.join(LOG_KINDS)}; {UPDATE}")
+    widths = {"none": range(1), "flips": range(1, 2), "draws": range(1, 9), "deltas": range(1, 9)}[log.kind]
+    if log.width not in widths:
+        raise SeedMaskError(f"log {log.kind!r}: expected a width in {list(widths)}, got {log.width}; {DAMAGED}")
+    if log.kind == "none" and (log.bytes or log.coding != "raw"):
+        raise SeedMaskError(f"log 'none': expected an empty raw payload, got {log.bytes} bytes; {DAMAGED}")
+    two_valued = get_codebook(codebook).two_valued
+    if log.kind == "flips" and not two_valued:
+        raise SeedMaskError(f"log 'flips': expected a two-valued codebook, got {codebook!r}; {DAMAGED}")
+    if log.kind == "deltas" and two_valued:
+        raise SeedMaskError(f"log 'deltas': expected a codebook of many values, got {codebook!r}; {DAMAGED}")

@@ -1,0 +1,274 @@
+"""An open ``.seedmask`` file: what it says, and the weights that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import SeedMaskError
+from ..seed.codebooks import get_codebook
+from ..seed.philox import random_bytes
+from .byte_source import Source
+from .container import layout
+from .json_text import DAMAGED, located
+from .layer_report import PARTS, LayerReport
+from .log import ResamplingLog
+from .manifest import Manifest, TensorEntry
+from .network import MaskedTensor, Network
+from .payloads import Payloads, load
+from .stored import StoredTensor
+from .tensor_recovery import TensorRecovery, ahead, find_draws, grouped, thread_map
+
+__all__ = ["SeedMask"]
+
+#: The `load` of tensors that are decoded together: enough lanes for NumPy, 16 MB of payloads at most, or one tensor.
+GROUP = 1 << 26
+ResultT = TypeVar("ResultT")
+
+
+class SeedMask:
+    """An open file. Get one from `read_seedmask`.
+
+    Attributes:
+        path: where it came from.
+        manifest: all that it says apart from payloads.
+        file_bytes: its size.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, source: Source, data_start: int) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.file_bytes = source.size
+        self._index = {tensor.name: i for i, tensor in enumerate(manifest.tensors)}
+        places = layout(manifest.slots())
+
+        def read(slot: str) -> bytes | memoryview:  # no method: the file shall close as soon as nothing refers to it
+            start, end = places[slot]
+            with located(path):
+                return source.read(data_start + start, data_start + end)
+
+        self._read = read
+        self._payloads = Payloads(self.seed, read, lambda entry: f"{path}: tensor {entry.name!r}")
+
+    @property
+    def tensors(self) -> tuple[TensorEntry, ...]:
+        """The masked tensors, in the order of their indices."""
+        return self.manifest.tensors
+
+    @property
+    def seed(self) -> int:
+        """Seed of the random weights."""
+        return int(self.manifest.seed, 16)
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 that stands for all recovered weights."""
+        return self.manifest.digests.weights
+
+    def state(self) -> dict[str, StoredTensor]:
+        """The tensors that are stored as they are, by parameter name.
+
+        Raises:
+            SeedMaskError: one of them does not hold what its type allows.
+        """
+        stored = {}
+        for entry in self.manifest.state:
+            with located(self.path), located(f"state {entry.name!r}"):
+                data = np.frombuffer(self._read(f"state/{entry.name}"), np.uint8)
+                stored[entry.name] = StoredTensor(entry.dtype, entry.shape, data)
+        return stored
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """The mask of a tensor, bool ``[n]``, row-major; True = kept.
+
+        Raises:
+            SeedMaskError: there is no such tensor, or its payload is damaged.
+        """
+        entry = self._entry(name)
+        row = self._payloads.mask(self._index[name], entry, self._payloads.rows([entry], ("mask",))[0])
+        mask: NDArray[np.bool_] = row.values().view(np.bool_)
+        return mask
+
+    def log(self, name: str) -> ResamplingLog:
+        """The resampling log of a tensor.
+
+        Raises:
+            SeedMaskError: there is no such tensor, or its payload is damaged.
+        """
+        entry = self._entry(name)
+        return self._payloads.log(entry, self._payloads.rows([entry], ("log",))[0])
+
+    def codes(self, name: str) -> NDArray[np.int8]:
+        """The codes of a tensor in its shape, int8, not yet compared with its digest; 0 = pruned.
+
+        Raises:
+            SeedMaskError: there is no such tensor, its payload is damaged, or its values were trained.
+        """
+        entry = self._entry(name)
+        out = np.empty(entry.weights, np.int8)
+        with self._tensor(entry):
+            for part, codes in self._decoded([entry])[0].codes():
+                out[part] = codes
+        return out.reshape(entry.shape)
+
+    def weight(self, name: str) -> NDArray[np.float32]:
+        """The weights of a tensor in its shape, float32, compared with its digest.
+
+        Raises:
+            SeedMaskError: there is no such tensor, or its weights are not those that were packed.
+        """
+        return self.weights([name])[name]
+
+    def weights(self, names: Sequence[str] | None = None) -> dict[str, NDArray[np.float32]]:
+        """Masked tensors by name, float32, each compared with its digest; uses all cores.
+
+        Args:
+            names: which; by default all.
+
+        Raises:
+            SeedMaskError: there is no such tensor, or the weights are not those that were packed.
+        """
+        found = self.map(TensorRecovery.whole, names)
+        return {entry.name: weights.reshape(entry.shape) for entry, (weights, _) in found}
+
+    def verify(self) -> None:
+        """Recover all weights and compare them with their digests, in memory bounded by the payloads of the largest.
+
+        Raises:
+            SeedMaskError: the weights are not those that were packed, or the state is damaged.
+        """
+        for _ in self.map(lambda recovery: (None, recovery.digest())):
+            pass
+        self.state()
+
+    def map(
+        self, function: Callable[[TensorRecovery], tuple[ResultT, str]], names: Sequence[str] | None = None
+    ) -> Iterator[tuple[TensorEntry, tuple[ResultT, str]]]:
+        """Apply a function to masked tensors, on all cores, in groups of bounded size.
+
+        Args:
+            function: from a decoded tensor to any result, and the SHA-256 of the weights, little-endian.
+            names: which tensors; by default all.
+
+        Yields:
+            The entry of a tensor, and what the function returned.
+
+        Raises:
+            SeedMaskError: there is no such tensor, a payload is damaged, or a digest is not that of the tensor.
+        """
+        entries = self.tensors if names is None else [self._entry(name) for name in names]
+        decoded = ((group, self._decoded(group)) for group in grouped(entries, load, GROUP))
+        for group, recoveries in ahead(decoded) if sum(map(load, entries)) > GROUP else decoded:
+            results = thread_map(function, recoveries, lambda recovery: recovery.mask.count)
+            for entry, result in zip(group, results, strict=True):
+                if result[1] != entry.sha256:
+                    with self._tensor(entry):
+                        raise SeedMaskError(
+                            f"expected recovered weights with SHA-256 {entry.sha256}, got {result[1]}; {DAMAGED}"
+                        )
+                yield entry, result
+
+    def network(self) -> Network:
+        """The network that was packed, as far as recovery needs it; packing it again gives the same bytes.
+
+        Draws are those of the file; where it holds flips, they are the first draws that have the other value; where
+        it holds deltas, there are current bytes instead. Those of pruned weights are 0, and so are their coats.
+
+        Raises:
+            SeedMaskError: a payload is damaged.
+        """
+        return self._network(tuple(self._masked_tensor(entry) for entry in self.tensors))
+
+    def lazy_network(self) -> Network:
+        """`network`, but each tensor is decoded when it is asked for, again each time; errors come then."""
+        return self._network(_Tensors(self.tensors, self._masked_tensor))
+
+    def layer_report(self) -> list[LayerReport]:
+        """Size and entropy bound of each tensor, for printing.
+
+        Raises:
+            SeedMaskError: a payload is damaged.
+        """
+        reports = []
+        for group in grouped(self.tensors, load, GROUP):
+            # A whole mask has as many ones as its entry says; those of a free part have to be counted.
+            masks = iter(self._payloads.rows([entry for entry in group if entry.frozen is not None], ("mask",)))
+            for entry, rows in zip(group, self._payloads.rows(group, PARTS[1:]), strict=True):
+                ones = entry.kept if entry.frozen is None else next(masks)["mask"].ones()
+                log, coats = self._payloads.log(entry, rows), self._payloads.coats(entry, rows)
+                reports.append(LayerReport.of(entry, ones, log, coats, rows.get("values")))
+        return reports
+
+    def _network(self, tensors: Sequence[MaskedTensor]) -> Network:
+        manifest = self.manifest
+        return Network(
+            seed=self.seed,
+            tensors=tensors,
+            state=self.state(),
+            architecture=manifest.architecture,
+            input=manifest.input,
+            classes=None if manifest.classes is None else list(manifest.classes),
+            recipe=manifest.recipe,
+        )
+
+    def _masked_tensor(self, entry: TensorEntry) -> MaskedTensor:
+        recovery = self._decoded([entry])[0]
+        mask: NDArray[np.bool_] = recovery.mask.values().view(np.bool_)
+
+        def spread(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            out = np.zeros(entry.weights, np.uint8)
+            out[mask] = values
+            return out
+
+        log, draws, current = recovery.log, None, None
+        if log.kind == "draws":
+            draws = spread(log.values)
+        elif log.kind == "flips":
+            book = get_codebook(entry.codebook)
+            draws = find_draws(self.seed, recovery.index, book, spread(log.values).view(np.bool_))
+        elif log.kind == "deltas":
+            raw = random_bytes(self.seed, 0, entry.weights, draw=0, tensor=recovery.index)
+            current = (raw ^ spread(log.values)) * mask
+        return MaskedTensor(
+            entry.name,
+            entry.shape,
+            entry.codebook,
+            entry.scale_value,
+            mask,
+            draws,
+            current,
+            None if entry.frozen is None else entry.frozen.thresholds,
+            None if recovery.coats is None else spread(recovery.coats.numbers),
+            recovery.trained,
+        )
+
+    def _decoded(self, entries: Sequence[TensorEntry]) -> list[TensorRecovery]:
+        return self._payloads.recoveries([(self._index[entry.name], entry) for entry in entries])
+
+    def _entry(self, name: str) -> TensorEntry:
+        if name not in self._index:
+            raise SeedMaskError(f"{self.path}: no masked tensor {name!r}; it has: {', '.join(self._index)}")
+        return self.tensors[self._index[name]]
+
+    @contextmanager
+    def _tensor(self, entry: TensorEntry) -> Iterator[None]:
+        with located(self.path), located(f"tensor {entry.name!r}"):
+            yield
+
+
+class _Tensors(Sequence[MaskedTensor]):
+    """The tensors of a file, each made when it is asked for."""
+
+    def __init__(self, entries: Sequence[TensorEntry], make: Callable[[TensorEntry], MaskedTensor]) -> None:
+        self._entries, self._make = entries, make
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> MaskedTensor:  # type: ignore[override]
+        return self._make(self._entries[index])

@@ -1,0 +1,81 @@
+"""Recovered tensors as an ordinary safetensors file, without ever holding one of them whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from io import FileIO
+
+from ..files.atomic import atomic_path, check_output
+from .container import build_header, layout
+from .seedmask import SeedMask
+from .tensor_recovery import TensorRecovery
+
+__all__ = ["write_masks", "write_weights"]
+
+
+def write_weights(
+    seedmask: SeedMask, path: str | os.PathLike[str], names: Sequence[str] | None = None
+) -> tuple[int, int]:
+    """Write masked tensors as float32, and the state as it is, in memory bounded by the payloads of the largest.
+
+    Args:
+        seedmask: an open file.
+        path: the safetensors file.
+        names: which masked tensors, without the state; by default all, with it.
+
+    Returns:
+        Size of the file in bytes, and number of tensors.
+
+    Raises:
+        SeedMaskError: there is no such tensor, or the weights are not those that were packed.
+        ConfigError: ``path`` is the open file.
+        IterandError: the file cannot be written.
+    """
+    return _write(seedmask, path, names, "F32")
+
+
+def write_masks(
+    seedmask: SeedMask, path: str | os.PathLike[str], names: Sequence[str] | None = None
+) -> tuple[int, int]:
+    """Write the masks alone, as BOOL tensors of the shapes of the weights; see `write_weights`."""
+    return _write(seedmask, path, names, "BOOL")
+
+
+def _write(
+    seedmask: SeedMask, path: str | os.PathLike[str], names: Sequence[str] | None, dtype: str
+) -> tuple[int, int]:
+    check_output(path, seedmask.path)
+    entries = {entry.name: entry for entry in seedmask.tensors if names is None or entry.name in names}
+    state = seedmask.state() if names is None and dtype == "F32" else {}
+    slots = {name: (dtype, entry.shape) for name, entry in entries.items()}
+    slots |= {name: (stored.dtype, stored.shape) for name, stored in state.items()}
+    header = build_header(slots, {"format": "pt"})
+    places = layout(slots)
+    with atomic_path(path) as temporary:
+        with temporary.open("wb") as stream:
+            stream.write(header)
+            stream.truncate(len(header) + max((end for _, end in places.values()), default=0))
+            for name, stored in state.items():
+                stream.seek(len(header) + places[name][0])
+                stream.write(stored.data.data)
+
+        def put(recovery: TensorRecovery) -> tuple[None, str]:
+            digest = hashlib.sha256()
+            with temporary.open("r+b", buffering=0) as stream:
+                stream.seek(len(header) + places[seedmask.tensors[recovery.index].name][0])
+                for part, weights in recovery.weights():
+                    digest.update(weights.data)
+                    data = weights.data if dtype == "F32" else recovery.mask.values(part.start, part.stop).data
+                    _write_all(stream, data.cast("B"))
+            return None, digest.hexdigest()
+
+        for _ in seedmask.map(put, list(names) if names is not None else None):
+            pass
+        return temporary.stat().st_size, len(slots)
+
+
+def _write_all(stream: FileIO, data: memoryview) -> None:
+    while data:
+        data = data[stream.write(data) :]

@@ -1,0 +1,80 @@
+"""What a user can choose about a file, checked before any work is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..compress.errors import ConfigError, did_you_mean
+from .opsets import BASE_OPSET, check_ir_version, check_opset
+from .runtime.session import shown
+
+__all__ = ["AUTO", "FORMS", "RUNTIMES", "ExportOptions"]
+
+FORMS = ("dense", "packed", "int8", "seeded")
+"""In the order in which ties of size are resolved."""
+AUTO = "auto"
+RUNTIMES = {
+    "onnxruntime": FORMS,
+    "onnxruntime-web": FORMS,
+    "openvino": ("dense", "packed", "int8"),
+    "other": ("dense", "int8"),
+}
+"""The forms that are right on a runtime. OpenVINO computes 64-bit integers in 32 bits, so not ``seeded``; of others
+only operators are expected that every runtime has."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Choices that all exports share; see `export_onnx` for what they mean.
+
+    Raises:
+        ConfigError: a choice that does not exist, or that does not go with another.
+    """
+
+    opset: int = BASE_OPSET
+    ir_version: int | None = None
+    softmax: bool = False
+    form: str = "dense"
+    runtime: str = "onnxruntime"
+    keep_quantized: bool = False
+    inline: bool = False
+    shrink: bool = False
+
+    def __post_init__(self) -> None:
+        known = (*FORMS, AUTO)
+        for name in ("form", "runtime"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ConfigError(f"{name}: expected a name, got {shown(value)}")
+        for name in ("opset", "ir_version"):
+            if type(value := getattr(self, name)) is not int and (name, value) != ("ir_version", None):
+                raise ConfigError(f"{name}: expected a whole number, got {shown(value)}")
+        if self.form not in known:
+            raise ConfigError(
+                f"form: expected one of {', '.join(known)}, got {self.form!r}{did_you_mean(self.form, known)}"
+            )
+        if self.runtime not in RUNTIMES:
+            raise ConfigError(
+                f"runtime: expected one of {', '.join(RUNTIMES)}, got {self.runtime!r}"
+                f"{did_you_mean(self.runtime, RUNTIMES)}"
+            )
+        if self.form != AUTO and self.form not in RUNTIMES[self.runtime]:
+            raise ConfigError(
+                f"form {self.form} is not right on {self.runtime}: expected one of {', '.join(RUNTIMES[self.runtime])}"
+            )
+        if self.keep_quantized and self.form != "int8":
+            raise ConfigError(f"keep-quantized belongs to form int8, got form {self.form}")
+        if self.keep_quantized and self.runtime == "openvino":
+            raise ConfigError("keep-quantized is not right on openvino, which rounds activations to int8; leave it out")
+        check_opset(self.opset)
+        if self.ir_version is not None:
+            check_ir_version(self.ir_version, self.opset)
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The forms of which the smallest is taken."""
+        return RUNTIMES[self.runtime] if self.form == AUTO else (self.form,)
+
+    @property
+    def inlined(self) -> bool:
+        """Whether functions are written out: on request, and for OpenVINO, which does not know any."""
+        return self.inline or self.runtime == "openvino"

@@ -1,0 +1,1 @@
+"""Exported files in onnxruntime: sessions, expansion of weights, the classifier, verification."""

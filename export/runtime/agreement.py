@@ -1,0 +1,151 @@
+"""Does the file compute the same function as the network?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ...compress.errors import ExportError
+from ..passes.softmax import softmax
+from .session import first_line
+from .structure import accepted_difference, rounding
+
+__all__ = ["Agreement", "check_repeatable", "compare", "logits_of"]
+
+_CHUNK = 64  # samples at a time
+_FLOATS = (torch.float16, torch.float32, torch.float64)  # NumPy and onnxruntime lack the others
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How close two computations of the same logits are.
+
+    Attributes:
+        max_abs_difference: largest absolute difference of two outputs.
+        argmax_agreement: fraction of the samples with the same largest output.
+        samples: number of samples compared.
+    """
+
+    max_abs_difference: float
+    argmax_agreement: float
+    samples: int
+
+
+def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Run ``model`` in PyTorch without gradients.
+
+    Args:
+        model: an evaluation copy.
+        inputs: float32 ``[N, C, H, W]`` or int64 ``[N, length]``.
+
+    Returns:
+        What it computes, first dimension N, all finite.
+
+    Raises:
+        ExportError: it fails, or returns anything but one floating-point tensor per sample.
+    """
+    name = type(model).__name__
+    try:
+        with torch.no_grad():
+            output = model(inputs.clone())  # which it may change in place
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ExportError(f"{name} does not take an input of shape {list(inputs.shape)}: {reason}") from error
+    if not (isinstance(output, torch.Tensor) and output.dtype in _FLOATS and _is_plain(output)):
+        found = (
+            f"a tensor of {output.dtype} ({output.layout}, {output.device})"
+            if isinstance(output, torch.Tensor)
+            else type(output).__name__
+        )
+        raise ExportError(f"{name} must return one floating-point tensor, found {found}")
+    if output.ndim < 1 or output.shape[0] != inputs.shape[0] or not output.numel():
+        raise ExportError(f"{name} must return one row per input, found shape {list(output.shape)} for {len(inputs)}")
+    if not output.isfinite().all():
+        raise ExportError(f"{name} computes logits that are not finite, so its export cannot be checked")
+    return output.detach()  # forward() may have switched gradients on, or return a parameter
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+
+
+def check_repeatable(model: nn.Module, inputs: torch.Tensor) -> None:
+    """Ask twice.
+
+    Raises:
+        ExportError: the second answer is another one; see also `logits_of`.
+    """
+    first, second = (logits_of(model, inputs).numpy() for _ in range(2))
+    if first.shape != second.shape or not _difference(first, second) <= rounding(first):
+        raise ExportError(
+            f"{type(model).__name__} gives other outputs when the same inputs come again: it draws random numbers (a "
+            "dropout that is always on, for instance), or forward() changes a state; ONNX needs a fixed function"
+        )
+
+
+def compare(
+    session: onnxruntime.InferenceSession,
+    model: nn.Module,
+    inputs: torch.Tensor,
+    fed: torch.Tensor,
+    *,
+    probabilities: bool = False,
+) -> Agreement:
+    """Compare the session with PyTorch, for one sample alone and for several at once.
+
+    Args:
+        session: the exported file.
+        model: an evaluation copy of the network.
+        inputs: what the network takes, float32 ``[N, C, H, W]`` or int64 ``[N, length]``, N ≥ 1.
+        fed: the same images or texts as the file takes them, for instance before normalisation.
+        probabilities: the file gives these, the network logits.
+
+    Raises:
+        ExportError: an output differs by more than `accepted_difference`, or is not finite.
+    """
+    rows = [torch.tensor([0]), *torch.split(torch.arange(max(2, len(inputs))).remainder(len(inputs)), _CHUNK)]
+    differences, extremes, same = [], [], 0
+    for batch in rows:
+        logits = logits_of(model, inputs[batch]).numpy()
+        wanted = softmax(logits) if probabilities else logits
+        found = _run(session, fed[batch].numpy())
+        if found.shape != wanted.shape:
+            shapes = f"{list(found.shape)}, PyTorch {list(wanted.shape)}"
+            raise ExportError(f"for a batch of {len(batch)}, onnxruntime computes the shape {shapes}")
+        differences.append(_difference(found, wanted))
+        extremes.append([[side.min(), side.max()] for side in (wanted, logits)])
+        same += int((_winners(found) == _winners(wanted)).sum())
+    outputs, scores = np.moveaxis(np.array(extremes), 1, 0).astype(logits.dtype)
+    largest, accepted = float(np.max(differences)), accepted_difference(outputs, scores if probabilities else None)
+    if not largest <= accepted:  # this way round, NaN is refused
+        rest = all(difference <= accepted for difference in differences[1:])
+        alone = "; only one sample alone differs, so its Python code treats a batch of 1 in another way" if rest else ""
+        raise ExportError(
+            f"onnxruntime and PyTorch differ: largest absolute difference of the outputs {largest:.3g}, "
+            f"accepted {accepted:.3g}{alone}; the file was not written"
+        )
+    return Agreement(largest, same / sum(map(len, rows)), len(inputs))
+
+
+def _difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """The largest absolute difference; NaN if there is one."""
+    return float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max(initial=0.0))
+
+
+def _run(session: onnxruntime.InferenceSession, batch: NDArray[Any]) -> NDArray[Any]:
+    try:
+        (output,) = session.run(None, {session.get_inputs()[0].name: batch})
+    except Exception as error:
+        reason = first_line(error)
+        raise ExportError(f"onnxruntime cannot run the exported graph on a batch of {len(batch)}: {reason}") from error
+    return np.asarray(output)
+
+
+def _winners(logits: NDArray[Any]) -> NDArray[np.intp]:
+    return np.asarray(logits.reshape(len(logits), -1).argmax(axis=1))

@@ -1,0 +1,111 @@
+"""What a file says about its weights in its metadata, so that it can be verified by itself later."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from ...compress.errors import ExportError
+from ..forms.coded import CodedWeight
+
+__all__ = [
+    "FORM",
+    "WEIGHTS",
+    "WEIGHTS_DIGEST",
+    "WeightRecord",
+    "digest_of",
+    "metadata_of",
+    "record_metadata",
+    "records_of",
+]
+
+WEIGHTS = "iterand.weights"
+"""Metadata key: a JSON list of `WeightRecord`."""
+FORM = "iterand.form"
+"""Metadata key: how the file holds the masked weights."""
+WEIGHTS_DIGEST = "iterand.weights_sha256"
+"""Metadata key: the digest of all recovered weights, as in the ``.seedmask`` file."""
+
+
+class WeightRecord(BaseModel):
+    """One weight, in the order of the network's tensors.
+
+    Attributes:
+        name: of the parameter, and of the value in the graph.
+        shape: of the value.
+        sha256: of its float32 values in the graph, little-endian, row-major.
+        scale: what its codes are multiplied with to give the recovered weight: one number, or one for each row; a JSON
+            number that a float32 holds exactly.
+        recovered: SHA-256 of the recovered weight; ``None`` if the graph holds a part of it only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    shape: list[int]
+    sha256: str
+    scale: float | list[float]
+    recovered: str | None = None
+
+
+_RECORDS = TypeAdapter(list[WeightRecord])
+
+
+def digest_of(values: NDArray[np.float32]) -> str:
+    """SHA-256 of little-endian float32 values, hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(values, "<f4").data).hexdigest()
+
+
+def record_metadata(names: Iterable[str], before: Mapping[str, CodedWeight], after: Mapping[str, CodedWeight]) -> str:
+    """Return the metadata entry for weights.
+
+    Args:
+        names: in the order of the network's tensors.
+        before: as they were recovered, by name.
+        after: as they are in the graph.
+    """
+    records = []
+    for name in names:
+        weight, recovered = after[name], before[name]
+        whole = weight.codes.shape == recovered.codes.shape
+        records.append(
+            WeightRecord(
+                name=name,
+                shape=list(weight.codes.shape),
+                sha256=digest_of(weight.values()),
+                scale=np.asarray(recovered.scale, np.float64).reshape(-1).tolist()
+                if recovered.scale.ndim
+                else float(recovered.scale),
+                recovered=digest_of(recovered.values()) if whole else None,
+            ).model_dump(exclude_none=True)
+        )
+    return json.dumps(records)
+
+
+def metadata_of(model: ModelProto) -> dict[str, str]:
+    """All metadata entries of a file."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def records_of(model: ModelProto) -> list[WeightRecord]:
+    """Read what `record_metadata` wrote; nothing if the file has no such entry.
+
+    Raises:
+        ExportError: the entry is damaged.
+    """
+    text: Any = metadata_of(model).get(WEIGHTS, "[]")
+    try:
+        records = _RECORDS.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ExportError(f"damaged metadata: {WEIGHTS}: {first['msg']}; export it again") from None
+    if len({record.name for record in records}) != len(records):
+        raise ExportError(f"damaged metadata: {WEIGHTS}: names one weight twice; export it again")
+    return records
