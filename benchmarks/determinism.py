@@ -23,15 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from common import environment, save
+from iterand_compress.compress.inputs import InputSpec
 from iterand_compress.compress.seed.codebooks import CODEBOOKS
-from iterand_compress.compress.seedmask import (
-    InputSpec,
-    MaskedTensor,
-    Network,
-    StoredTensor,
-    read_seedmask,
-    write_seedmask,
-)
+from iterand_compress.compress.seedmask import MaskedTensor, Network, StoredTensor, read_seedmask, write_seedmask
 
 CHOICES = ("auto", "raw", "rans")
 

@@ -18,9 +18,10 @@ from torch import nn
 
 from iterand_compress.compress import SubnetworkConfig, find_ticket, make_subnetwork
 from iterand_compress.compress.config import ModelConfig
+from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
+from iterand_compress.compress.mask.masking import refresh
 from iterand_compress.compress.models import build_model, resolve
 from iterand_compress.compress.pack import network_of
-from iterand_compress.compress.subnetwork import masked_layers, pruned_layers, refresh
 from iterand_compress.export import export_onnx
 from iterand_compress.export.forms import CHECK
 

@@ -29,10 +29,11 @@ from frontier_plot import draw
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import TrainConfig
 from iterand_compress.compress.data import DataBundle, Split, load_data
+from iterand_compress.compress.files.atomic import atomic_path
+from iterand_compress.compress.networks import resolve_device
 from iterand_compress.compress.pack import network_of_checkpoint
 from iterand_compress.compress.recover import load_network
-from iterand_compress.compress.seedmask import atomic_path, write_seedmask
-from iterand_compress.compress.training.devices import resolve_device
+from iterand_compress.compress.seedmask import write_seedmask
 from iterand_compress.export import export_onnx
 from iterand_compress.export.from_file import export_network
 from methods import CRITERIA, SUBNETWORKS, TRAINED, configurations

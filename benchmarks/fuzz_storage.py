@@ -33,17 +33,9 @@ import numpy as np
 from common import environment, save
 from iterand_compress.compress.errors import SeedMaskError
 from iterand_compress.compress.seed.codebooks import CODEBOOKS
+from iterand_compress.compress.seed.frozen import Frozen, frozen_masks
 from iterand_compress.compress.seed.philox import random_bytes
-from iterand_compress.compress.seedmask import (
-    Frozen,
-    MaskedTensor,
-    Network,
-    StoredTensor,
-    dumps,
-    frozen_masks,
-    loads,
-    quantise,
-)
+from iterand_compress.compress.seedmask import MaskedTensor, Network, StoredTensor, dumps, loads, quantise
 from iterand_compress.compress.seedmask.container import build_header, layout
 from iterand_compress.compress.seedmask.json_text import canonical_json
 

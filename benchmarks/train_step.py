@@ -29,9 +29,9 @@ from torch.profiler import ProfilerActivity, profile
 from common import environment, save
 from iterand_compress.compress.config import ModelConfig, Recipe, SubnetworkConfig, TrainConfig
 from iterand_compress.compress.mask.fused import FusedLayers
+from iterand_compress.compress.mask.masking import refresh
 from iterand_compress.compress.models import resolve
 from iterand_compress.compress.networks import build_network
-from iterand_compress.compress.subnetwork import refresh
 from iterand_compress.compress.training.allocator import keep_freed_memory
 from iterand_compress.compress.training.graph import StepGraph
 from iterand_compress.compress.training.optimizer import make_optimizer

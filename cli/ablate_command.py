@@ -99,7 +99,7 @@ def command(
 
 def _check_plot(path: Path, force: bool, file: Path) -> None:
     """Before an hour of training, not after it."""
-    from ..compress.seedmask import check_output
+    from ..compress.files.atomic import check_output
 
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--plot: expected a name that ends in .png, got {path}")

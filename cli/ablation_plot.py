@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ..compress.errors import import_extra
-from ..compress.seedmask import atomic_path
-from ..compress.seedmask.json_text import printable
+from ..compress.files.atomic import atomic_path
+from ..compress.files.names import printable
 
 if TYPE_CHECKING:
     from ..compress.analysis.ablation import Ablation, Variant

@@ -72,7 +72,7 @@ def command(
     """
     from ..compress.analysis.estimate import estimate
     from ..compress.config import ModelConfig, SubnetworkConfig, validated
-    from ..compress.data.tokens import TextSpec
+    from ..compress.inputs import TextSpec
 
     sections = {"model": {"name": model, "width": width, "affine": affine}}
     sections["subnetwork"] = {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..compress.config import DataConfig, Recipe
-    from ..compress.data.tokens import TextSpec
+    from ..compress.inputs import TextSpec
 
 __all__ = ["command"]
 
@@ -53,9 +53,10 @@ def command(
     """
     import torch
 
-    from ..compress.data import TEXT_DATASETS, load_data
+    from ..compress.data import load_data
+    from ..compress.data.catalogue import TEXT_DATASETS
     from ..compress.data.class_folders import left_out_line
-    from ..compress.training.devices import resolve_device
+    from ..compress.networks import resolve_device
     from ..compress.training.evaluate import evaluate
 
     onnx = file.suffix.lower() == ".onnx"

@@ -28,7 +28,8 @@ __all__ = ["command"]
 @json_option
 def command(file: Path, max_weights: int | None, as_json: bool) -> None:
     """Show shape, sparsity, coding and bits per weight of each layer, beside the entropy bound, and the totals."""
-    from ..compress.seedmask import TextInput, read_seedmask
+    from ..compress.inputs import TextInput
+    from ..compress.seedmask import read_seedmask
 
     seedmask = read_seedmask(file, max_weights=max_weights)
     rows = seedmask.layer_report()

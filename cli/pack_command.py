@@ -57,14 +57,15 @@ def command(
     is not built in is also built again and compared with the one that was trained; of your own code, with --model.
     """
     from ..compress.checkpoint import load_checkpoint
+    from ..compress.files.atomic import check_output
     from ..compress.files.kinds import check_kind
+    from ..compress.files.names import shell_word
     from ..compress.files.outputs import beside
     from ..compress.methods import resolve
     from ..compress.models import is_factory, is_foreign
     from ..compress.pack import network_of_checkpoint, trained_error, with_state_dtype
-    from ..compress.recover import rebuild
-    from ..compress.seedmask import check_output, default_max_weights, write_seedmask
-    from ..compress.seedmask.json_text import shell_word
+    from ..compress.rebuild import rebuild
+    from ..compress.seedmask import default_max_weights, write_seedmask
 
     target = out or beside(checkpoint, ".seedmask")
     check_kind(checkpoint, "torch")

@@ -51,8 +51,9 @@ def command(
     The result loads in the plain model with load_state_dict(strict=True). Every weight is compared with its
     digest, on whatever device it was computed.
     """
+    from ..compress.files.atomic import check_output
     from ..compress.files.outputs import beside
-    from ..compress.seedmask import check_output, read_seedmask, write_masks, write_weights
+    from ..compress.seedmask import read_seedmask, write_masks, write_weights
 
     if masks and device is not None:
         raise click.UsageError("--masks computes no weights: leave --device out.")

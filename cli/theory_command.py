@@ -177,7 +177,7 @@ def _plotter(plot: Path | None, *, force: bool) -> Callable[[list[BoundCheck], s
     if plot is None:
         return None
     from ..compress.errors import import_extra
-    from ..compress.seedmask import check_output
+    from ..compress.files.atomic import check_output
 
     check_output(plot, kind=None)
     if plot.exists() and not force:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..compress.seedmask import atomic_path
+from ..compress.files.atomic import atomic_path
 
 if TYPE_CHECKING:
     from ..compress.analysis.theory_check import BoundCheck

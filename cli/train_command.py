@@ -187,8 +187,8 @@ def command(
     """
     # Of several processes, those that lose one say so in a line; torch's log would add pages.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from ..compress.seedmask import check_output
-    from ..compress.seedmask.json_text import shell_word
+    from ..compress.files.atomic import check_output
+    from ..compress.files.names import shell_word
     from ..compress.training.allocator import keep_freed_memory
     from ..compress.training.launch import join
     from ..compress.training.metrics import metrics_path
@@ -278,7 +278,7 @@ def _base(
     stored: Path | None,
 ) -> Recipe:
     """The recipe that flags change: the one that was named, or that of the run to resume, or of the ticket."""
-    from ..compress.data import TEXT_DATASETS
+    from ..compress.data.catalogue import TEXT_DATASETS
     from ..compress.training.recipe import DEFAULT_RECIPE, TEXT_RECIPE, load_recipe
     from ..compress.training.trainer import stored_recipe
 

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from .analysis.theory_check import check_bound
     from .config import DataConfig, ModelConfig, Recipe, SubnetworkConfig, TrainConfig
     from .errors import IterandError, SeedMaskError
+    from .mask.layers import masked_layers, pruned_layers
+    from .mask.masking import make_subnetwork, materialise, refresh
     from .mask.prune_at_init import find_ticket
     from .pack import pack
     from .recover import load_network, recover
     from .seedmask import read_seedmask
-    from .subnetwork import make_subnetwork, masked_layers, materialise, pruned_layers, refresh
     from .training.recipe import load_recipe
     from .training.run import RunOptions
     from .training.trainer import train

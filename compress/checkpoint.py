@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from .config import Recipe, validated
-from .data.tokens import TextSpec
-from .errors import CheckpointError
+from .errors import CheckpointError, first_line
+from .files.atomic import atomic_path
 from .files.kinds import check_kind
+from .inputs import TextSpec
 from .models import AnyArchitecture, read_architecture
 from .models.state import module_versions, with_versions
-from .seedmask import atomic_path
 
-__all__ = ["Checkpoint", "DataInfo", "Position", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "DataInfo", "Position", "is_checkpoint", "load_checkpoint", "save_checkpoint"]
 
 _FORMAT, _VERSION = "iterand-compress checkpoint", 1
 #: Keys that the first checkpoints did not have.
@@ -176,7 +176,7 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
             f"{path}: refused: not an iterand-compress checkpoint ({reason}); make one with 'iterand-compress train'"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint: {_first_line(error)}") from None
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint: {first_line(error)}") from None
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise CheckpointError(
             f"{path}: not an iterand-compress checkpoint (for a bare state dict, use the library's pack())"
@@ -202,5 +202,10 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a zip archive, as ``torch.save`` writes them."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return path.suffix.lower() == ".ckpt"

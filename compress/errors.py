@@ -20,6 +20,7 @@ __all__ = [
     "SeedMaskError",
     "TrainingError",
     "did_you_mean",
+    "first_line",
     "import_extra",
 ]
 
@@ -73,6 +74,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return "; did you mean " + " or ".join(repr(match) for match in near) + "?"
     return "; known: " + ", ".join(options)
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """The first line of an error of another library that says something, or the name of the error."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:limit]
 
 
 def import_extra(module: str, extra: str, purpose: str) -> ModuleType:

@@ -15,28 +15,21 @@ from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, DataInfo
 from .errors import CheckpointError, SeedMaskError
+from .files.atomic import check_output
+from .inputs import InputSpec, TextInput
 from .mask.codes import codes_of
+from .mask.layers import masked_layers, pruned_layers
 from .mask.masked_weight import coats_of, fixed_of
 from .mask.spec import WeightSpec, spec_from_state
 from .mask.topk import select
 from .methods.biprop import alpha
 from .models.state import plain_state
 from .seed.codebooks import get_codebook, random_bytes_at
+from .seed.frozen import Frozen
 from .seed.philox import random_bytes
 from .seed.philox_torch import random_weights
-from .seedmask import (
-    Frozen,
-    InputSpec,
-    MaskedTensor,
-    Network,
-    PackReport,
-    TextInput,
-    check_output,
-    quantise,
-    write_seedmask,
-)
+from .seedmask import MaskedTensor, Network, PackReport, quantise, write_seedmask
 from .seedmask.state_dtype import StateRounding, round_state
-from .subnetwork import masked_layers, pruned_layers
 from .tensors import check_content, to_stored
 
 __all__ = [

@@ -7,23 +7,22 @@ answer stands in the checkpoint.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from . import methods
 from .checkpoint import Checkpoint, DataInfo
 from .data.bundle import normalize
-from .errors import CheckpointError, SeedMaskError
-from .models import build_model, is_foreign
+from .errors import CheckpointError, ConfigError, SeedMaskError
+from .inputs import probe_pixels, probe_tokens
+from .models import AnyArchitecture, read_architecture
 from .models.copying import independent_copy
-from .models.state import load_state, recovered_state
-from .pack import network_of_checkpoint
-from .probe import probe_pixels, probe_tokens
-from .seedmask import dumps, loads
+from .models.state import load_state, mismatch
+from .networks import build_network
 
-__all__ = ["check_packing", "probe_answers", "require_same_answers"]
+__all__ = ["known_architecture", "probe_answers", "rebuild", "require_same_answers"]
 
 
 def probe_answers(model: nn.Module, data: DataInfo) -> torch.Tensor:
@@ -70,30 +69,41 @@ def require_same_answers(model: nn.Module, checkpoint: Checkpoint, where: object
         )
 
 
-def check_packing(model: nn.Module, checkpoint: Checkpoint, where: object, *, allow_import: bool) -> None:
-    """Pack, recover and build again a network before it is trained, so that what fails then costs no training.
+def rebuild(checkpoint: Checkpoint, path: Path, model: str | None = None) -> nn.Module:
+    """Build the network of a checkpoint again, load its state, and make sure that it is the one that was trained.
 
     Args:
-        model: the network.
-        checkpoint: of it.
-        where: the file that the checkpoint will be.
-        allow_import: whether the model may be code of the user's.
+        checkpoint: as it was read.
+        path: of it, for messages.
+        model: name of the model, where that is the user's own code.
 
     Raises:
-        IterandError: it cannot be packed (names, types of buffers), or what is recovered is not the same network.
+        ConfigError: the network cannot be built.
+        CheckpointError: what is built is another network.
     """
-    method, network = methods.resolve(checkpoint.recipe.subnetwork), None
-    if method.trains == "scores" or method.criterion is not None:
-        values = "float32" if method.trains == "weights" else None
-        network = loads(dumps(network_of_checkpoint(checkpoint, with_weights=values), coding="raw"))
-    arch, seed = checkpoint.architecture, checkpoint.recipe.subnetwork.seed
-    if not is_foreign(arch) and network is None:
-        return
-    plain = build_model(arch, seed=seed, allow_import=allow_import)
+    architecture = checkpoint.architecture
+    if model is not None:
+        architecture = known_architecture({**architecture.to_dict(), "name": model}, path)
+    network = build_network(checkpoint.recipe, architecture, allow_import=model is not None)
     try:
-        load_state(plain, checkpoint.model if network is None else recovered_state(network))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise SeedMaskError(f"{arch.name}: the network could be packed, but not loaded again: {reason}") from None
-    if is_foreign(arch):
-        require_same_answers(plain, replace(checkpoint, probe=probe_answers(model, checkpoint.data)), where)
+        load_state(network, checkpoint.model)
+    except (RuntimeError, CheckpointError) as error:
+        raise CheckpointError(f"{path}: is of another model: {mismatch(error)}") from None
+    require_same_answers(network, checkpoint, path)
+    return network
+
+
+def known_architecture(values: dict[str, Any], path: Path) -> AnyArchitecture:
+    """The architecture that a file describes.
+
+    Args:
+        values: of the file.
+        path: of the file, for messages.
+
+    Raises:
+        SeedMaskError: a key is missing or unknown, or a value is not what it may be.
+    """
+    try:
+        return read_architecture(values)
+    except ConfigError as error:
+        raise SeedMaskError(f"{path}: {error}") from None

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,23 +13,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import methods
-from .checkpoint import Checkpoint, DataInfo, load_checkpoint
+from .checkpoint import DataInfo, is_checkpoint, load_checkpoint
 from .config import Recipe, validated
 from .data.bundle import normalize
-from .errors import CheckpointError, ConfigError, SeedMaskError
-from .models import AnyArchitecture, build_model, read_architecture
-from .models.state import load_state, recovered_state, unwrapped
-from .networks import build_network
+from .errors import ConfigError, SeedMaskError
+from .inputs import InputSpec, TextInput
+from .mask.masking import materialise
+from .models import build_model
+from .models.state import load_state, mismatch, unwrapped
+from .networks import resolve_device
 from .pack import network_of_checkpoint
-from .rebuild import require_same_answers
+from .rebuild import known_architecture, rebuild
 from .seed.codebooks import get_codebook
 from .seed.philox_torch import bytes_at, random_weights, weight_table, weights_at
-from .seedmask import MAX_WEIGHTS, InputSpec, SeedMask, TextInput, Trained, dumps, loads, read_seedmask
+from .seedmask import MAX_WEIGHTS, SeedMask, Trained, dumps, loads, read_seedmask
 from .seedmask.bits import Row
 from .seedmask.coats import MAX_COAT
 from .seedmask.tensor_recovery import TensorRecovery
-from .subnetwork import materialise
-from .training.devices import resolve_device
+from .tensors import recovered_state
 
 __all__ = [
     "LoadedNetwork",
@@ -39,7 +39,6 @@ __all__ = [
     "known_recipe",
     "load_network",
     "load_ticket",
-    "rebuild",
     "recover",
     "recover_on_device",
 ]
@@ -190,12 +189,12 @@ def _recovered(file: SeedMask, model: nn.Module | None, name: str | None) -> nn.
             raise ConfigError(
                 f"{file.path}: the file does not say which architecture it is; give it (--model package.module:factory)"
             )
-        architecture = _architecture({**file.manifest.architecture, **({"name": name} if name else {})}, file.path)
+        architecture = known_architecture({**file.manifest.architecture, **({"name": name} if name else {})}, file.path)
         model = build_model(architecture, seed=int(file.manifest.seed, 16), allow_import=name is not None)
     try:
         load_state(unwrapped(model), recovered_state(file))
     except RuntimeError as error:
-        raise SeedMaskError(f"{file.path}: does not fit the model: {_summary(error)}") from None
+        raise SeedMaskError(f"{file.path}: does not fit the model: {mismatch(error)}") from None
     return model.eval()
 
 
@@ -281,39 +280,6 @@ def _data_info(name: str, classes: list[str], given: InputSpec | TextInput) -> D
     return DataInfo(name, classes, list(given.shape), list(given.mean), list(given.std))
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Whether a file is a zip archive, as ``torch.save`` writes them."""
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"PK\x03\x04"
-    except OSError:
-        return path.suffix.lower() == ".ckpt"
-
-
-def rebuild(checkpoint: Checkpoint, path: Path, model: str | None = None) -> nn.Module:
-    """Build the network of a checkpoint again, load its state, and make sure that it is the one that was trained.
-
-    Args:
-        checkpoint: as it was read.
-        path: of it, for messages.
-        model: name of the model, where that is the user's own code.
-
-    Raises:
-        ConfigError: the network cannot be built.
-        CheckpointError: what is built is another network.
-    """
-    architecture = checkpoint.architecture
-    if model is not None:
-        architecture = _architecture({**architecture.to_dict(), "name": model}, path)
-    network = build_network(checkpoint.recipe, architecture, allow_import=model is not None)
-    try:
-        load_state(network, checkpoint.model)
-    except (RuntimeError, CheckpointError) as error:
-        raise CheckpointError(f"{path}: is of another model: {_summary(error)}") from None
-    require_same_answers(network, checkpoint, path)
-    return network
-
-
 def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
     checkpoint = load_checkpoint(path)
     network = rebuild(checkpoint, path, model)
@@ -328,15 +294,3 @@ def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
 
     plain = materialise(network).eval()
     return LoadedNetwork(plain, checkpoint.data, checkpoint.recipe, masked=masked, unfinished=checkpoint.unfinished)
-
-
-def _architecture(values: dict[str, Any], path: Path) -> AnyArchitecture:
-    try:
-        return read_architecture(values)
-    except ConfigError as error:
-        raise SeedMaskError(f"{path}: {error}") from None
-
-
-def _summary(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[1:3] if len(lines) > 1 else lines)[:300]

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .errors import SeedMaskError
-from .seedmask import StoredTensor
+from .seedmask import SeedMask, StoredTensor
 
-__all__ = ["check_content", "check_storable", "from_stored", "to_stored"]
+__all__ = ["check_content", "check_storable", "from_stored", "recovered_state", "to_stored"]
 
 _TAGS = {
     torch.bool: "BOOL",
@@ -85,3 +85,9 @@ def from_stored(stored: StoredTensor, name: str) -> Tensor:
     if not stored.data.size:  # nothing to take another view of
         return torch.empty(stored.shape, dtype=dtype, device="cpu")
     return torch.from_numpy(stored.data.copy()).view(dtype).reshape(stored.shape)
+
+
+def recovered_state(file: SeedMask) -> dict[str, Tensor]:
+    """Recovered weights and unmasked state, for `load_state` into the plain module."""
+    weights = {name: torch.from_numpy(array) for name, array in file.weights().items()}
+    return weights | {name: from_stored(stored, name) for name, stored in file.state().items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iterand_compress.compress.errors import import_extra
-from iterand_compress.compress.seedmask.json_text import printable
+from iterand_compress.compress.files.names import printable
 
 
 def epochs_of(path: Path) -> list[dict[str, Any]]:

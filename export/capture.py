@@ -19,7 +19,7 @@ from ..compress.errors import ConfigError, ExportError
 from ..compress.models.copying import independent_copy
 from ..compress.models.state import unwrapped
 from .opsets import BASE_OPSET
-from .runtime.session import first_line, shown
+from .session import first_line, shown
 
 __all__ = ["BATCH", "LOGITS", "capture", "evaluation_copy", "plain_module", "undisturbed"]
 

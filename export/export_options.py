@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..compress.errors import ConfigError, did_you_mean
 from .opsets import BASE_OPSET, check_ir_version, check_opset
-from .runtime.session import shown
+from .session import shown
 
 __all__ = ["AUTO", "FORMS", "RUNTIMES", "ExportOptions"]
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..compress.data.tokens import TextSpec
+from ..compress.inputs import TextSpec
 from ..compress.seedmask import SeedMask
 from .export_options import ExportOptions
 from .opsets import BASE_OPSET

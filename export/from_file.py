@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..compress.data import BUNDLED, load_data
+from ..compress.data import load_data
+from ..compress.data.catalogue import BUNDLED
 from ..compress.errors import ConfigError, ExportError, MissingExtraError
+from ..compress.files.atomic import check_output
 from ..compress.recover import LoadedNetwork, load_network
-from ..compress.seedmask import SeedMask, check_output
+from ..compress.seedmask import SeedMask
 from .export_options import ExportOptions
 from .passes.preprocessing import Preprocessing
 from .pipeline import write_model

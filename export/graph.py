@@ -21,7 +21,7 @@ from onnx import (
     numpy_helper,
 )
 
-from .forms.coded import CodedWeight
+from .coded import CodedWeight
 
 __all__ = ["Graph", "producers", "settings"]
 

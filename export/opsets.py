@@ -10,7 +10,7 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, defs, helper
 
 from ..compress.errors import ConfigError, ExportError
-from .runtime.session import first_line, open_session
+from .session import first_line, open_session
 
 __all__ = [
     "BASE_OPSET",

@@ -17,13 +17,14 @@ from torch import nn
 
 from ..compress.errors import ConfigError, ExportError
 from ..compress.files.atomic import atomic_path, check_output
+from ..compress.mask.layers import masked_layers, pruned_layers
+from ..compress.mask.masking import materialise
 from ..compress.pack import network_of
 from ..compress.seedmask import SeedMask, dumps, loads, read_seedmask
-from ..compress.subnetwork import masked_layers, materialise, pruned_layers
 from .capture import LOGITS, capture, evaluation_copy, plain_module, undisturbed
+from .coded import CodedWeight, coded_weights
 from .export_options import ExportOptions
 from .forms import write_form
-from .forms.coded import CodedWeight, coded_weights
 from .forms.dense import write_dense
 from .graph import Graph
 from .opsets import convert
@@ -38,10 +39,10 @@ from .runtime.agreement import check_repeatable, compare, logits_of
 from .runtime.expansion import load_model, open_exported
 from .runtime.probe import PROBE, Probe
 from .runtime.records import FORM, WEIGHTS, WEIGHTS_DIGEST, record_metadata
-from .runtime.session import session_options, shown
 from .runtime.structure import accepted_difference, check_structure
 from .runtime.verification import verify_weights
 from .samples import GraphPass, ModelInput
+from .session import session_options, shown
 
 __all__ = ["build", "write_model"]
 

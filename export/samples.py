@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..compress.data.tokens import PADDING, TextSpec, tokenise_all
+from ..compress.data.tokens import tokenise_all
 from ..compress.errors import ConfigError
-from ..compress.probe import probe_pixels, probe_tokens
+from ..compress.inputs import PADDING, TextSpec, probe_pixels, probe_tokens
 from .graph import Graph
 from .passes.preprocessing import Preprocessing
-from .runtime.session import first_line, shown
-from .runtime.tokeniser import TOKENS, text_metadata
+from .session import first_line, shown
+from .tokeniser import TOKENS, text_metadata
 
 __all__ = ["ModelInput", "image_input", "text_input"]
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.mask.fused import FusedLayers
-from iterand_compress.compress.subnetwork import make_subnetwork, masked_layers, refresh
+from iterand_compress.compress.mask.layers import masked_layers
+from iterand_compress.compress.mask.masking import make_subnetwork, refresh
 
 
 class Words(nn.Module):

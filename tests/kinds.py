@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook, random_codes
+from iterand_compress.compress.seed.frozen import Frozen
 from iterand_compress.compress.seed.philox import philox4x32
-from iterand_compress.compress.seedmask import Frozen, MaskedTensor, Network, Trained
+from iterand_compress.compress.seedmask import MaskedTensor, Network, Trained
 
 
 def frozen_numbers(seed: int, tensor: int, count: int) -> np.ndarray:

@@ -30,11 +30,12 @@ from iterand_compress.compress.checkpoint import load_checkpoint, save_checkpoin
 from iterand_compress.compress.config import DataConfig, SubnetworkConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.errors import ConfigError, IterandError
+from iterand_compress.compress.mask.layers import masked_layers
+from iterand_compress.compress.mask.masking import make_subnetwork, refresh
 from iterand_compress.compress.pack import network_of, network_of_checkpoint
 from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
 from iterand_compress.compress.seed.philox import Purpose, random_words
 from iterand_compress.compress.seedmask import MaskedTensor, Network, dumps, loads, write_seedmask
-from iterand_compress.compress.subnetwork import make_subnetwork, masked_layers, refresh
 from iterand_compress.compress.training.reporter import Reporter
 
 SCALE = np.float32(0.1)

@@ -15,14 +15,15 @@ from torch.nn import functional as F
 
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.errors import ConfigError
+from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
 from iterand_compress.compress.mask.masked_weight import MaskedWeight
+from iterand_compress.compress.mask.masking import make_subnetwork, materialise, refresh
 from iterand_compress.compress.mask.prune_at_init import find_ticket
-from iterand_compress.compress.models.state import recovered_state
 from iterand_compress.compress.pack import pack
 from iterand_compress.compress.recover import recover
 from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
 from iterand_compress.compress.seedmask import read_seedmask
-from iterand_compress.compress.subnetwork import make_subnetwork, masked_layers, materialise, pruned_layers, refresh
+from iterand_compress.compress.tensors import recovered_state
 from iterand_compress.export import export_onnx, load_session, verify_onnx
 
 # Which torch computes in its own way, and says so.

@@ -13,7 +13,7 @@ from conftest import fail, invoke, succeed
 from iterand_compress.compress import load_network, read_seedmask, recover
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.models import Architecture, build_model
-from iterand_compress.compress.models.state import recovered_state
+from iterand_compress.compress.tensors import recovered_state
 
 
 def test_three_files_one_accuracy(digits):

@@ -23,13 +23,12 @@ from safetensors.numpy import load_file
 
 from iterand_compress.compress.errors import SeedMaskError
 from iterand_compress.compress.seed.codebooks import CODEBOOKS
+from iterand_compress.compress.seed.frozen import Frozen, frozen_masks
 from iterand_compress.compress.seedmask import (
-    Frozen,
     MaskedTensor,
     Network,
     StoredTensor,
     dumps,
-    frozen_masks,
     loads,
     quantise,
     read_seedmask,

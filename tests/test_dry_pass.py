@@ -10,8 +10,8 @@ from conftest import fail, succeed
 from iterand_compress.compress.config import DataConfig, Recipe
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.errors import ConfigError, DataError
+from iterand_compress.compress.training.checks import check_training
 from iterand_compress.compress.training.recipe import override
-from iterand_compress.compress.training.step import check_training
 
 
 def normalised(num_classes):

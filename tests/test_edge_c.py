@@ -19,14 +19,13 @@ from kinds import networks_of_every_kind
 from test_storage_bad_input import FILES, edited, join, split
 
 from iterand_compress.compress.seed.codebooks import CODEBOOKS
+from iterand_compress.compress.seed.frozen import Frozen, frozen_masks
 from iterand_compress.compress.seedmask import (
-    Frozen,
     MaskedTensor,
     Network,
     SeedMask,
     StoredTensor,
     dumps,
-    frozen_masks,
     quantise,
     read_seedmask,
     write_seedmask,

@@ -9,11 +9,12 @@ from conftest import fail, succeed
 from iterand_compress.compress import SubnetworkConfig, make_subnetwork
 from iterand_compress.compress.analysis.estimate import draw_distribution
 from iterand_compress.compress.config import ModelConfig, Recipe
+from iterand_compress.compress.inputs import InputSpec
+from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.models import build_model, resolve
 from iterand_compress.compress.pack import network_of
-from iterand_compress.compress.seedmask import InputSpec, MaskedTensor, Network, dumps, loads
+from iterand_compress.compress.seedmask import MaskedTensor, Network, dumps, loads
 from iterand_compress.compress.seedmask.bits import symbol_entropy
-from iterand_compress.compress.subnetwork import masked_layers
 
 
 def estimate(*arguments) -> dict:

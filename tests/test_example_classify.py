@@ -19,7 +19,7 @@ from torch import nn
 from iterand_compress.compress import read_seedmask
 from iterand_compress.compress.config import DataConfig, Recipe
 from iterand_compress.compress.data import load_data
-from iterand_compress.compress.data.tokens import TextSpec
+from iterand_compress.compress.inputs import TextSpec
 from iterand_compress.compress.recover import load_network
 from iterand_compress.export import OnnxClassifier, export_onnx, export_text_onnx
 

@@ -21,13 +21,13 @@ from torch import nn
 
 from iterand_compress.compress import SubnetworkConfig, find_ticket, make_subnetwork, materialise, refresh
 from iterand_compress.compress.errors import ConfigError, ExportError
+from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.pack import network_of
 from iterand_compress.compress.seed.philox import philox4x32, random_bytes
 from iterand_compress.compress.seedmask import Network, dumps, loads
-from iterand_compress.compress.subnetwork import masked_layers
 from iterand_compress.export import export_onnx, load_session, supported_opsets
+from iterand_compress.export.coded import coded_weights
 from iterand_compress.export.forms import write_form
-from iterand_compress.export.forms.coded import coded_weights
 from iterand_compress.export.forms.emitter import Emitter
 from iterand_compress.export.forms.functions import functions_for
 from iterand_compress.export.forms.layouts import layout_of, write_numbers

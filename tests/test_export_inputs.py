@@ -14,8 +14,8 @@ from torch import nn
 
 from conftest import succeed
 from iterand_compress.compress import SubnetworkConfig, make_subnetwork, pack, recover
-from iterand_compress.compress.data.tokens import TextSpec
 from iterand_compress.compress.errors import ConfigError, ExportError, IterandError
+from iterand_compress.compress.inputs import TextSpec
 from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.export import OnnxClassifier, export_onnx, export_text_onnx, verify_onnx
 

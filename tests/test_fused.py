@@ -19,7 +19,7 @@ from torch import nn
 
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.mask.fused import FusedLayers
-from iterand_compress.compress.subnetwork import make_subnetwork
+from iterand_compress.compress.mask.masking import make_subnetwork
 
 SCRIPT = Path(sys.executable).with_name("iterand-compress")
 HERE = importlib.util.find_spec("triton") is not None

@@ -15,13 +15,15 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from iterand_compress.compress.analysis.estimate import estimate
 from iterand_compress.compress.config import ModelConfig, SubnetworkConfig
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
+from iterand_compress.compress.inputs import InputSpec
+from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
+from iterand_compress.compress.mask.masking import make_subnetwork, materialise, refresh
 from iterand_compress.compress.mask.prune_at_init import find_ticket, use_masks
 from iterand_compress.compress.models import resolve
-from iterand_compress.compress.models.state import recovered_state
 from iterand_compress.compress.pack import pack
 from iterand_compress.compress.recover import load_ticket, recover
-from iterand_compress.compress.seedmask import InputSpec, read_seedmask
-from iterand_compress.compress.subnetwork import make_subnetwork, masked_layers, materialise, pruned_layers, refresh
+from iterand_compress.compress.seedmask import read_seedmask
+from iterand_compress.compress.tensors import recovered_state
 from iterand_compress.export import export_onnx, load_session, verify_onnx
 from iterand_compress.export.from_file import export_network
 

@@ -10,12 +10,13 @@ from torch.nn import functional as F
 
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.errors import CheckpointError, ConfigError, DataError
+from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
+from iterand_compress.compress.mask.masking import make_subnetwork, materialise, refresh
 from iterand_compress.compress.mask.prune_at_init import class_sample, find_ticket, use_masks
 from iterand_compress.compress.methods import PRESETS, resolve
 from iterand_compress.compress.models.activation import BinaryActivation
 from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
 from iterand_compress.compress.seed.philox import Purpose, random_words
-from iterand_compress.compress.subnetwork import make_subnetwork, masked_layers, materialise, pruned_layers, refresh
 
 INPUTS, HIDDEN, CLASSES = 6, 7, 3
 

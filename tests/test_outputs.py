@@ -16,8 +16,9 @@ import torch
 from conftest import fail, succeed
 from iterand_compress.compress.errors import ConfigError, IterandError
 from iterand_compress.compress.files import outputs
+from iterand_compress.compress.files.atomic import check_output
 from iterand_compress.compress.files.outputs import beside, only_writer
-from iterand_compress.compress.seedmask import check_output, read_seedmask, write_weights
+from iterand_compress.compress.seedmask import read_seedmask, write_weights
 from iterand_compress.compress.training.metrics import metrics_path
 from iterand_compress.compress.training.profile import trace_path
 from iterand_compress.export import from_file as export_module

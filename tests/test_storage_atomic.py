@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from iterand_compress.compress.errors import IterandError
-from iterand_compress.compress.seedmask import StoredTensor, atomic_path, write_safetensors
+from iterand_compress.compress.files.atomic import atomic_path
+from iterand_compress.compress.seedmask import StoredTensor, write_safetensors
 
 
 @pytest.fixture

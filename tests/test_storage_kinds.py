@@ -23,15 +23,14 @@ from iterand_compress.compress.analysis.compare import compare
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
 from iterand_compress.compress.recover import recover_on_device
 from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook
+from iterand_compress.compress.seed.frozen import Frozen, frozen_masks
 from iterand_compress.compress.seed.philox import Purpose, random_bytes
 from iterand_compress.compress.seed.philox_torch import _units
 from iterand_compress.compress.seedmask import (
-    Frozen,
     MaskedTensor,
     Network,
     Trained,
     dumps,
-    frozen_masks,
     loads,
     quantise,
     read_seedmask,

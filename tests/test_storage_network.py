@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from iterand_compress.compress.errors import ConfigError, IterandError, SeedMaskError
-from iterand_compress.compress.seedmask import InputSpec, MaskedTensor, Network, StoredTensor, dumps
+from iterand_compress.compress.inputs import InputSpec
+from iterand_compress.compress.seedmask import MaskedTensor, Network, StoredTensor, dumps
 
 MASK = np.array([True, False, True, True, False, True])
 

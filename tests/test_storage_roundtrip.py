@@ -20,13 +20,13 @@ from safetensors.numpy import load_file, save
 from iterand_compress.compress.errors import IterandError, SeedMaskError
 from iterand_compress.compress.files import atomic
 from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook, random_codes
+from iterand_compress.compress.seed.frozen import frozen_masks
 from iterand_compress.compress.seedmask import (
     MaskedTensor,
     Network,
     StoredTensor,
     codings,
     dumps,
-    frozen_masks,
     loads,
     payloads,
     read_seedmask,

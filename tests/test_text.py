@@ -31,11 +31,13 @@ from iterand_compress.compress import (
 )
 from iterand_compress.compress.analysis.estimate import estimate
 from iterand_compress.compress.config import DataConfig, ModelConfig, Recipe, validated
-from iterand_compress.compress.data import DATASETS, load_data
+from iterand_compress.compress.data import load_data
 from iterand_compress.compress.data import texts as texts_module
+from iterand_compress.compress.data.catalogue import DATASETS
 from iterand_compress.compress.data.sentences import ANIMALS, load_sentences
-from iterand_compress.compress.data.tokens import TextSpec, pieces, token_hash, tokenise, tokenise_all
+from iterand_compress.compress.data.tokens import pieces, token_hash, tokenise, tokenise_all
 from iterand_compress.compress.errors import ConfigError, DataError, ExportError, SeedMaskError
+from iterand_compress.compress.inputs import TextInput, TextSpec
 from iterand_compress.compress.models import (
     Architecture,
     TextArchitecture,
@@ -45,7 +47,7 @@ from iterand_compress.compress.models import (
     resolve_text,
 )
 from iterand_compress.compress.models.transformer import Attention
-from iterand_compress.compress.seedmask import Network, TextInput, dumps, loads
+from iterand_compress.compress.seedmask import Network, dumps, loads
 from iterand_compress.compress.seedmask import manifest as manifest_module
 from iterand_compress.compress.seedmask.json_text import canonical_json
 from iterand_compress.export import OnnxClassifier, export_onnx, export_text_onnx

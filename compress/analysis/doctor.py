@@ -251,7 +251,7 @@ def _codings() -> str:
 
 def _writing() -> str:
     """A file in the folder for temporary files, whole and with its content."""
-    from ..seedmask import atomic_path
+    from ..files.atomic import atomic_path
 
     content = os.urandom(1 << 16)
     with tempfile.TemporaryDirectory() as folder:

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..config import ModelConfig, Recipe, SubnetworkConfig
-from ..data.tokens import TextSpec
 from ..errors import ConfigError, IterandError
+from ..inputs import InputSpec, TextInput, TextSpec
+from ..mask.layers import masked_layers, pruned_layers
+from ..mask.masking import make_subnetwork
 from ..mask.topk import kept_count
 from ..methods import resolve as resolve_method
 from ..models import AnyArchitecture, TextArchitecture, build_model, resolve, resolve_text
 from ..pack import masked_keys
 from ..seed.codebooks import get_codebook
-from ..seedmask import InputSpec, TextInput
 from ..seedmask.bits import Row
 from ..seedmask.codings import plan
 from ..seedmask.container import build_header
 from ..seedmask.manifest import FORMAT_VERSION, NO_DIGEST, build_manifest
-from ..subnetwork import make_subnetwork, masked_layers, pruned_layers
 
 __all__ = ["DEFAULT_REDRAWN", "Estimate", "LayerEstimate", "draw_distribution", "estimate"]
 

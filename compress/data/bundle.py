@@ -10,8 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..inputs import TextSpec
 from .shard import WHOLE, Shard
-from .tokens import TextSpec
 
 __all__ = ["Batch", "DataBundle", "Split", "normalize"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError, SeedMaskError
-from ..seedmask.json_text import check_text, printable
+from ..files.names import check_text, printable
 
 __all__ = [
     "PARTS",

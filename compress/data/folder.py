@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..seedmask.json_text import printable
+from ..files.names import printable
 from .class_folders import PARTS, Wanted, list_classes, look_around, require_several, twin, unsplit
 from .image_files import image_header, suffixes
 from .image_source import FileSource, Labelled, RawData

@@ -14,7 +14,7 @@ from functools import lru_cache
 from PIL import Image
 
 from ..errors import DataError
-from ..seedmask.json_text import printable
+from ..files.names import printable
 
 __all__ = ["image_header", "read_image", "suffixes", "without_warnings"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..seedmask.json_text import printable
+from ..files.names import printable
 from .image_files import read_image
 
 __all__ = ["ArraySource", "FileSource", "ImageSource", "Labelled", "RawData"]

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from ..config import DataConfig
 from ..errors import ConfigError, DataError, did_you_mean
-from ..seedmask.json_text import printable
-from . import BUNDLED, DATASETS, TEXT_DATASETS
+from ..files.names import printable
 from .augment import Augmentation
 from .builtin import load_digits, load_from_torchvision
 from .bundle import DataBundle, Split
+from .catalogue import BUNDLED, DATASETS, TEXT_DATASETS
 from .decode import as_array, decode_all, pixel_counts, require_size, statistics
 from .folder import load_folder
 from .image_files import image_header, without_warnings

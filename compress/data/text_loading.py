@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..errors import ConfigError, DataError
+from ..inputs import BYTE_VOCABULARY, TextSpec
 from .bundle import Batch, DataBundle, Split
 from .order import epoch_order, held_out
 from .sentences import load_sentences
 from .shard import WHOLE, Shard
 from .texts import RawTexts, Texts, load_texts
-from .tokens import BYTE_VOCABULARY, TextSpec, tokenise_all
+from .tokens import tokenise_all
 
 __all__ = ["TokenSplit", "load_text", "text_spec"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, SeedMaskError
-from ..seedmask.json_text import check_text, printable
+from ..files.names import check_text, printable
 from .class_folders import PARTS, Wanted, check_names, list_classes, look_around, require_several, twin, unsplit
 from .order import fixed_order
 

@@ -7,75 +7,19 @@ learning" (ICML 2009). Different words may share a number. This module needs Num
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..inputs import PADDING, TextSpec
 
-__all__ = ["BYTE_VOCABULARY", "PADDING", "TextSpec", "pieces", "token_hash", "tokenise", "tokenise_all"]
+__all__ = ["pieces", "token_hash", "tokenise", "tokenise_all"]
 
-#: The token behind the end of a text.
-PADDING = 0
-#: Size of the vocabulary of ``bytes``: 256 bytes and the padding.
-BYTE_VOCABULARY = 257
-UNITS = ("words", "bytes")
-LARGEST_LENGTH, LARGEST_VOCABULARY = 2**16, 2**24
 
 FNV_OFFSET, FNV_PRIME = 0x811C9DC5, 0x01000193
 MIX_1, MIX_2 = 0x85EBCA6B, 0xC2B2AE35
-
-
-@dataclass(frozen=True)
-class TextSpec:
-    """How a text becomes numbers: all that a network needs to know of its tokeniser.
-
-    Attributes:
-        length: tokens of an input; longer texts are cut off, shorter ones filled up with `PADDING`.
-        vocabulary: number of different tokens, `PADDING` included; 257 for ``bytes``.
-        unit: ``words``, or ``bytes`` of the UTF-8 form.
-
-    Raises:
-        ConfigError: a value of the wrong type or out of range.
-    """
-
-    length: int
-    vocabulary: int
-    unit: str = "words"
-
-    def __post_init__(self) -> None:
-        for field, least, most in (("length", 1, LARGEST_LENGTH), ("vocabulary", 2, LARGEST_VOCABULARY)):
-            value = getattr(self, field)
-            if type(value) is not int or not least <= value <= most:
-                raise ConfigError(f"text: {field}: expected an integer in [{least}, {most}], got {value!r:.100}")
-        if self.unit not in UNITS:
-            raise ConfigError(f"text: unit: expected words or bytes, got {self.unit!r:.100}")
-        if self.unit == "bytes" and self.vocabulary != BYTE_VOCABULARY:
-            raise ConfigError(
-                f"text: vocabulary: expected {BYTE_VOCABULARY} (256 bytes and the padding) for the unit bytes, "
-                f"got {self.vocabulary}"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON scalars."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TextSpec:
-        """Inverse of ``to_dict``.
-
-        Raises:
-            ConfigError: a key is missing or unknown, or a value is not what the class allows.
-        """
-        if set(values) != {"length", "vocabulary", "unit"}:
-            raise ConfigError(
-                f"text: expected length, vocabulary and unit, got {', '.join(map(str, values)) or 'none'}"
-            )
-        return cls(**values)
 
 
 def token_hash(piece: str) -> int:

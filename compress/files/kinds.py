@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from ..errors import CheckpointError, SeedMaskError
-from ..seedmask.json_text import shell_word
+from .names import shell_word
 
 __all__ = ["WHAT", "check_kind", "content_kind", "kind_of"]
 

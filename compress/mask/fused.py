@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from .codes import code_table
 from .kernels import Cuts, CutSearch, LayerTable, available, masked_weights, masks, resample
+from .layers import masked_layers
 from .stages import stage
 
 if TYPE_CHECKING:
@@ -71,8 +72,6 @@ class FusedLayers:
 
         Several coats, and scores of other types than float32, do so anywhere.
         """
-        from ..subnetwork import masked_layers
-
         layers = list(masked_layers(model))
         devices = {scores.device for _, _, scores in layers}
         if len(devices) != 1 or not available(*devices):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..methods.iterand import Resampling
 from ..methods.recycling import Recycling
-from ..seed.philox_torch import frozen_masks, random_scores
+from ..seed.frozen import Frozen, frozen_masks
+from ..seed.philox_torch import random_scores
 from .codes import codes_of, initial_bytes, redraw
-from .sparsity import Allocation
+from .sparsity import Allocation, LayerSize
 from .spec import WeightSpec, require_same, spec_from_state
 from .stages import stage
 from .straight_through import HeldWeight, StraightThrough
@@ -43,10 +44,13 @@ def fixed_of(spec: WeightSpec, device: torch.device) -> Fixed | None:
     if spec.frozen == (0, 0) and spec.padding < 0:
         return None
     count = math.prod(spec.shape)
+    if device.type == "meta":
+        return tuple(torch.empty(2, count, dtype=torch.bool, device=device).unbind())  # type: ignore[return-value]
     if spec.frozen == (0, 0):
         pruned, kept = torch.zeros(2, count, dtype=torch.bool, device=device)
     else:
-        pruned, kept = frozen_masks(spec.seed, spec.tensor, *spec.frozen, count, device)
+        masks = frozen_masks(spec.seed, spec.tensor, Frozen(*spec.frozen), count)
+        pruned, kept = (torch.from_numpy(mask).to(device) for mask in masks)
     if spec.padding >= 0:
         pruned.view(spec.shape)[spec.padding] = True
     return pruned, kept
@@ -106,7 +110,7 @@ class MaskedWeight(nn.Module):
             self._fixed_counts: tuple[int, ...] = (max(pruned, count - spec.selectable), kept)
         else:
             self._fixed_counts = tuple(int(part.sum()) for part in self.fixed or ())
-        self.keep(self.possible(spec.kept))
+        self.keep(self.size("").possible(spec.kept))
         self._settled = not allocation.varies
 
     @property
@@ -168,10 +172,11 @@ class MaskedWeight(nn.Module):
         if kept != self.spec.kept:
             self.spec = replace(self.spec, kept=kept)
 
-    def possible(self, kept: int) -> int:
-        """The number nearest to ``kept`` that a mask can keep, given what is fixed of it."""
+    def size(self, name: str) -> LayerSize:
+        """How many weights the mask may keep, given what is fixed of it; ``name`` is the weight's."""
         pruned, always = self._fixed_counts or (0, 0)
-        return min(max(kept, always), math.prod(self.spec.shape) - pruned)
+        spec = self.spec
+        return LayerSize(name, spec.shape[0], spec.selectable, always, math.prod(spec.shape) - pruned)
 
     @torch.no_grad()
     def resample(self, scores: Tensor, event: int) -> None:

@@ -19,8 +19,8 @@ from ..config import SubnetworkConfig
 from ..errors import ConfigError, DataError
 from ..methods import grasp, magnitude, resolve, snip, synflow
 from ..models.copying import independent_copy
-from ..subnetwork import pruned_layers
 from .attachment import without_cudnn
+from .layers import pruned_layers
 from .topk import kept_count, topk_mask
 
 __all__ = ["SAMPLES_PER_CLASS", "Sample", "class_sample", "find_ticket", "looks_at_data", "use_masks"]

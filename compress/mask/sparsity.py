@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,30 @@ from .topk import allocate, kept_count
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .masked_weight import MaskedWeight
+__all__ = ["Allocation", "LayerSize"]
 
-__all__ = ["Allocation", "settle"]
+
+@dataclass(frozen=True)
+class LayerSize:
+    """How many weights the mask of a layer may keep.
+
+    Attributes:
+        name: of the layer's weight, for messages.
+        rows: of its matrix.
+        selectable: number of weights that the mask chooses from.
+        least: number of weights that are kept whatever their scores.
+        most: number of weights that are not pruned whatever their scores.
+    """
+
+    name: str
+    rows: int
+    selectable: int
+    least: int
+    most: int
+
+    def possible(self, kept: int) -> int:
+        """The number nearest to ``kept`` that a mask can keep."""
+        return min(max(kept, self.least), self.most)
 
 
 @dataclass(frozen=True)
@@ -45,60 +66,51 @@ class Allocation:
         left = max(0.0, 1 - (epoch + 1) / self.ramp_epochs) if self.ramp_epochs else 0.0
         return self.sparsity * (1 - left**3)
 
-    def floor(self, part: MaskedWeight) -> int:
+    def floor(self, layer: LayerSize) -> int:
         """What a layer keeps at least if the scope is global.
 
         A weight for each row of its matrix, but no more than half of what layerwise selection would leave it.
         """
-        weights = part.spec.selectable
-        share = math.ceil((1 - self.sparsity) * weights / 2)
-        return part.possible(max(1, min(part.spec.shape[0], share)))
+        share = math.ceil((1 - self.sparsity) * layer.selectable / 2)
+        return layer.possible(max(1, min(layer.rows, share)))
 
-    def check(self, parts: Sequence[MaskedWeight]) -> None:
-        """Refuse a sparsity that the floors do not allow.
+    def check(self, layers: Sequence[LayerSize]) -> None:
+        """Refuse a sparsity that leaves less than the floors of global selection.
 
         Raises:
-            ConfigError: as said.
+            ConfigError: it does.
         """
         if self.scope != "global":
             return
-        weights = sum(part.spec.selectable for part in parts)
-        kept, least = kept_count(weights, self.sparsity, "(all)"), sum(self.floor(part) for part in parts)
+        weights = sum(layer.selectable for layer in layers)
+        kept, least = kept_count(weights, self.sparsity, "(all)"), sum(self.floor(layer) for layer in layers)
         if kept < least:
             raise ConfigError(
                 f"sparsity {self.sparsity}: {kept} of {weights} weights are too few for global selection, which leaves "
                 f"each layer a weight or more, {least} in all; lower the sparsity"
             )
 
+    def kept_counts(
+        self, layers: Sequence[LayerSize], keys: Callable[[], Sequence[Tensor]], epoch: int | None
+    ) -> list[int]:
+        """The number of kept weights of each layer.
 
-def settle(layers: Sequence[tuple[str, MaskedWeight, Tensor]], epoch: int | None) -> None:
-    """Set the number of kept weights of each layer that shares a rule which varies.
+        Args:
+            layers: all that share this rule.
+            keys: gives what the layers are compared by, float ``[n]`` each; called where the scope is global.
+            epoch: 0, 1, …; ``None`` if it is not known.
 
-    Args:
-        layers: of one model.
-        epoch: 0, 1, …; ``None`` if it is not known.
-
-    Raises:
-        ConfigError: there is a ramp, and the epoch is not known.
-    """
-    varying = [(name, part, scores) for name, part, scores in layers if part.allocation.varies]
-    if not varying:
-        return
-    rule = varying[0][1].allocation
-    if epoch is None and rule.ramp_epochs:
-        raise ConfigError("ramp: the method counts epochs; give refresh() steps_per_epoch")
-    sparsity = rule.sparsity_at(epoch or 0)
-    parts = [part for _, part, _ in varying]
-    if rule.scope == "layerwise":
-        for name, part, _ in varying:
-            part.keep(part.possible(kept_count(part.spec.selectable, sparsity, name)))
-        return
-    weights = [part.spec.selectable for part in parts]
-    kept = min(
-        kept_count(sum(weights), sparsity, "(all)"),
-        sum(part.possible(count) for part, count in zip(parts, weights, strict=True)),
-    )
-    floors = [rule.floor(part) for part in parts]
-    found = allocate([part.keys(scores) for _, part, scores in varying], max(kept, sum(floors)), floors)
-    for part, count in zip(parts, found, strict=True):
-        part.keep(count)
+        Raises:
+            ConfigError: there is a ramp, and the epoch is not known.
+        """
+        if epoch is None and self.ramp_epochs:
+            raise ConfigError("ramp: the method counts epochs; give refresh() steps_per_epoch")
+        sparsity = self.sparsity_at(epoch or 0)
+        if self.scope == "layerwise":
+            return [layer.possible(kept_count(layer.selectable, sparsity, layer.name)) for layer in layers]
+        kept = min(
+            kept_count(sum(layer.selectable for layer in layers), sparsity, "(all)"),
+            sum(layer.possible(layer.selectable) for layer in layers),
+        )
+        floors = [self.floor(layer) for layer in layers]
+        return allocate(keys(), max(kept, sum(floors)), floors)

@@ -11,7 +11,7 @@ from typing import Literal
 from ..config import SubnetworkConfig
 from ..errors import ConfigError
 from ..seed.codebooks import Codebook, get_codebook
-from ..seedmask import Frozen
+from ..seed.frozen import Frozen
 from . import biprop, edge_popup, grasp, iterand, magnitude, recycling, snip, synflow
 from . import dense_training as dense
 from .iterand import Resampling, resampling_of

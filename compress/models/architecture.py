@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..config import ModelConfig
-from ..data.tokens import LARGEST_LENGTH, LARGEST_VOCABULARY, TextSpec
 from ..errors import ConfigError, did_you_mean
+from ..inputs import LARGEST_LENGTH, LARGEST_VOCABULARY, TextSpec
 
 __all__ = [
     "AnyArchitecture",

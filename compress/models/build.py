@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError, did_you_mean
-from ..seedmask.json_text import shell_word
+from ..files.names import shell_word
 from .architecture import (
     FAMILIES,
     STEMS,

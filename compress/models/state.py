@@ -10,14 +10,11 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import SeedMaskError
-from ..seedmask import SeedMask
-from ..tensors import from_stored
 
-__all__ = ["load_state", "module_versions", "plain_state", "recovered_state", "unwrapped", "with_versions"]
+__all__ = ["load_state", "mismatch", "module_versions", "plain_state", "unwrapped", "with_versions"]
 
 
 def module_versions(state: Mapping[str, Any]) -> dict[str, int]:
@@ -48,6 +45,12 @@ def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     model.load_state_dict(with_versions(state, module_versions(own) | module_versions(state)))
 
 
+def mismatch(error: Exception) -> str:
+    """What does not fit, of an error of `load_state`, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[1:3] if len(lines) > 1 else lines)[:300]
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile``, or the module itself."""
     while inner := _inner(model):
@@ -74,9 +77,3 @@ def plain_state(model: nn.Module) -> dict[str, Any]:
         prefix = outer + inner
         state = {outer + key.removeprefix(prefix) if key.startswith(prefix) else key: state[key] for key in state}
     return state
-
-
-def recovered_state(file: SeedMask) -> dict[str, Tensor]:
-    """Recovered weights and unmasked state, for `load_state` into the plain module."""
-    weights = {name: torch.from_numpy(array) for name, array in file.weights().items()}
-    return weights | {name: from_stored(stored, name) for name, stored in file.state().items()}

@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.tokens import PADDING
+from ..inputs import PADDING
 from .architecture import TextArchitecture
 from .convnets import scaled
 

@@ -18,7 +18,6 @@ from .philox import philox4x32 as reference
 
 __all__ = [
     "bytes_at",
-    "frozen_masks",
     "philox4x32",
     "random_bytes",
     "random_scores",
@@ -170,17 +169,3 @@ def resampling_decisions(
     for where, values in _units(seed, count, 16, draw=event, tensor=tensor, purpose=Purpose.RESAMPLING, device=device):
         out[where] = values < threshold
     return out
-
-
-def frozen_masks(
-    seed: int, tensor: int, pruned: int, kept: int, count: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Which weights of a tensor the seed fixes to pruned, and which to kept; bool ``[count]`` each.
-
-    Each weight has 16 bits of a stream: below ``pruned`` it is always pruned, else below ``pruned + kept`` always kept.
-    """
-    masks = torch.empty(2, count, dtype=torch.bool, device=device)
-    for where, values in _units(seed, count, 16, draw=0, tensor=tensor, purpose=Purpose.FREEZING, device=device):
-        masks[0, where] = values < pruned
-        masks[1, where] = (values >= pruned) & (values < pruned + kept)
-    return masks[0], masks[1]

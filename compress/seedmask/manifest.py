@@ -20,13 +20,14 @@ from pydantic import (
 )
 
 from ..errors import SeedMaskError
+from ..inputs import AnyInput, InputSpec, TextInput
 from ..seed.codebooks import CODEBOOKS, get_codebook
+from ..seed.frozen import Frozen, check_frozen_weights
 from .codings import check_coding
 from .container import Slots
-from .free_bits import Frozen, check_frozen_weights
 from .json_text import DAMAGED, canonical_json, located, parse_json
 from .log import LOG_KINDS
-from .network import AnyInput, InputSpec, JsonScalar, TextInput, check_names, check_scale, check_settings
+from .network import JsonScalar, check_names, check_scale, check_settings
 from .stored import ITEM_SIZE, check_shape
 from .trained import VALUE_DTYPES, rows_of
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import JsonValue
 
-from ..data.tokens import TextSpec
-from ..errors import ConfigError, SeedMaskError
+from ..errors import SeedMaskError
+from ..files.names import check_text
+from ..inputs import InputSpec, TextInput
 from ..seed.codebooks import Codebook, get_codebook
+from ..seed.frozen import Frozen, check_frozen_weights
 from ..seed.philox import check_seed
 from .coats import MAX_COAT
-from .free_bits import Frozen, check_frozen_weights
-from .json_text import check_json, check_text, located
+from .json_text import check_json, located
 from .stored import StoredTensor, check_shape
 from .trained import Trained, rows_of
 
-__all__ = ["AnyInput", "InputSpec", "JsonScalar", "MaskedTensor", "Network", "TextInput"]
+__all__ = ["JsonScalar", "MaskedTensor", "Network"]
 
 JsonScalar = str | int | float | bool | None
 
@@ -132,70 +132,6 @@ class MaskedTensor:
     def weights(self) -> int:
         """Number of weights, kept or pruned."""
         return math.prod(self.shape)
-
-
-class InputSpec(BaseModel):
-    """The images that the network takes.
-
-    Attributes:
-        shape: channels, height, width.
-        mean: subtracted from each channel of pixels in [0, 1].
-        std: divides each channel afterwards.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    shape: tuple[int, int, int] = Field(strict=False)
-    mean: tuple[float, ...] = Field(strict=False)
-    std: tuple[float, ...] = Field(strict=False)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> InputSpec:
-        if min(self.shape) < 1 or max(self.shape) > 2**20:
-            raise ValueError(f"expected sizes from 1 to 2**20, got {self.shape}")
-        if not len(self.mean) == len(self.std) == self.shape[0]:
-            raise ValueError(f"expected one mean and one std for each of {self.shape[0]} channels")
-        if min(self.std) <= 0:
-            raise ValueError(f"expected every std above 0, got {self.std}")
-        return self
-
-
-class TextInput(BaseModel):
-    """The texts that the network takes, as token numbers.
-
-    Attributes:
-        length: tokens of an input.
-        unit: rule by which texts become tokens, as in `TextSpec`.
-        vocabulary: number of different tokens.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    length: int
-    unit: str
-    vocabulary: int
-
-    @model_validator(mode="after")
-    def _consistent(self) -> TextInput:
-        try:
-            self.spec()
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return self
-
-    def spec(self) -> TextSpec:
-        """The tokeniser's settings."""
-        return TextSpec(self.length, self.vocabulary, self.unit)
-
-
-def _kind_of_input(value: object) -> str:
-    return "text" if isinstance(value, TextInput) or (isinstance(value, dict) and "vocabulary" in value) else "image"
-
-
-#: What a network takes; in JSON, the input of a text network has a vocabulary.
-AnyInput = Annotated[
-    Annotated[InputSpec, Tag("image")] | Annotated[TextInput, Tag("text")], Discriminator(_kind_of_input)
-]
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from .group import ALONE, Group
 if TYPE_CHECKING:
     from ..data import Split
 
-__all__ = ["Score", "evaluate", "network_logits"]
+__all__ = ["EVAL_BATCH", "Score", "evaluate", "network_logits"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,7 @@ def network_logits(model: nn.Module, normalize: Callable[[Tensor], Tensor]) -> C
             model.train(was_training)
 
     return logits
+
+
+#: Images at a time when a network is evaluated.
+EVAL_BATCH = 500

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Position
 from ..errors import IterandError
-from ..seedmask.json_text import shell_word
+from ..files.names import shell_word
 
 if TYPE_CHECKING:
     from typing_extensions import Self

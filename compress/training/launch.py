@@ -9,7 +9,7 @@ from itertools import count
 
 from torch import distributed as dist
 
-from ..errors import ConfigError, TrainingError
+from ..errors import ConfigError, TrainingError, first_line
 from .group import ALONE, Group
 from .peers import start_heart
 
@@ -78,8 +78,7 @@ def _meet(rank: int, size: int, timeout: float) -> None:
     try:
         dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise TrainingError(
             f"rank {rank}: the {size} processes of the run did not meet at {place} within {timeout:g} s; start all of "
-            f"them, with the same MASTER_ADDR and MASTER_PORT ({reason})"
+            f"them, with the same MASTER_ADDR and MASTER_PORT ({first_line(error)})"
         ) from None

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Position
 from ..errors import ConfigError, IterandError, import_extra
+from ..files.atomic import atomic_path
 from ..files.outputs import beside
-from ..seedmask import atomic_path
 from .evaluate import Score
 from .reporter import EpochReport
 

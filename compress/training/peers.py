@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import distributed as dist
 
-from ..errors import IterandError
+from ..errors import IterandError, first_line
 from .group import Group, PeerError, part
 
 __all__ = ["start_heart", "watched"]
@@ -76,7 +76,7 @@ def watched(group: Group, advice: Callable[[], str] = lambda: "") -> Iterator[No
         raise
     except RuntimeError as error:
         if not _is_of_the_connection(error):
-            _leave_note(group, f"rank {group.rank}: {type(error).__name__}: {_first_line(error)}", 1)
+            _leave_note(group, f"rank {group.rank}: {type(error).__name__}: {first_line(error)}", 1)
             raise
         raise _lost(group, advice(), error) from None
     except BaseException as error:
@@ -99,7 +99,7 @@ def _lost(group: Group, advice: str, error: RuntimeError) -> PeerError:
     elif gone:
         message, exit_code = f"rank{'s' if len(gone) > 1 else ''} {', '.join(map(str, gone))} stopped", 1
     else:
-        message, exit_code = f"the connection of the processes broke ({_first_line(error)})", 1
+        message, exit_code = f"the connection of the processes broke ({first_line(error)})", 1
     _leave_note(group, message, exit_code)  # for those who notice when this process leaves
     speaker = min(rank for rank in range(group.size) if rank not in gone)
     return PeerError("; ".join(filter(None, (message, advice))), exit_code, silent=group.rank != speaker)
@@ -132,10 +132,6 @@ def _look_around(group: Group) -> tuple[list[_Note], list[int]]:
 def _leave_note(group: Group, message: str, exit_code: int) -> None:
     with suppress(RuntimeError):
         _store().set(_note_key(group, group.rank), json.dumps([message, exit_code]))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def _note_key(group: Group, rank: int) -> str:

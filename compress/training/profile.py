@@ -16,11 +16,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..data.bundle import Batch
 from ..errors import IterandError
+from ..files.atomic import atomic_path
 from ..files.outputs import beside
 from ..mask.fused import FusedLayers
+from ..mask.layers import masked_layers
 from ..mask.stages import PREFIX, named_stages, stage
-from ..seedmask import atomic_path
-from ..subnetwork import masked_layers
 
 __all__ = ["ProfileReport", "StepProfile", "event_seconds", "fetched", "trace_path"]
 

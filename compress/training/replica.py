@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import TrainingError
 from ..mask.attachment import without_cudnn
+from ..mask.layers import masked_layers, pruned_layers
 from ..mask.masked_weight import MaskedWeight
-from ..subnetwork import masked_layers, pruned_layers
 from .group import Group
 from .sync_batchnorm import SyncBatchNorm
 

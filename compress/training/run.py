@@ -14,15 +14,16 @@ from ..checkpoint import Checkpoint, Position, save_checkpoint
 from ..config import Recipe
 from ..data import DataBundle, Split, load_data
 from ..errors import ConfigError, DataError, TrainingError
-from ..mask.sparsity import settle
+from ..files.names import shell_word
+from ..mask.layers import masked_layers, pruned_layers
+from ..mask.masking import refresh, update_kept_counts
 from ..mask.stages import stage
 from ..models import is_foreign
 from ..models.state import load_state
-from ..networks import EVAL_BATCH, architecture_of, build_network, check_output, describe, find_masks
-from ..rebuild import check_packing, probe_answers, require_same_answers
-from ..seedmask.json_text import shell_word
-from ..subnetwork import masked_layers, pruned_layers, refresh
-from .evaluate import Score, evaluate, network_logits
+from ..networks import architecture_of, build_network, describe
+from ..rebuild import probe_answers, require_same_answers
+from .checks import check_output, check_packing, check_training, find_masks
+from .evaluate import EVAL_BATCH, Score, evaluate, network_logits
 from .group import ALONE, Group
 from .identity import require_same_data
 from .interrupt import RunStoppedError, StopRequest
@@ -33,7 +34,7 @@ from .replica import Fingerprints, equalise_buffers, equalise_start, replicate, 
 from .reporter import EpochReport, Reporter, RunInfo, StepReport
 from .run_options import RunOptions
 from .schedule import learning_rate
-from .step import TrainingStep, check_training, clash_with_accumulation
+from .step import TrainingStep, clash_with_accumulation
 from .sync_batchnorm import synchronise_batchnorm
 
 __all__ = ["EVAL_BATCH", "Run", "RunOptions", "build_network", "describe"]
@@ -153,7 +154,7 @@ class Run:
             if stopping:
                 raise RunStoppedError(self.options.out, self.position)
         self.check(lr)
-        settle(list(masked_layers(self.model)), epoch)  # for the scores that the last step left
+        update_kept_counts(list(masked_layers(self.model)), epoch)  # for the scores that the last step left
         seconds = time.perf_counter() - began
         loss_sum, correct, images = self.group.total(self.computed.meter).tolist()
         validation = self.evaluate(self.data.val) if self.data.val is not None else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
@@ -12,18 +11,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..config import Recipe, TrainConfig
 from ..data import DataBundle
-from ..errors import ConfigError, DataError, TrainingError
+from ..errors import ConfigError, TrainingError
 from ..mask.fused import FusedLayers
+from ..mask.layers import held_masks
 from ..mask.stages import stage
 from ..networks import step_seed
-from ..subnetwork import held_masks
 from .graph import StepGraph
 from .group import Group
 from .out_of_memory import largest_fitting
 from .replica import foreign_buffers
 from .run_options import RunOptions
 
-__all__ = ["TrainingStep", "check_training", "clash_with_accumulation"]
+__all__ = ["TrainingStep", "clash_with_accumulation"]
 
 _NEVER = 2**62
 # Modes of torch.compile without CUDA graphs, in which gradients would be written over instead of added up.
@@ -39,78 +38,6 @@ def clash_with_accumulation(settings: TrainConfig, options: RunOptions) -> str |
     if options.compile not in _WITHOUT_GRAPHS:
         return f"CUDA graphs write over the gradients of the part before (--compile {options.compile})"
     return None
-
-
-def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: Recipe, parts: int) -> None:
-    """One dry pass in training mode with the smallest part of a batch, before anything is written.
-
-    Some models take fewer than they seem to (BatchNorm no single example), and some give something else than in
-    evaluation. Buffers and the generator are left as they were.
-
-    Args:
-        model: on the CPU.
-        data: to be trained on.
-        batch_size: of all processes together.
-        recipe: of the run.
-        parts: that a batch is computed in, by all processes together.
-
-    Raises:
-        ConfigError: the parts of a batch are too small.
-        DataError: the model does not take the data, gives no logits ``[batch, classes]``, or changes a buffer that no
-            state dict holds.
-    """
-    size = batch_size if recipe.train.sync_batchnorm else batch_size // parts
-    noun, expected = "image" if data.text is None else "text", len(data.classes)
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    for module, own in buffers:
-        module._buffers.update({name: None if value is None else value.clone() for name, value in own.items()})
-    was_training = model.training
-    model.train()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            count = min(size, 2)
-            output = model(data.normalize(data.example(count)))
-    except torch.OutOfMemoryError:
-        return  # of which the first step says more
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        if size > 1:
-            raise DataError(
-                f"the model cannot train on {noun}s of shape {tuple(data.example(1).shape[1:])}: {reason}"
-            ) from None
-        raise ConfigError(
-            f"the model cannot train on one {noun} at a time ({reason}), and a batch of {batch_size} in {parts} "
-            f"{'part' if parts == 1 else 'parts'} comes to that: raise batch_size, lower accumulate, or take fewer "
-            f"processes (a batch holds no more than there are training {noun}s)"
-        ) from None
-    finally:
-        model.train(was_training)
-        lost = [name for module, own in buffers for name in _lost(module, own)]
-        for module, own in buffers:
-            module._buffers.update(own)
-    if lost:
-        raise DataError(
-            f"the model changes its buffer {lost[0]!r} in training, and no state dict holds it, so a file would lose "
-            "it: register it with persistent=True"
-        )
-    if not isinstance(output, Tensor) or output.shape != (count, expected):
-        kind = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise DataError(
-            f"the model's output in training for {count} {noun}s: expected logits of shape {(count, expected)}, got "
-            f"{kind}: give a factory whose model returns the logits alone (without auxiliary classifiers, for instance)"
-        )
-
-
-def _lost(module: nn.Module, before: Mapping[str, Tensor | None]) -> Iterator[str]:
-    """Buffers outside the state dict that have changed."""
-    for name in module._non_persistent_buffers_set:
-        old, new = before.get(name), module._buffers.get(name)
-        if old is not None and new is not None and not (old.shape == new.shape and _same_values(old, new)):
-            yield name
-
-
-def _same_values(one: Tensor, other: Tensor) -> bool:
-    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 class TrainingStep:

@@ -15,9 +15,9 @@ import torch
 from ..checkpoint import Checkpoint, load_checkpoint
 from ..config import Recipe
 from ..errors import CheckpointError, ConfigError
+from ..files.atomic import check_output
 from ..files.outputs import only_writer
-from ..seedmask import check_output
-from .devices import resolve_device
+from .devices import device_of_process
 from .evaluate import Score
 from .group import Group
 from .identity import require_same_code, require_same_settings
@@ -70,7 +70,7 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
         with group.agreed():
             check_schedule(recipe.train)
             check_refresh(recipe)
-            device = resolve_device(options.device, group)
+            device = device_of_process(options.device, group)
             recipe = _resolved(recipe, device)
         require_same_settings(group, recipe, options, device)
         with group.agreed():

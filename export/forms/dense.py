@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ..coded import CodedWeight
 from ..graph import Graph
-from .coded import CodedWeight
 
 __all__ = ["write_dense"]
 

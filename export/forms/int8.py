@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .coded import CodedWeight
+from ..coded import CodedWeight
 from .emitter import Emitter
 from .packed import write_scaled
 

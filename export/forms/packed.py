@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from .coded import CodedWeight
+from ..coded import CodedWeight
 from .emitter import Emitter
 from .layouts import TERNARY_ALLOWANCE, write_numbers, write_spread
 

@@ -6,8 +6,8 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from ...compress.seed.codebooks import get_codebook
+from ..coded import CodedWeight
 from ..graph import Graph
-from .coded import CodedWeight
 from .emitter import Emitter
 from .layouts import write_numbers
 from .packed import write_packed, write_scaled

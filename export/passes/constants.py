@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, ValueInfoProto, helper, numpy_helper
 
 from ..graph import Graph
-from ..runtime.session import open_session
+from ..session import open_session
 
 __all__ = ["drop_zero_biases", "evaluate", "fix_reshapes", "fold_constants"]
 

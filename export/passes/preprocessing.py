@@ -13,7 +13,7 @@ from onnx import helper
 
 from ...compress.errors import ConfigError
 from ..graph import Graph
-from ..runtime.session import shown
+from ..session import shown
 
 __all__ = ["CLASSES", "IMAGE_SHAPE", "MEAN", "NORMALIZE", "STD", "Preprocessing"]
 

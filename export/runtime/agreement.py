@@ -13,7 +13,7 @@ from torch import nn
 
 from ...compress.errors import ExportError
 from ..passes.softmax import softmax
-from .session import first_line
+from ..session import first_line
 from .structure import accepted_difference, rounding
 
 __all__ = ["Agreement", "check_repeatable", "compare", "logits_of"]

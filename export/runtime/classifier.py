@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...compress.data.tokens import TextSpec, tokenise_all
+from ...compress.data.tokens import tokenise_all
 from ...compress.errors import ConfigError, ExportError
+from ...compress.inputs import TextSpec
 from ..passes.preprocessing import CLASSES, NORMALIZE, Preprocessing
 from ..passes.softmax import OUTPUT, PROBABILITIES
+from ..session import first_line, session_options
+from ..tokeniser import TEXT, text_from_metadata
 from .expansion import open_exported
-from .session import first_line, session_options
-from .tokeniser import TEXT, text_from_metadata
 
 __all__ = ["OnnxClassifier"]
 

@@ -17,8 +17,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from ...compress.errors import ExportError
 from ..forms import CHECK
 from ..graph import producers
+from ..session import first_line, open_session, session_options
 from .records import WeightRecord, records_of
-from .session import first_line, open_session, session_options
 
 __all__ = ["expand", "load_model", "load_session", "open_exported", "small_memory_options"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ...compress.errors import ExportError
+from ...compress.errors import ExportError, first_line
 
 __all__ = ["PROBE", "Probe"]
 
@@ -48,5 +48,4 @@ class Probe(BaseModel):
             data = base64.b64decode(probe.logits, validate=True)
             return np.frombuffer(data, "<f4").astype(np.float32).reshape(probe.shape)
         except (ValidationError, binascii.Error, ValueError) as error:  # the last of them: they do not fill the shape
-            reason = str(error).splitlines()[0]
-            raise ExportError(f"damaged metadata: {PROBE}: {reason}; export it again") from None
+            raise ExportError(f"damaged metadata: {PROBE}: {first_line(error)}; export it again") from None

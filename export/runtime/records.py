@@ -13,7 +13,7 @@ from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ...compress.errors import ExportError
-from ..forms.coded import CodedWeight
+from ..coded import CodedWeight
 
 __all__ = [
     "FORM",

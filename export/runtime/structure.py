@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ...compress.errors import ExportError
-from .session import first_line, model_source
+from ..session import first_line, model_source
 
 __all__ = ["TOLERANCE", "accepted_difference", "check_structure", "rounding"]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from ...compress.errors import ExportError
-from ...compress.probe import probe_pixels, probe_tokens
+from ...compress.inputs import probe_pixels, probe_tokens
 from ...compress.seedmask.manifest import combined_digest
 from ..forms import DOMAIN
 from ..graph import producers

@@ -13,19 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from iterand_compress.compress.inputs import InputSpec, TextInput
 from iterand_compress.compress.seed.codebooks import CODEBOOKS
+from iterand_compress.compress.seed.frozen import Frozen, frozen_masks
 from iterand_compress.compress.seed.philox import Purpose, random_bytes
-from iterand_compress.compress.seedmask import (
-    Frozen,
-    InputSpec,
-    MaskedTensor,
-    Network,
-    StoredTensor,
-    TextInput,
-    frozen_masks,
-    quantise,
-    write_seedmask,
-)
+from iterand_compress.compress.seedmask import MaskedTensor, Network, StoredTensor, quantise, write_seedmask
 
 FOLDER = Path(__file__).parent
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...checkpoint import DataInfo, load_checkpoint
+from ...checkpoint import DataInfo, is_checkpoint, load_checkpoint
 from ...config import Recipe
 from ...errors import CheckpointError, ConfigError
+from ...files.names import shell_word
 from ...methods import resolve
 from ...pack import network_of_checkpoint
-from ...recover import data_info, is_checkpoint, known_recipe
+from ...recover import data_info, known_recipe
 from ...seedmask import Network, read_seedmask
-from ...seedmask.json_text import shell_word
 from ...training.evaluate import Score
 
 __all__ = ["AblationSource", "open_source"]

@@ -16,10 +16,10 @@ from ...checkpoint import load_checkpoint
 from ...config import Recipe
 from ...data import DataBundle, load_data
 from ...errors import CheckpointError, DataError, IterandError
+from ...networks import resolve_device
 from ...pack import network_of_checkpoint
 from ...recover import load_network
 from ...seedmask import Network
-from ...training.devices import resolve_device
 from ...training.evaluate import Score, evaluate, network_logits
 from ...training.interrupt import RunStoppedError
 from ...training.recipe import override

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...compress.seedmask import SeedMask
-from ...compress.seedmask.tensor_recovery import TensorRecovery
+from ..compress.seedmask import SeedMask
+from ..compress.seedmask.tensor_recovery import TensorRecovery
 
 __all__ = ["CodedWeight", "coded_weights"]
 

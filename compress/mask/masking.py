@@ -10,44 +10,34 @@ finds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
-from .config import SubnetworkConfig
-from .errors import ConfigError
-from .mask.attachment import attach, detach, is_attached
-from .mask.fused import FusedLayers
-from .mask.maskable import IN_PYTHON, MASKABLE, Chosen, LayerFilter, chosen_weights, fan_in, refuse_second_names
-from .mask.masked_weight import MaskedWeight
-from .mask.pruned_weight import PrunedWeight
-from .mask.sparsity import Allocation, settle
-from .mask.spec import WeightSpec
-from .mask.topk import kept_count
-from .methods import Method, resolve
-from .models.copying import independent_copy
-from .seed.codebooks import get_codebook
-from .seed.philox_torch import random_weights
-from .tensors import check_storable
+from ..config import SubnetworkConfig
+from ..errors import ConfigError
+from ..methods import Method, resolve
+from ..models.copying import independent_copy
+from ..seed.codebooks import get_codebook
+from ..seed.philox_torch import random_weights
+from ..tensors import check_storable
+from .attachment import attach, detach, is_attached
+from .fused import FusedLayers
+from .layers import masked_layers
+from .maskable import IN_PYTHON, Chosen, LayerFilter, chosen_weights, fan_in, refuse_second_names
+from .masked_weight import MaskedWeight
+from .pruned_weight import PrunedWeight
+from .sparsity import Allocation
+from .spec import WeightSpec
+from .topk import kept_count
 
-__all__ = [
-    "MASKABLE",
-    "held_masks",
-    "make_subnetwork",
-    "masked_layers",
-    "materialise",
-    "pruned_layers",
-    "refresh",
-]
+__all__ = ["make_subnetwork", "materialise", "refresh", "update_kept_counts"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-PartT = TypeVar("PartT", MaskedWeight, PrunedWeight)
 
 
 def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFilter | None = None) -> ModuleT:
@@ -94,7 +84,7 @@ def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFil
             recycling=method.recycling,
         )
         parts.setdefault(one.layer, {})[one.tensor] = masked.to(weight.dtype)
-    allocation.check([part for group in parts.values() for part in group.values() if isinstance(part, MaskedWeight)])
+    allocation.check([p.size("") for group in parts.values() for p in group.values() if isinstance(p, MaskedWeight)])
     if parts:
         refuse_second_names(model, chosen)
     # Only now: a refused layer leaves the model as it was.
@@ -145,48 +135,24 @@ def _initially_kept(count: int, sparsity: float, name: str, method: Method) -> i
     return kept_count(count, sparsity, name)
 
 
-def masked_layers(model: nn.Module) -> Iterator[tuple[str, MaskedWeight, nn.Parameter]]:
-    """All masked weights of a model as (name of the weight, parametrization, scores)."""
-    return _parametrized(model, MaskedWeight)
+def update_kept_counts(layers: Sequence[tuple[str, MaskedWeight, nn.Parameter]], epoch: int | None) -> None:
+    """Set the number of kept weights of each layer where training changes it (ramps and global selection).
 
+    Args:
+        layers: the masked layers of a model.
+        epoch: 0, 1, …; ``None`` if it is not known.
 
-def pruned_layers(model: nn.Module, *, every_name: bool = False) -> Iterator[tuple[str, PrunedWeight, nn.Parameter]]:
-    """All weights that are pruned once and trained, as (name of the weight, parametrization, weight).
-
-    Of a layer under two names the first counts, unless ``every_name``.
+    Raises:
+        ConfigError: there is a ramp, and the epoch is not known.
     """
-    return _parametrized(model, PrunedWeight, every_name=every_name)
-
-
-def _parametrized(
-    model: nn.Module, kind: type[PartT], *, every_name: bool = False
-) -> Iterator[tuple[str, PartT, nn.Parameter]]:
-    found = []
-    for name, module in model.named_modules(remove_duplicate=not every_name):
-        if isinstance(module, parametrize.ParametrizationList) and isinstance(part := module[0], kind):
-            original = module.original
-            assert isinstance(original, nn.Parameter)
-            layer, _, tensor = name.rpartition(".")
-            name = layer.removesuffix("parametrizations") + tensor
-            if len(module) > 1:
-                raise ConfigError(f"{name}: has another parametrization on top of the mask, which no file can hold")
-            found.append((name, part, original))
-    # As they are numbered: torch has put what it parametrized behind the other modules of a layer.
-    yield from sorted(found, key=lambda one: one[1].spec.tensor)
-
-
-@contextmanager
-def held_masks(model: nn.Module) -> Iterator[None]:
-    """Within, scores do not change, and forward passes find every mask made already (but of networks with coats)."""
-    parts = []
-    for _, part, scores in masked_layers(model):
-        part.held_mask = part.mask(scores) if part.spec.coats == 1 else None
-        parts.append(part)
-    try:
-        yield
-    finally:
-        for part in parts:
-            part.held_mask = None
+    varying = [(name, masked, scores) for name, masked, scores in layers if masked.allocation.varies]
+    if not varying:
+        return
+    sizes = [masked.size(name) for name, masked, _ in varying]
+    rule = varying[0][1].allocation
+    counts = rule.kept_counts(sizes, lambda: [masked.keys(scores) for _, masked, scores in varying], epoch)
+    for (_, masked, _), count in zip(varying, counts, strict=True):
+        masked.keep(count)
 
 
 def refresh(
@@ -219,7 +185,7 @@ def refresh(
     """
     layers = list(masked_layers(model))
     happened, event = False, 0
-    settle(layers, None if steps_per_epoch is None else step // steps_per_epoch)
+    update_kept_counts(layers, None if steps_per_epoch is None else step // steps_per_epoch)
     for _, part, scores in layers:
         if part.recycling is not None:
             if steps_per_epoch is None or epochs is None:

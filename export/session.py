@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from ...compress.errors import ExportError
+from ..compress.errors import ExportError
 
 __all__ = ["first_line", "model_source", "open_session", "session_options", "shown"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from ...compress.data.tokens import TextSpec
+from ..compress.inputs import TextSpec
 
 __all__ = ["TEXT", "TOKENS", "text_from_metadata", "text_metadata"]
 

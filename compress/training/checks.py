@@ -1,0 +1,195 @@
+"""Before the first step: does the model take the data, can it train, and can it be packed and recovered?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .. import methods
+from ..checkpoint import Checkpoint
+from ..config import Recipe
+from ..data import DataBundle
+from ..errors import ConfigError, DataError, SeedMaskError, first_line
+from ..mask.layers import pruned_layers
+from ..mask.prune_at_init import SAMPLES_PER_CLASS, class_sample, find_ticket, looks_at_data, use_masks
+from ..models import build_model, is_foreign
+from ..models.state import load_state
+from ..pack import network_of_checkpoint
+from ..rebuild import probe_answers, require_same_answers
+from ..seedmask import dumps, loads
+from ..tensors import recovered_state
+from .evaluate import EVAL_BATCH
+
+__all__ = ["check_output", "check_packing", "check_training", "find_masks"]
+
+
+def check_output(model: nn.Module, data: DataBundle) -> None:
+    """One dry batch, so that a model that does not fit the data fails before the first step.
+
+    Raises:
+        DataError: the model does not take it, or gives another number of classes.
+    """
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_meta:
+            raise DataError(f"the model's {name} has no content (device meta); let its constructor make it on the CPU")
+    expected = (2, len(data.classes))
+    example, noun = data.example(2), "images" if data.text is None else "texts"
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            output = model(example)
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = first_line(error)
+        raise DataError(f"the model cannot take {noun} of shape {tuple(example.shape[1:])}: {reason}") from None
+    model.train(was_training)
+    if not isinstance(output, torch.Tensor) or tuple(output.shape) != expected:
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+        raise DataError(
+            f"the model's output for 2 {noun}: expected logits {expected} ({len(data.classes)} classes of "
+            f"{data.name}), got {got}"
+        )
+
+
+def find_masks(
+    model: nn.Module,
+    recipe: Recipe,
+    data: DataBundle,
+    device: torch.device,
+    masks: Mapping[str, NDArray[np.bool_]] | None,
+) -> None:
+    """Prune, for methods that do so once, before weights are trained; for others, nothing.
+
+    Args:
+        model: on its device.
+        recipe: of the run.
+        data: looked at by some methods.
+        device: of the model.
+        masks: of a ticket, to be taken instead of found.
+
+    Raises:
+        ConfigError: a ticket for a method that finds its masks in training; SynFlow on texts.
+    """
+    config = recipe.subnetwork
+    if not any(True for _ in pruned_layers(model)):
+        if masks is not None:
+            raise ConfigError(
+                f"ticket: method {config.method} finds its masks in training; give one that prunes at initialisation"
+            )
+        return
+    if masks is not None:
+        use_masks(model, masks)
+    elif looks_at_data(config):
+        batches = data.train.batches(EVAL_BATCH, device)
+        pixels, labels = class_sample(batches, data.classes, config.samples_per_class or SAMPLES_PER_CLASS)
+        find_ticket(model, config, (data.normalize(pixels), labels))
+    elif data.text is not None and config.method == "synflow":
+        raise ConfigError("synflow: it sends ones through the network, and token numbers are no amounts: take snip")
+    else:
+        find_ticket(model, config, data.image_shape)
+
+
+def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: Recipe, parts: int) -> None:
+    """One dry pass in training mode with the smallest part of a batch, before anything is written.
+
+    Some models take fewer than they seem to (BatchNorm no single example), and some give something else than in
+    evaluation. Buffers and the generator are left as they were.
+
+    Args:
+        model: on the CPU.
+        data: to be trained on.
+        batch_size: of all processes together.
+        recipe: of the run.
+        parts: that a batch is computed in, by all processes together.
+
+    Raises:
+        ConfigError: the parts of a batch are too small.
+        DataError: the model does not take the data, gives no logits ``[batch, classes]``, or changes a buffer that no
+            state dict holds.
+    """
+    size = batch_size if recipe.train.sync_batchnorm else batch_size // parts
+    noun, expected = "image" if data.text is None else "text", len(data.classes)
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    for module, own in buffers:
+        module._buffers.update({name: None if value is None else value.clone() for name, value in own.items()})
+    was_training = model.training
+    model.train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            count = min(size, 2)
+            output = model(data.normalize(data.example(count)))
+    except torch.OutOfMemoryError:
+        return  # of which the first step says more
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = first_line(error)
+        if size > 1:
+            raise DataError(
+                f"the model cannot train on {noun}s of shape {tuple(data.example(1).shape[1:])}: {reason}"
+            ) from None
+        raise ConfigError(
+            f"the model cannot train on one {noun} at a time ({reason}), and a batch of {batch_size} in {parts} "
+            f"{'part' if parts == 1 else 'parts'} comes to that: raise batch_size, lower accumulate, or take fewer "
+            f"processes (a batch holds no more than there are training {noun}s)"
+        ) from None
+    finally:
+        model.train(was_training)
+        lost = [name for module, own in buffers for name in _lost(module, own)]
+        for module, own in buffers:
+            module._buffers.update(own)
+    if lost:
+        raise DataError(
+            f"the model changes its buffer {lost[0]!r} in training, and no state dict holds it, so a file would lose "
+            "it: register it with persistent=True"
+        )
+    if not isinstance(output, Tensor) or output.shape != (count, expected):
+        kind = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise DataError(
+            f"the model's output in training for {count} {noun}s: expected logits of shape {(count, expected)}, got "
+            f"{kind}: give a factory whose model returns the logits alone (without auxiliary classifiers, for instance)"
+        )
+
+
+def _lost(module: nn.Module, before: Mapping[str, Tensor | None]) -> Iterator[str]:
+    """Buffers outside the state dict that have changed."""
+    for name in module._non_persistent_buffers_set:
+        old, new = before.get(name), module._buffers.get(name)
+        if old is not None and new is not None and not (old.shape == new.shape and _same_values(old, new)):
+            yield name
+
+
+def _same_values(one: Tensor, other: Tensor) -> bool:
+    return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def check_packing(model: nn.Module, checkpoint: Checkpoint, where: object, *, allow_import: bool) -> None:
+    """Pack, recover and build again a network before it is trained, so that what fails then costs no training.
+
+    Args:
+        model: the network.
+        checkpoint: of it.
+        where: the file that the checkpoint will be.
+        allow_import: whether the model may be code of the user's.
+
+    Raises:
+        IterandError: it cannot be packed (names, types of buffers), or what is recovered is not the same network.
+    """
+    method, network = methods.resolve(checkpoint.recipe.subnetwork), None
+    if method.trains == "scores" or method.criterion is not None:
+        values = "float32" if method.trains == "weights" else None
+        network = loads(dumps(network_of_checkpoint(checkpoint, with_weights=values), coding="raw"))
+    arch, seed = checkpoint.architecture, checkpoint.recipe.subnetwork.seed
+    if not is_foreign(arch) and network is None:
+        return
+    plain = build_model(arch, seed=seed, allow_import=allow_import)
+    try:
+        load_state(plain, checkpoint.model if network is None else recovered_state(network))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise SeedMaskError(f"{arch.name}: the network could be packed, but not loaded again: {reason}") from None
+    if is_foreign(arch):
+        require_same_answers(plain, replace(checkpoint, probe=probe_answers(model, checkpoint.data)), where)
