@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PACKAGES := compress export cli
+PACKAGES := api compress export cli
 CHECKED  := $(PACKAGES) tests examples benchmarks docs
 
 .PHONY: demo test test-quick lint format types wheel-test bench bench-gpu clean
@@ -33,9 +33,9 @@ format: $(VENV)/.installed
 # mypy cannot follow the mapping from compress/ to iterand_compress.compress: show it the installed layout.
 types: $(VENV)/.installed
 	rm -rf build/types && mkdir -p build/types/iterand_compress
-	for package in $(PACKAGES); do ln -s ../../../$$package build/types/iterand_compress/$$package; done
-	cd build/types && MYPYPATH=. $(abspath $(BIN))/mypy --config-file ../../pyproject.toml \
-		-p iterand_compress.compress -p iterand_compress.export -p iterand_compress.cli
+	for file in api/*; do ln -s ../../../$$file build/types/iterand_compress; done
+	for package in compress export cli; do ln -s ../../../$$package build/types/iterand_compress; done
+	cd build/types && MYPYPATH=. $(abspath $(BIN))/mypy --config-file ../../pyproject.toml -p iterand_compress
 
 # What users get: the wheel, in an environment without this tree.
 wheel-test: $(VENV)/.installed

@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import nn
 
 from common import environment, save
-from iterand_compress.compress import SubnetworkConfig, make_subnetwork
+from iterand_compress import SubnetworkConfig, make_subnetwork
 from iterand_compress.export import export_onnx, load_session
 
 FORMS = ("dense", "int8", "packed", "seeded")

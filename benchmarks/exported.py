@@ -16,7 +16,7 @@ import torch
 import torchvision
 from torch import nn
 
-from iterand_compress.compress import SubnetworkConfig, find_ticket, make_subnetwork
+from iterand_compress import SubnetworkConfig, find_ticket, make_subnetwork
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
 from iterand_compress.compress.mask.masking import refresh

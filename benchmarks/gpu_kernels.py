@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from common import environment, save
-from iterand_compress.compress import SubnetworkConfig, make_subnetwork, masked_layers, pack, read_seedmask, refresh
+from iterand_compress import SubnetworkConfig, make_subnetwork, masked_layers, pack, read_seedmask, refresh
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.mask.fused import FusedLayers
 from iterand_compress.compress.mask.kernels import (

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from common import environment, save
+from iterand_compress import load_network
 from iterand_compress.cli.app import cli
-from iterand_compress.compress import load_network
 from iterand_compress.export.from_file import export_network
 
 SPARSITIES = (0.95, 0.98)

@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from iterand_compress.compress import IterandError, Recipe, RunOptions, load_recipe, read_seedmask, train
+from iterand_compress import IterandError, Recipe, RunOptions, load_recipe, read_seedmask, train
 from iterand_compress.compress.analysis.compare import Comparison, compare
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.pack import network_of_checkpoint

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from conftest import fail, succeed
-from iterand_compress.compress import load_network, read_seedmask
+from iterand_compress import load_network, read_seedmask
 from iterand_compress.compress.analysis.ablation import (
     AblationOptions,
     ablate,

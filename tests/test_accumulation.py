@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress.compress import masked_layers
+from iterand_compress import masked_layers
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.data.shard import Shard
 from iterand_compress.compress.errors import ConfigError

@@ -13,7 +13,7 @@ from odd_images import noise
 from PIL import Image
 
 from conftest import fail, invoke, succeed
-from iterand_compress.compress import read_seedmask
+from iterand_compress import read_seedmask
 from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.data.class_folders import left_out_line

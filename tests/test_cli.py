@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 
 from conftest import fail, invoke, succeed
-from iterand_compress.compress import load_network, read_seedmask, recover
+from iterand_compress import load_network, read_seedmask, recover
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.models import Architecture, build_model
 from iterand_compress.compress.tensors import recovered_state

@@ -7,7 +7,7 @@ import pytest
 from test_packaging import modules_after
 
 from conftest import fail, invoke, succeed
-from iterand_compress.compress import read_seedmask
+from iterand_compress import read_seedmask
 from iterand_compress.compress.analysis.compare import compare
 from iterand_compress.compress.inputs import InputSpec
 from iterand_compress.compress.seedmask import MaskedTensor, Network, StoredTensor, write_seedmask

@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 
 from conftest import fail, succeed
+from iterand_compress import read_seedmask
 from iterand_compress.cli.options import FORM_CHOICES, RUNTIME_CHOICES
-from iterand_compress.compress import read_seedmask
 from iterand_compress.export.export_options import AUTO, FORMS, RUNTIMES
 
 pytestmark = pytest.mark.usefixtures("captured_once")

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from conftest import fail, invoke, succeed
+from iterand_compress import SubnetworkConfig, make_subnetwork, pack, read_seedmask
 from iterand_compress.cli import app
-from iterand_compress.compress import SubnetworkConfig, make_subnetwork, pack, read_seedmask
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.files.kinds import kind_of
 from iterand_compress.compress.models.architecture import Architecture

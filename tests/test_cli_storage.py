@@ -10,9 +10,9 @@ from safetensors.numpy import load_file
 from test_packaging import modules_after
 
 from conftest import fail, succeed
+from iterand_compress import SubnetworkConfig, load_network, make_subnetwork, pack, read_seedmask
 from iterand_compress.cli.options import STATE_DTYPE_CHOICES, max_weights_option
 from iterand_compress.cli.pack_command import command as pack_command
-from iterand_compress.compress import SubnetworkConfig, load_network, make_subnetwork, pack, read_seedmask
 from iterand_compress.compress import recover as recovery
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
 from iterand_compress.compress.models import Architecture, build_model

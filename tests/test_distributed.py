@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress.compress import masked_layers, pack, pruned_layers
+from iterand_compress import masked_layers, pack, pruned_layers
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe, TrainConfig
 from iterand_compress.compress.errors import DataError, IterandError

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from iterand_compress.compress import read_seedmask
+from iterand_compress import read_seedmask
 from iterand_compress.compress.config import METHODS, DataConfig, SubnetworkConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.export import export_onnx

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import fail, succeed
-from iterand_compress.compress import SubnetworkConfig, make_subnetwork
+from iterand_compress import SubnetworkConfig, make_subnetwork
 from iterand_compress.compress.analysis.estimate import draw_distribution
 from iterand_compress.compress.config import ModelConfig, Recipe
 from iterand_compress.compress.inputs import InputSpec

@@ -16,7 +16,7 @@ from onnx import helper
 from PIL import Image
 from torch import nn
 
-from iterand_compress.compress import read_seedmask
+from iterand_compress import read_seedmask
 from iterand_compress.compress.config import DataConfig, Recipe
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.inputs import TextSpec

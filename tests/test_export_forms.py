@@ -19,7 +19,7 @@ from kinds import expected_weights, networks_of_every_kind
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from iterand_compress.compress import SubnetworkConfig, find_ticket, make_subnetwork, materialise, refresh
+from iterand_compress import SubnetworkConfig, find_ticket, make_subnetwork, materialise, refresh
 from iterand_compress.compress.errors import ConfigError, ExportError
 from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.pack import network_of

@@ -13,7 +13,7 @@ from onnx import helper
 from torch import nn
 
 from conftest import succeed
-from iterand_compress.compress import SubnetworkConfig, make_subnetwork, pack, recover
+from iterand_compress import SubnetworkConfig, make_subnetwork, pack, recover
 from iterand_compress.compress.errors import ConfigError, ExportError, IterandError
 from iterand_compress.compress.inputs import TextSpec
 from iterand_compress.compress.seedmask import read_seedmask

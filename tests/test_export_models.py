@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from iterand_compress.compress import SubnetworkConfig, make_subnetwork, materialise, pack, recover
+from iterand_compress import SubnetworkConfig, make_subnetwork, materialise, pack, recover
 from iterand_compress.compress.errors import ExportError
 from iterand_compress.export import OnnxClassifier, capture, export_onnx, pipeline, verify_onnx
 from iterand_compress.export.graph import Graph

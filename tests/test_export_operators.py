@@ -9,7 +9,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from iterand_compress.compress import SubnetworkConfig, make_subnetwork
+from iterand_compress import SubnetworkConfig, make_subnetwork
 from iterand_compress.export import export_onnx
 from iterand_compress.export.runtime.records import digest_of, records_of
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
-from iterand_compress.compress import SubnetworkConfig, find_ticket, make_subnetwork
+from iterand_compress import SubnetworkConfig, find_ticket, make_subnetwork
 from iterand_compress.compress.pack import network_of
 from iterand_compress.compress.recover import recover
 from iterand_compress.compress.seedmask import dumps, read_seedmask

@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 from onnx import ModelProto, TensorProto
 from torch import nn
 
+from iterand_compress import SubnetworkConfig, make_subnetwork, pack
 from iterand_compress.cli.app import cli
-from iterand_compress.compress import SubnetworkConfig, make_subnetwork, pack
 from iterand_compress.compress.errors import ExportError
 from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.export import export_onnx, load_session, verify_onnx

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress.compress import SubnetworkConfig, load_network, make_subnetwork, pack, recover
+from iterand_compress import SubnetworkConfig, load_network, make_subnetwork, pack, recover
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.errors import ExportError, SeedMaskError
 from iterand_compress.compress.models import Architecture, build_model

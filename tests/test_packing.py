@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress.compress import (
+from iterand_compress import (
     RunOptions,
     SubnetworkConfig,
     find_ticket,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from iterand_compress.compress import load_recipe
+from iterand_compress import load_recipe
 from iterand_compress.compress.config import Recipe, TrainConfig
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.training.recipe import differences, override, recipe_names

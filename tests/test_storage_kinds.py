@@ -22,6 +22,7 @@ from conftest import succeed
 from iterand_compress.compress.analysis.compare import compare
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
 from iterand_compress.compress.recover import recover_on_device
+from iterand_compress.compress.seed import frozen
 from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook
 from iterand_compress.compress.seed.frozen import Frozen, frozen_masks
 from iterand_compress.compress.seed.philox import Purpose, random_bytes
@@ -37,7 +38,6 @@ from iterand_compress.compress.seedmask import (
     trained,
     write_seedmask,
 )
-from iterand_compress.compress.seedmask import free_bits as frozen
 
 CODINGS = st.sampled_from(["auto", "raw", "rans"])
 ONES = np.ones(40, np.bool_)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.errors import CheckpointError, ConfigError
 from iterand_compress.compress.mask.layers import masked_layers
-from iterand_compress.compress.mask.masking import MASKABLE, make_subnetwork, materialise, refresh
+from iterand_compress.compress.mask.maskable import MASKABLE
+from iterand_compress.compress.mask.masking import make_subnetwork, materialise, refresh
 from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
 from iterand_compress.compress.seed.philox import Purpose, random_words
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress.compress import (
+from iterand_compress import (
     SubnetworkConfig,
     load_network,
     make_subnetwork,

@@ -15,7 +15,7 @@ from test_packaging import modules_after
 from test_philox import naive_philox
 
 from conftest import fail, invoke, succeed
-from iterand_compress.compress import check_bound, required_widths
+from iterand_compress import check_bound, required_widths
 from iterand_compress.compress.analysis import theory_check
 from iterand_compress.compress.analysis.theory import guaranteed_error, path_miss_probability, weight_miss_probability
 from iterand_compress.compress.analysis.theory_check import BoundCheck, empirical_errors

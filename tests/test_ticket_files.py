@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conftest import fail, succeed
+from iterand_compress import load_network, read_seedmask
 from iterand_compress.cli.options import VALUE_DTYPE_CHOICES
-from iterand_compress.compress import load_network, read_seedmask
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.pack import network_of_checkpoint, trained_error
 from iterand_compress.compress.seedmask import quantise, write_seedmask

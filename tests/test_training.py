@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import fail, invoke, succeed
-from iterand_compress.compress import load_network, read_seedmask
+from iterand_compress import load_network, read_seedmask
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.errors import CheckpointError, DataError, IterandError, TrainingError
