@@ -9,7 +9,7 @@ from .checkpoint import DataInfo
 from .config import Recipe
 from .data import DataBundle
 from .errors import ConfigError
-from .mask.masking import make_subnetwork
+from .mask.masking import mask_model
 from .models import AnyArchitecture, build_model, resolve, resolve_text
 
 __all__ = ["architecture_of", "build_network", "describe", "resolve_device", "step_seed"]
@@ -18,7 +18,7 @@ __all__ = ["architecture_of", "build_network", "describe", "resolve_device", "st
 def build_network(recipe: Recipe, architecture: AnyArchitecture, *, allow_import: bool) -> nn.Module:
     """The network a recipe starts from, on the CPU, with the initial weights and scores of its seed."""
     model = build_model(architecture, seed=recipe.subnetwork.seed, allow_import=allow_import)
-    return make_subnetwork(model, recipe.subnetwork)
+    return mask_model(model, recipe.subnetwork)
 
 
 def architecture_of(recipe: Recipe, data: DataBundle) -> AnyArchitecture:

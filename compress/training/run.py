@@ -116,7 +116,7 @@ class Run:
         step = self.position.step
         with stage("refresh"):
             redrawn = refresh(
-                self.model,
+                masked_layers(self.model),
                 step,
                 steps_per_epoch=self.steps_per_epoch,
                 epochs=self.recipe.train.epochs,
@@ -154,7 +154,7 @@ class Run:
             if stopping:
                 raise RunStoppedError(self.options.out, self.position)
         self.check(lr)
-        update_kept_counts(list(masked_layers(self.model)), epoch)  # for the scores that the last step left
+        update_kept_counts(masked_layers(self.model), epoch)  # for the scores that the last step left
         seconds = time.perf_counter() - began
         loss_sum, correct, images = self.group.total(self.computed.meter).tolist()
         validation = self.evaluate(self.data.val) if self.data.val is not None else None

@@ -13,7 +13,7 @@ from ..config import Recipe, TrainConfig
 from ..data import DataBundle
 from ..errors import ConfigError, TrainingError
 from ..mask.fused import FusedLayers
-from ..mask.layers import held_masks
+from ..mask.layers import cached_masks, masked_layers
 from ..mask.stages import stage
 from ..networks import step_seed
 from .graph import StepGraph
@@ -85,7 +85,7 @@ class TrainingStep:
             self._forward = torch.compile(network, mode=options.compile) if options.compile else network
         except RuntimeError as error:  # which modes there are depends on the version of torch
             raise ConfigError(f"--compile: {error}") from None
-        self.fused = FusedLayers.of(model, channels_last=self._channels_last)
+        self.fused = FusedLayers.of(model, masked_layers(model), channels_last=self._channels_last)
         self.meter = torch.zeros(3, dtype=torch.float64, device=device)
         self._first_bad = torch.full((), _NEVER, dtype=torch.int64, device=device)
         self._clock = torch.full((), first, dtype=torch.int64, device=device)
@@ -183,8 +183,8 @@ class TrainingStep:
 
     def _held_weights(self) -> AbstractContextManager[None]:
         if self.fused:
-            return self.fused.held()
-        return held_masks(self._model) if len(self._pieces) > 1 else nullcontext()
+            return self.fused.cached_weights()
+        return cached_masks(masked_layers(self._model)) if len(self._pieces) > 1 else nullcontext()
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         rounded = self._settings.precision == "bfloat16"
