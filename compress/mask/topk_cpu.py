@@ -220,10 +220,11 @@ class HostKeys:
                 if before / unit >= wanted:
                     score = before
                 elif score / unit >= wanted:
-                    return score
+                    break
                 else:
                     score = np.nextafter(score, np.inf, dtype=score.dtype)
-            score = score * math.nan
+            else:
+                score = score * math.nan
         return score
 
 
