@@ -194,16 +194,16 @@ class Run:
     def evaluate(self, split: Split) -> Score:
         """Score of the network as it is."""
         equalise_buffers(self.model, self.group)
-        classifier = network_logits(self.model, self.data.normalize)
         batch_size = EVAL_BATCH
-        while True:
-            try:
-                return evaluate(classifier, split, batch_size=batch_size, device=self.device, group=self.group)
-            except torch.OutOfMemoryError:
-                if batch_size == 1:
-                    raise TrainingError(f"{self.device} has no memory to evaluate a single example") from None
-            batch_size //= 2
-            release()
+        with network_logits(self.model, self.data.normalize) as classifier:
+            while True:
+                try:
+                    return evaluate(classifier, split, batch_size=batch_size, device=self.device, group=self.group)
+                except torch.OutOfMemoryError:
+                    if batch_size == 1:
+                        raise TrainingError(f"{self.device} has no memory to evaluate a single example") from None
+                batch_size //= 2
+                release()
 
     def save(self, test: Score | None = None) -> None:
         """Write the checkpoint; with the final score, without what only a running search needs."""
