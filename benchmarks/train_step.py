@@ -37,7 +37,7 @@ from iterand_compress.compress.training.graph import StepGraph
 from iterand_compress.compress.training.optimizer import make_optimizer
 from iterand_compress.compress.training.profile import event_seconds
 
-METHODS = ("dense", "edge-popup", "iterand")
+METHODS = ("dense", "edge-popup", "iterand", "global")  # the last is edge-popup with one threshold for all layers
 LEAST = 5  # steps before the clock runs: compilation, and CUDA graphs
 
 
@@ -47,7 +47,12 @@ def stepper(
     """A step as the trainer's, without what is the same for all methods: data, and counting of right answers."""
     recipe = Recipe(
         model=ModelConfig(name=args.model),
-        subnetwork=SubnetworkConfig(method=method, sparsity=args.sparsity, resample_every=args.resample_every),
+        subnetwork=SubnetworkConfig(
+            method="edge-popup" if method == "global" else method,
+            scope="global" if method == "global" else None,
+            sparsity=args.sparsity,
+            resample_every=args.resample_every,
+        ),
         train=TrainConfig(lr=0.1, momentum=0.9, weight_decay=5e-4),
     )
     shape = (3, args.image_size, args.image_size)
@@ -188,6 +193,10 @@ def main() -> None:
         "seconds_per_step": medians,
         "images_per_second": {method: args.batch_size / median for method, median in medians.items()},
         "edge_popup_over_dense": medians["edge-popup"] / medians["dense"],
+        "global_over_layerwise": medians["global"] / medians["edge-popup"],
+        "global_over_layerwise_paired": statistics.median(
+            a / b for a, b in zip(seconds["global"], seconds["edge-popup"], strict=True)
+        ),
         "iterand_over_dense": amortised / medians["dense"],
         "iterand_over_dense_paired": statistics.median(
             (a + event / args.resample_every) / b for a, b in zip(seconds["iterand"], seconds["dense"], strict=True)
@@ -219,6 +228,10 @@ def main() -> None:
         f"  IteRand / dense    {results['iterand_over_dense']:.3f} (paired {results['iterand_over_dense_paired']:.3f})"
     )
     print(f"  edge-popup / dense {results['edge_popup_over_dense']:.3f}")
+    print(
+        f"  global / layerwise {results['global_over_layerwise']:.3f} "
+        f"(paired {results['global_over_layerwise_paired']:.3f}; both edge-popup)"
+    )
     print(
         f"  IteRand holds {results['iterand_weight_bytes']:.2f} bytes per weight at its peak (14 = scores, momentum, "
         "gradient or masked weight, int8 code, draw count); peak of IteRand / dense: "
