@@ -37,7 +37,8 @@ from iterand_compress.compress.training.graph import StepGraph
 from iterand_compress.compress.training.optimizer import make_optimizer
 from iterand_compress.compress.training.profile import event_seconds
 
-METHODS = ("dense", "edge-popup", "iterand", "global")  # the last is edge-popup with one threshold for all layers
+# The last is edge-popup with one threshold for all layers.
+METHODS = ("dense", "edge-popup", "iterand", "global")
 LEAST = 5  # steps before the clock runs: compilation, and CUDA graphs
 
 
