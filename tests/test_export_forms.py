@@ -54,7 +54,7 @@ def evaluate(graph: Graph, names: list[str]) -> dict[str, np.ndarray]:
 
 def in_form(network: Network, form: str, keep_quantized: bool = False) -> dict[str, np.ndarray]:
     graph = empty_graph()
-    for name, weight in coded_weights(loads(dumps(network))).items():
+    for name, weight in coded_weights(network).items():
         graph.put_coded(name, weight)
     write_form(graph, form, keep_quantized=keep_quantized)
     return evaluate(graph, [tensor.name for tensor in network.tensors])

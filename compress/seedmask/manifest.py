@@ -29,6 +29,7 @@ from .json_text import DAMAGED, canonical_json, located, parse_json
 from .log import LOG_KINDS
 from .network import JsonScalar, check_names, check_scale, check_settings
 from .stored import ITEM_SIZE, check_shape
+from .tensor_recovery import combined_digest
 from .trained import VALUE_DTYPES, rows_of
 
 __all__ = ["FORMAT_VERSION", "Manifest", "TensorEntry", "parse_manifest"]
@@ -224,11 +225,6 @@ def sealed(manifest: Manifest) -> Manifest:
     return manifest.model_copy(update={"digests": blank.digests.model_copy(update={"manifest": digest})})
 
 
-def combined_digest(hex_digests: Iterable[str]) -> str:
-    """SHA-256 over the raw digests of the tensors, in their order."""
-    return hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in hex_digests)).hexdigest()
-
-
 def build_manifest(fields: dict[str, Any]) -> Manifest:
     """Validate fields by their types.
 
@@ -322,7 +318,7 @@ def _check_tensor(tensor: TensorEntry) -> None:
         known = ", ".join(CODEBOOKS)
         raise SeedMaskError(f"unknown codebook {tensor.codebook[:80]!a}; known: {known}; {UPDATE}")
     book = get_codebook(tensor.codebook)
-    check_scale(tensor.scale_value, book, "scale", coated=tensor.coats is not None)
+    check_scale(tensor.scale_value, book, "scale", multiplied=tensor.coats is not None)
     if tensor.kept > tensor.weights:
         raise SeedMaskError(f"expected at most {tensor.weights} kept weights, got {tensor.kept}; {DAMAGED}")
     check_coding(tensor.mask.coding)

@@ -8,14 +8,15 @@ import numpy as np
 
 from ..errors import SeedMaskError
 from .bits import Row
-from .coats import Coats
 from .codings import Coded, decode_rows
 from .free_bits import expanded
 from .json_text import DAMAGED, located
 from .layer_report import PARTS
 from .log import NO_LOG, ResamplingLog
 from .manifest import TensorEntry
-from .tensor_recovery import TensorRecovery, thread_map
+from .multiplicity import Multiplicity
+from .parallel import thread_map
+from .tensor_recovery import TensorRecovery
 from .trained import VALUE_DTYPES, Trained
 
 __all__ = ["Payloads", "load"]
@@ -45,9 +46,19 @@ class Payloads:
 
         def recovery(item: tuple[int, TensorEntry, Mapping[str, Row]]) -> TensorRecovery:
             index, entry, rows = item
-            mask, log, coats = self.mask(*item), self.log(entry, rows), self.coats(entry, rows)
-            about = self._seed, index, entry.codebook, entry.scale_value
-            return TensorRecovery(*about, mask, log, coats, self.trained(entry, rows))
+            return TensorRecovery(
+                name=entry.name,
+                shape=entry.shape,
+                sha256=entry.sha256,
+                seed=self._seed,
+                index=index,
+                codebook=entry.codebook,
+                scale=entry.scale_value,
+                mask=self.mask(*item),
+                log=self.log(entry, rows),
+                multiplicity=self.multiplicity(entry, rows),
+                trained=self.trained(entry, rows),
+            )
 
         if all(entry.frozen is None for _, entry in entries):
             return [recovery(item) for item in work]
@@ -96,14 +107,14 @@ class Payloads:
         with located(self._where(entry)):
             return ResamplingLog(entry.log.kind, rows["log"]) if "log" in rows else NO_LOG
 
-    def coats(self, entry: TensorEntry, rows: Mapping[str, Row]) -> Coats | None:
-        """The coats of a tensor; ``None`` if all are 1.
+    def multiplicity(self, entry: TensorEntry, rows: Mapping[str, Row]) -> Multiplicity | None:
+        """The multiplicities of a tensor; ``None`` if all are 1.
 
         Raises:
             SeedMaskError: the packer writes no such values.
         """
         with located(self._where(entry)):
-            return Coats(rows["coats"]) if "coats" in rows else None
+            return Multiplicity(rows["coats"]) if "coats" in rows else None
 
     def trained(self, entry: TensorEntry, rows: Mapping[str, Row]) -> Trained | None:
         """The trained values of a tensor; ``None`` if they are random.

@@ -33,12 +33,12 @@ _KNOWN = (
 def write_seeded(emitter: Emitter, weight: CodedWeight) -> None:
     """Write a weight as seed, mask and log; one whose values were trained, as packed values."""
     origin = weight.origin
-    if origin is None:
+    if origin is None or origin.trained is not None:
         write_packed(emitter, weight)
         return
     mask, log = origin.mask.values(), origin.log
     kept = mask.view(np.bool_)
-    size, whole = emitter.shape("size", len(mask)), emitter.shape("whole", *weight.shape)
+    size, whole = emitter.shape("size", len(mask)), emitter.shape("whole", *origin.shape)
     stream = [
         emitter.tensor("seed.low", np.array([[origin.seed & 0xFFFFFFFF]], np.int64)),
         emitter.tensor("seed.high", np.array([[origin.seed >> 32]], np.int64)),
@@ -54,8 +54,8 @@ def write_seeded(emitter: Emitter, weight: CodedWeight) -> None:
         numbers = mask.astype(np.int8)
         if log.kind == "flips":
             numbers[np.flatnonzero(kept)[log.values == 1]] = -1
-        if origin.coats is not None:
-            numbers[kept] *= origin.coats.numbers.view(np.int8)
+        if origin.multiplicity is not None:
+            numbers[kept] *= origin.multiplicity.values().view(np.int8)
         factors, own = write_numbers(emitter, numbers, size), random(0)
     else:
         symbols = np.zeros(len(mask), np.int32)
