@@ -215,8 +215,8 @@ def compare(first: SeedMask, second: SeedMask) -> Comparison:
     )
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 1.0
+def _ratio(chunk: float, whole: float) -> float:
+    return chunk / whole if whole else 1.0
 
 
 def _settings(first: Manifest, second: Manifest) -> Iterator[SettingDifference]:
@@ -278,11 +278,11 @@ def _walk(first: TensorRecovery, second: TensorRecovery) -> tuple[int, int, tupl
     """Weights that both keep, how many of these are equal, and the digests of all weights; chunk by chunk."""
     in_both = equal = 0
     digests = hashlib.sha256(), hashlib.sha256()
-    for (part, mine), (_, other) in zip(first.weight_chunks(), second.weight_chunks(), strict=True):
+    for (chunk, mine), (_, other) in zip(first.weight_chunks(), second.weight_chunks(), strict=True):
         digests[0].update(mine.data)
         digests[1].update(other.data)
         # Not by the weights: a trained value may be 0.
-        both = (first.mask.values(part.start, part.stop) & second.mask.values(part.start, part.stop)).view(np.bool_)
+        both = (first.mask.values(chunk.start, chunk.stop) & second.mask.values(chunk.start, chunk.stop)).view(np.bool_)
         in_both += int(np.count_nonzero(both))
         equal += int(np.count_nonzero(both & (mine == other)))
     return in_both, equal, (digests[0].hexdigest(), digests[1].hexdigest())

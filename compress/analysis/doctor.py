@@ -146,9 +146,9 @@ def _import_torch() -> tuple[ModuleType | None, str]:
     return torch, ""
 
 
-def _expect(what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise _FoundWrongError(f"{what}: expected {expected}, got {found}")
+def _expect(what: str, result: object, expected: object) -> None:
+    if result != expected:
+        raise _FoundWrongError(f"{what}: expected {expected}, got {result}")
 
 
 def _known_answers_numpy() -> str:
@@ -157,8 +157,8 @@ def _known_answers_numpy() -> str:
     from ..seed.philox import KNOWN_ANSWERS, philox4x32
 
     for (block, draw, tensor, purpose), key, words in KNOWN_ANSWERS:
-        found = philox4x32(key, np.array([block], np.uint64), draw, tensor, purpose)
-        _expect(f"Philox4x32-10 of block {block:#x}", tuple(found[0].tolist()), words)
+        result = philox4x32(key, np.array([block], np.uint64), draw, tensor, purpose)
+        _expect(f"Philox4x32-10 of block {block:#x}", tuple(result[0].tolist()), words)
     return f"{len(KNOWN_ANSWERS)} published vectors of Philox4x32-10"
 
 
@@ -172,8 +172,8 @@ def _device(device: torch.device) -> str:
     from ..seedmask import dumps, loads
 
     for (block, draw, tensor, purpose), key, words in KNOWN_ANSWERS:
-        found = philox4x32(key, torch.tensor([block], device=device), draw, tensor, purpose)
-        _expect(f"Philox4x32-10 of block {block:#x}", tuple(int(word) for word in found), words)
+        result = philox4x32(key, torch.tensor([block], device=device), draw, tensor, purpose)
+        _expect(f"Philox4x32-10 of block {block:#x}", tuple(int(word) for word in result), words)
     seedmask = loads(dumps(_golden_network()))
     recovered = recover_on_device(seedmask, device)  # raises unless every weight has the bits of NumPy
     for name, weights in seedmask.weights().items():
@@ -233,9 +233,9 @@ def _codings() -> str:
     for coding in CODINGS:
         rows = [sparse] if coding == "gaps" else [dense, sparse, values]
         coded = encode_rows([plan(row, only=(coding,)) for row in rows], "rans")
-        _expect("coding", {part.coding for part in coded}, {coding})
-        found = decode_rows([(coding, part) for part in coded])
-        same = [row.packed() == again.packed() for row, again in zip(rows, found, strict=True)]
+        _expect("coding", {piece.coding for piece in coded}, {coding})
+        result = decode_rows([(coding, piece) for piece in coded])
+        same = [row.packed() == again.packed() for row, again in zip(rows, result, strict=True)]
         _expect(f"rows that came back from coding {coding}", same, [True] * len(rows))
     return f"{', '.join(CODINGS)}: rows of {len(noise):,} values there and back"
 

@@ -9,10 +9,10 @@ from .log import ResamplingLog
 from .manifest import TensorEntry
 from .multiplicity import Multiplicity
 
-__all__ = ["PARTS", "LayerReport"]
+__all__ = ["SECTIONS", "LayerReport"]
 
 #: What a file stores of a tensor; columns of the report begin with one of them.
-PARTS = ("mask", "log", "coats", "values")
+SECTIONS = ("mask", "log", "coats", "values")
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ class LayerReport:
     @property
     def bits_per_weight(self) -> float:
         """Size of mask, log, coats and values."""
-        total: float = sum(getattr(self, f"{part}_bits_per_weight") for part in PARTS)
+        total: float = sum(getattr(self, f"{section}_bits_per_weight") for section in SECTIONS)
         return total
 
     @property
     def bound(self) -> float:
         """The bounds of mask, log, coats and values together."""
-        total: float = sum(getattr(self, f"{part}_bound") for part in PARTS)
+        total: float = sum(getattr(self, f"{section}_bound") for section in SECTIONS)
         return total
 
     @classmethod

@@ -11,7 +11,7 @@ from .bits import Row
 from .codings import Coded, decode_rows
 from .free_bits import expanded
 from .json_text import DAMAGED, located
-from .layer_report import PARTS
+from .layer_report import SECTIONS
 from .log import NO_LOG, ResamplingLog
 from .manifest import TensorEntry
 from .multiplicity import Multiplicity
@@ -64,23 +64,23 @@ class Payloads:
             return [recovery(item) for item in work]
         return thread_map(recovery, work, lambda item: item[1].weights)  # the generator is busy
 
-    def rows(self, entries: Sequence[TensorEntry], parts: Collection[str] = PARTS) -> list[dict[str, Row]]:
-        """The rows of values that are stored of each tensor, by part; of a frozen mask the free bits.
+    def rows(self, entries: Sequence[TensorEntry], sections: Collection[str] = SECTIONS) -> list[dict[str, Row]]:
+        """The rows of values that are stored of each tensor, by section; of a frozen mask the free bits.
 
         Raises:
             SeedMaskError: a payload is damaged.
         """
-        stored = [{part: row for part, row in _stored(entry).items() if part in parts} for entry in entries]
+        stored = [{section: row for section, row in _stored(entry).items() if section in sections} for entry in entries]
         rows = iter(
             decode_rows(
                 [
-                    (self._where(entry), Coded(coding, self._read(f"{part}/{entry.name}"), count, width))
+                    (self._where(entry), Coded(coding, self._read(f"{section}/{entry.name}"), count, width))
                     for entry, shapes in zip(entries, stored, strict=True)
-                    for part, (coding, count, width) in shapes.items()
+                    for section, (coding, count, width) in shapes.items()
                 ]
             )
         )
-        return [{part: next(rows) for part in shapes} for shapes in stored]
+        return [{section: next(rows) for section in shapes} for shapes in stored]
 
     def mask(self, index: int, entry: TensorEntry, rows: Mapping[str, Row]) -> Row:
         """The whole mask of a tensor.
@@ -140,11 +140,11 @@ def load(entry: TensorEntry) -> int:
 
 def _stored(entry: TensorEntry) -> dict[str, tuple[str, int, int]]:
     """Coding, number of values and bits of a value of each row that is stored."""
-    found = {"mask": (entry.mask.coding, entry.mask_values, 1)}
+    result = {"mask": (entry.mask.coding, entry.mask_values, 1)}
     if entry.log.kind != "none":
-        found["log"] = entry.log.coding, entry.kept, entry.log.width
+        result["log"] = entry.log.coding, entry.kept, entry.log.width
     if entry.coats is not None:
-        found["coats"] = entry.coats.coding, entry.kept, entry.coats.width
+        result["coats"] = entry.coats.coding, entry.kept, entry.coats.width
     if entry.values is not None and entry.values.dtype == "I8":
-        found["values"] = entry.values.coding, entry.kept, 8
-    return found
+        result["values"] = entry.values.coding, entry.kept, 8
+    return result

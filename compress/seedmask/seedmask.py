@@ -16,7 +16,7 @@ from ..seed.philox import random_bytes
 from .byte_source import Source
 from .container import layout
 from .json_text import DAMAGED, located
-from .layer_report import PARTS, LayerReport
+from .layer_report import SECTIONS, LayerReport
 from .log import ResamplingLog, find_draws
 from .manifest import Manifest, TensorEntry
 from .network import MaskedTensor, Network
@@ -191,9 +191,9 @@ class SeedMask:
         """
         reports = []
         for group in grouped(self.tensors, load, GROUP):
-            # A whole mask has as many ones as its entry says; those of a free part have to be counted.
+            # A whole mask has as many ones as its entry says; those of free weights have to be counted.
             masks = iter(self._payloads.rows([entry for entry in group if entry.frozen is not None], ("mask",)))
-            for entry, rows in zip(group, self._payloads.rows(group, PARTS[1:]), strict=True):
+            for entry, rows in zip(group, self._payloads.rows(group, SECTIONS[1:]), strict=True):
                 ones = entry.kept if entry.frozen is None else next(masks)["mask"].ones()
                 log, multiplicity = self._payloads.log(entry, rows), self._payloads.multiplicity(entry, rows)
                 reports.append(LayerReport.of(entry, ones, log, multiplicity, rows.get("values")))
