@@ -33,7 +33,6 @@ from iterand_compress.compress.seedmask import (
     StoredTensor,
     dumps,
     loads,
-    write_safetensors,
     write_seedmask,
     writer,
 )
@@ -44,17 +43,11 @@ OLD = b"the old file, which is longer than some of the new ones " * 99
 Write = Callable[[Path], object]
 
 
-def _write_tensors(path: Path) -> None:
-    tensors = {name: StoredTensor.from_numpy(np.arange(9, dtype=np.float32)) for name in ("a", "b")}
-    write_safetensors(path, tensors)
-
-
 SEEDMASK = loads(dumps(make.flips()))
 WRITERS: dict[str, Write] = {
     "seedmask": lambda path: write_seedmask(make.flips(), path),
     "weights": lambda path: write_weights(SEEDMASK, path),
     "masks": lambda path: write_masks(SEEDMASK, path),
-    "safetensors": _write_tensors,
 }
 
 

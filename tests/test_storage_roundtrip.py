@@ -31,8 +31,9 @@ from iterand_compress.compress.seedmask import (
     payloads,
     read_seedmask,
     stored,
-    write_safetensors,
+    write_masks,
     write_seedmask,
+    write_weights,
     writer,
 )
 from iterand_compress.compress.seedmask.bits import Row
@@ -238,23 +239,30 @@ def test_the_safetensors_library_reads_it(stem: str, tmp_path: Path) -> None:
     assert np.array_equal(bits, first.mask[free])
 
 
-def test_write_safetensors(tmp_path: Path) -> None:
-    arrays = {
-        "b": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "a": np.array(7),
-        "c": np.array([True]),
-        "d": np.zeros((0, 2)),
+def test_recovered_files_have_the_bytes_of_the_safetensors_library(tmp_path: Path) -> None:
+    """Ours is written piece by piece: state of every dtype, an empty tensor, a scalar, and names that need escapes."""
+    import torch
+    from safetensors.torch import save_file
+
+    from iterand_compress.compress.tensors import recovered_state
+
+    rng = np.random.default_rng(3)
+    state = {
+        f"{name}.{dtype}": StoredTensor(dtype, (2, 3), rng.integers(0, 2, 6 * size).astype(np.uint8))
+        for name in ("z", 'quote"', "\\ü重😀")
+        for dtype, size in stored.ITEM_SIZE.items()
     }
-    path = tmp_path / "weights.safetensors"
-    size = write_safetensors(path, {k: StoredTensor.from_numpy(v) for k, v in arrays.items()}, {"x": "ü", "w": "1"})
-    assert size == path.stat().st_size
-    loaded = load_file(path)
-    assert loaded.keys() == arrays.keys()
-    for name, array in arrays.items():
-        assert loaded[name].dtype == array.dtype
-        assert np.array_equal(loaded[name], array)
-    with safe_open(path, "np") as file:
-        assert file.metadata() == {"x": "ü", "w": "1"}
+    state |= {"empty": StoredTensor.from_numpy(np.zeros((0, 2))), "scalar": StoredTensor.from_numpy(np.array(7))}
+    network = GOLDEN["v1-rans"]()
+    file = loads(dumps(Network(network.seed, network.tensors, state)))
+    size, count = write_weights(file, tmp_path / "ours")
+    assert (size, count) == ((tmp_path / "ours").stat().st_size, len(network.tensors) + len(state))
+    save_file(recovered_state(file), tmp_path / "library", {"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "library").read_bytes()
+    write_masks(file, tmp_path / "ours")
+    masks = {tensor.name: torch.from_numpy(tensor.mask.reshape(tensor.shape)) for tensor in network.tensors}
+    save_file(masks, tmp_path / "library", {"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "library").read_bytes()
 
 
 def test_data_stand_in_the_order_of_the_safetensors_library() -> None:
