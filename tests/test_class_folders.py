@@ -109,6 +109,7 @@ def test_one_class(kind, tmp_path):
     assert refused(tmp_path, kind) == f"{kind}: {tmp_path}/train: expected two classes or more, got only"
 
 
+@pytest.mark.slow
 def test_a_class_of_which_all_is_held_out_for_validation(tmp_path):
     make(tmp_path, "folder", each=1)
     for number in range(1, 3):

@@ -192,6 +192,7 @@ def foreign(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "cp1251", "ascii", "utf-8"])
 @pytest.mark.parametrize("command", ["inspect", "verify", "diff", "recover"])
 def test_encodings(encoding, command, foreign, tmp_path) -> None:
@@ -222,6 +223,7 @@ def test_encodings(encoding, command, foreign, tmp_path) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.processes
 def test_names_that_are_no_text(digits, tmp_path) -> None:
     out = tmp_path / "\udcff.safetensors"
     done = subprocess.run([*CLI, "recover", digits.seedmask, "--out", out], capture_output=True, check=False)
@@ -234,6 +236,7 @@ def test_substitutes() -> None:
     assert "3×3 → 7 – ± слой".encode("ascii", "iterand-compress") == rb"3x3 -> 7 - +- \u0441\u043b\u043e\u0439"
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
 @pytest.mark.parametrize("words", [("inspect",), ("verify",), ("inspect", "--json"), ("--help",), ("--version",)])
 def test_a_full_disk_under_the_output(words, digits) -> None:
@@ -245,6 +248,7 @@ def test_a_full_disk_under_the_output(words, digits) -> None:
     assert done.stderr == line
 
 
+@pytest.mark.processes
 def test_a_full_disk_under_errors() -> None:
     with Path("/dev/full").open("w") as full:
         for unbuffered in ("", "1"):
@@ -254,6 +258,7 @@ def test_a_full_disk_under_errors() -> None:
             assert (done.returncode, done.stdout) == (1, b"")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("words", [("inspect",), ("verify",)])
 def test_a_closed_pipe_is_quiet(words, digits) -> None:
     reading, writing = os.pipe()
@@ -322,6 +327,7 @@ def pasted(command: str, folder: Path) -> list[bytes]:
     return done.stdout.split(b"\0")[:-1]
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("bash") is None, reason="what is pasted is pasted into bash")
 @pytest.mark.parametrize(("name", "encoding"), ODD_NAMES, ids=lambda value: ascii(value))
 def test_a_command_that_is_printed_can_be_pasted(name, encoding, digits, tmp_path) -> None:
@@ -352,6 +358,7 @@ def test_the_model_in_a_command_that_is_printed(monkeypatch) -> None:
         assert str(refused.value).endswith(f"give it yourself with --model {word}")
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("bash") is None, reason="what is pasted is pasted into bash")
 def test_the_next_command_after_training_can_be_pasted(tmp_path) -> None:
     name = b"l\xe9.ckpt"
@@ -361,6 +368,7 @@ def test_the_next_command_after_training_can_be_pasted(tmp_path) -> None:
     assert pasted(command, tmp_path) == [b"pack", name]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -387,6 +395,7 @@ def test_onnx_files_whose_names_are_not_utf8(name, settings, digits, tmp_path) -
     )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("output", ["full", "closed"])
 def test_training_goes_on_without_its_output(output, tmp_path) -> None:
     if output == "full" and not Path("/dev/full").exists():

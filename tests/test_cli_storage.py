@@ -84,6 +84,7 @@ def test_files_are_read_without_torch(options, packed, tmp_path):
 # --- pack --coding
 
 
+@pytest.mark.slow
 def test_codings_change_the_size_and_not_the_weights(digits, tmp_path):
     reports = {}
     for coding in CODING_CHOICES:

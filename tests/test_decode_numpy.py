@@ -206,6 +206,7 @@ def run(*arguments: object, isolated: bool = False) -> subprocess.CompletedProce
     return subprocess.run([sys.executable, *start, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_script_needs_numpy_alone(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "weights.safetensors"
@@ -231,6 +232,7 @@ def network_of(names: tuple[str, ...]) -> Network:
     return Network(3, tuple(MaskedTensor(name, (2, 3), "uniform", np.float32(1), mask) for name in names))
 
 
+@pytest.mark.processes
 def test_names_are_never_paths(tmp_path: Path) -> None:
     path = tmp_path / "in" / "net.seedmask"
     path.parent.mkdir()
@@ -255,6 +257,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], message: str) -> Non
     assert message in done.stderr
 
 
+@pytest.mark.processes
 def test_failures_are_one_line(tmp_path: Path) -> None:
     path, out = tmp_path / "net.seedmask", tmp_path / "out.npz"
     assert_one_line(run(path, "--out", out), "No such file")

@@ -32,6 +32,7 @@ def run_example(page: str, scope: dict[str, object], containing: str = "") -> No
     exec(compile(code, page, "exec"), scope)
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

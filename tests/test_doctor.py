@@ -154,6 +154,7 @@ def run_without(module: str, error: str, *arguments: str) -> subprocess.Complete
     return subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("error", ["ModuleNotFoundError('No module named torch', name='torch')", "OSError('libcuda')"])
 def test_without_torch(error):
     run = run_without("torch", error, "doctor", "--json")
@@ -166,6 +167,7 @@ def test_without_torch(error):
     assert "inspect, verify, recover and diff work without it" in text
 
 
+@pytest.mark.processes
 def test_without_numpy():
     """Even then a table comes out, and one line."""
     run = run_without("numpy", "ModuleNotFoundError('No module named numpy', name='numpy')", "doctor", "--json")

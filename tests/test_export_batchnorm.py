@@ -196,6 +196,7 @@ def test_a_bias_that_two_layers_share_is_not_overwritten(tmp_path: Path) -> None
     assert count["BatchNormalization"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "convolutions"), [("resnet18", 20), ("mobilenet_v3_small", 52)])
 def test_torchvision(name: str, convolutions: int, tmp_path: Path) -> None:
     count = export(torchvision.models.get_model(name, weights=None, num_classes=10), tmp_path / "net.onnx", size=64)

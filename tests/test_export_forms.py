@@ -60,6 +60,7 @@ def in_form(network: Network, form: str, keep_quantized: bool = False) -> dict[s
     return evaluate(graph, [tensor.name for tensor in network.tensors])
 
 
+@pytest.mark.slow
 @given(network=networks_of_every_kind())
 @settings(max_examples=60, deadline=None)
 def test_every_kind_of_tensor_expands_to_its_weights(network: Network) -> None:
@@ -239,6 +240,7 @@ METHODS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", METHODS)
 def test_all_forms_compute_the_same_bits(kind: str, tmp_path: Path) -> None:
     model = METHODS[kind]()
@@ -364,6 +366,7 @@ def test_functions_are_readable_and_shared(tmp_path: Path) -> None:
     assert list(calls[0].input) == ["0.weight.digits", "iterand.digits", "0.weight.size"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dense", *CODED])
 def test_every_operator_set(form: str, tmp_path: Path) -> None:
     model = network("uniform")
@@ -410,6 +413,7 @@ def mobilenet() -> nn.Module:
     return torchvision.models.mobilenet_v3_small(num_classes=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [Own, vision_transformer, mobilenet],

@@ -225,6 +225,7 @@ def default(what: str, value: object, normal: object) -> Iterator[None]:
         getattr(torch, f"set_default_{what}")(normal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode",
     [

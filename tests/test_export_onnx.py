@@ -101,6 +101,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.processes
 def test_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     export_onnx(network(), tmp_path / "here", **IMAGE)
     code = f"from test_export_onnx import *; export_onnx(network(), {str(tmp_path / 'there')!r}, **IMAGE)"
@@ -210,6 +211,7 @@ def test_options_that_do_not_fit(change: dict[str, object], message: str, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.processes
 def test_importing_the_package_loads_neither_torch_nor_onnx() -> None:
     code = (
         "import sys, iterand_compress.export as e;"

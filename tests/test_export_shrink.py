@@ -534,6 +534,7 @@ def test_resnet18_at_50_percent_has_nothing_dead() -> None:
     assert report.weights == report.weights_before == 708_288
 
 
+@pytest.mark.slow
 def test_mobilenet() -> None:
     """A large network of many operators: the outputs stay."""
     torch.manual_seed(12)

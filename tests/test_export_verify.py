@@ -214,6 +214,7 @@ def test_foreign_models_are_named(tmp_path: Path) -> None:
     assert "hold no probe" in verify(tmp_path / "a.onnx").stderr
 
 
+@pytest.mark.processes
 def test_verification_needs_no_torch(files: dict[str, Path]) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"

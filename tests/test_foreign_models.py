@@ -85,6 +85,7 @@ PERMUTING = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", DRAWS)
 def test_what_a_constructor_draws_is_drawn_again(network, source):
     found = everywhere(network(PERMUTING.format(draw=DRAWS[source])))
@@ -92,6 +93,7 @@ def test_what_a_constructor_draws_is_drawn_again(network, source):
     assert found == [found[0]] * 4
 
 
+@pytest.mark.processes
 def test_what_a_module_draws_when_it_is_imported_is_drawn_again(network, tmp_path):
     import subprocess
     import sys
@@ -210,6 +212,7 @@ def test_a_checkpoint_of_an_earlier_version_is_converted_once(network):
     assert load_network("older.ckpt", model=name).model[0].factor.item() == 0.5
 
 
+@pytest.mark.slow
 def test_mnasnet_which_refuses_a_state_dict_without_version(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path("images")

@@ -356,6 +356,7 @@ def test_own_factory_refusals_are_one_line(workdir, name, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.processes
 def test_names_do_not_import_torch():
     code = (
         "import sys; from iterand_compress.compress.models import model_names, Architecture;"

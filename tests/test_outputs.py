@@ -149,6 +149,7 @@ def test_files_of_other_kinds_stay(command, there, folder, digits) -> None:
     assert (folder / there).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_files_of_the_same_kind_are_replaced(folder, digits) -> None:
     for _ in range(2):
         succeed("pack", "c.png", "--out", "new.seedmask")
@@ -274,6 +275,7 @@ def test_two_runs_into_one_checkpoint(tmp_path) -> None:
         assert "another run" in fail(2, "train", "--resume", "-q", "--out", out)
 
 
+@pytest.mark.processes
 def test_a_killed_run_does_not_stand_in_the_way(tmp_path) -> None:
     out = tmp_path / "a.ckpt"
     words = [sys.executable, "-m", "iterand_compress.cli", *map(str, QUICK), "--epochs", "100000", "--out", str(out)]

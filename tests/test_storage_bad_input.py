@@ -57,6 +57,7 @@ def test_join_undoes_split(stem: str) -> None:
     assert join(*split(FILES[stem])) == FILES[stem]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", FILES)
 def test_every_single_bit_flip_is_noticed(stem: str) -> None:
     """Every one in files of the first release; of the others one in 11, and all in benchmarks/fuzz_storage.py."""
@@ -69,6 +70,7 @@ def test_every_single_bit_flip_is_noticed(stem: str) -> None:
     assert bytes(data) == FILES[stem]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", FILES)
 def test_every_truncation_and_every_addition_is_noticed(stem: str) -> None:
     data = FILES[stem]

@@ -70,6 +70,7 @@ def test_every_function_refuses_it_and_has_the_option(read) -> None:
         read(BOMB, max_weights=7)
 
 
+@pytest.mark.processes
 def test_it_costs_no_memory() -> None:
     """2.1 GB of float32 were taken before; the numbers of the import alone are subtracted."""
     program = (

@@ -383,6 +383,7 @@ for i in range(int(sys.argv[2])):
 """
 
 
+@pytest.mark.processes
 def test_processes_that_write_to_one_path(target: Path) -> None:
     whole = {OLD, *(dumps(getattr(make, name)()) for name in NETWORKS)}
     processes = [child(WRITE_LOOP, target, 12, *NETWORKS[i % 3 :], *NETWORKS[: i % 3]) for i in range(4)]
@@ -424,6 +425,7 @@ while True:
 """
 
 
+@pytest.mark.processes
 def test_a_writer_that_is_killed(target: Path) -> None:
     rng = random.Random(0)
     found = [hashlib.sha256(OLD).hexdigest()]
@@ -457,6 +459,7 @@ for network in make.GOLDEN.values():
 """
 
 
+@pytest.mark.processes
 def test_identical_bytes_in_every_process() -> None:
     expected = [
         hashlib.sha256(dumps(network(), coding=coding)).hexdigest()

@@ -54,6 +54,7 @@ def packed(tensor: MaskedTensor, seed: int = 7) -> Any:
 # ---- Round trips
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(networks_of_every_kind(), CODINGS)
 def test_round_trip(network: Network, coding: str) -> None:

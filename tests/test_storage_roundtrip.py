@@ -149,6 +149,7 @@ def test_the_order_of_the_state_changes_nothing() -> None:
     assert dumps(other) == dumps(network)
 
 
+@pytest.mark.processes
 def test_every_process_writes_the_same_bytes(tmp_path: Path) -> None:
     script = (
         "import hashlib, sys; sys.path.insert(0, sys.argv[1]); from golden.make import flips;"
@@ -165,6 +166,7 @@ def test_every_process_writes_the_same_bytes(tmp_path: Path) -> None:
     assert outputs == {hashlib.sha256(dumps(GOLDEN["v1-flips"]())).hexdigest() + "\n"}
 
 
+@pytest.mark.processes
 def test_storage_does_not_import_torch() -> None:
     script = "import sys, iterand_compress.compress.seedmask; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

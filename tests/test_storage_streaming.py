@@ -49,6 +49,7 @@ class OnDemand(Sequence[MaskedTensor]):
         return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", GOLDEN)
 def test_groups_and_tensors_on_demand_change_no_byte(stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = GOLDEN[stem]()

@@ -153,6 +153,7 @@ def test_settings_of_the_tokeniser_that_cannot_be(values: tuple, message: str) -
         TextSpec(*values)
 
 
+@pytest.mark.processes
 def test_the_tokeniser_needs_no_torch() -> None:
     code = (
         "import sys; from iterand_compress.compress.data.tokens import TextSpec, tokenise;"

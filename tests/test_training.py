@@ -105,6 +105,7 @@ def test_interrupted_in_the_middle_of_an_epoch_and_resumed(tmp_path, undisturbed
     assert [line.get("epoch") for line in lines] == [1, 2, 3, None]
 
 
+@pytest.mark.processes
 def test_killed_and_resumed(tmp_path, undisturbed):
     out = tmp_path / "model.ckpt"
     recipe = tmp_path / "quick.toml"
@@ -200,6 +201,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt", "model.metrics.jsonl"]
 
 
+@pytest.mark.processes
 def test_a_file_that_cannot_grow_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     """The same with a real limit of the operating system, so that torch's own writer meets it."""
     out = tmp_path / "model.ckpt"
