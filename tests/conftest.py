@@ -10,7 +10,6 @@ from click.testing import CliRunner, Result
 
 from iterand_compress.cli.app import cli
 
-
 #: Files of which `make check` leaves every test out.
 MARKS = {
     "browser": ("test_web_page",),

@@ -320,6 +320,7 @@ class Everything(nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("captured_once")
 @pytest.mark.parametrize("distribution", ["normal", "signed-constant"])
 def test_every_form_of_an_onnx_file_computes_the_same_bits(distribution: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from test_packaging import modules_after
+from test_storage_bad_input import misstated
 
 from conftest import fail, succeed
 from iterand_compress import SubnetworkConfig, load_network, make_subnetwork, pack, read_seedmask
@@ -402,15 +403,9 @@ def test_a_device_that_computes_wrong_is_told_from_a_damaged_file(packed, monkey
     assert not packed.with_suffix(".safetensors").exists()
 
 
-def test_a_file_with_wrong_digests_is_called_damaged_on_a_device_too(tmp_path, monkeypatch):
-    from iterand_compress.compress.seedmask import writer
-
-    monkeypatch.setattr(writer, "weights_digest", lambda chunks, scale: [*chunks] and "0" * 64)
-    monkeypatch.setattr(writer.TensorRecovery, "digest", lambda self: "0" * 64)
-    content = dumps(network())
-    monkeypatch.undo()
+def test_a_file_with_wrong_digests_is_called_damaged_on_a_device_too(tmp_path):
     path = tmp_path / "wrong.seedmask"
-    path.write_bytes(content)
+    path.write_bytes(misstated(dumps(network())))
     for more in ((), ("--device", "cpu")):
         assert "the file is damaged, get it again" in fail(1, "recover", path, *more)
 

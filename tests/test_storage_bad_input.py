@@ -45,6 +45,15 @@ def join(header: dict[str, Any], manifest: dict[str, Any] | str, payload: bytes,
     return len(text).to_bytes(8, "little") + text + payload
 
 
+def misstated(data: bytes) -> bytes:
+    """The file with wrong digests of the weights, those of manifest and payload being right."""
+    header, manifest, payload = split(data)
+    for entry in manifest["tensors"]:
+        entry["sha256"] = "0" * 64
+    manifest["digests"]["weights"] = hashlib.sha256(bytes(32 * len(manifest["tensors"]))).hexdigest()
+    return join(header, manifest, payload)
+
+
 def refuse(data: bytes, message: str) -> None:
     with pytest.raises(SeedMaskError, match=message) as caught:
         loads(data).verify()

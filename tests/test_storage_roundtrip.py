@@ -14,12 +14,13 @@ import pytest
 from golden.make import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import expected_weights
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from iterand_compress.compress.errors import IterandError, SeedMaskError
 from iterand_compress.compress.files import atomic
-from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook, random_codes
+from iterand_compress.compress.seed.codebooks import CODEBOOKS
 from iterand_compress.compress.seed.frozen import frozen_masks
 from iterand_compress.compress.seedmask import (
     MaskedTensor,
@@ -40,17 +41,6 @@ from iterand_compress.compress.seedmask.bits import Row
 from iterand_compress.compress.seedmask.container import build_header
 
 NAMES = st.text(st.characters(exclude_categories=["C"], exclude_characters="\u2028\u2029"), min_size=1, max_size=9)
-
-
-def expected_weights(network: Network) -> dict[str, np.ndarray]:
-    """What must come back, from the definition: codes of the draws, times the mask, times the scale."""
-    result = {}
-    for index, tensor in enumerate(network.tensors):
-        book = get_codebook(tensor.codebook)
-        codes = random_codes(network.seed, index, book, 0, tensor.weights, tensor.draws)
-        weights = np.where(tensor.mask, codes.astype(np.float32) * tensor.scale, np.float32(0))
-        result[tensor.name] = weights.reshape(tensor.shape)
-    return result
 
 
 @st.composite
