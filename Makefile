@@ -44,7 +44,7 @@ types: $(VENV)/.installed
 	rm -rf build/types && mkdir -p build/types/iterand_compress
 	for file in api/*; do ln -s ../../../$$file build/types/iterand_compress; done
 	for package in compress export cli; do ln -s ../../../$$package build/types/iterand_compress; done
-	cd build/types && MYPYPATH=. $(abspath $(BIN))/mypy --config-file ../../pyproject.toml -p iterand_compress
+	cd build/types && MYPYPATH=. $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p iterand_compress
 
 # What users get: the wheel, in an environment without this tree.
 wheel-test: $(VENV)/.installed

@@ -105,6 +105,7 @@ def in_torch(path: Path, data) -> int:
     return evaluate(network_logits(network.model, network.normalize), data.test, batch_size=100, device=CPU).correct
 
 
+@pytest.mark.slow
 def test_right_answers_are_those_of_torch_in_every_form(digits, data, tmp_path):
     expected = in_torch(digits.checkpoint, data)
     assert 180 < expected < 360

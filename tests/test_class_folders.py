@@ -348,6 +348,7 @@ def test_the_command_line_says_what_was_left_out(tmp_path):
     assert invoke("eval", out, *data).stderr.rstrip("\n").isprintable()
 
 
+@pytest.mark.slow
 def test_a_colour_network_takes_grey_folders(tmp_path):
     make(tmp_path / "colour", "folder", each=6)
     out = tmp_path / "model.ckpt"

@@ -147,6 +147,7 @@ def test_exact_is_the_default_and_reports_no_error(digits, tmp_path):
     assert report["state_bytes"] == report["state_exact_bytes"]
 
 
+@pytest.mark.slow
 def test_a_file_with_float16_state_loads_everywhere(digits, half, tmp_path):
     path, report = half
     exact, rounded = (json.loads(succeed("eval", file, "--json")) for file in (digits.seedmask, path))
@@ -297,6 +298,7 @@ def test_max_weights(command, digits, tmp_path):
 # --- verify --deep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coding", CODING_CHOICES)
 def test_deep_names_the_coding(coding, tmp_path):
     path = tmp_path / "net.seedmask"

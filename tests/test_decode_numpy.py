@@ -130,6 +130,7 @@ def networks(draw: st.DrawFn) -> Network:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(networks(), st.sampled_from(["auto", "raw", "rans"]))
 def test_random_networks(network: Network, coding: str) -> None:
@@ -138,6 +139,7 @@ def test_random_networks(network: Network, coding: str) -> None:
     assert coding != "rans" or found <= {"rans", "gaps"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codebook", "coding"),
     [("normal", "auto"), ("uniform", "rans"), ("signed-constant", "rans"), ("signed-constant", "raw")],
@@ -161,6 +163,7 @@ def test_networks_of_many_lanes_and_chunks(codebook: str, coding: str) -> None:
     assert found >= ({"raw"} if coding == "raw" else {"rans", "gaps"})
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(networks_of_every_kind(), st.sampled_from(["auto", "raw", "rans"]))
 def test_random_networks_of_every_kind(network: Network, coding: str) -> None:
@@ -517,6 +520,7 @@ def test_other_files_are_refused(data: bytes) -> None:
         decode(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_damaged_payloads_get_the_verdict_of_the_package(data: st.DataObject) -> None:

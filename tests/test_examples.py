@@ -41,6 +41,7 @@ def diversity(monkeypatch, folder: Path, *arguments: object) -> None:
     runpy.run_path(script, run_name="__main__")
 
 
+@pytest.mark.slow
 def test_mask_diversity(tmp_path, monkeypatch, capsys):
     """Masks of different seeds are independent; the numbers are those of `diff`."""
     diversity(monkeypatch, tmp_path, "--seeds", 4, 9, "--json")
@@ -63,6 +64,7 @@ def test_mask_diversity(tmp_path, monkeypatch, capsys):
     assert abs(pair["deviations"]) < 5
 
 
+@pytest.mark.slow
 def test_mask_diversity_as_a_table(tmp_path, monkeypatch, capsys):
     diversity(monkeypatch, tmp_path, "--seeds", 4, 9, 2, "--method", "edge-popup")
     table = capsys.readouterr().out

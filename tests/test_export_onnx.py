@@ -56,6 +56,7 @@ def normalised(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels - torch.tensor(IMAGE["mean"]).view(1, 3, 1, 1)) / torch.tensor(IMAGE["std"]).view(1, 3, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_values_are_those_of_pytorch(exported: tuple[nn.Module, Path, ExportReport], batch: int) -> None:
     model, path, _ = exported
@@ -172,6 +173,7 @@ def test_the_model_is_not_changed(tmp_path: Path) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_model_in_another_type_is_exported_in_float32(tmp_path: Path) -> None:
     model = network().to(torch.bfloat16)
     export_onnx(model, tmp_path / "net.onnx", **IMAGE)
@@ -187,6 +189,7 @@ def test_given_samples_are_compared(count: int, tmp_path: Path) -> None:
     assert (report.samples, report.argmax_agreement) == (count, 1.0)
 
 
+@pytest.mark.slow
 def test_an_output_of_another_shape_is_fine(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Sigmoid())
     export_onnx(model, tmp_path / "net.onnx", **IMAGE)

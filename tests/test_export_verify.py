@@ -54,6 +54,7 @@ def verify(path: Path, *options: str) -> Result:
     return CliRunner().invoke(cli, ["verify", str(path), *options])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_right_files(form: str, files: dict[str, Path]) -> None:
     found = verify_onnx(files[form])

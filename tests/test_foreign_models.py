@@ -188,6 +188,7 @@ VERSIONED = """
 """
 
 
+@pytest.mark.slow
 def test_a_state_dict_of_the_present_version_is_not_converted(network):
     name = network(VERSIONED)
     found = everywhere(name)
@@ -354,6 +355,7 @@ AUX = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dense", "packed", "int8", "seeded"])
 def test_weights_that_only_training_uses(network, form):
     name = network(AUX)

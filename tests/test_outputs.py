@@ -50,6 +50,7 @@ def test_names(name: str, expected: str) -> None:
     assert beside(Path("runs.1") / name, ".X") == Path("runs.1") / expected
 
 
+@pytest.mark.slow
 def test_dots_in_names_of_runs(digits, tmp_path) -> None:
     """`--out runs/sparsity0.5` and `runs/sparsity0.9` shared one log and one .seedmask."""
     assert metrics_path(Path("runs/sparsity0.5")) == Path("runs/sparsity0.5.metrics.jsonl")
@@ -161,6 +162,7 @@ def test_files_of_the_same_kind_are_replaced(folder, digits) -> None:
     succeed("pack", "c.png", "--out", "empty")
 
 
+@pytest.mark.slow
 def test_the_log_of_another_run_stays(folder) -> None:
     succeed(*QUICK, "--out", "run.ckpt")
     log = (folder / "run.metrics.jsonl").read_bytes()
@@ -171,6 +173,7 @@ def test_the_log_of_another_run_stays(folder) -> None:
     succeed(*QUICK, "--out", "run", "--force")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_said(folder) -> None:
     content = torch.load(folder / "c.png", weights_only=True)
     content["test"] = None

@@ -208,6 +208,7 @@ def _mutant(seed: bytes, data: st.DataObject) -> bytes:
     return make.join(header, manifest if sealed else make.canonical(manifest), section)
 
 
+@pytest.mark.slow
 @settings(max_examples=900, deadline=None)
 @given(st.data())
 def test_a_mutant_is_refused_or_gives_the_weights_that_it_promises(data: st.DataObject) -> None:

@@ -89,6 +89,7 @@ def test_round_trip(network: Network, coding: str) -> None:
     assert ("deltas" in features) == any(tensor.current is not None for tensor in back.tensors)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(networks_of_every_kind())
 def test_torch_recovers_the_same_bits(network: Network) -> None:

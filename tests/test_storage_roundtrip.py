@@ -74,6 +74,7 @@ def networks(draw: st.DrawFn) -> Network:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(networks())
 def test_round_trip(network: Network) -> None:
@@ -104,6 +105,7 @@ def test_round_trip(network: Network) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codebook", sorted(CODEBOOKS))
 @pytest.mark.parametrize("redrawn", [False, True])
 def test_tensors_of_several_chunks(codebook: str, redrawn: bool) -> None:

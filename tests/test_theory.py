@@ -436,6 +436,7 @@ def test_a_broken_bound_is_said(monkeypatch):
     assert {line.split()[-1] for line in lines[1:5]} == {"NO"}
 
 
+@pytest.mark.slow
 def test_plot(tmp_path):
     path = tmp_path / "theory.png"
     found = json.loads(succeed("theory", "--plot", path, *CHECK, "--json"))
