@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 PACKAGES := api compress export cli
 CHECKED  := $(PACKAGES) tests examples benchmarks docs
 
-# One process a core and one thread each: half the time of one process with all cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+# One process of pytest keeps little more than one core busy: so one process a core, with one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .PHONY: demo check test test-all test-quick lint format types wheel-test bench bench-gpu clean
 
