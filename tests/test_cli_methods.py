@@ -25,6 +25,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
 def test_recovers_bit_for_bit_and_scores_the_same(options, tmp_path):
     checkpoint, file = tmp_path / "m.ckpt", tmp_path / "m.seedmask"
@@ -48,6 +49,7 @@ def test_help_names_every_method():
         assert name in shown
 
 
+@pytest.mark.slow
 def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     options = (*SMALL, "--method", "recycling", "--recycle-every", 1, "--scope", "global", "--ramp-epochs", 2)
     whole, cut = tmp_path / "whole.ckpt", tmp_path / "cut.ckpt"

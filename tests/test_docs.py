@@ -32,6 +32,7 @@ def run_example(page: str, scope: dict[str, object], containing: str = "") -> No
     exec(compile(code, page, "exec"), scope)
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
@@ -45,6 +46,7 @@ def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
     assert len(read_seedmask("model.seedmask").tensors) == 21
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_methods_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
@@ -60,6 +62,7 @@ def test_the_python_example_of_the_methods_runs(tmp_path, monkeypatch):
     assert kept == pytest.approx(0.1 * total, abs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_python_example_of_image_files_agrees_with_evaluation(normalize, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -28,6 +28,7 @@ def test_a_part_that_fails_is_recorded_with_what_it_had_found():
     assert (result["value"], result["error"], result["output"]) == (3, "exit status 1", "no such GPU\n")
 
 
+@pytest.mark.slow
 def test_a_part_that_takes_too_long_is_ended():
     program = WRITE + "import time; print('so far', flush=True); time.sleep(600)"
     result = gpu_check.run(python(program), gpu_check.LEAST)

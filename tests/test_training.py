@@ -57,6 +57,7 @@ def test_same_seed_same_file_other_seed_other_file(tmp_path, undisturbed):
     assert packed(tmp_path / "b.ckpt") != undisturbed
 
 
+@pytest.mark.slow
 def test_resampling_counts_steps_across_epochs(tmp_path):
     """Two events in 60 steps of three epochs; each redraws every pruned weight."""
     recipe = override(QUICK, {"subnetwork.resample.every": 25, "subnetwork.resample.rate": 1.0})
@@ -90,6 +91,7 @@ class StopAt(Reporter):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_interrupted_in_the_middle_of_an_epoch_and_resumed(tmp_path, undisturbed, monkeypatch):
     monkeypatch.setattr(run_module, "LOOK_EVERY", 1)
     out = tmp_path / "model.ckpt"
@@ -105,6 +107,7 @@ def test_interrupted_in_the_middle_of_an_epoch_and_resumed(tmp_path, undisturbed
     assert [line.get("epoch") for line in lines] == [1, 2, 3, None]
 
 
+@pytest.mark.processes
 def test_killed_and_resumed(tmp_path, undisturbed):
     out = tmp_path / "model.ckpt"
     recipe = tmp_path / "quick.toml"
@@ -200,6 +203,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt", "model.metrics.jsonl"]
 
 
+@pytest.mark.processes
 def test_a_file_that_cannot_grow_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     """The same with a real limit of the operating system, so that torch's own writer meets it."""
     out = tmp_path / "model.ckpt"
@@ -301,6 +305,7 @@ def test_a_checkpoint_of_another_model(tmp_path, digits):
     assert "is of another model" in fail(1, "eval", path)
 
 
+@pytest.mark.slow
 def test_dense_training_and_its_checkpoint(tmp_path):
     out = tmp_path / "dense.ckpt"
     succeed(
@@ -337,6 +342,7 @@ def test_label_smoothing_warm_up_and_bfloat16_run(tmp_path):
     assert list((tmp_path / "board").glob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_a_torchvision_model_trains_packs_and_exports(tmp_path):
     from PIL import Image
 
