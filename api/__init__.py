@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from .compress.pack import pack
     from .compress.recover import load_network, recover
     from .compress.seedmask import read_seedmask
+    from .compress.training.loop import train
     from .compress.training.recipe import load_recipe
     from .compress.training.run_options import RunOptions
-    from .compress.training.trainer import train
 
 __all__ = [
     "DataConfig",
@@ -61,7 +61,7 @@ _MODULES = {
     "compress.mask.prune_at_init": ("find_ticket",),
     "compress.training.recipe": ("load_recipe",),
     "compress.training.run_options": ("RunOptions",),
-    "compress.training.trainer": ("train",),
+    "compress.training.loop": ("train",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -6,8 +6,48 @@ import gc
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["largest_fitting", "release"]
+from .checks import clash_with_accumulation
+from .run import Run
+
+__all__ = ["advice", "largest_fitting", "release"]
+
+
+def advice(run: Run, pixels: Tensor, labels: Tensor) -> str:
+    """How to train with the memory there is, after a step that ran out of it.
+
+    Args:
+        run: whose network is of no use any more.
+        pixels: the examples of the step.
+        labels: int64 ``[b]``.
+    """
+    run.optimizer.zero_grad(set_to_none=True)
+    parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
+    accumulates = clash_with_accumulation(run.recipe.train, run.options) is None
+
+    def attempt(count: int) -> None:
+        momentum = [] if run.optimizer.state else [torch.empty_like(parameter) for parameter in parameters]
+        before = [torch.empty_like(parameter) for parameter in parameters if accumulates]  # of another micro-batch
+        with run.autocast(), run.masked_once():
+            loss = F.cross_entropy(run.model(run.inputs(pixels[:count])).float(), labels[:count])
+        # Not backward(), which would wait for the other processes.
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+        del momentum, before
+
+    count, size = len(run.micro_batches), max(each.stop - each.start for each in run.micro_batches)
+    fitting = largest_fitting(attempt, size)
+    fits = "not even one fits"
+    if fitting:
+        ways = [f"--batch-size {fitting * count * run.group.size}"]
+        if accumulates:
+            ways.insert(0, f"--accumulate {count * -(-size // fitting)}")
+        fits = f"{fitting} fit: give {' or '.join(ways)}"
+    return (
+        f"{run.device} ran out of memory at step {run.position.step} with {size} examples at a time; {fits}, "
+        "or start more processes on more devices, which share each batch (torchrun)"
+    )
 
 
 def largest_fitting(attempt: Callable[[int], object], size: int) -> int:
@@ -29,7 +69,7 @@ def largest_fitting(attempt: Callable[[int], object], size: int) -> int:
 
 
 def release() -> None:
-    """Give back what is not in use; the traceback of an error may have held it until now."""
+    """Give back memory that is not in use, such as what the traceback of an error referred to."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

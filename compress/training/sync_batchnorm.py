@@ -14,7 +14,7 @@ from torch import distributed as dist
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .group import Group
+from .distributed import Group
 
 __all__ = ["SyncBatchNorm", "synchronise_batchnorm"]
 
