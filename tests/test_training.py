@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_resampling_counts_steps_across_epochs(tmp_path):
 
 def test_resuming_on_other_data_is_refused(tmp_path, monkeypatch):
     out = tmp_path / "model.ckpt"
-    monkeypatch.setattr(loop, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
     with pytest.raises(RunStoppedError):
         train(QUICK, RunOptions(out, device="cpu"), StopAt(2))
     content = torch.load(out, weights_only=True)
@@ -90,8 +91,27 @@ class StopAt(Reporter):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_reports_within_an_epoch_come_by_time(tmp_path, monkeypatch):
+    """With steps of an eighth of a second: after the first one, then every half second, across epochs."""
+    seconds, reported, original = [0.0], [], loop.training_step
+
+    class Listener(Reporter):
+        def step(self, report):
+            reported.append((report.position.epoch, report.position.batch, report.position.step))
+
+    def step(*arguments):
+        seconds[0] += 0.125
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "training_step", step)
+    clock = SimpleNamespace(monotonic=lambda: seconds[0], perf_counter=time.perf_counter)
+    monkeypatch.setattr(loop, "time", clock)
+    train(override(QUICK, {"train.epochs": 2}), RunOptions(tmp_path / "model.ckpt", device="cpu"), Listener())
+    assert reported == [(step > 20, step - 20 * (step > 20), step) for step in range(1, 41, 4)]
+
+
 def test_interrupted_in_the_middle_of_an_epoch_and_resumed(tmp_path, undisturbed, monkeypatch):
-    monkeypatch.setattr(loop, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
     out = tmp_path / "model.ckpt"
     with pytest.raises(
         RunStoppedError, match=r"stopped at step 27; .*iterand-compress train --resume --out .*model\.ckpt"
@@ -203,7 +223,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 def test_a_file_that_cannot_grow_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     """The same with a real limit of the operating system, so that torch's own writer meets it."""
     out = tmp_path / "model.ckpt"
-    monkeypatch.setattr(loop, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
     with pytest.raises(RunStoppedError):
         train(override(QUICK, {"model.width": 1.0}), RunOptions(out, device="cpu"), StopAt(2))
     before = out.read_bytes()

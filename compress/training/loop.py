@@ -7,7 +7,7 @@ needs no random state of its own, and a resumed run goes on exactly where the ol
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,20 +17,19 @@ from torch.nn import functional as F
 
 from ..checkpoint import Position, save_checkpoint
 from ..config import Recipe
-from ..data import Split
 from ..errors import TrainingError
 from ..mask.layers import masked_layers
 from ..mask.masking import refresh, update_kept_counts
 from ..mask.stages import stage
 from ..networks import step_seed
 from .distributed import join
-from .evaluate import EVAL_BATCH, Score, evaluate, network_logits
+from .evaluate import Score
 from .interrupt import RunStoppedError, StopRequest
 from .metrics import MetricsLog, metrics_path
-from .out_of_memory import advice, release
+from .out_of_memory import advice, score
 from .prepare import only_run, prepare, read_checkpoint, resolve_settings
 from .profile import event_seconds, fetched
-from .replica import COMPARE_EVERY, equalise_buffers, foreign_buffers, require_same_network
+from .replica import COMPARE_EVERY, foreign_buffers, require_same_network
 from .reporter import EpochReport, Reporter, StepReport
 from .run import NEVER, Run
 from .run_options import RunOptions
@@ -38,8 +37,8 @@ from .schedule import learning_rate
 
 __all__ = ["TrainResult", "train", "training_step"]
 
-#: Seconds between two looks at the metrics within an epoch, and steps between two that a GPU is read back for.
-LOOK_SECONDS, LOOK_EVERY = 0.5, 20
+#: Seconds between two reports within an epoch, and steps between two moments at which a GPU may be read back.
+REPORT_SECONDS, READ_BACK_EVERY = 0.5, 20
 # Seconds in which several signals to one of several processes count as one.
 _PATIENCE = 5.0
 
@@ -101,7 +100,7 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
 def _epochs(run: Run, log: MetricsLog, stop: StopRequest, reporter: Reporter) -> Score:
     """All epochs that are left, and the test."""
     options, group, settings = run.options, run.group, run.recipe.train
-    first, next_look = run.position.step, 0.0
+    first, next_report = run.position.step, 0.0
     for epoch in range(run.position.epoch, settings.epochs):
         lr = learning_rate(settings, epoch)
         for parameters in run.optimizer.param_groups:
@@ -120,11 +119,10 @@ def _epochs(run: Run, log: MetricsLog, stop: StopRequest, reporter: Reporter) ->
                     epochs=settings.epochs,
                     fused=run.fused,
                 )
-            try:
+            loss = None
+            with suppress(torch.OutOfMemoryError):
                 loss = training_step(run, pixels, labels)
-            except torch.OutOfMemoryError:
-                loss = None
-            if loss is None:  # not in the block above, where the error holds on to the memory
+            if loss is None:  # now that nothing refers to the memory of the step
                 raise TrainingError(advice(run, pixels, labels))
             step, batch = run.position.step + 1, run.position.batch + 1
             run.position = Position(epoch, batch, step)
@@ -133,17 +131,17 @@ def _epochs(run: Run, log: MetricsLog, stop: StopRequest, reporter: Reporter) ->
                 reporter.profile(run.profile.report(options.out, *event_seconds(run.model, run.fused, run.device)))
             if group.size > 1 and (step == first + 1 or step % COMPARE_EVERY == 0):
                 require_same_network(run.model, group, step, options.out)
-            # A GPU computes ahead of Python, unless it is asked for a number; and so do several processes.
-            may_look = run.device.type == "cpu" or step == first + 1 or batch % LOOK_EVERY == 0
-            stopping = looking = False
-            if may_look or group.size == 1:
-                stopping, looking = group.any(stop.requested, may_look and time.monotonic() >= next_look)
-            if looking and not stopping:
+            # A GPU falls idle when its numbers are read back, and when processes wait for each other.
+            cheap = run.device.type == "cpu" or step == first + 1 or batch % READ_BACK_EVERY == 0
+            stopping = reporting = False
+            if cheap or group.size == 1:
+                stopping, reporting = group.any(stop.requested, cheap and time.monotonic() >= next_report)
+            if reporting and not stopping:
                 _require_finite(run, lr)
                 _, correct, examples = group.total(run.meter).tolist()
                 speed = seen / (time.perf_counter() - began)
                 reporter.step(StepReport(run.position, float(loss), correct / examples, speed))
-                next_look = time.monotonic() + LOOK_SECONDS
+                next_report = time.monotonic() + REPORT_SECONDS
             if stopping or (options.checkpoint_every and step % options.checkpoint_every == 0):
                 _require_finite(run, lr)
                 _save(run)
@@ -153,7 +151,7 @@ def _epochs(run: Run, log: MetricsLog, stop: StopRequest, reporter: Reporter) ->
         update_kept_counts(list(masked_layers(run.model)), epoch)  # for the scores that the last step left
         seconds = time.perf_counter() - began
         loss_sum, correct, examples = group.total(run.meter).tolist()
-        validation = _evaluate(run, run.data.val) if run.data.val is not None else None
+        validation = score(run, run.data.val) if run.data.val is not None else None
         run.position = Position(epoch + 1, 0, run.position.step)
         run.meter.zero_()
         report = EpochReport(
@@ -171,7 +169,7 @@ def _epochs(run: Run, log: MetricsLog, stop: StopRequest, reporter: Reporter) ->
             log.epoch(report)
         _save(run)
         reporter.epoch(report)
-    test = _evaluate(run, run.data.test)
+    test = score(run, run.data.test)
     with group.agreed():
         log.test(test, run.position)
     _save(run, test)
@@ -230,7 +228,7 @@ def training_step(run: Run, pixels: Tensor, labels: Tensor) -> Tensor:
 
 
 def _require_finite(run: Run, lr: float) -> None:
-    """End the run if a loss of any process was not finite; waits for the device."""
+    """End the run if a loss of any process was not finite. Waits for the device."""
     bad = int(run.group.least(run.first_bad))
     if bad != NEVER:
         raise run.group.joint(
@@ -239,21 +237,6 @@ def _require_finite(run: Run, lr: float) -> None:
                 f"{run.options.out} still holds the last good state; try a smaller learning rate or a longer warm-up"
             )
         )
-
-
-def _evaluate(run: Run, split: Split) -> Score:
-    """Score of the network as it is, in batches that the device has memory for."""
-    equalise_buffers(run.model, run.group)
-    classifier = network_logits(run.model, run.data.normalize)
-    batch_size = EVAL_BATCH
-    while True:
-        try:
-            return evaluate(classifier, split, batch_size=batch_size, device=run.device, group=run.group)
-        except torch.OutOfMemoryError:
-            if batch_size == 1:
-                raise TrainingError(f"{run.device} has no memory to evaluate a single example") from None
-        batch_size //= 2
-        release()
 
 
 def _save(run: Run, test: Score | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What to tell a user whose device ran out of memory: how large a batch would fit, found by trying."""
+"""When a device runs out of memory: which batch would fit, and evaluation in batches that do."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data import Split
+from ..errors import TrainingError
 from .checks import clash_with_accumulation
+from .evaluate import EVAL_BATCH, Score, evaluate, network_logits
+from .replica import equalise_buffers
 from .run import Run
 
-__all__ = ["advice", "largest_fitting", "release"]
+__all__ = ["advice", "largest_fitting", "score"]
 
 
 def advice(run: Run, pixels: Tensor, labels: Tensor) -> str:
@@ -50,6 +54,25 @@ def advice(run: Run, pixels: Tensor, labels: Tensor) -> str:
     )
 
 
+def score(run: Run, split: Split) -> Score:
+    """Evaluate the network of a run, in batches that the device has memory for.
+
+    Raises:
+        TrainingError: there is no memory for a single example.
+    """
+    equalise_buffers(run.model, run.group)
+    classifier = network_logits(run.model, run.data.normalize)
+    batch_size = EVAL_BATCH
+    while True:
+        try:
+            return evaluate(classifier, split, batch_size=batch_size, device=run.device, group=run.group)
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise TrainingError(f"{run.device} has no memory to evaluate a single example") from None
+        batch_size //= 2
+        _release()
+
+
 def largest_fitting(attempt: Callable[[int], object], size: int) -> int:
     """The first of ``size / 2``, ``size / 4``, … images that an attempt with so many has memory for; 0 = none.
 
@@ -59,7 +82,7 @@ def largest_fitting(attempt: Callable[[int], object], size: int) -> int:
     """
     while size > 1:
         size //= 2
-        release()
+        _release()
         try:
             attempt(size)
         except torch.OutOfMemoryError:
@@ -68,7 +91,7 @@ def largest_fitting(attempt: Callable[[int], object], size: int) -> int:
     return 0
 
 
-def release() -> None:
+def _release() -> None:
     """Give back memory that is not in use, such as what the traceback of an error referred to."""
     gc.collect()
     if torch.cuda.is_available():
