@@ -130,7 +130,7 @@ def find_masks(
         recipe: of the run.
         data: looked at by some methods.
         device: of the model.
-        masks: of a ticket, to be taken instead of found.
+        masks: of a ticket, to be used instead of searching.
 
     Raises:
         ConfigError: a ticket for a method that finds its masks in training; SynFlow on texts.

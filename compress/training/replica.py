@@ -78,7 +78,7 @@ def unused_parameters(model: nn.Module, example: Tensor) -> bool:
 
 
 def equalise_start(model: nn.Module, group: Group) -> None:
-    """Make equal what need not follow from the seed: masks found at initialisation, biases, statistics."""
+    """Make equal what need not follow from the seed: masks of pruning at initialisation, biases, statistics."""
     if group.size == 1:
         return
     layers = list(pruned_layers(model))

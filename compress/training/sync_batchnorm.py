@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .distributed import Group
@@ -57,9 +56,7 @@ class SyncBatchNorm(_BatchNorm):
         """Normalise ``[B, C, …]`` by the statistics of all shards; in evaluation mode, by the running ones."""
         self._check_input_dim(input)
         if not (self.training or self.running_mean is None):
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
+            return super().forward(input)
         result: tuple[Tensor, Tensor, Tensor, Tensor] = _Normalised.apply(  # type: ignore[no-untyped-call]
             input, self.weight, self.bias, self.eps, self.group.channel(input.device)
         )
