@@ -562,6 +562,7 @@ def test_a_killed_process(tmp_path, killed):
     assert (code, output) == (1, ""), errors
     begin, _, end = errors.partition("; ")
     assert begin.startswith("error: another process of the run has ended, or cannot be reached (")
+    assert ".cc" not in begin
     position = load_checkpoint(out).position
     assert re.fullmatch(rf"{out} holds step \d+; go on with: iterand-compress train --resume --out {out}\n", end), (
         errors

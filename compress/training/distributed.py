@@ -11,6 +11,7 @@ import atexit
 import gc
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -213,7 +214,8 @@ class Group:
             rank, exit_code = self._first_failure(1)
             if not _is_of_the_connection(error):
                 raise
-            message = f"another process of the run has ended, or cannot be reached ({first_line(error)})"
+            reason = re.sub(r"^\[\S+\] ", "", first_line(error)).partition(". ")[0]  # without gloo's line of code
+            message = f"another process of the run has ended, or cannot be reached ({reason})"
             message = "; ".join(filter(None, (message, advice())))
             raise PeerError(message, exit_code, silent=rank != self.rank) from None
         atexit.register(_shut_down)
