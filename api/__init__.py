@@ -11,57 +11,116 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .compress.analysis.theory import required_widths
     from .compress.analysis.theory_check import check_bound
-    from .compress.config import DataConfig, ModelConfig, Recipe, SubnetworkConfig, TrainConfig
+    from .compress.config import (
+        DataConfig,
+        ModelConfig,
+        PruneAtInit,
+        Recipe,
+        Recycle,
+        Resample,
+        Selection,
+        SubnetworkConfig,
+        TrainConfig,
+    )
     from .compress.errors import IterandError, SeedMaskError
-    from .compress.mask.layers import masked_layers, pruned_layers
-    from .compress.mask.masking import make_subnetwork, materialise, refresh
-    from .compress.mask.prune_at_init import find_ticket
+    from .compress.mask.masking import to_dense
+    from .compress.methods.presets import (
+        Biprop,
+        Dense,
+        EdgePopup,
+        Grasp,
+        IteRand,
+        MagnitudePruning,
+        RandomPruning,
+        Snip,
+        SynFlow,
+        WeightRecycling,
+    )
     from .compress.pack import pack
-    from .compress.recover import load_network, recover
+    from .compress.recover import load, load_network
     from .compress.seedmask import read_seedmask
+    from .compress.subnetwork import Subnetwork, prune_at_init
     from .compress.training.loop import train
     from .compress.training.recipe import load_recipe
     from .compress.training.run_options import RunOptions
+    from .export import OnnxClassifier, export_onnx, load_session, verify_onnx
 
 __all__ = [
+    "Biprop",
     "DataConfig",
+    "Dense",
+    "EdgePopup",
+    "Grasp",
+    "IteRand",
     "IterandError",
+    "MagnitudePruning",
     "ModelConfig",
+    "OnnxClassifier",
+    "PruneAtInit",
+    "RandomPruning",
     "Recipe",
+    "Recycle",
+    "Resample",
     "RunOptions",
     "SeedMaskError",
+    "Selection",
+    "Snip",
+    "Subnetwork",
     "SubnetworkConfig",
+    "SynFlow",
     "TrainConfig",
+    "WeightRecycling",
     "check_bound",
-    "find_ticket",
+    "export_onnx",
+    "load",
     "load_network",
     "load_recipe",
-    "make_subnetwork",
-    "masked_layers",
-    "materialise",
+    "load_session",
     "pack",
-    "pruned_layers",
+    "prune_at_init",
     "read_seedmask",
-    "recover",
-    "refresh",
     "required_widths",
+    "to_dense",
     "train",
+    "verify_onnx",
 ]
 
 _MODULES = {
-    "compress.config": ("DataConfig", "ModelConfig", "Recipe", "SubnetworkConfig", "TrainConfig"),
-    "compress.errors": ("IterandError", "SeedMaskError"),
-    "compress.pack": ("pack",),
-    "compress.recover": ("load_network", "recover"),
-    "compress.seedmask": ("read_seedmask",),
-    "compress.mask.layers": ("masked_layers", "pruned_layers"),
-    "compress.mask.masking": ("make_subnetwork", "materialise", "refresh"),
     "compress.analysis.theory": ("required_widths",),
     "compress.analysis.theory_check": ("check_bound",),
-    "compress.mask.prune_at_init": ("find_ticket",),
+    "compress.config": (
+        "DataConfig",
+        "ModelConfig",
+        "PruneAtInit",
+        "Recipe",
+        "Recycle",
+        "Resample",
+        "Selection",
+        "SubnetworkConfig",
+        "TrainConfig",
+    ),
+    "compress.errors": ("IterandError", "SeedMaskError"),
+    "compress.mask.masking": ("to_dense",),
+    "compress.methods.presets": (
+        "Biprop",
+        "Dense",
+        "EdgePopup",
+        "Grasp",
+        "IteRand",
+        "MagnitudePruning",
+        "RandomPruning",
+        "Snip",
+        "SynFlow",
+        "WeightRecycling",
+    ),
+    "compress.pack": ("pack",),
+    "compress.recover": ("load", "load_network"),
+    "compress.seedmask": ("read_seedmask",),
+    "compress.subnetwork": ("Subnetwork", "prune_at_init"),
     "compress.training.recipe": ("load_recipe",),
     "compress.training.run_options": ("RunOptions",),
     "compress.training.loop": ("train",),
+    "export": ("OnnxClassifier", "export_onnx", "load_session", "verify_onnx"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

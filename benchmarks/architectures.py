@@ -22,7 +22,8 @@ from rich.table import Table
 from torch import nn
 
 from common import environment, save
-from iterand_compress import SubnetworkConfig, make_subnetwork
+from iterand_compress import EdgePopup
+from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.export import export_onnx, load_session
 
 FORMS = ("dense", "int8", "packed", "seeded")
@@ -55,8 +56,8 @@ def network(name: str) -> tuple[nn.Module, int]:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
-    config = SubnetworkConfig(method="edge-popup", distribution="signed-constant", sparsity=0.5, seed=3)
-    return make_subnetwork(model, config), 64 if name == "own" else 224
+    config = EdgePopup(seed=3)
+    return mask_model(model, config), 64 if name == "own" else 224
 
 
 def measure(name: str, folder: Path) -> dict[str, Any]:

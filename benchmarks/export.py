@@ -31,7 +31,7 @@ from rich.table import Table
 
 from common import environment, save
 from exported import Case, export, redrawn_share, searched
-from iterand_compress.compress.config import SubnetworkConfig
+from iterand_compress import IteRand
 from iterand_compress.compress.pack import network_of, pack
 
 WORKER = Path(__file__).with_name("onnx_worker.py")
@@ -47,9 +47,7 @@ ROWS = {
 }
 BATCHES = (1, 32)
 MEASURES = ("load_s", "peak", "after", "after_run")
-LOG = (
-    "iterand, resample_every 1, resample_rate 0.2, 5 events; random scores, 0.7 standard deviations of noise per event"
-)
+LOG = "iterand, every 1, rate 0.2, 5 events; random scores, 0.7 standard deviations of noise per event"
 
 
 def cases(networks: list[str]) -> dict[str, Case]:
@@ -65,9 +63,7 @@ def cases(networks: list[str]) -> dict[str, Case]:
 
 
 def case(network: str, distribution: Any, sparsity: float) -> Case:
-    config = SubnetworkConfig(
-        method="iterand", distribution=distribution, sparsity=sparsity, seed=7, resample_every=1, resample_rate=0.2
-    )
+    config = IteRand(sparsity, every=1, rate=0.2, distribution=distribution, seed=7)
     return Case(network, config)
 
 

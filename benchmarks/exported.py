@@ -16,10 +16,11 @@ import torch
 import torchvision
 from torch import nn
 
-from iterand_compress import SubnetworkConfig, find_ticket, make_subnetwork
+from iterand_compress import SubnetworkConfig
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
-from iterand_compress.compress.mask.masking import refresh
+from iterand_compress.compress.mask.masking import mask_model, refresh
+from iterand_compress.compress.mask.prune_at_init import find_masks
 from iterand_compress.compress.models import build_model, resolve
 from iterand_compress.compress.pack import network_of
 from iterand_compress.export import export_onnx
@@ -116,9 +117,9 @@ class Rows(nn.Module):
 
 def searched(case: Case) -> nn.Module:
     """The subnetwork of a case, in evaluation mode."""
-    model = make_subnetwork(plain_network(case.network), case.config)
-    if next(pruned_layers(model), None) is not None:
-        find_ticket(model, case.config)
+    model = mask_model(plain_network(case.network), case.config)
+    if pruned_layers(model):
+        find_masks(model, case.config)
     generator = torch.Generator().manual_seed(1)
     for event in range(1, case.events + 1):
         refresh(model, event, steps_per_epoch=1, epochs=case.events + 2)

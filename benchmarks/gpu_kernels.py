@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from common import environment, save
-from iterand_compress import SubnetworkConfig, make_subnetwork, masked_layers, pack, read_seedmask, refresh
+from iterand_compress import IteRand, pack, read_seedmask
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.mask.fused import FusedLayers
 from iterand_compress.compress.mask.kernels import (
@@ -36,6 +36,8 @@ from iterand_compress.compress.mask.kernels import (
     resample,
     score_gradient,
 )
+from iterand_compress.compress.mask.layers import masked_layers
+from iterand_compress.compress.mask.masking import mask_model, refresh
 from iterand_compress.compress.mask.topk import select
 from iterand_compress.compress.models import build_model, resolve
 from iterand_compress.compress.recover import recover_on_device
@@ -88,8 +90,8 @@ def check_generator(args: argparse.Namespace, device: torch.device) -> Iterator[
 def check_recovery(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, bool]]:
     """A network that was redrawn on the device is packed, and recovered there and by NumPy."""
     model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Linear(args.largest // 4096 + 1, 512)).to(device)
-    make_subnetwork(model, SubnetworkConfig(method="iterand", sparsity=SPARSITY, seed=SEED, resample_every=1))
-    layers = FusedLayers.of(model)
+    mask_model(model, IteRand(SPARSITY, seed=SEED, every=1))
+    layers = FusedLayers.of(model, masked_layers(model))
     for step in range(3):
         refresh(model, step, fused=layers)
         with torch.no_grad():

@@ -31,7 +31,8 @@ from rich.table import Table
 
 from common import environment, save
 from exported import VARIANTS, Case, export, redrawn_share, searched, unchecked
-from iterand_compress.compress.config import SubnetworkConfig
+from iterand_compress import SubnetworkConfig
+from iterand_compress.compress.methods.presets import PRESETS
 from iterand_compress.export.forms.functions import FUNCTIONS
 
 RUNTIMES = (
@@ -57,8 +58,9 @@ DEFAULT = " (default options)"
 _TIMEOUT = 600
 
 
-def settings(**changes: Any) -> SubnetworkConfig:
-    return SubnetworkConfig(**{"seed": 7, "resample_every": 1, "resample_rate": 0.2, **changes})
+def settings(method: str = "iterand", **changes: Any) -> SubnetworkConfig:
+    often = {"every": 1, "rate": 0.2} if method == "iterand" else {}
+    return PRESETS[method](**{"seed": 7, **often, **changes})
 
 
 SIGNED, UNIFORM = {"distribution": "signed-constant"}, {"distribution": "uniform"}
@@ -69,11 +71,9 @@ CASES: dict[str, Case] = {
     "uniform, 50 %": Case("small", settings(**UNIFORM)),
     "uniform, 4 draws, 90 %": Case("small", settings(**UNIFORM, sparsity=0.9, draws=4)),
     "uniform, no log": Case("small", settings(**UNIFORM, method="edge-popup")),
-    "normal, recycled": Case(
-        "small", settings(distribution="normal", method="recycling", recycle_every=1, recycle_rate=0.3)
-    ),
-    "3 coats": Case("small", settings(**SIGNED, method="edge-popup", coats=3)),
-    "12 coats": Case("small", settings(**SIGNED, method="edge-popup", coats=12, sparsity=0.3)),
+    "normal, recycled": Case("small", settings(distribution="normal", method="recycling", every=1, rate=0.3)),
+    "3 coats": Case("small", settings(**SIGNED, method="edge-popup", multiplicity=3)),
+    "12 coats": Case("small", settings(**SIGNED, method="edge-popup", multiplicity=12, sparsity=0.3)),
     "binarised": Case("small", settings(distribution="normal", method="biprop")),
     "trained in float32": Case("small", settings(**SIGNED, method="random", sparsity=0.8)),
     "rows, signed constant": Case("rows", settings(**SIGNED)),

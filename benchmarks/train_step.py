@@ -26,9 +26,11 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from common import environment, save
-from iterand_compress.compress.config import ModelConfig, Recipe, SubnetworkConfig, TrainConfig
+from iterand_compress.compress.config import ModelConfig, Recipe, TrainConfig
 from iterand_compress.compress.mask.fused import FusedLayers
+from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.mask.masking import refresh
+from iterand_compress.compress.methods.presets import PRESETS
 from iterand_compress.compress.models import resolve
 from iterand_compress.compress.networks import build_network
 from iterand_compress.compress.training.allocator import keep_freed_memory
@@ -43,9 +45,12 @@ def stepper(
     method: str, args: argparse.Namespace, device: torch.device
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer, Callable[[int], None]]:
     """The step of `training/loop.py` without what is the same for all methods: data, and counting of right answers."""
+    options = {} if method == "dense" else {"sparsity": args.sparsity}
+    if method == "iterand":
+        options["every"] = args.resample_every
     recipe = Recipe(
         model=ModelConfig(name=args.model),
-        subnetwork=SubnetworkConfig(method=method, sparsity=args.sparsity, resample_every=args.resample_every),
+        subnetwork=PRESETS[method](**options),
         train=TrainConfig(lr=0.1, momentum=0.9, weight_decay=5e-4),
     )
     shape = (3, args.image_size, args.image_size)
@@ -55,7 +60,8 @@ def stepper(
     if channels_last:  # what is best for dense weights; scores are flat
         model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe.train)
-    fused = FusedLayers.of(model, channels_last=channels_last)
+    layers = masked_layers(model)
+    fused = FusedLayers.of(model, layers, channels_last=channels_last)
     forward = torch.compile(model, mode=args.compile) if args.compile else model
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(args.batch_size, *shape, generator=generator).to(device)
@@ -66,11 +72,14 @@ def stepper(
     model.train()
 
     def step(index: int) -> None:
-        refresh(model, index, fused=fused)
+        refresh(layers, index, fused=fused)
         optimizer.zero_grad(set_to_none=True)
         if args.compile:
             torch.compiler.cudagraph_mark_step_begin()
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16), fused.held() if fused else nullcontext():
+        with (
+            torch.autocast(device.type, torch.bfloat16, enabled=bf16),
+            fused.cached_weights() if fused else nullcontext(),
+        ):
             loss = F.cross_entropy(forward(images).float(), labels)
         loss.backward()
         optimizer.step()
@@ -159,7 +168,7 @@ def main() -> None:
         for method in METHODS if index % 2 else METHODS[::-1]:
             seconds[method].append(timed(built[method][2], index + LEAST))
     searched = built["iterand"][0]
-    layers = FusedLayers.of(searched)
+    layers = FusedLayers.of(searched, masked_layers(searched))
     event = statistics.median(event_seconds(searched, layers, device)[0] for _ in range(5))
     medians = {method: statistics.median(values) for method, values in seconds.items()}
     amortised = medians["iterand"] + event / args.resample_every

@@ -33,7 +33,7 @@ __all__ = ["command"]
     metavar="NAME",
     help="signed-constant, uniform or normal; by default as the method has it.",
 )
-@click.option("--coats", type=int, help="Number of nested masks.")
+@click.option("--multiplicity", type=int, help="Number of nested masks.")
 @click.option("--frozen", type=float, help="Share of the mask that follows from the seed.")
 @click.option(
     "--redrawn",
@@ -55,7 +55,7 @@ def command(
     width: float | None,
     affine: bool | None,
     distribution: str | None,
-    coats: int | None,
+    multiplicity: int | None,
     frozen: float | None,
     redrawn: float | None,
     classes: int,
@@ -71,26 +71,29 @@ def command(
     --state-dtype float16 halves it); names of classes and settings of the recipe change the header a little.
     """
     from ..compress.analysis.estimate import estimate
-    from ..compress.config import ModelConfig, SubnetworkConfig, validated
     from ..compress.inputs import TextSpec
+    from ..compress.methods.presets import read_recipe
 
-    sections = {"model": {"name": model, "width": width, "affine": affine}}
-    sections["subnetwork"] = {
-        "sparsity": sparsity,
-        "method": method,
-        "distribution": distribution,
-        "coats": coats,
-        "frozen": frozen,
-    }
-    given: dict[str, dict[str, Any]] = {
-        name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()
+    def given(**settings: Any) -> dict[str, Any]:
+        return {key: value for key, value in settings.items() if value is not None}
+
+    selection = given(multiplicity=multiplicity, frozen=frozen)
+    sections = {
+        "model": given(name=model, width=width, affine=affine),
+        "subnetwork": given(
+            method=method,
+            sparsity=None if method == "dense" else sparsity,
+            distribution=distribution,
+            selection=selection or None,
+        ),
     }
     if (tokens is None) != (vocabulary is None):
         raise click.UsageError("--tokens and --vocabulary belong together: give both, for a model that takes texts.")
     text = None if tokens is None or vocabulary is None else TextSpec(tokens, vocabulary)
+    recipe = read_recipe(sections, "options")
     found = estimate(
-        validated(ModelConfig, given["model"], "model"),
-        validated(SubnetworkConfig, given["subnetwork"], "subnetwork"),
+        recipe.model,
+        recipe.subnetwork,
         num_classes=classes,
         image_shape=None if text else (channels, image_size, image_size),
         text=text,

@@ -153,12 +153,12 @@ def _torch_classifier(file: Path, model: str | None, device: torch.device, max_w
 def _onnx_classifier(file: Path) -> _Classifier:
     import torch
 
-    from ..compress.config import Recipe, validated
+    from ..compress.methods.presets import stored_recipe
     from ..export import OnnxClassifier
 
     classifier = OnnxClassifier(file)
     text = classifier.metadata.get("iterand.recipe")
-    recipe = validated(Recipe, json.loads(text), f"{file}: recipe") if text else None
+    recipe = stored_recipe(json.loads(text), f"{file}: recipe") if text else None
 
     def logits(inputs: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(classifier.logits(inputs.numpy()))

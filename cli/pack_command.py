@@ -61,7 +61,6 @@ def command(
     from ..compress.files.kinds import check_kind
     from ..compress.files.names import shell_word
     from ..compress.files.outputs import beside
-    from ..compress.methods import resolve
     from ..compress.models import is_factory, is_foreign
     from ..compress.pack import network_of_checkpoint, trained_error, with_state_dtype
     from ..compress.rebuild import rebuild
@@ -115,7 +114,7 @@ def command(
     if with_weights is not None:
         lost = f"; largest error {error:.2g}, in {worst}" if worst else ", exact"
         click.echo(f"trained weights {report.value_bits // 8:,} bytes in {with_weights}{lost}")
-    elif resolve(run.recipe.subnetwork).criterion is not None:
+    elif run.recipe.subnetwork.prune is not None:
         click.echo("a ticket: its weights are those that training began with; --with-weights stores the trained ones")
     if rounding.dtype == "exact":
         click.echo(f"state {rounding.bytes:,} bytes, exact")

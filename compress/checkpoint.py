@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
-from .config import Recipe, validated
+from .config import Recipe
 from .errors import CheckpointError, first_line
 from .files.atomic import atomic_path
 from .files.kinds import check_kind
 from .inputs import TextSpec
+from .methods.presets import stored_recipe
 from .models import AnyArchitecture, read_architecture
 from .models.state import module_versions, with_versions
 
@@ -189,7 +190,7 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
     if not expected - _LATER <= set(found) <= expected:
         raise CheckpointError(f"{path}: damaged: expected the keys {sorted(expected)}, got {sorted(found)}")
     return Checkpoint(
-        recipe=validated(Recipe, found["recipe"], f"{path}: recipe"),
+        recipe=stored_recipe(found["recipe"], f"{path}: recipe"),
         architecture=read_architecture(found["architecture"]),
         data=DataInfo.from_dict(found["data"]),
         position=Position(**found["position"]),

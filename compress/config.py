@@ -9,38 +9,32 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError, did_you_mean
+from .seed.codebooks import Codebook, get_codebook
+from .seed.frozen import Frozen
+from .seed.philox import DECISION_STEPS
 
 __all__ = [
     "DISTRIBUTIONS",
-    "METHODS",
     "DataConfig",
     "ModelConfig",
+    "PruneAtInit",
     "Recipe",
+    "Recycle",
+    "Resample",
+    "Section",
+    "Selection",
     "SubnetworkConfig",
     "TrainConfig",
     "validated",
 ]
 
-Method = Literal[
-    "iterand",
-    "edge-popup",
-    "recycling",
-    "biprop",
-    "biprop-recycling",
-    "magnitude",
-    "random",
-    "snip",
-    "grasp",
-    "synflow",
-    "dense",
-]
-Distribution = Literal["signed-constant", "uniform", "normal"]
-METHODS: tuple[str, ...] = get_args(Method)
-DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)
 
+Distribution = Literal["signed-constant", "uniform", "normal"]
+Criterion = Literal["magnitude", "random", "snip", "grasp", "synflow"]
+DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)
 
 SectionT = TypeVar("SectionT", bound="Section")
 
@@ -51,56 +45,201 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class SubnetworkConfig(Section):
-    """How the weights of a network come to be. ``None`` stands for what the method does, or for nothing.
+class Selection(Section):
+    """How scores become a mask.
 
     Attributes:
-        method: a preset over distribution, selection and refresh (see ``methods/``).
-        distribution: codebook of the random weights.
-        selection: keep the largest scores (``signed``) or absolute scores (``magnitude``).
+        rule: keep the largest scores (``signed``) or the largest absolute scores (``magnitude``).
         scope: ``layerwise``, each layer keeps its share, or ``global``, all layers share one threshold.
-        ramp_epochs: epochs over which the sparsity rises, by a cubic law.
-        score_scale: factor on the width of the uniform distribution that the scores start from; smaller scores
-            let the mask move faster at the same learning rate.
-        sparsity: fraction of the weights (of each layer, unless the scope is global) that is pruned, in [0, 1).
-        seed: 64-bit seed of everything random.
-        resample_every: steps between two resampling events (IteRand's K_per).
-        resample_rate: probability that an event redraws a pruned weight (IteRand's r).
-        draws: number of values a weight cycles through: the n-th redraw gives draw n mod ``draws``.
-        recycle_every: epochs between two recyclings (Weight Recycling's F); 0 = never.
-        recycle_rate: share of a layer that is overwritten, up to a half.
-        recycle_after: the first epoch, counted from 0, that may begin with a recycling.
-        binarise: replace kept weights by α·sign(w) (Biprop).
-        coats: number of nested masks; a weight is taken as many times as there are masks that keep it.
-        frozen: share of the mask that follows from the seed, in (0, 1].
+        ramp_epochs: epochs over which the sparsity rises, by a cubic law; 0 = it holds from the start.
+        score_bound: scores start uniform on ±``score_bound / sqrt(fan_in)``; smaller scores let the mask move faster
+            at the same learning rate.
+        frozen: share of the mask that follows from the seed, in [0, 1].
         frozen_kept: share of the weights that is fixed to kept; by default ``frozen * (1 - sparsity)``.
-        scale_fan: whether the scale counts only the inputs that a unit keeps, so that a sparse layer passes on the
-            variance of its inputs.
-        samples_per_class: images that SNIP and GraSP look at.
-        rounds: of SynFlow.
+        multiplicity: number of nested masks; a weight is taken as many times as there are masks that keep it.
     """
 
-    method: Method = "iterand"
-    distribution: Distribution | None = None
-    selection: Literal["signed", "magnitude"] | None = None
-    scope: Literal["layerwise", "global"] | None = None
-    ramp_epochs: int | None = Field(None, ge=1)
-    score_scale: float = Field(1.0, gt=0)
-    sparsity: float = Field(0.5, ge=0, lt=1)
-    seed: int = Field(0, ge=0, lt=2**64)
-    resample_every: int = Field(300, ge=1)
-    resample_rate: float = Field(0.1, ge=0, le=1)
-    draws: int = Field(256, ge=1, le=256)
-    recycle_every: int | None = Field(None, ge=0)
-    recycle_rate: float | None = Field(None, gt=0, le=0.5)
-    recycle_after: int | None = Field(None, ge=0)
-    binarise: bool | None = None
-    coats: int | None = Field(None, ge=1, le=127)
-    frozen: float | None = Field(None, gt=0, le=1)
+    rule: Literal["signed", "magnitude"] = "magnitude"
+    scope: Literal["layerwise", "global"] = "layerwise"
+    ramp_epochs: int = Field(0, ge=0)
+    score_bound: float = Field(1.0, gt=0)
+    frozen: float = Field(0.0, ge=0, le=1)
     frozen_kept: float | None = Field(None, ge=0, le=1)
-    scale_fan: bool | None = None
+    multiplicity: int = Field(1, ge=1, le=127)
+
+
+class Resample(Section):
+    """IteRand's refresh of pruned weights.
+
+    Attributes:
+        every: steps between two resampling events (K_per).
+        rate: probability that an event redraws a pruned weight (r).
+        draws: number of values that a weight cycles through: the n-th redraw gives draw n mod ``draws``.
+    """
+
+    every: int = Field(300, ge=1)
+    rate: float = Field(0.1, ge=0, le=1)
+    draws: int = Field(256, ge=1, le=256)
+
+    @property
+    def threshold(self) -> int:
+        """``rate`` in units of 1 / 65536: a pruned weight whose 16 random bits are below it is redrawn."""
+        return round(self.rate * DECISION_STEPS)
+
+    @model_validator(mode="after")
+    def _check(self) -> Resample:
+        if self.rate > 0 and not self.threshold:
+            raise ValueError(
+                f"rate: expected 0 or at least {1 / DECISION_STEPS:.1e} (1/{DECISION_STEPS}), got {self.rate}"
+            )
+        return self
+
+
+class Recycle(Section):
+    """Weight Recycling's refresh.
+
+    Attributes:
+        every: epochs between two recyclings (F).
+        rate: share of a layer that is overwritten, up to a half.
+        after: the first epoch, counted from 0, that may begin with a recycling.
+    """
+
+    every: int = Field(10, ge=1)
+    rate: float = Field(0.2, gt=0, le=0.5)
+    after: int = Field(0, ge=0)
+
+
+class PruneAtInit(Section):
+    """Pruning once, before training, by one threshold for all layers.
+
+    Attributes:
+        criterion: what the mask keeps the most of.
+        samples_per_class: images that SNIP and GraSP look at; ``None`` for the others.
+        rounds: of SynFlow; ``None`` for the others.
+    """
+
+    criterion: Criterion
     samples_per_class: int | None = Field(None, ge=1)
     rounds: int | None = Field(None, ge=1)
+
+    @property
+    def looks_at_data(self) -> bool:
+        """Whether the criterion needs a sample of the training data."""
+        return self.criterion in ("snip", "grasp")
+
+    @model_validator(mode="after")
+    def _check(self) -> PruneAtInit:
+        if self.samples_per_class is not None and not self.looks_at_data:
+            raise ValueError(f"samples_per_class: {self.criterion} looks at no data; leave it out")
+        if self.rounds is not None and self.criterion != "synflow":
+            raise ValueError(f"rounds: {self.criterion} has no rounds; leave it out")
+        return self
+
+
+class SubnetworkConfig(Section):
+    """How the weights of a network come to be: independent choices, which the methods of the literature combine.
+
+    Exactly one of three things is trained: scores, by which ``selection`` keeps some of the random weights; the
+    weights that ``prune`` keeps; or, with neither, all weights (dense training).
+
+    Attributes:
+        method: name of the method that made the choices, for reports (see ``methods/presets.py``).
+        seed: 64-bit seed of everything random.
+        sparsity: fraction of the weights (of each layer, unless one threshold holds for all) that is pruned, in [0, 1).
+        distribution: codebook of the random weights.
+        scale_fan: whether the scale counts only the inputs that a unit keeps, so that a sparse layer passes on the
+            variance of its inputs.
+        binarise: replace kept weights by α·sign(w) (Biprop).
+        selection: how trained scores become a mask; ``None`` if weights are trained.
+        resample: IteRand's refresh of pruned weights; ``None`` = never.
+        recycle: Weight Recycling's refresh; ``None`` = never.
+        prune: how the mask is found before training; ``None`` if it is found in training, or nothing is pruned.
+    """
+
+    method: str
+    seed: int = Field(0, ge=0, lt=2**64)
+    sparsity: float = Field(0.5, ge=0, lt=1)
+    distribution: Distribution = "signed-constant"
+    scale_fan: bool = False
+    binarise: bool = False
+    selection: Selection | None = None
+    resample: Resample | None = None
+    recycle: Recycle | None = None
+    prune: PruneAtInit | None = None
+
+    @property
+    def codebook(self) -> Codebook:
+        """The distribution of the random weights."""
+        return get_codebook(self.distribution)
+
+    @property
+    def binarised(self) -> bool:
+        """Whether kept weights become α·sign(w) with an α that is not the scale anyway, as it is for two values."""
+        return self.binarise and not self.codebook.two_valued
+
+    @property
+    def fan_factor(self) -> float:
+        """Mean square of the multiples (0 = pruned) that weights are taken at: what ``scale_fan`` divides out."""
+        multiplicity = self.selection.multiplicity if self.selection else 1
+        return (1 - self.sparsity) * (multiplicity + 1) * (2 * multiplicity + 1) / 6
+
+    @property
+    def frozen(self) -> Frozen | None:
+        """What the seed fixes of the mask."""
+        selection = self.selection
+        if selection is None or not selection.frozen:
+            return None
+        kept = selection.frozen * (1 - self.sparsity) if selection.frozen_kept is None else selection.frozen_kept
+        thresholds = [
+            min(round(share * DECISION_STEPS), DECISION_STEPS - 1) for share in (selection.frozen - kept, kept)
+        ]
+        if not any(thresholds):
+            raise ValueError(
+                f"selection.frozen: expected at least {1 / DECISION_STEPS:.1e} (1/{DECISION_STEPS}), "
+                f"got {selection.frozen}"
+            )
+        return Frozen(*thresholds)
+
+    @model_validator(mode="after")
+    def _check(self) -> SubnetworkConfig:
+        if self.selection is None:
+            for key in ("binarise", "resample", "recycle"):
+                if getattr(self, key):
+                    raise ValueError(f"{key}: {self.method} trains weights, and has no scores; leave it out")
+            if self.prune is None and (self.scale_fan or self.sparsity):
+                key = "scale_fan" if self.scale_fan else "sparsity"
+                raise ValueError(f"{key}: {self.method} prunes nothing; leave it out")
+        elif self.prune is not None:
+            raise ValueError("prune: a mask is found in training (selection) or before it (prune); give one of them")
+        if self.prune is not None and self.prune.criterion == "magnitude" and self.codebook.two_valued:
+            raise ValueError(
+                f"distribution: the weights of {self.distribution} differ in sign only, and magnitude pruning compares "
+                "magnitudes; give normal or uniform"
+            )
+        if self.selection is not None:
+            self._check_selection(self.selection)
+        return self
+
+    def _check_selection(self, selection: Selection) -> None:
+        if selection.multiplicity > 1 and not (self.codebook.two_valued or self.binarise):
+            raise ValueError(
+                f"selection.multiplicity: multiples of {self.distribution} weights do not fit the int8 codes of a "
+                "file; give distribution signed-constant, or binarise"
+            )
+        if not selection.frozen:
+            if selection.frozen_kept is not None:
+                raise ValueError("selection.frozen_kept: nothing is frozen; give selection.frozen, or leave it out")
+            return
+        kept = selection.frozen * (1 - self.sparsity) if selection.frozen_kept is None else selection.frozen_kept
+        pruned = selection.frozen - kept
+        if kept > selection.frozen:
+            raise ValueError(f"selection.frozen_kept: expected at most frozen = {selection.frozen}, got {kept}")
+        if kept > 1 - self.sparsity or pruned > self.sparsity + 1e-9:
+            raise ValueError(
+                f"selection.frozen: a share of {pruned:g} fixed to pruned and {kept:g} to kept leaves no mask of "
+                f"sparsity {self.sparsity:g}; lower frozen, or change frozen_kept"
+            )
+        assert self.frozen is not None  # which refuses a share that is rounded to nothing
 
 
 class DataConfig(Section):
@@ -171,7 +310,7 @@ class TrainConfig(Section):
         lr_batch: batch size that ``lr`` and ``cooldown_lr`` are meant for: they are multiplied by
             ``batch_size / lr_batch``. ``None`` takes them as they are, whatever the batch.
         sync_batchnorm: whether BatchNorm normalises by the whole batch where several processes train one network.
-            Without it, each normalises by its part, and the running statistics are those of the first process.
+            Without it, each normalises by its own share, and the running statistics are those of the first process.
     """
 
     epochs: int = Field(30, ge=1)
@@ -192,9 +331,9 @@ class TrainConfig(Section):
 class Recipe(Section):
     """Everything that determines a training run, apart from the data on disk and the machine."""
 
+    subnetwork: SubnetworkConfig
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
-    subnetwork: SubnetworkConfig = SubnetworkConfig()
     train: TrainConfig = TrainConfig()
 
 
@@ -212,16 +351,25 @@ def validated(section: type[SectionT], values: dict[str, Any], where: str) -> Se
 
 def _first_problem(section: type[BaseModel], error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
-    path = [str(part) for part in problem["loc"]]
+    path = [str(key) for key in problem["loc"]]
     name = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        owner: Any = section
-        for part in path[:-1]:
-            owner = owner.model_fields[part].annotation
+        owner = section
+        for key in path[:-1]:
+            owner = _section_of(owner.model_fields[key].annotation)
         return f"unknown key {name!r}{did_you_mean(path[-1], owner.model_fields)}"
-    found = problem["input"]
+    if problem["type"] == "value_error":  # of a validator above, which names the key
+        return f"{name}.{problem['ctx']['error']}".lstrip(".")
+    given = problem["input"]
     if problem["type"] == "literal_error":
         expected = str(problem["ctx"]["expected"])
-        hint = did_you_mean(str(found), [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")])
-        return f"{name}: unknown {found!r}{hint}"
-    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {found!r}"
+        hint = did_you_mean(str(given), [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")])
+        return f"{name}: unknown {given!r}{hint}"
+    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {given!r}"
+
+
+def _section_of(annotation: Any) -> type[BaseModel]:
+    """The section that a field holds, which may be optional."""
+    return next(
+        kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)
+    )

@@ -9,7 +9,7 @@ from .checkpoint import DataInfo
 from .config import Recipe
 from .data import DataBundle
 from .errors import ConfigError
-from .mask.masking import make_subnetwork
+from .mask.masking import mask_model
 from .models import AnyArchitecture, build_model, resolve, resolve_text
 
 __all__ = ["architecture_of", "build_network", "describe", "resolve_device", "step_seed"]
@@ -18,7 +18,7 @@ __all__ = ["architecture_of", "build_network", "describe", "resolve_device", "st
 def build_network(recipe: Recipe, architecture: AnyArchitecture, *, allow_import: bool) -> nn.Module:
     """The network a recipe starts from, on the CPU, with the initial weights and scores of its seed."""
     model = build_model(architecture, seed=recipe.subnetwork.seed, allow_import=allow_import)
-    return make_subnetwork(model, recipe.subnetwork)
+    return mask_model(model, recipe.subnetwork)
 
 
 def architecture_of(recipe: Recipe, data: DataBundle) -> AnyArchitecture:
@@ -35,12 +35,17 @@ def describe(data: DataBundle) -> DataInfo:
     return DataInfo(data.name, list(data.classes), list(data.image_shape), list(data.mean), list(data.std), data.text)
 
 
-def step_seed(seed: int, step: int, part: int = 0) -> int:
-    """A seed for torch's own generator, used by layers like dropout: a function of seed, step and part of the batch.
+def step_seed(seed: int, step: int, micro_batch: int = 0) -> int:
+    """A seed for torch's own generator, used by layers like dropout: a function of seed, step and micro-batch.
 
-    The parts of a batch, each computed by a process of its own or all by one, must not share their dropout.
+    The micro-batches of a step, computed by processes of their own or all by one, must not share their dropout.
+
+    Args:
+        seed: of the network.
+        step: number of the training step.
+        micro_batch: number of the micro-batch among those of all processes.
     """
-    return (seed + (step + 1) * 0x9E3779B97F4A7C15 + part * 0xD1B54A32D192ED03) % 2**63
+    return (seed + (step + 1) * 0x9E3779B97F4A7C15 + micro_batch * 0xD1B54A32D192ED03) % 2**63
 
 
 def resolve_device(name: str) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from .files.atomic import check_output
 from .inputs import InputSpec, TextInput
 from .mask.codes import codes_of
 from .mask.layers import masked_layers, pruned_layers
-from .mask.masked_weight import coats_of, fixed_of
+from .mask.masked_weight import fixed_by_seed, multiples
 from .mask.spec import WeightSpec, spec_from_state
 from .mask.topk import select
 from .methods.biprop import alpha
@@ -74,7 +74,7 @@ def masked_keys(state: Mapping[str, Any]) -> tuple[list[MaskedKeys], dict[str, A
     """Tell the masked weights of a state dict from the rest of it.
 
     Args:
-        state: of a module made by ``make_subnetwork``.
+        state: of a masked module.
 
     Returns:
         The masked weights by their index, second names behind all of them; and the entries of all others.
@@ -96,12 +96,12 @@ def masked_keys(state: Mapping[str, Any]) -> tuple[list[MaskedKeys], dict[str, A
             if not _same_layer(state, keys, other):
                 raise SeedMaskError(
                     f"layers {other.name} and {keys.name} have the same random weights (index {spec.tensor}); "
-                    "make_subnetwork() was called on parts of this model: call it once, on the whole"
+                    "Subnetwork() was created on parts of this model: create it once, on the whole"
                 )
             second.append(keys)
     if len({keys.spec.seed for keys in found.values()}) > 1 or sorted(found) != list(range(len(found))):
         raise SeedMaskError(
-            "expected the layers of one subnetwork, got a mixture; call make_subnetwork() on the whole model"
+            "expected the layers of one subnetwork, got a mixture; create Subnetwork() on the whole model"
         )
     masked = [*(found[index] for index in range(len(found))), *second]
     prefixes = {keys.prefix: keys.name for keys in masked}
@@ -142,7 +142,7 @@ def network_of(
     ``with_weights``, the trained network.
 
     Args:
-        state: ``model.state_dict()`` of a module made by ``make_subnetwork``; on any device.
+        state: ``model.state_dict()`` of a masked module; on any device.
         architecture: what ``build_model`` needs to build the plain module.
         input: shape and normalisation of an image, or the tokeniser of a text.
         classes: names of the classes.
@@ -170,8 +170,8 @@ def network_of(
             tensors.append(_again(name, tensors[spec.tensor], spec))
         elif spec.selection == "unpruned":
             raise SeedMaskError(
-                f"{name}: was never pruned, so there is no mask to pack: call find_ticket(model, config, inputs) after "
-                "make_subnetwork(model, config), and train it then"
+                f"{name}: was never pruned, so there is no mask to pack: call prune_at_init(subnet, …) after "
+                "Subnetwork(model, config), and train it then"
             )
         elif spec.selection == "fixed":
             tensors.append(_ticket(name, spec, original, state[f"{keys.prefix}0.mask"].cpu(), with_weights))
@@ -218,7 +218,7 @@ def _subnetwork_tensor(
     name: str, spec: WeightSpec, scores: Tensor, draws: Tensor | None, current: Tensor | None
 ) -> MaskedTensor:
     """A tensor whose mask follows from scores."""
-    fixed = fixed_of(spec, scores.device)
+    fixed = fixed_by_seed(spec, scores.device)
     mask = select(scores, spec.kept, spec.selection, fixed)
     codebook, scale = spec.codebook, np.float32(spec.scale)
     if spec.binarised:
@@ -234,7 +234,7 @@ def _subnetwork_tensor(
         draws=draws.cpu().numpy() if draws is not None and current is None else None,
         current=current.cpu().numpy() if current is not None else None,
         frozen=Frozen(*spec.frozen) if spec.frozen != (0, 0) else None,
-        coats=coats_of(scores, spec, fixed).numpy() if spec.coats > 1 else None,
+        coats=multiples(scores, spec, fixed).numpy() if spec.multiplicity > 1 else None,
     )
 
 
@@ -296,19 +296,25 @@ def pack(
     coding: str = "auto",
     state_dtype: str = "exact",
     with_weights: str | None = None,
-    **about: Any,
+    input: InputSpec | TextInput | None = None,  # noqa: A002
+    classes: Sequence[str] | None = None,
+    architecture: dict[str, Any] | None = None,
+    recipe: dict[str, Any] | None = None,
 ) -> PackReport:
     """Write a subnetwork to a ``.seedmask`` file.
 
     Args:
-        model: a module made by ``make_subnetwork``; what wraps it (``DataParallel``, ``torch.compile``) is left out.
+        model: a masked module; what wraps it (``DataParallel``, ``torch.compile``) is left out.
             The file holds its state dict; see `recover` for what a constructor keeps beside that.
         path: the file; replaced atomically.
         coding: of masks and logs: ``auto`` (as small as it gets), ``raw`` or ``rans``.
         state_dtype: ``exact``, or ``float16`` to round the unmasked state, which changes outputs a little.
         with_weights: of a network that was pruned at initialisation, as in ``network_of``; ``initial`` packs the ticket
             alone, whose weights are those it started from.
-        about: ``architecture``, ``input``, ``classes``, ``recipe`` as in ``network_of``.
+        input: the images or texts that the network takes, for commands that evaluate or export the file.
+        classes: names of the classes.
+        architecture: what ``build_model`` needs to build the plain module.
+        recipe: settings of the run, for information.
 
     Raises:
         SeedMaskError: there is nothing to pack, trained weights would be lost, a value of the state does not fit its
@@ -316,11 +322,19 @@ def pack(
         ConfigError: there is no such coding or dtype; something else was put on top of a mask.
     """
     check_output(path, kind="seedmask")
-    list(masked_layers(model)), list(pruned_layers(model))  # which look for what a state dict does not show
+    masked_layers(model), pruned_layers(model)  # which look for what a state dict does not show
     if with_weights is None:
         _require_untrained(model)
     values = None if with_weights == "initial" else with_weights
-    network, _ = with_state_dtype(network_of(plain_state(model), with_weights=values, **about), state_dtype)
+    network = network_of(
+        plain_state(model),
+        architecture=architecture,
+        input=input,
+        classes=None if classes is None else list(classes),
+        recipe=recipe,
+        with_weights=values,
+    )
+    network, _ = with_state_dtype(network, state_dtype)
     return write_seedmask(network, Path(path), coding=coding)
 
 

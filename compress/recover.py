@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import methods
 from .checkpoint import DataInfo, is_checkpoint, load_checkpoint
-from .config import Recipe, validated
+from .config import Recipe
 from .data.bundle import normalize
 from .errors import ConfigError, SeedMaskError
 from .inputs import InputSpec, TextInput
-from .mask.masking import materialise
+from .mask.masking import to_dense
+from .methods.presets import PRESETS, stored_recipe
 from .models import build_model
 from .models.state import load_state, mismatch, unwrapped
 from .networks import resolve_device
@@ -37,9 +37,9 @@ __all__ = [
     "PackedTicket",
     "data_info",
     "known_recipe",
+    "load",
     "load_network",
     "load_ticket",
-    "recover",
     "recover_on_device",
 ]
 
@@ -163,7 +163,7 @@ def _upload(row: Row, device: torch.device) -> Tensor:
     return (symbols.unsqueeze(1) >> shifts & 1).reshape(-1)[: row.count]
 
 
-def recover(path: str | Path, model: nn.Module | None = None, *, max_weights: int | None = None) -> nn.Module:
+def load(path: str | Path, model: nn.Module | None = None, *, max_weights: int | None = None) -> nn.Module:
     """Recover a network from a ``.seedmask`` file, bit for bit.
 
     Args:
@@ -234,7 +234,7 @@ def known_recipe(file: SeedMask) -> Recipe | None:
     if file.manifest.recipe is None:
         return None
     try:
-        return validated(Recipe, file.manifest.recipe, f"{file.path}: recipe")
+        return stored_recipe(file.manifest.recipe, f"{file.path}: recipe")
     except ConfigError:
         return None  # written by another version; the weights do not depend on it
 
@@ -265,8 +265,8 @@ def load_ticket(path: str | Path, *, max_weights: int | None = None) -> PackedTi
     """
     file = read_seedmask(Path(path), max_weights=max_weights)
     recipe = known_recipe(file)
-    if recipe is not None and methods.resolve(recipe.subnetwork).criterion is None:
-        tickets = ", ".join(name for name, preset in methods.PRESETS.items() if preset.criterion)
+    if recipe is not None and recipe.subnetwork.prune is None:
+        tickets = ", ".join(name for name, preset in PRESETS.items() if preset().prune)
         raise ConfigError(
             f"{path}: its masks belong to untrained weights; they come from {recipe.subnetwork.method}, which finds "
             f"them in training; a ticket comes from one of {tickets}"
@@ -285,12 +285,12 @@ def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
     network = rebuild(checkpoint, path, model)
 
     def masked() -> SeedMask | None:
-        trains = methods.resolve(checkpoint.recipe.subnetwork)
-        if trains.trains == "weights" and trains.criterion is None:
+        config = checkpoint.recipe.subnetwork
+        if config.selection is None and config.prune is None:
             return None
-        values = "float32" if trains.trains == "weights" else None
+        values = "float32" if config.selection is None else None
         packed = dumps(network_of_checkpoint(checkpoint, with_weights=values), coding="raw")
         return loads(packed, max_weights=MAX_WEIGHTS)  # our own
 
-    plain = materialise(network).eval()
+    plain = to_dense(network).eval()
     return LoadedNetwork(plain, checkpoint.data, checkpoint.recipe, masked=masked, unfinished=checkpoint.unfinished)

@@ -18,7 +18,7 @@ from torch import nn
 from ..compress.errors import ConfigError, ExportError
 from ..compress.files.atomic import atomic_path, check_output
 from ..compress.mask.layers import masked_layers, pruned_layers
-from ..compress.mask.masking import materialise
+from ..compress.mask.masking import to_dense
 from ..compress.pack import network_of
 from ..compress.seedmask import SeedMask, dumps, loads, read_seedmask
 from .capture import LOGITS, capture, evaluation_copy, plain_module, undisturbed
@@ -219,11 +219,11 @@ def _unmasked(graph: Graph) -> int:
 def _coded(model: nn.Module, weights: SeedMask | None) -> tuple[nn.Module, dict[str, CodedWeight]]:
     """The evaluation copy, plain, and its masked weights as far as they are known."""
     if weights is None:
-        trained = "float32" if next(pruned_layers(model), None) is not None else None
-        if trained is None and next(masked_layers(model), None) is None:
+        trained = "float32" if pruned_layers(model) else None
+        if trained is None and not masked_layers(model):
             return evaluation_copy(model), {}
         weights = loads(dumps(network_of(model.state_dict(), with_weights=trained), coding="raw"))
-        model = materialise(model)
+        model = to_dense(model)
     own = model.state_dict()
     copied = evaluation_copy(model)
     parameters = copied.state_dict()
@@ -255,7 +255,7 @@ def _first_logits(model: nn.Module, copied: nn.Module, inputs: torch.Tensor) -> 
             f"{error} (an export computes in float32 throughout, and parts of the model are in {', '.join(odd)}: let "
             "forward() convert to the type of the weights, not to a fixed one)"
         ) from error
-    if next(masked_layers(model), None) is not None or next(pruned_layers(model), None) is not None:
+    if masked_layers(model) or pruned_layers(model):
         masked = logits_of(evaluation_copy(model), inputs[:1])
         difference = float((masked - logits).abs().max())
         if not difference <= accepted_difference(masked.numpy()):

@@ -7,13 +7,15 @@ import copy
 from typing import Any
 
 import torch
+from networks import refresh
+from networks import settings as make_settings
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iterand_compress.compress.config import SubnetworkConfig
-from iterand_compress.compress.mask.fused import FusedLayers
+from iterand_compress import Subnetwork, to_dense
+from iterand_compress.compress.mask.fused import FusedForward, FusedLayers
 from iterand_compress.compress.mask.layers import masked_layers
-from iterand_compress.compress.mask.masking import make_subnetwork, refresh
+from iterand_compress.compress.mask.masking import mask_model
 
 
 class Words(nn.Module):
@@ -56,7 +58,7 @@ def network(kind: str) -> tuple[nn.Module, Tensor]:
 
 def step(model: nn.Module, forward: Any, images: Tensor, fused: FusedLayers | None, rounded: bool) -> Tensor:
     labels = torch.arange(len(images)) % 5
-    around = fused.held() if fused else contextlib.nullcontext()
+    around = fused.cached_weights() if fused else contextlib.nullcontext()
     with torch.autocast("cpu", torch.bfloat16, enabled=rounded), around:
         logits = forward(images)
         loss = F.cross_entropy(logits.float(), labels)
@@ -69,9 +71,9 @@ def compare(kind: str, settings: dict[str, Any], *, channels_last: bool, rounded
     net, images = network(kind)
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    plain = make_subnetwork(net, SubnetworkConfig(sparsity=0.6, seed=4, resample_every=1, **settings))
+    plain = mask_model(net, make_settings(sparsity=0.6, seed=4, **settings))
     twin = copy.deepcopy(plain)
-    fused = FusedLayers.of(twin, channels_last=channels_last)
+    fused = FusedLayers.of(twin, masked_layers(twin), channels_last=channels_last)
     if fused is None:
         return ["nothing was fused"]
     forward = torch.compile(twin, backend="aot_eager", fullgraph=True) if compiled else twin
@@ -84,7 +86,7 @@ def compare(kind: str, settings: dict[str, Any], *, channels_last: bool, rounded
         if not torch.equal(*logits):
             found.append(f"outputs of step {index}")
         for (name, one, scores), (_, other, others) in zip(masked_layers(plain), masked_layers(twin), strict=True):
-            if other.held_weight is not None or other.held_mask is not None:
+            if other.cached_weight is not None or other.cached_mask is not None:
                 found.append(f"{name}: still held")
             if not torch.equal(one.codes, other.codes) or not equal(one.draws, other.draws):
                 found.append(f"{name}: weights of step {index}")
@@ -100,26 +102,74 @@ def equal(one: Tensor | None, other: Tensor | None) -> bool:
     return one is other if one is None or other is None else torch.equal(one, other)
 
 
-def late_backward() -> str:
-    """What becomes of a backward pass that comes after the weights were overwritten."""
+def two_passes() -> bool:
+    """Whether a backward pass that comes after another forward pass gives the gradients of plain layers."""
     net, images = network("images")
-    model = make_subnetwork(net, SubnetworkConfig(method="edge-popup"))
-    fused = FusedLayers.of(model)
-    assert fused is not None
-    with fused.held():
-        loss = model(images).sum()
-    with fused.held():
-        model(images)
-    try:
-        loss.backward()
-    except RuntimeError as error:
-        return str(error)
-    return "went through"
+    plain = mask_model(net, make_settings(method="edge-popup"))
+    twin = copy.deepcopy(plain)
+    FusedForward.register(twin)
+    for model in (plain, twin):
+        model.train()
+        first, second = model(images).sum(), model(images.flip(0)).square().sum()
+        (first + second).backward()
+    return all(
+        torch.equal(scores.grad, others.grad)
+        for (_, _, scores), (_, _, others) in zip(masked_layers(plain), masked_layers(twin), strict=True)
+    )
+
+
+def hooks() -> list[str]:
+    """What is wrong with the forward passes of a `Subnetwork`, its copy, and both after loading and freezing."""
+    net, images = network("images")
+    subnet = Subnetwork(net, make_settings(seed=4, every=1))
+    problems, calls = [], []
+    compute = FusedLayers.compute
+
+    def counted(self: FusedLayers) -> None:
+        calls.append(self)
+        compute(self)
+
+    FusedLayers.compute = counted
+    twin = copy.deepcopy(net)
+    plain = copy.deepcopy(net)
+    FusedForward.unregister(plain)
+    with torch.no_grad():
+        for _, _, scores in masked_layers(twin):
+            scores.copy_(scores.roll(3))
+    other = copy.deepcopy(plain)
+    other.load_state_dict(twin.state_dict())
+    for name, model, expected, passes in (("model", net, plain, 1), ("copy", twin, other, 1)):
+        for fused, layer_by_layer in ((model, expected), (copy.deepcopy(model), expected)):
+            calls.clear()
+            if not torch.equal(fused(images), layer_by_layer(images)):
+                problems.append(f"{name}: outputs")
+            if len(calls) != passes:
+                problems.append(f"{name}: {len(calls)} computations")
+    with subnet.cached_weights():
+        calls.clear()
+        if not torch.equal(net(images), plain(images)) or calls:
+            problems.append("cached weights were computed again")
+    calls.clear()
+    plain.load_state_dict(net.state_dict())
+    if not torch.equal(net.eval()(images), plain.eval()(images)) or calls:
+        problems.append("evaluation is layer by layer")
+    net.train(), plain.train()
+    plain.load_state_dict(twin.state_dict())
+    net.load_state_dict(twin.state_dict())
+    if not torch.equal(net(images), plain(images)):
+        problems.append("after load_state_dict")
+    net.double(), plain.double()
+    if not torch.equal(net(images.double()), plain.double()(images.double())):
+        problems.append("after .double()")
+    if any(isinstance(getattr(hook, "__self__", None), FusedForward) for hook in to_dense(net)._forward_hooks.values()):
+        problems.append("hooks on a dense copy")
+    FusedLayers.compute = compute
+    return problems
 
 
 def one_by_one() -> list[bool]:
-    """Whether networks are fused that must not be: several coats, another dtype, nothing masked."""
-    coats = make_subnetwork(network("images")[0], SubnetworkConfig(method="edge-popup", coats=3))
-    double = make_subnetwork(network("images")[0].double(), SubnetworkConfig())
-    dense = make_subnetwork(network("images")[0], SubnetworkConfig(method="dense"))
-    return [FusedLayers.of(model) is not None for model in (coats, double, dense)]
+    """Whether networks are fused that must not be: several nested masks, another dtype, nothing masked."""
+    nested = mask_model(network("images")[0], make_settings(method="edge-popup", multiplicity=3))
+    double = mask_model(network("images")[0].double(), make_settings())
+    dense = mask_model(network("images")[0], make_settings(method="dense"))
+    return [FusedLayers.of(model, masked_layers(model)) is not None for model in (nested, double, dense)]

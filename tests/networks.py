@@ -1,9 +1,16 @@
-"""What tests of the export do to networks before they use them."""
+"""Networks for tests: settings by name, refreshes step by step, and BatchNorm that is not the identity."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+
+from iterand_compress import SubnetworkConfig
+from iterand_compress.compress.mask import masking
+from iterand_compress.compress.mask.layers import masked_layers
+from iterand_compress.compress.methods.presets import PRESETS
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -17,3 +24,17 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
                 module.weight.data.normal_(generator=generator)
                 module.bias.data.normal_(generator=generator)
     return model
+
+
+def settings(method: str = "iterand", **options: Any) -> SubnetworkConfig:
+    """The settings of a method by its name in recipes."""
+    if method == "biprop-recycling":
+        method, options = "recycling", {"binarise": True, **options}
+    if method == "dense":
+        options.pop("sparsity", None)
+    return PRESETS[method](**options)
+
+
+def refresh(model: nn.Module, step: int, **counts: int) -> bool:
+    """What the method does before a training step, for a masked model."""
+    return masking.refresh(masked_layers(model), step, **counts)

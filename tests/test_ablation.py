@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from networks import refresh, settings
 from PIL import Image
 
 from conftest import fail, succeed
@@ -27,11 +28,11 @@ from iterand_compress.compress.analysis.ablation import (
     wasserstein,
 )
 from iterand_compress.compress.checkpoint import load_checkpoint, save_checkpoint
-from iterand_compress.compress.config import DataConfig, SubnetworkConfig
+from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.compress.errors import ConfigError, IterandError
 from iterand_compress.compress.mask.layers import masked_layers
-from iterand_compress.compress.mask.masking import make_subnetwork, refresh
+from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.pack import network_of, network_of_checkpoint
 from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
 from iterand_compress.compress.seed.philox import Purpose, random_words
@@ -160,7 +161,7 @@ def test_shuffled_weights_are_those_of_now_where_kept_and_of_the_start_elsewhere
 
 def test_coats_move_with_the_mask():
     coats = (np.arange(600) % 4 + 1).astype(np.uint8)
-    original = network(coats=coats)
+    original = network(multiplicity=coats)
     for index, tensor in enumerate(shuffled(original, 3).tensors):
         np.testing.assert_array_equal(tensor.coats, coats[order_of(3, index)])
     signs = random_codes(7, 1, get_codebook("signed-constant"), 0, 600)
@@ -170,7 +171,7 @@ def test_coats_move_with_the_mask():
 
 def test_reinit_keeps_masks_and_coats_and_changes_values():
     coats = (np.arange(600) % 4 + 1).astype(np.uint8)
-    original = network(coats=coats)
+    original = network(multiplicity=coats)
     changed = reinitialised(original, 8)
     for index, (mine, other) in enumerate(zip(changed.tensors, original.tensors, strict=True)):
         assert mine.mask.tobytes() == other.mask.tobytes()
@@ -197,10 +198,10 @@ def test_a_layer_without_kept_weights():
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("iterand", {"resample_every": 1, "resample_rate": 0.7, "distribution": "uniform"}),
-        ("iterand", {"resample_every": 1, "resample_rate": 0.7}),
-        ("iterand", {"resample_every": 1, "resample_rate": 0.7, "coats": 3}),
-        ("recycling", {"recycle_every": 1, "distribution": "normal"}),
+        ("iterand", {"every": 1, "rate": 0.7, "distribution": "uniform"}),
+        ("iterand", {"every": 1, "rate": 0.7}),
+        ("iterand", {"every": 1, "rate": 0.7, "multiplicity": 3}),
+        ("recycling", {"every": 1, "distribution": "normal"}),
         ("biprop", {"distribution": "uniform"}),
         ("edge-popup", {"frozen": 0.5}),
     ],
@@ -209,7 +210,7 @@ def test_a_layer_without_kept_weights():
 def test_a_file_is_changed_as_its_network_is(method, options):
     """Also where the file knows less: flips instead of draws, nothing about pruned weights."""
     model = torch.nn.Sequential(torch.nn.Linear(20, 30, bias=False), torch.nn.Linear(30, 10, bias=False))
-    make_subnetwork(model, SubnetworkConfig(method=method, seed=11, sparsity=0.4, **options))
+    mask_model(model, settings(method=method, seed=11, sparsity=0.4, **options))
     generator = torch.Generator().manual_seed(2)
     for step in range(4):
         refresh(model, step, steps_per_epoch=1, epochs=9)
@@ -453,7 +454,7 @@ def test_plots_that_cannot_be(digits, tmp_path, monkeypatch):
 
 def test_files_that_cannot_be_ablated(digits, ticket, tmp_path):
     run = load_checkpoint(digits.checkpoint)
-    dense = run.recipe.subnetwork.model_copy(update={"method": "dense"})
+    dense = settings("dense")
     save_checkpoint(replace(run, recipe=run.recipe.model_copy(update={"subnetwork": dense})), tmp_path / "dense.ckpt")
     assert "no mask to ablate: dense keeps all weights" in fail(2, "ablate", tmp_path / "dense.ckpt")
     save_checkpoint(replace(run, test=None), tmp_path / "half.ckpt")

@@ -25,7 +25,7 @@ PLAIN = override(
     Recipe(),
     {
         "model.name": "test_accumulation:plain",
-        "subnetwork.resample_every": 4,
+        "subnetwork.resample.every": 4,
         "train.batch_size": 63,
         "train.epochs": 1,
         "train.label_smoothing": 0.1,
@@ -47,7 +47,7 @@ def trained(recipe, out, monkeypatch, **options):
         loss = original(run, *arguments)
         handle.remove()
         losses.append(loss.clone())
-        layers = list(masked_layers(run.model))
+        layers = masked_layers(run.model)
         masks.append(torch.cat([masked.mask(scores) for _, masked, scores in layers]))
         scores[:] = [score.detach().clone() for _, _, score in layers]
         return loss
@@ -78,7 +78,7 @@ def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(tmp_path, monke
 @pytest.mark.parametrize(
     "changes",
     [
-        {"subnetwork.coats": 2, "subnetwork.method": "edge-popup"},
+        {"subnetwork.selection.multiplicity": 2, "subnetwork.method": "edge-popup"},
         {"subnetwork.method": "biprop", "subnetwork.distribution": "normal"},
         {"subnetwork.method": "snip", "train.lr": 0.05},
         {"subnetwork.method": "dense", "train.lr": 0.05},

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from networks import refresh, settings
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iterand_compress import load, to_dense
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
 from iterand_compress.compress.mask.masked_weight import MaskedWeight
-from iterand_compress.compress.mask.masking import make_subnetwork, materialise, refresh
-from iterand_compress.compress.mask.prune_at_init import find_ticket
+from iterand_compress.compress.mask.masking import mask_model
+from iterand_compress.compress.mask.prune_at_init import find_masks
 from iterand_compress.compress.pack import pack
-from iterand_compress.compress.recover import recover
 from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
 from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.compress.tensors import recovered_state
@@ -29,9 +30,7 @@ from iterand_compress.export import export_onnx, load_session, verify_onnx
 # Which torch computes in its own way, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
 
-ITERAND = SubnetworkConfig(
-    method="iterand", seed=3, resample_every=1, resample_rate=0.5, distribution="normal", score_scale=0.002
-)
+ITERAND = settings(method="iterand", seed=3, every=1, rate=0.5, distribution="normal", score_bound=0.002 * 6**0.5)
 CLASSES = 3
 
 
@@ -134,7 +133,7 @@ def images() -> tuple[Tensor, Tensor]:
 
 def network(kind: str, config: SubnetworkConfig = ITERAND) -> nn.Module:
     torch.manual_seed(0)
-    return make_subnetwork(NETWORKS[kind][0](), config)
+    return mask_model(NETWORKS[kind][0](), config)
 
 
 def learn(model: nn.Module, steps: int = 3) -> None:
@@ -185,7 +184,7 @@ def test_training_changes_what_is_computed_in_the_next_pass(kind: str) -> None:
         assert (name in unused) == torch.equal(scores, before[name][1]), name
     now = {name: part.mask(scores) for name, part, scores in masked_layers(model)}
     assert any(not torch.equal(now[name], before[name][0]) for name in NETWORKS[kind][1])
-    plain = materialise(model)
+    plain = to_dense(model)
     assert torch.equal(outputs(copy.deepcopy(model)), outputs(plain))
     assert not torch.equal(outputs(plain), first)
 
@@ -194,7 +193,7 @@ def test_training_changes_what_is_computed_in_the_next_pass(kind: str) -> None:
 def test_gradients_are_those_of_the_weights_times_the_random_numbers(kind: str) -> None:
     model = network(kind)
     inputs, labels = images()
-    plain = materialise(model)
+    plain = to_dense(model)
     for one in (model, plain):
         F.cross_entropy(one(inputs), labels).backward()
     for name, part, scores in masked_layers(model):
@@ -209,14 +208,14 @@ def test_a_plain_network_comes_out(kind: str, tmp_path: Path) -> None:
     make, _ = NETWORKS[kind]
     model = network(kind)
     learn(model)
-    plain, fresh = materialise(model), make()
+    plain, fresh = to_dense(model), make()
     assert [type(module) for module in plain.modules()] == [type(module) for module in fresh.modules()]
     assert list(plain.state_dict()) == list(fresh.state_dict())
     assert [name for name, _ in plain.named_parameters()] == [name for name, _ in fresh.named_parameters()]
     pack(model, tmp_path / "m.seedmask")
     found = recovered_state(read_seedmask(tmp_path / "m.seedmask"))
     assert found.keys() == fresh.state_dict().keys()
-    recovered = recover(tmp_path / "m.seedmask", fresh)
+    recovered = load(tmp_path / "m.seedmask", fresh)
     assert torch.equal(outputs(recovered), outputs(model))
     for module in plain.modules():
         if isinstance(module, nn.RNNBase):
@@ -260,16 +259,16 @@ def test_a_pass_computes_each_weight_once(kind: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("method", ["snip", "grasp", "magnitude", "synflow", "dense"])
 @pytest.mark.parametrize("kind", ["attention", "encoder", "gru", "lstm with projection"])
 def test_weights_that_are_trained(kind: str, method: str, tmp_path: Path) -> None:
-    config = SubnetworkConfig(method=method, seed=3, distribution="normal", sparsity=0.5)
+    config = settings(method=method, seed=3, distribution="normal", sparsity=0.5)
     model = network(kind, config)
     inputs = (4, 2, 3) if method == "synflow" else images()
     if method != "dense":
-        find_ticket(model, config, inputs)
+        find_masks(model, config, inputs)
         assert {name for name, _, _ in pruned_layers(model)} > NETWORKS[kind][1].keys()
     learn(model)
     if method != "dense":
         pack(model, tmp_path / "m.seedmask", with_weights="float32")
-        recovered = recover(tmp_path / "m.seedmask", NETWORKS[kind][0]())
+        recovered = load(tmp_path / "m.seedmask", NETWORKS[kind][0]())
         assert torch.equal(outputs(recovered), outputs(model))
 
 
@@ -321,7 +320,7 @@ class Everything(nn.Module):
 @pytest.mark.parametrize("distribution", ["normal", "signed-constant"])
 def test_every_form_of_an_onnx_file_computes_the_same_bits(distribution: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = make_subnetwork(Everything(), ITERAND.model_copy(update={"distribution": distribution}))
+    model = mask_model(Everything(), ITERAND.model_copy(update={"distribution": distribution}))
     learn(model)
     found = []
     for form in ("dense", "packed", "int8", "seeded"):
@@ -329,7 +328,7 @@ def test_every_form_of_an_onnx_file_computes_the_same_bits(distribution: str, tm
         report = export_onnx(model, tmp_path / "m.onnx", form=form, **image)
         assert report.unmasked_bytes == 0
         verified = verify_onnx(tmp_path / "m.onnx")
-        assert verified.weights == len(list(masked_layers(model))) == 20
+        assert verified.weights == len(masked_layers(model)) == 20
         assert verified.recovered == (0 if form == "dense" else 20)
         pixels = images()[0]
         found.append(load_session(tmp_path / "m.onnx").run(None, {"pixels": pixels.numpy()})[0])
@@ -345,7 +344,7 @@ def test_weights_cannot_be_assigned() -> None:
 
 
 def test_where_leaves_all_of_a_layer_out() -> None:
-    model = make_subnetwork(Encoding(), ITERAND, where=lambda _, layer: not isinstance(layer, nn.MultiheadAttention))
+    model = mask_model(Encoding(), ITERAND, filter_fn=lambda layer, _: not isinstance(layer, nn.MultiheadAttention))
     names = [name for name, _, _ in masked_layers(model)]
     assert "encoder.layers.0.self_attn.out_proj.weight" in names
     assert not any(name.endswith("in_proj_weight") for name in names)

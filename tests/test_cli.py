@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 
 from conftest import fail, invoke, succeed
-from iterand_compress import load_network, read_seedmask, recover
+from iterand_compress import load, load_network, read_seedmask
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.models import Architecture, build_model
 from iterand_compress.compress.tensors import recovered_state
@@ -28,7 +28,7 @@ def test_three_files_one_accuracy(digits):
 
 def test_packed_weights_are_the_trained_weights(digits):
     trained = load_network(digits.checkpoint).model.state_dict()
-    recovered = recover(digits.seedmask).state_dict()
+    recovered = load(digits.seedmask).state_dict()
     assert trained.keys() == recovered.keys()
     for name, value in trained.items():
         assert torch.equal(value, recovered[name]), name
@@ -63,7 +63,7 @@ def test_inspect(digits):
     totals = report["totals"]
     assert report["architecture"]["name"] == "digits-cnn"
     assert report["architecture"]["width"] == 0.5
-    assert report["recipe"]["subnetwork"]["resample_every"] == 10
+    assert report["recipe"]["subnetwork"]["resample"]["every"] == 10
     assert totals["file_bytes"] == digits.seedmask.stat().st_size
     assert totals["weights"] == sum(layer["weights"] for layer in report["layers"])
     assert totals["mask_bound"] == pytest.approx(1.0, abs=1e-3)
@@ -135,7 +135,7 @@ MISTAKES = [
     (2, ("train", "--sparsity", 1), "subnetwork.sparsity: input should be less than 1, got 1.0"),
     (2, ("train", "--sparsity", -0.5), "subnetwork.sparsity: input should be greater than or equal to 0"),
     (2, ("train", "--sparsity", 0.9999), "too small for sparsity 0.9999"),
-    (2, ("train", "--draws", 300), "subnetwork.draws: input should be less than or equal to 256, got 300"),
+    (2, ("train", "--draws", 300), "subnetwork.resample.draws: input should be less than or equal to 256, got 300"),
     (2, ("train", "--device", "cuda:7"), "device: 'cuda:7' was asked for"),
     (2, ("train", "--device", "gpu"), "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
     (2, ("train", "--set", "train.learning_rate=1"), "unknown key 'train.learning_rate'"),

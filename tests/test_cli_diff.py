@@ -293,7 +293,7 @@ def test_a_trained_network_against_another_seed_and_itself(digits, tmp_path):
     succeed("train", "--epochs", 1, "--width", 0.5, "--seed", 1, "--device", "cpu", "--out", other, "-q")
     succeed("pack", other)
     found = diff(digits.seedmask, other.with_suffix(".seedmask"))
-    assert {"seed", "recipe.subnetwork.seed", "recipe.train.epochs", "recipe.subnetwork.resample_every"} == {
+    assert {"seed", "recipe.subnetwork.seed", "recipe.train.epochs", "recipe.subnetwork.resample.every"} == {
         entry["setting"] for entry in found["settings"]
     }
     total = found["totals"]

@@ -20,10 +20,10 @@ RUNS = {
     "biprop-recycling": ("--method", "biprop-recycling", "--recycle-every", 1, "--distribution", "normal"),
     "global": ("--method", "edge-popup", "--scope", "global", "--ramp-epochs", 2, "--sparsity", 0.9),
     "frozen": ("--method", "edge-popup", "--frozen", 0.5),
-    "multicoated": ("--method", "edge-popup", "--coats", 3),
+    "multicoated": ("--method", "edge-popup", "--multiplicity", 3),
     "binary activations": ("--method", "biprop", "--activation", "binary", "--affine", "--optimizer", "adam"),
     "snip": ("--method", "snip", "--sparsity", 0.8),
-    "synflow": ("--method", "synflow", "--sparsity", 0.8, "--set", "subnetwork.rounds=5"),
+    "synflow": ("--method", "synflow", "--sparsity", 0.8, "--set", "subnetwork.prune.rounds=5"),
 }
 
 
@@ -39,7 +39,7 @@ def test_recovers_bit_for_bit_and_scores_the_same(options, tmp_path):
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
     assert json.loads(succeed("eval", file, "--json"))["accuracy"] == trained["test_accuracy"] > 0.2
-    assert (packed["coat_bits"] > 0) == ("--coats" in options)
+    assert (packed["coat_bits"] > 0) == ("--multiplicity" in options)
     assert (packed["value_bits"] > 0) == bool(exact)
     assert file.stat().st_size == packed["file_bytes"] < packed["dense_bytes"]
 
@@ -78,7 +78,7 @@ def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--method", "snip", "--coats", 2), "coats = 2: snip trains weights, and has no scores; leave it out"),
+        (("--method", "snip", "--multiplicity", 2), "coats = 2: snip trains weights, and has no scores; leave it out"),
         (("--method", "recycling"), "comes never in 3 epochs; lower recycle_every"),
         (("--ramp-epochs", 4), "ramp_epochs: expected at most the 3 epochs of the run"),
         (("--method", "snap"), "subnetwork.method: unknown 'snap'; did you mean 'snip'"),
@@ -96,7 +96,7 @@ def test_refusals(options, message, tmp_path):
 
 
 def test_a_class_that_is_missing_from_the_sample_is_named(tmp_path):
-    options = ("--method", "snip", "--set", "subnetwork.samples_per_class=1000")
+    options = ("--method", "snip", "--set", "subnetwork.prune.samples_per_class=1000")
     line = fail(1, "train", *SMALL, *options, "--out", tmp_path / "m.ckpt")
     assert "class '0': expected 1000 training images for the sample, got 123; add images, or lower" in line
     assert not list(tmp_path.iterdir())

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import settings as make_settings
 
 from conftest import fail, invoke, succeed
-from iterand_compress import SubnetworkConfig, make_subnetwork, pack, read_seedmask
+from iterand_compress import pack, read_seedmask
 from iterand_compress.cli import app
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.files.kinds import kind_of
+from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.models.architecture import Architecture
 from iterand_compress.compress.models.build import build
 
@@ -187,7 +189,7 @@ def foreign(tmp_path_factory) -> Path:
             self.層 = torch.nn.Linear(4, 4)
 
     path = tmp_path_factory.mktemp("foreign") / "сеть→.seedmask"
-    pack(make_subnetwork(Net(), SubnetworkConfig(sparsity=0.5)), path)
+    pack(mask_model(Net(), make_settings(sparsity=0.5)), path)
     assert [entry.name for entry in read_seedmask(path).tensors] == ["слой.weight", "層.weight"]
     return path
 

@@ -6,15 +6,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from networks import settings
 from safetensors.numpy import load_file
 from test_packaging import modules_after
 
 from conftest import fail, succeed
-from iterand_compress import SubnetworkConfig, load_network, make_subnetwork, pack, read_seedmask
+from iterand_compress import load_network, pack, read_seedmask
 from iterand_compress.cli.options import STATE_DTYPE_CHOICES, max_weights_option
 from iterand_compress.cli.pack_command import command as pack_command
 from iterand_compress.compress import recover as recovery
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
+from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.models import Architecture, build_model
 from iterand_compress.compress.recover import recover_on_device
 from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook
@@ -228,7 +230,7 @@ def test_pack_in_python_takes_the_same_choices(tmp_path):
     from torch import nn
 
     model = nn.Sequential(nn.Linear(64, 40), nn.BatchNorm1d(40))
-    make_subnetwork(model, SubnetworkConfig(sparsity=0.9))
+    mask_model(model, settings(sparsity=0.9))
     auto = pack(model, tmp_path / "auto")
     raw = pack(model, tmp_path / "raw", coding="raw", state_dtype="float16")
     assert raw.mask_bits == 64 * 40

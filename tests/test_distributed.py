@@ -43,7 +43,7 @@ WHOLE = override(
         "model.affine": True,
         "data.crop": "shift",
         "data.pad": 1,
-        "subnetwork.resample_every": 4,
+        "subnetwork.resample.every": 4,
         "train.epochs": 1,
         "train.sync_batchnorm": True,
     },
@@ -173,7 +173,7 @@ def scenarios(folder):
     def perturbed(run, pixels):
         if group.rank == 1:
             with torch.no_grad():
-                _, _, scores = next(masked_layers(run.model))
+                _, _, scores = masked_layers(run.model)[0]
                 scores[0] = torch.nextafter(scores[0], torch.tensor(9.0))
         return pixels
 

@@ -4,13 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from networks import settings as make_settings
 
 from conftest import fail, succeed
-from iterand_compress import SubnetworkConfig, make_subnetwork
+from iterand_compress import SubnetworkConfig
 from iterand_compress.compress.analysis.estimate import draw_distribution
 from iterand_compress.compress.config import ModelConfig, Recipe
 from iterand_compress.compress.inputs import InputSpec
 from iterand_compress.compress.mask.layers import masked_layers
+from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.models import build_model, resolve
 from iterand_compress.compress.pack import network_of
 from iterand_compress.compress.seedmask import MaskedTensor, Network, dumps, loads
@@ -26,7 +28,7 @@ def random_file(model: str, config: SubnetworkConfig, redrawn: float, *, image_s
     rng = np.random.default_rng(11)
     section = ModelConfig(name=model, **settings)
     architecture = resolve(section, num_classes=10, image_shape=image_shape)
-    network = make_subnetwork(build_model(architecture, seed=0), config)
+    network = mask_model(build_model(architecture, seed=0), config)
     tensors = []
     for name, part, _ in masked_layers(network):
         spec = part.spec
@@ -71,7 +73,7 @@ def test_within_two_per_cent_of_a_real_file(model, sparsity, method, distributio
     )
     share = {"iterand": 0.5, "edge-popup": 0.0}[method] if redrawn is None else redrawn
     assert found["redrawn"] == share
-    config = SubnetworkConfig(method=method, sparsity=sparsity, distribution=distribution)
+    config = make_settings(method=method, sparsity=sparsity, distribution=distribution)
     content = random_file(model, config, share, width=width)
     totals, file = found["totals"], loads(content)
     assert totals["file_bytes"] == pytest.approx(len(content), rel=0.02)

@@ -16,12 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from kinds import expected_weights, networks_of_every_kind
+from networks import refresh
+from networks import settings as make_settings
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from iterand_compress import SubnetworkConfig, find_ticket, make_subnetwork, materialise, refresh
+from iterand_compress import to_dense
 from iterand_compress.compress.errors import ConfigError, ExportError
 from iterand_compress.compress.mask.layers import masked_layers
+from iterand_compress.compress.mask.masking import mask_model
+from iterand_compress.compress.mask.prune_at_init import find_masks
 from iterand_compress.compress.pack import network_of
 from iterand_compress.compress.seed.philox import philox4x32, random_bytes
 from iterand_compress.compress.seedmask import Network, dumps, loads
@@ -203,11 +207,11 @@ def network(distribution: str = "signed-constant", sparsity: float = 0.5, **sett
             layer.running_mean.normal_()
             layer.running_var.uniform_(0.5, 2)
             nn.init.normal_(layer.weight)
-    config = {"method": "iterand", "distribution": distribution, "resample_every": 1, "resample_rate": 0.3}
-    chosen = SubnetworkConfig(**{**config, "sparsity": sparsity, "seed": 11, **settings})
-    make_subnetwork(model, chosen)
+    config = {"method": "iterand", "distribution": distribution, "every": 1, "rate": 0.3}
+    chosen = make_settings(**{**config, "sparsity": sparsity, "seed": 11, **settings})
+    mask_model(model, chosen)
     if chosen.method == "magnitude":
-        find_ticket(model, chosen)
+        find_masks(model, chosen)
     for step in range(1, 6):
         refresh(model, step, steps_per_epoch=1, epochs=20)
         for _, _, scores in masked_layers(model):
@@ -232,7 +236,7 @@ METHODS: dict[str, Callable[[], nn.Module]] = {
     "normal": lambda: network("normal", 0.9),
     "sparse": lambda: network(sparsity=0.97),
     "recycling": lambda: network("uniform", method="recycling"),
-    "coats": lambda: network(method="edge-popup", coats=3),
+    "coats": lambda: network(method="edge-popup", multiplicity=3),
     "frozen": lambda: network(frozen=0.6, sparsity=0.7),
     "biprop": lambda: network(method="biprop"),
     "ticket": lambda: network("normal", method="magnitude", sparsity=0.8),
@@ -277,7 +281,7 @@ def test_batch_norm_folds_into_the_scale_and_leaves_the_codes(tmp_path: Path) ->
 def test_a_plain_module_with_its_file(tmp_path: Path) -> None:
     model = network()
     file = loads(dumps(network_of(model.state_dict())))
-    plain = materialise(model)
+    plain = to_dense(model)
     export_onnx(model, tmp_path / "a.onnx", form="packed", **IMAGE)
     export_onnx(plain, tmp_path / "b.onnx", form="packed", weights=file, **IMAGE)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
@@ -293,7 +297,7 @@ def test_a_plain_module_with_its_file(tmp_path: Path) -> None:
 
 
 def test_a_plain_module_is_dense_as_ever(tmp_path: Path) -> None:
-    report = export_onnx(materialise(network()), tmp_path / "a.onnx", **IMAGE)
+    report = export_onnx(to_dense(network()), tmp_path / "a.onnx", **IMAGE)
     assert (report.form, report.argmax_agreement) == ("dense", 1.0)
 
 
@@ -304,7 +308,7 @@ def test_a_subnetwork_is_not_changed(form: str, tmp_path: Path) -> None:
     export_onnx(model, tmp_path / "a.onnx", form=form, **IMAGE)
     for name, value in model.state_dict().items():
         assert not isinstance(value, torch.Tensor) or torch.equal(value, before[name])
-    assert next(masked_layers(model), None) is not None
+    assert masked_layers(model)
 
 
 def test_auto_takes_the_smallest_that_the_runtime_supports(tmp_path: Path) -> None:
@@ -422,7 +426,7 @@ def test_other_architectures(make: Callable[[], nn.Module], tmp_path: Path) -> N
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
-    make_subnetwork(model, SubnetworkConfig(method="iterand", sparsity=0.5, seed=5, distribution="uniform"))
+    mask_model(model, make_settings(method="iterand", sparsity=0.5, seed=5, distribution="uniform"))
     masked = sum(scores.numel() for _, _, scores in masked_layers(model))
     dense = export_onnx(model, tmp_path / "dense.onnx", **IMAGE)
     expected = outputs(plain_session(tmp_path / "dense.onnx"))
@@ -484,7 +488,7 @@ def test_the_check_costs_nothing_once_folded(tmp_path: Path) -> None:
 
 
 def test_load_session_takes_any_file(tmp_path: Path) -> None:
-    export_onnx(materialise(network()), tmp_path / "a.onnx", **IMAGE)
+    export_onnx(to_dense(network()), tmp_path / "a.onnx", **IMAGE)
     model = onnx.load(tmp_path / "a.onnx")
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "b.onnx")

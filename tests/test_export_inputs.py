@@ -9,13 +9,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from networks import settings
 from onnx import helper
 from torch import nn
 
 from conftest import succeed
-from iterand_compress import SubnetworkConfig, make_subnetwork, pack, recover
+from iterand_compress import load, pack
 from iterand_compress.compress.errors import ConfigError, ExportError, IterandError
 from iterand_compress.compress.inputs import TextSpec
+from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.export import OnnxClassifier, export_onnx, export_text_onnx, verify_onnx
 
@@ -133,8 +135,8 @@ def test_a_model_that_is_none(model: object, tmp_path: Path) -> None:
 
 
 def test_weights_by_path(tmp_path: Path) -> None:
-    pack(make_subnetwork(network(), SubnetworkConfig()), tmp_path / "m.seedmask")
-    plain = recover(tmp_path / "m.seedmask", network())
+    pack(mask_model(network(), settings()), tmp_path / "m.seedmask")
+    plain = load(tmp_path / "m.seedmask", network())
     ways = {"text": str(tmp_path / "m.seedmask"), "path": tmp_path / "m.seedmask", "read": None}
     ways["read"] = read_seedmask(tmp_path / "m.seedmask")
     for name, weights in ways.items():

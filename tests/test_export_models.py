@@ -10,10 +10,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from networks import settings
 from torch import nn
 
-from iterand_compress import SubnetworkConfig, make_subnetwork, materialise, pack, recover
+from iterand_compress import load, pack, to_dense
 from iterand_compress.compress.errors import ExportError
+from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.export import OnnxClassifier, capture, export_onnx, pipeline, verify_onnx
 from iterand_compress.export.graph import Graph
 from iterand_compress.export.runtime.structure import accepted_difference
@@ -42,7 +44,7 @@ class Net(nn.Module):
 
 def subnetwork() -> nn.Module:
     torch.manual_seed(0)
-    return make_subnetwork(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), SubnetworkConfig(sparsity=0.5))
+    return mask_model(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), settings(sparsity=0.5))
 
 
 def refused(model: nn.Module, message: str, folder: Path, **options: object) -> None:
@@ -161,9 +163,9 @@ def test_features_that_forward_keeps(tmp_path: Path) -> None:
     features = used.kept["features"][0]
     assert exported(used, tmp_path) == exported(fresh, tmp_path)
     assert used.kept["features"][0] is features
-    model = make_subnetwork(used, SubnetworkConfig())
+    model = mask_model(used, settings())
     model(torch.rand(2, 3, 4, 4))
-    assert torch.equal(materialise(model).last.weight, model.last.weight)
+    assert torch.equal(to_dense(model).last.weight, model.last.weight)
     exported(model, tmp_path, form="packed")
 
 
@@ -189,10 +191,10 @@ def test_weights_that_are_computed_by_hooks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_a_subnetwork_in_another_type(dtype: torch.dtype, tmp_path: Path, captured_once: None) -> None:
-    """Its export is that of what recover() gives: float32 weights, though the module computes with rounded ones."""
+    """Its export is that of what load() gives: float32 weights, though the module computes with rounded ones."""
     model = subnetwork().to(dtype)
     pack(model, tmp_path / "m.seedmask")
-    plain = recover(tmp_path / "m.seedmask", nn.Sequential(nn.Flatten(), nn.Linear(48, 5)))
+    plain = load(tmp_path / "m.seedmask", nn.Sequential(nn.Flatten(), nn.Linear(48, 5)))
     for form in ("dense", "packed", "seeded"):
         data = content(exported(model, tmp_path, form=form))
         assert data == content(exported(plain, tmp_path, form=form, weights=tmp_path / "m.seedmask"))

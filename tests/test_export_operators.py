@@ -6,19 +6,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from networks import settings
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from iterand_compress import SubnetworkConfig, make_subnetwork
+from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.export import export_onnx
 from iterand_compress.export.runtime.records import digest_of, records_of
 
 CONFIGS = {
-    "digits of base 3": SubnetworkConfig(method="edge-popup", distribution="signed-constant", sparsity=0.5),
-    "bits and bytes": SubnetworkConfig(method="edge-popup", distribution="uniform", sparsity=0.5),
-    "gaps": SubnetworkConfig(method="edge-popup", distribution="signed-constant", sparsity=0.95),
-    "fields of 2 and 4 bits": SubnetworkConfig(
-        method="edge-popup", distribution="signed-constant", sparsity=0.3, coats=5
+    "digits of base 3": settings(method="edge-popup", distribution="signed-constant", sparsity=0.5),
+    "bits and bytes": settings(method="edge-popup", distribution="uniform", sparsity=0.5),
+    "gaps": settings(method="edge-popup", distribution="signed-constant", sparsity=0.95),
+    "fields of 2 and 4 bits": settings(
+        method="edge-popup", distribution="signed-constant", sparsity=0.3, multiplicity=5
     ),
 }
 
@@ -26,7 +27,7 @@ CONFIGS = {
 def exported(name: str, folder: Path) -> onnx.ModelProto:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 36, 40))
-    make_subnetwork(net, CONFIGS[name])
+    mask_model(net, CONFIGS[name])
     path = folder / "net.onnx"
     export_onnx(net, path, image_shape=(1, 8, 8), mean=[0.5], std=[0.5], form="packed", runtime="openvino")
     return onnx.load(path)

@@ -10,14 +10,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from networks import randomise
+from networks import randomise, settings
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
-from iterand_compress import SubnetworkConfig, find_ticket, make_subnetwork
+from iterand_compress import load
+from iterand_compress.compress.mask.masking import mask_model
+from iterand_compress.compress.mask.prune_at_init import find_masks
 from iterand_compress.compress.pack import network_of
-from iterand_compress.compress.recover import recover
 from iterand_compress.compress.seedmask import dumps, read_seedmask
 from iterand_compress.export import export_onnx, load_session, verify_onnx
 
@@ -97,8 +98,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 def searched(name: str, distribution: str) -> nn.Module:
     torch.manual_seed(1)
-    config = SubnetworkConfig(method="edge-popup", sparsity=0.5, seed=3, distribution=distribution)
-    return make_subnetwork(randomise(NETWORKS[name]()), config).eval()
+    config = settings(method="edge-popup", sparsity=0.5, seed=3, distribution=distribution)
+    return mask_model(randomise(NETWORKS[name]()), config).eval()
 
 
 def outputs(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> np.ndarray:
@@ -141,12 +142,12 @@ def test_layers_of_any_number_of_dimensions(name: str, distribution: str, tmp_pa
 def test_values_that_were_trained_as_bytes(name: str, tmp_path: Path) -> None:
     """Their scale has a value for each row."""
     torch.manual_seed(1)
-    config = SubnetworkConfig(method="random", sparsity=0.5, seed=3)
-    model = make_subnetwork(randomise(NETWORKS[name]()), config)
-    find_ticket(model, config)
+    config = settings(method="random", sparsity=0.5, seed=3)
+    model = mask_model(randomise(NETWORKS[name]()), config)
+    find_masks(model, config)
     path = tmp_path / "net.seedmask"
     path.write_bytes(dumps(network_of(model.state_dict(), with_weights="int8")))
-    plain = recover(path, NETWORKS[name]())
+    plain = load(path, NETWORKS[name]())
     for options in ({"form": "int8"}, {"form": "int8", "keep_quantized": True}):
         export_onnx(plain, tmp_path / "net.onnx", weights=read_seedmask(path), **options, **IMAGE)
         assert_right(plain, tmp_path / "net.onnx", 2e-6)

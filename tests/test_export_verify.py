@@ -14,12 +14,14 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from networks import settings
 from onnx import ModelProto, TensorProto
 from torch import nn
 
-from iterand_compress import SubnetworkConfig, make_subnetwork, pack
+from iterand_compress import pack
 from iterand_compress.cli.app import cli
 from iterand_compress.compress.errors import ExportError
+from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.export import export_onnx, load_session, verify_onnx
 
@@ -35,7 +37,7 @@ def network() -> nn.Module:
     )
     model[1].running_mean.normal_()
     model[1].running_var.uniform_(0.5, 2)
-    return make_subnetwork(model, SubnetworkConfig(method="iterand", distribution="uniform", sparsity=0.5, seed=9))
+    return mask_model(model, settings(method="iterand", distribution="uniform", sparsity=0.5, seed=9))
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import settings
 from PIL import Image
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import SubnetworkConfig, load_network, make_subnetwork, pack, recover
+from iterand_compress import load, load_network, pack
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.errors import ExportError, SeedMaskError
+from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.models import Architecture, build_model
 from iterand_compress.export import export_onnx
 
@@ -191,7 +193,7 @@ def test_a_state_dict_of_the_present_version_is_not_converted(network):
     found = everywhere(name)
     assert found == [found[0]] * 4
     plain = build_model(Architecture(name, 10, 1, 8), seed=0, allow_import=True)
-    assert recover("m.seedmask", plain)[0].factor.item() == 0.5
+    assert load("m.seedmask", plain)[0].factor.item() == 0.5
     assert load_checkpoint(Path("m.ckpt")).model._metadata["0"] == {"version": 2}
     succeed("train", "--resume", "--model", name, "--out", unfinished("m.ckpt"), "-q")
     assert load_checkpoint(Path("unfinished.ckpt")).model["0.factor"].item() == 0.5
@@ -312,7 +314,7 @@ def test_weights_that_forward_changes_in_place(network):
     """)
     assert "or its forward() changes weights in place" in fail(1, *TRAIN, "--model", name, "--out", "m.ckpt")
     model = build_model(Architecture(name, 10, 1, 8), seed=0, allow_import=True)
-    model = make_subnetwork(model, SubnetworkConfig())
+    model = mask_model(model, settings())
     with pytest.raises(ExportError, match=r"Clamped computes something else without its masks.*changes a masked"):
         export_onnx(model, "m.onnx", image_shape=(1, 8, 8), mean=0.5, std=0.5)
     assert not Path("m.onnx").exists()
@@ -364,7 +366,7 @@ def test_a_module_without_content_is_no_place_to_recover_into(digits):
     with torch.device("meta"):
         plain = nn.Linear(3, 3)
     with pytest.raises(SeedMaskError, match=r"weight: the module has no content \(device meta\)"):
-        recover(digits.seedmask, plain)
-    model = make_subnetwork(plain, SubnetworkConfig())
+        load(digits.seedmask, plain)
+    model = mask_model(plain, settings())
     with pytest.raises(SeedMaskError, match=r"weight: has no content \(device meta\)"):
         pack(model, digits.folder / "meta.seedmask")

@@ -15,21 +15,26 @@ from pathlib import Path
 import fused_worker
 import pytest
 import torch
+from networks import settings as make_settings
 from torch import nn
 
-from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.mask.fused import FusedLayers
-from iterand_compress.compress.mask.masking import make_subnetwork
+from iterand_compress.compress.mask.layers import masked_layers
+from iterand_compress.compress.mask.masking import mask_model
 
 SCRIPT = Path(sys.executable).with_name("iterand-compress")
 HERE = importlib.util.find_spec("triton") is not None
 
 CASES = {
-    "iterand": ("images", {"method": "iterand"}, {}),
-    "iterand, two draws, uniform": ("images", {"method": "iterand", "draws": 2, "distribution": "uniform"}, {}),
-    "iterand, channels last": ("images", {"method": "iterand"}, {"channels_last": True}),
-    "iterand, bfloat16": ("images", {"method": "iterand"}, {"rounded": True}),
-    "iterand, global": ("images", {"method": "iterand", "scope": "global"}, {}),
+    "iterand": ("images", {"method": "iterand", "every": 1}, {}),
+    "iterand, two draws, uniform": (
+        "images",
+        {"method": "iterand", "every": 1, "draws": 2, "distribution": "uniform"},
+        {},
+    ),
+    "iterand, channels last": ("images", {"method": "iterand", "every": 1}, {"channels_last": True}),
+    "iterand, bfloat16": ("images", {"method": "iterand", "every": 1}, {"rounded": True}),
+    "iterand, global": ("images", {"method": "iterand", "every": 1, "scope": "global"}, {}),
     "edge-popup": ("images", {"method": "edge-popup"}, {}),
     "edge-popup, channels last, bfloat16": (
         "images",
@@ -38,11 +43,11 @@ CASES = {
     ),
     "half of the mask frozen": ("images", {"method": "edge-popup", "frozen": 0.5}, {}),
     "biprop": ("images", {"method": "biprop", "distribution": "normal"}, {}),
-    "an embedding": ("words", {"method": "iterand"}, {}),
-    "an embedding, bfloat16": ("words", {"method": "iterand"}, {"rounded": True}),
-    "padding, attention, recurrence": ("sentences", {"method": "iterand"}, {}),
+    "an embedding": ("words", {"method": "iterand", "every": 1}, {}),
+    "an embedding, bfloat16": ("words", {"method": "iterand", "every": 1}, {"rounded": True}),
+    "padding, attention, recurrence": ("sentences", {"method": "iterand", "every": 1}, {}),
     "the same in bfloat16": ("sentences", {"method": "edge-popup"}, {"rounded": True}),
-    "compiled": ("images", {"method": "iterand"}, {"compiled": True}),
+    "compiled": ("images", {"method": "iterand", "every": 1}, {"compiled": True}),
     "compiled, channels last, bfloat16": (
         "images",
         {"method": "edge-popup"},
@@ -69,23 +74,29 @@ def worker():
 
 
 def test_a_cpu_goes_layer_by_layer():
-    model = make_subnetwork(nn.Sequential(nn.Linear(3, 4)), SubnetworkConfig())
-    assert FusedLayers.of(model) is None
+    model = mask_model(nn.Sequential(nn.Linear(3, 4)), make_settings())
+    assert FusedLayers.of(model, masked_layers(model)) is None
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_fused_steps_give_the_same_bits(worker, case):
     if worker is None:
-        assert FusedLayers.of(make_subnetwork(nn.Linear(3, 4), SubnetworkConfig())) is None
+        model = mask_model(nn.Linear(3, 4), make_settings())
+        assert FusedLayers.of(model, masked_layers(model)) is None
         return
     kind, settings, options = CASES[case]
     options = {"channels_last": False, "rounded": False, "compiled": False, **options}
     assert worker.submit(fused_worker.compare, kind, settings, **options).result() == []
 
 
-def test_a_backward_pass_that_comes_too_late_is_refused(worker):
+def test_two_forward_passes_before_one_backward_pass(worker):
     if worker is not None:
-        assert "modified by an inplace operation" in worker.submit(fused_worker.late_backward).result()
+        assert worker.submit(fused_worker.two_passes).result()
+
+
+def test_forward_passes_of_a_subnetwork_and_its_copies_are_fused(worker):
+    if worker is not None:
+        assert worker.submit(fused_worker.hooks).result() == []
 
 
 def test_what_cannot_be_fused_goes_layer_by_layer(worker):

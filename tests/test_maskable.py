@@ -8,30 +8,33 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import refresh
+from networks import settings as make_settings
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
+from iterand_compress import load, to_dense
 from iterand_compress.compress.analysis.estimate import estimate
 from iterand_compress.compress.config import ModelConfig, SubnetworkConfig
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
 from iterand_compress.compress.inputs import InputSpec
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
-from iterand_compress.compress.mask.masking import make_subnetwork, materialise, refresh
-from iterand_compress.compress.mask.prune_at_init import find_ticket, use_masks
+from iterand_compress.compress.mask.masking import mask_model
+from iterand_compress.compress.mask.prune_at_init import find_masks, use_masks
 from iterand_compress.compress.models import resolve
 from iterand_compress.compress.pack import pack
-from iterand_compress.compress.recover import load_ticket, recover
+from iterand_compress.compress.recover import load_ticket
 from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.compress.tensors import recovered_state
 from iterand_compress.export import export_onnx, load_session, verify_onnx
 from iterand_compress.export.from_file import export_network
 
-EDGE_POPUP = SubnetworkConfig(method="edge-popup", seed=5)
+EDGE_POPUP = make_settings(method="edge-popup", seed=5)
 
 
 def config(method: str = "edge-popup", **changes: object) -> SubnetworkConfig:
-    return SubnetworkConfig.model_validate({"method": method, "seed": 5, **changes})
+    return make_settings(method, seed=5, **changes)
 
 
 def learn(model: nn.Module, inputs: Tensor, steps: int = 3, *, epochs: int | None = None) -> None:
@@ -48,7 +51,7 @@ def comes_back(model: nn.Module, plain: nn.Module, inputs: Tensor, path: Path) -
     """The recovered network computes what the trained one does; a plain state dict has exactly its keys."""
     pack(model, path)
     assert recovered_state(read_seedmask(path)).keys() == plain.state_dict().keys()
-    recovered = recover(path, plain)
+    recovered = load(path, plain)
     model.eval()
     with torch.no_grad():
         assert torch.equal(recovered(inputs), model(inputs))
@@ -70,11 +73,11 @@ class Twins(nn.Module):
 
 METHODS = [
     config(),
-    config("iterand", resample_every=1, resample_rate=0.5),
-    config("iterand", distribution="normal", resample_every=1, resample_rate=0.5),
-    config("recycling", recycle_every=1, distribution="uniform"),
+    config("iterand", every=1, rate=0.5),
+    config("iterand", distribution="normal", every=1, rate=0.5),
+    config("recycling", every=1, distribution="uniform"),
     config("biprop", distribution="normal"),
-    config(coats=3, distribution="signed-constant", frozen=0.3),
+    config(multiplicity=3, distribution="signed-constant", frozen=0.3),
     config(scope="global", ramp_epochs=2),
 ]
 
@@ -82,28 +85,28 @@ METHODS = [
 @pytest.mark.parametrize("method", METHODS, ids=range(len(METHODS)))
 def test_a_layer_under_two_names_is_stored_under_both(method: SubnetworkConfig, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, inputs = make_subnetwork(Twins(), method), torch.randn(9, 6)
+    model, inputs = mask_model(Twins(), method), torch.randn(9, 6)
     learn(model, inputs, 4)
     recovered = comes_back(model, Twins(), inputs, tmp_path / "twins.seedmask")
     assert recovered.a is recovered.b
     weights = read_seedmask(tmp_path / "twins.seedmask").weights()
     assert list(weights) == ["a.weight", "c.weight", "b.weight"]
     assert weights["a.weight"].tobytes() == weights["b.weight"].tobytes()
-    assert torch.equal(torch.from_numpy(weights["a.weight"]), materialise(model).a.weight)
+    assert torch.equal(torch.from_numpy(weights["a.weight"]), to_dense(model).a.weight)
 
 
 @pytest.mark.parametrize("values", ["initial", "float32", "int8"])
 def test_a_pruned_layer_under_two_names(values: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     path, inputs = tmp_path / "ticket.seedmask", torch.randn(9, 6)
-    model = make_subnetwork(Twins(), config("magnitude"))
-    find_ticket(model, config("magnitude"))
+    model = mask_model(Twins(), config("magnitude"))
+    find_masks(model, config("magnitude"))
     learn(model, inputs)
     pack(model, path, with_weights=values)
     found = recovered_state(read_seedmask(path))
     assert torch.equal(found["a.weight"], found["b.weight"])
     Twins().load_state_dict(found, strict=True)
-    again = make_subnetwork(Twins(), config("magnitude"))
+    again = mask_model(Twins(), config("magnitude"))
     use_masks(again, load_ticket(path).masks)
     masks, expected = ([part.mask for _, part, _ in pruned_layers(one)] for one in (again, model))
     assert all(torch.equal(*pair) for pair in zip(masks, expected, strict=True))
@@ -116,7 +119,7 @@ def test_a_layer_under_two_names_is_exported_once(form: str, tmp_path: Path) -> 
             return super().forward(x.flatten(1))
 
     torch.manual_seed(0)
-    model = make_subnetwork(Images(), EDGE_POPUP)
+    model = mask_model(Images(), EDGE_POPUP)
     image = {"image_shape": (1, 2, 3), "mean": [0.0], "std": [1.0]}
     export_onnx(model, tmp_path / "twins.onnx", form=form, **image)
     pixels = torch.rand(4, 1, 2, 3)
@@ -125,7 +128,7 @@ def test_a_layer_under_two_names_is_exported_once(form: str, tmp_path: Path) -> 
 
 
 def test_layers_that_only_look_like_one_are_not_stored_as_one() -> None:
-    model = nn.Sequential(make_subnetwork(nn.Linear(6, 6), EDGE_POPUP), make_subnetwork(nn.Linear(6, 6), EDGE_POPUP))
+    model = nn.Sequential(mask_model(nn.Linear(6, 6), EDGE_POPUP), mask_model(nn.Linear(6, 6), EDGE_POPUP))
     with torch.no_grad():
         model[1].parametrizations.weight.original.neg_()
     with pytest.raises(SeedMaskError, match=r"layers 0\.weight and 1\.weight have the same random weights"):
@@ -190,9 +193,9 @@ def test_what_is_no_weight_of_its_own_is_refused_and_left_alone(
     odd = make()
     model = odd if isinstance(odd, Tied | Named) else nn.Sequential(nn.Linear(4, 4), odd)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    advice = r"\(in Python, the argument where= of make_subnetwork\(\) can leave layers out\)$"
+    advice = r"\(in Python, the argument filter_fn= of Subnetwork\(\) can leave layers out\)$"
     with pytest.raises(ConfigError, match=f"{message}.*{advice}"):
-        make_subnetwork(model, config(method))
+        mask_model(model, config(method))
     after = model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
@@ -202,9 +205,9 @@ def test_what_is_no_weight_of_its_own_is_refused_and_left_alone(
 def test_tied_weights_of_which_one_is_left_out_are_refused(method: str) -> None:
     model = Tied()
     with pytest.raises(ConfigError, match=r"layer embed: its weight is head\.weight as well, which would then hold"):
-        make_subnetwork(model, config(method), where=lambda name, _: name != "head")
+        mask_model(model, config(method), filter_fn=lambda _, name: name != "head")
     assert model.head.weight is model.embed.weight
-    make_subnetwork(model, config(method), where=lambda name, _: name == "mix")  # as the message says
+    mask_model(model, config(method), filter_fn=lambda _, name: name == "mix")  # as the message says
     assert model.head.weight is model.embed.weight
     assert model.head.weight.shape == (8, 4)
 
@@ -227,7 +230,7 @@ def test_weights_that_others_compute_come_back_where_they_are_left_out(index: in
 
     torch.manual_seed(0)
     inputs = torch.randn(9, 6)
-    model = make_subnetwork(plain(), EDGE_POPUP, where=lambda name, _: name == "2")
+    model = mask_model(plain(), EDGE_POPUP, filter_fn=lambda _, name: name == "2")
     learn(model, inputs)
     torch.manual_seed(1)
     comes_back(model, plain(), inputs, tmp_path / "norms.seedmask")
@@ -241,15 +244,15 @@ def test_what_is_put_on_top_of_a_mask_is_refused(tmp_path: Path) -> None:
         def right_inverse(self, weight: Tensor) -> Tensor:
             return weight / 2
 
-    model = make_subnetwork(nn.Sequential(nn.Linear(6, 3)), EDGE_POPUP)
+    model = mask_model(nn.Sequential(nn.Linear(6, 3)), EDGE_POPUP)
     model[0].parametrizations.weight.append(Double())
-    for use in (lambda: pack(model, tmp_path / "m.seedmask"), lambda: list(masked_layers(model))):
+    for use in (lambda: pack(model, tmp_path / "m.seedmask"), lambda: masked_layers(model)):
         with pytest.raises(ConfigError, match=r"0\.weight: has another parametrization on top of the mask"):
             use()
-    other = make_subnetwork(nn.Sequential(nn.Linear(6, 3)), EDGE_POPUP)
+    other = mask_model(nn.Sequential(nn.Linear(6, 3)), EDGE_POPUP)
     nn.utils.parametrize.register_parametrization(other[0], "bias", Double())
-    with pytest.raises(ConfigError, match=r"layer 0: its bias was parametrized after make_subnetwork"):
-        materialise(other)
+    with pytest.raises(ConfigError, match=r"layer 0: its bias was parametrized after Subnetwork"):
+        to_dense(other)
 
 
 class Padded(nn.Module):
@@ -267,7 +270,7 @@ class Padded(nn.Module):
 TOKENS = torch.arange(40).reshape(8, 5) % 7
 
 
-PADDED = [*METHODS[:5], config(coats=3, frozen=0.3, frozen_kept=0), METHODS[6]]
+PADDED = [*METHODS[:5], config(multiplicity=3, frozen=0.3, frozen_kept=0), METHODS[6]]
 
 
 @pytest.mark.parametrize(
@@ -280,13 +283,13 @@ def test_the_row_of_padding_is_zero_like_pytorch_has_it(
 ) -> None:
     method = method.model_copy(update={"sparsity": sparsity})
     torch.manual_seed(0)
-    model = make_subnetwork(Padded(), method)
+    model = mask_model(Padded(), method)
     learn(model, TOKENS, 4)
     assert not model.embed.weight[5].any()
     recovered = comes_back(model, Padded(), TOKENS, tmp_path / "padded.seedmask")
     kept = recovered.embed.weight != 0
     assert not kept[5].any()
-    if method.scope != "global":
+    if method.selection.scope != "global":
         assert int(kept.sum()) == 72 - int(sparsity * 72 + 0.5), "the sparsity is that of the rows that learn"
     assert not model.embed.parametrizations.weight.original.grad.view(7, 12)[5].any()
 
@@ -295,25 +298,23 @@ def test_the_row_of_padding_is_zero_like_pytorch_has_it(
 def test_the_row_of_padding_is_zero_where_weights_are_trained(method: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     settings = config(method, sparsity=0.1, distribution="normal")
-    model = make_subnetwork(Padded(), settings)
+    model = mask_model(Padded(), settings)
     if method != "dense":
         assert not model.embed.weight[5].any()
-        find_ticket(model, settings, (TOKENS, torch.arange(8) % 3))
+        find_masks(model, settings, (TOKENS, torch.arange(8) % 3))
         assert sum(part.spec.kept for _, part, _ in pruned_layers(model)) == 108 - 11
     learn(model, TOKENS)
     assert not model.embed.weight[5].any()
     assert model.embed.weight[4].any()
     if method != "dense":
         pack(model, tmp_path / "m.seedmask", with_weights="float32")
-        recovered = recover(tmp_path / "m.seedmask", Padded())
-        assert torch.equal(recovered.embed.weight, materialise(model).embed.weight)
+        recovered = load(tmp_path / "m.seedmask", Padded())
+        assert torch.equal(recovered.embed.weight, to_dense(model).embed.weight)
 
 
 def test_frozen_weights_of_padding_are_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"layer embed: its row 5 is padding.*frozen_kept = 0 \(--frozen-kept 0\) \(in Python"
-    ):
-        make_subnetwork(Padded(), config(frozen=0.3))
+    with pytest.raises(ConfigError, match=r"layer embed: its row 5 is padding.*frozen_kept = 0 \(in Python"):
+        mask_model(Padded(), config(frozen=0.3))
 
 
 LAYERS: list[Callable[[], nn.Module]] = [
@@ -332,7 +333,7 @@ LAYERS: list[Callable[[], nn.Module]] = [
 def test_parameters_keep_their_order(make: Callable[[], nn.Module]) -> None:
     plain = nn.Sequential(make())
     for method in ("edge-popup", "snip"):
-        found = materialise(make_subnetwork(nn.Sequential(make()), config(method)))
+        found = to_dense(mask_model(nn.Sequential(make()), config(method)))
         assert [name for name, _ in found.named_parameters()] == [name for name, _ in plain.named_parameters()]
         assert list(found.state_dict()) == list(plain.state_dict())
         assert [type(module) for module in found.modules()] == [type(module) for module in plain.modules()]
@@ -357,7 +358,7 @@ def test_a_file_has_the_size_that_was_estimated(tmp_path: Path, monkeypatch: pyt
     )
     import ours
 
-    report = pack(make_subnetwork(ours.Net(10), EDGE_POPUP), tmp_path / "m.seedmask")
+    report = pack(mask_model(ours.Net(10), EDGE_POPUP), tmp_path / "m.seedmask")
     names = [entry.name for entry in read_seedmask(tmp_path / "m.seedmask").tensors]
     assert [layer.name for layer in foretold.layers] == names
     assert names == ["a.weight", "t.weight", "g.weight_ih_l0", "g.weight_hh_l0", "c.weight", "b.weight"]
@@ -388,7 +389,7 @@ def test_a_file_with_weights_that_no_graph_has_is_exported(
 
     about = resolve(ModelConfig(name="unread:Net"), num_classes=3, image_shape=(3, 2, 2)).to_dict()
     given = InputSpec(shape=(3, 2, 2), mean=(0.5,) * 3, std=(0.5,) * 3)
-    pack(make_subnetwork(unread.Net(3), EDGE_POPUP), tmp_path / "m.seedmask", architecture=about, input=given)
+    pack(mask_model(unread.Net(3), EDGE_POPUP), tmp_path / "m.seedmask", architecture=about, input=given)
     export_network(tmp_path / "m.seedmask", tmp_path / "m.onnx", model="unread:Net", form=form)
     assert verify_onnx(tmp_path / "m.onnx").weights == 2
 
@@ -403,7 +404,7 @@ def test_what_a_forward_pass_leaves_behind_can_be_copied() -> None:
             self.last = self.fc(x)
             return self.last
 
-    model = make_subnetwork(Remembers(), EDGE_POPUP)
+    model = mask_model(Remembers(), EDGE_POPUP)
     x = torch.randn(2, 4)
     expected = model(x)
-    assert torch.equal(materialise(model)(x), expected)
+    assert torch.equal(to_dense(model)(x), expected)

@@ -5,15 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from networks import refresh
+from networks import settings as make_settings
 from torch import nn
 from torch.nn import functional as F
 
+from iterand_compress import Recycle, Resample, to_dense
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.errors import CheckpointError, ConfigError, DataError
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
-from iterand_compress.compress.mask.masking import make_subnetwork, materialise, refresh
-from iterand_compress.compress.mask.prune_at_init import class_sample, find_ticket, use_masks
-from iterand_compress.compress.methods import PRESETS, resolve
+from iterand_compress.compress.mask.masking import mask_model
+from iterand_compress.compress.mask.prune_at_init import class_sample, find_masks, use_masks
+from iterand_compress.compress.methods.presets import PRESETS, read_recipe, stored_recipe
+from iterand_compress.compress.methods.recycling import recycling_is_due
 from iterand_compress.compress.models.activation import BinaryActivation
 from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
 from iterand_compress.compress.seed.philox import Purpose, random_words
@@ -26,7 +30,7 @@ def mlp() -> nn.Sequential:
 
 
 def config(method: str = "edge-popup", **options) -> SubnetworkConfig:
-    return SubnetworkConfig(method=method, seed=5, **options)
+    return make_settings(method=method, seed=5, **options)
 
 
 def layers_of(model):
@@ -63,7 +67,7 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(("selection", "key"), [("signed", lambda s: s), ("magnitude", np.abs)])
 def test_layerwise_selection(selection, key):
-    model = make_subnetwork(mlp(), config(selection=selection, sparsity=0.7))
+    model = mask_model(mlp(), config(selection=selection, sparsity=0.7))
     for (_, scores), weight, random in zip(
         layers_of(model), weights_of(model), reference_weights("signed-constant"), strict=True
     ):
@@ -72,7 +76,7 @@ def test_layerwise_selection(selection, key):
 
 
 def test_global_selection_is_one_threshold_over_all_layers():
-    model = make_subnetwork(mlp(), config(scope="global", sparsity=0.6))
+    model = mask_model(mlp(), config(scope="global", sparsity=0.6))
     refresh(model, 0, steps_per_epoch=1, epochs=1)
     (_, first), (_, second) = layers_of(model)
     # In units of what scores start from, ±1/√fan_in, so that no layer has a start on the others.
@@ -84,7 +88,7 @@ def test_global_selection_is_one_threshold_over_all_layers():
 
 
 def test_global_selection_never_empties_a_layer():
-    model = make_subnetwork(mlp(), config(scope="global", sparsity=0.8))
+    model = mask_model(mlp(), config(scope="global", sparsity=0.8))
     with torch.no_grad():
         for index, (_, _, scores) in enumerate(masked_layers(model)):
             scores.fill_(1.0 - index)  # without a floor the second layer would lose all
@@ -95,7 +99,7 @@ def test_global_selection_never_empties_a_layer():
 
 
 def test_ramp_is_cubic_and_ends():
-    model = make_subnetwork(mlp(), config(ramp_epochs=4, sparsity=0.8))
+    model = mask_model(mlp(), config(ramp_epochs=4, sparsity=0.8))
     found = []
     for epoch in range(6):
         refresh(model, 3 * epoch + 1, steps_per_epoch=3, epochs=6)
@@ -108,7 +112,7 @@ def test_ramp_is_cubic_and_ends():
 
 def test_frozen_weights_follow_from_the_seed():
     options = config(frozen=0.6, frozen_kept=0.2, sparsity=0.5)
-    model = make_subnetwork(mlp(), options)
+    model = mask_model(mlp(), options)
     for tensor, (part, scores) in enumerate(layers_of(model)):
         words = random_words(5, len(scores), draw=0, tensor=tensor, purpose=Purpose.FREEZING)
         values = [(int(words[i // 2]) >> (16 * (i % 2))) & 0xFFFF for i in range(len(scores))]
@@ -125,14 +129,11 @@ def test_frozen_weights_follow_from_the_seed():
 
 
 def test_frozen_kept_share_defaults_to_the_density():
-    assert (
-        resolve(config(frozen=0.5, sparsity=0.8)).freezing
-        == resolve(config(frozen=0.5, frozen_kept=0.1, sparsity=0.8)).freezing
-    )
+    assert config(frozen=0.5, sparsity=0.8).frozen == config(frozen=0.5, frozen_kept=0.1, sparsity=0.8).frozen
 
 
 def test_coats_are_nested_masks_that_add_up():
-    model = make_subnetwork(mlp(), config(coats=3, sparsity=0.5))
+    model = mask_model(mlp(), config(multiplicity=3, sparsity=0.5))
     for (_, scores), weight, random in zip(
         layers_of(model), weights_of(model), reference_weights("signed-constant"), strict=True
     ):
@@ -143,10 +144,10 @@ def test_coats_are_nested_masks_that_add_up():
 
 
 def test_scale_fan_counts_the_inputs_that_are_kept():
-    model = make_subnetwork(mlp(), config(scale_fan=True, sparsity=0.75))
+    model = mask_model(mlp(), config(scale_fan=True, sparsity=0.75))
     for weight, fan_in in zip(weights_of(model), (INPUTS, HIDDEN), strict=True):
         assert set(np.abs(weight)) == {np.float32(0), np.float32(math.sqrt(2 / (fan_in * 0.25)))}
-    model = make_subnetwork(mlp(), config(scale_fan=True, sparsity=0.5, coats=2))
+    model = mask_model(mlp(), config(scale_fan=True, sparsity=0.5, multiplicity=2))
     # Multiples 1 and 2, half of the kept weights each: mean square 0.5 * (1 + 4) / 2.
     assert np.abs(weights_of(model)[0]).max() == 2 * np.float32(math.sqrt(2 / (INPUTS * 1.25)))
 
@@ -156,10 +157,10 @@ def test_scale_fan_counts_the_inputs_that_are_kept():
 
 @pytest.mark.parametrize("distribution", ["normal", "uniform", "signed-constant"])
 def test_biprop_alpha_and_gradient(distribution):
-    model = make_subnetwork(mlp(), config("biprop", distribution=distribution))
+    model = mask_model(mlp(), config("biprop", distribution=distribution))
     images, labels = data()
     F.cross_entropy(model(images), labels).backward()
-    plain = materialise(model)
+    plain = to_dense(model)
     F.cross_entropy(plain(images), labels).backward()
     for i, (_, part, scores) in enumerate(masked_layers(model)):
         random = reference_weights(distribution)[i].astype(np.float64)
@@ -195,7 +196,7 @@ def recycled(values: np.ndarray, keys: np.ndarray, rate: float) -> np.ndarray:
 
 
 def test_recycling_moves_values_from_high_scores_to_low_ones():
-    model = make_subnetwork(mlp(), config("recycling", recycle_every=2, distribution="uniform"))
+    model = mask_model(mlp(), config("recycling", every=2, distribution="uniform"))
     expected = reference_weights("uniform")
     events = []
     for step in range(3 * 7):
@@ -215,15 +216,13 @@ def test_recycling_moves_values_from_high_scores_to_low_ones():
 
 
 def test_recycling_waits():
-    rule = resolve(config("biprop-recycling", recycle_after=15, recycle_rate=0.5)).recycling
-    assert [epoch for epoch in range(41) if rule.happens(epoch, 41)] == [20, 30]
+    rule = config("biprop-recycling", after=15, rate=0.5).recycle
+    assert [epoch for epoch in range(41) if recycling_is_due(rule, epoch, 41)] == [20, 30]
     assert rule.rate == 0.5
 
 
 def test_recycling_and_resampling_together():
-    model = make_subnetwork(
-        mlp(), config("iterand", recycle_every=1, resample_every=1, resample_rate=1.0, distribution="uniform")
-    )
+    model = mask_model(mlp(), config("iterand", every=1, rate=1.0, recycle=Recycle(every=1), distribution="uniform"))
     (part, scores), _ = layers_of(model)
     assert refresh(model, 3, steps_per_epoch=3, epochs=4)
     pruned = ~part.mask(torch.from_numpy(scores)).numpy()
@@ -231,9 +230,7 @@ def test_recycling_and_resampling_together():
     redrawn = random_codes(5, 0, get_codebook("uniform"), 0, 42, np.ones(42, np.uint8)).astype(np.float32)
     wanted[pruned] = (redrawn * np.float32(part.spec.scale))[pruned]
     np.testing.assert_array_equal(part.random.numpy(), wanted)
-    twin = make_subnetwork(
-        mlp(), config("iterand", recycle_every=1, resample_every=1, resample_rate=1.0, distribution="uniform")
-    )
+    twin = mask_model(mlp(), config("iterand", every=1, rate=1.0, recycle=Recycle(every=1), distribution="uniform"))
     twin.load_state_dict(model.state_dict())
     assert torch.equal(twin[0].weight, model[0].weight)
 
@@ -259,10 +256,10 @@ def gradients(first: np.ndarray, second: np.ndarray, x: np.ndarray, y: np.ndarra
 
 def ticket(method: str, sparsity: float = 0.5, **options):
     settings = config(method, sparsity=sparsity, **options)
-    model = make_subnetwork(mlp(), settings)
+    model = mask_model(mlp(), settings)
     weights = [weight.detach().numpy().astype(np.float64) for _, _, weight in pruned_layers(model)]
     images, labels = data()
-    find_ticket(model, settings, (INPUTS,) if method == "synflow" else (images, labels))
+    find_masks(model, settings, (INPUTS,) if method == "synflow" else (images, labels))
     masks = np.concatenate([part.mask.numpy() for _, part, _ in pruned_layers(model)])
     return model, weights, masks
 
@@ -334,15 +331,15 @@ def test_kept_weights_are_trained_and_pruned_ones_stay_zero():
     start = np.concatenate([w.reshape(-1) for w in weights])
     assert (got[~masks] == 0).all()
     assert (got[masks] != start[masks]).all()
-    np.testing.assert_array_equal(np.concatenate(weights_of(materialise(model))), got)
+    np.testing.assert_array_equal(np.concatenate(weights_of(to_dense(model))), got)
 
 
 def test_scoring_leaves_the_network_alone():
     for method in ("snip", "synflow"):
         settings = config(method)
-        model = make_subnetwork(nn.Sequential(nn.Linear(INPUTS, 4), nn.BatchNorm1d(4), nn.Linear(4, CLASSES)), settings)
+        model = mask_model(nn.Sequential(nn.Linear(INPUTS, 4), nn.BatchNorm1d(4), nn.Linear(4, CLASSES)), settings)
         before = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
-        find_ticket(model, settings, (INPUTS,) if method == "synflow" else data())
+        find_masks(model, settings, (INPUTS,) if method == "synflow" else data())
         for key, value in before.items():
             if not key.endswith("mask"):
                 assert torch.equal(model.state_dict()[key], value), key
@@ -354,42 +351,87 @@ def test_scoring_leaves_the_network_alone():
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("snip", {"selection": "signed"}, "selection = 'signed': snip trains weights, and has no scores; leave it out"),
-        ("dense", {"coats": 2}, "coats = 2: dense trains weights"),
-        ("dense", {"scale_fan": True}, "scale_fan = True: dense prunes nothing"),
-        ("magnitude", {"distribution": "signed-constant"}, "differ in sign only; give --distribution normal"),
-        ("synflow", {"samples_per_class": 3}, "samples_per_class = 3: synflow looks at no data"),
-        ("iterand", {"rounds": 3}, "rounds = 3: iterand has no rounds"),
-        ("iterand", {"coats": 2, "distribution": "uniform"}, "coats: multiples of uniform weights do not fit"),
-        ("edge-popup", {"recycle_rate": 0.1}, "nothing is recycled; give --recycle-every"),
-        ("edge-popup", {"frozen_kept": 0.1}, "nothing is frozen; give --frozen"),
+        ("snip", {"binarise": True}, "Snip: binarise: snip trains weights, and has no scores; leave it out"),
+        ("snip", {"scope": "global"}, "Snip: unknown key 'scope'"),
+        ("edge-popup", {"every": 2}, "EdgePopup: unknown key 'every'"),
+        ("edge-popup", {"sparsty": 2}, "EdgePopup: unknown key 'sparsty'"),
+        ("edge-popup", {"sparsity": 1.0}, "EdgePopup: sparsity: input should be less than 1, got 1.0"),
+        ("edge-popup", {"selection": "sined"}, "selection.rule: unknown 'sined'; did you mean 'signed'?"),
+        ("magnitude", {"distribution": "signed-constant"}, "differ in sign only, and magnitude pruning compares"),
+        ("iterand", {"multiplicity": 2, "distribution": "uniform"}, "multiples of uniform weights do not fit"),
+        ("iterand", {"rate": 1e-9}, "IteRand: resample.rate: expected 0 or at least 1.5e-05 (1/65536), got 1e-09"),
+        ("edge-popup", {"frozen_kept": 0.1}, "selection.frozen_kept: nothing is frozen; give selection.frozen"),
         ("edge-popup", {"frozen": 0.2, "frozen_kept": 0.3}, "frozen_kept: expected at most frozen = 0.2, got 0.3"),
         ("edge-popup", {"frozen": 0.9, "frozen_kept": 0.0}, "leaves no mask of sparsity 0.5"),
-        ("edge-popup", {"frozen": 1e-9}, "frozen: expected at least 1.5e-05"),
+        ("edge-popup", {"frozen": 1e-9}, "selection.frozen: expected at least 1.5e-05"),
     ],
 )
 def test_impossible_combinations(method, options, message):
     with pytest.raises(ConfigError) as caught:
-        resolve(config(method, **options))
+        config(method, **options)
     assert message in str(caught.value)
 
 
-def test_every_method_resolves_and_names_its_source():
+@pytest.mark.parametrize(
+    ("subnetwork", "message"),
+    [
+        ({"method": "snap"}, "subnetwork.method: unknown 'snap'; did you mean 'snip'?"),
+        ({"resample": {"evry": 3}}, "unknown key 'subnetwork.resample.evry'; did you mean 'every'?"),
+        ({"resample_every": 3}, "unknown key 'subnetwork.resample_every'; did you mean 'resample'?"),
+        ({"method": "dense", "sparsity": 0.5}, "subnetwork.sparsity: dense prunes nothing; leave it out"),
+        ({"method": "synflow", "prune": {"samples_per_class": 3}}, "prune.samples_per_class: synflow looks at no data"),
+        ({"method": "snip", "prune": {"rounds": 3}}, "subnetwork.prune.rounds: snip has no rounds; leave it out"),
+        ({"method": "snip", "selection": {}}, "subnetwork.prune: a mask is found in training (selection) or before it (prune)"),
+        ({"method": "snip", "resample": {}}, "subnetwork.resample: snip trains weights, and has no scores"),
+        (3, "subnetwork: expected a table of settings, got 3"),
+    ],
+)
+def test_a_recipe_is_refused_by_its_types(subnetwork, message):
+    with pytest.raises(ConfigError) as caught:
+        read_recipe({"subnetwork": subnetwork}, "here")
+    assert str(caught.value).startswith("here: ")
+    assert message in str(caught.value)
+
+
+def test_a_recipe_fills_what_its_method_says_and_can_combine():
+    filled = read_recipe({"subnetwork": {"method": "biprop", "resample": {"every": 7}}}, "here").subnetwork
+    assert filled == config("biprop", resample=Resample(every=7)).model_copy(update={"seed": 0})
+    without = read_recipe({"subnetwork": {"method": "iterand", "resample": "none"}}, "here").subnetwork
+    assert without.resample is None
+    assert without.selection.rule == "signed"
+
+
+def test_settings_of_the_first_versions():
+    old = {"method": "iterand", "sparsity": 0.6, "resample_every": 30, "resample_rate": 0.2, "draws": 2, "seed": 5,
+           "score_scale": 0.5, "coats": None, "recycle_every": None, "scope": "global"}  # fmt: skip
+    expected = config("iterand", sparsity=0.6, every=30, rate=0.2, draws=2, scope="global", score_bound=0.5 * 6**0.5)
+    assert stored_recipe({"subnetwork": old}, "old").subnetwork == expected
+    old = {**old, "method": "biprop-recycling", "coats": 3, "recycle_every": 4, "frozen": 0.5, "score_scale": 1.0}
+    expected = config("biprop-recycling", sparsity=0.6, every=4, multiplicity=3, frozen=0.5, scope="global")
+    assert stored_recipe({"subnetwork": old}, "old").subnetwork == expected
+    old = {"method": "synflow", "sparsity": 0.9, "resample_every": 300, "rounds": 4, "seed": 5}
+    assert stored_recipe({"subnetwork": old}, "old").subnetwork == config("synflow", sparsity=0.9, rounds=4)
+    old = {"method": "dense", "sparsity": 0.5, "resample_every": 300, "seed": 5}
+    assert stored_recipe({"subnetwork": old}, "old").subnetwork == config("dense")
+
+
+def test_every_method_trains_one_thing():
     for name, preset in PRESETS.items():
-        assert resolve(config(name)).trains == preset.trains
-        assert preset.source
+        filled = preset()
+        assert filled.method == name
+        assert (filled.selection is not None) + (filled.prune is not None) == (name != "dense")
 
 
 def test_global_sparsity_that_leaves_no_room():
     with pytest.raises(ConfigError, match="1 of 63 weights are too few for global selection"):
-        make_subnetwork(mlp(), config(scope="global", sparsity=0.98))
+        mask_model(mlp(), config(scope="global", sparsity=0.98))
 
 
 def test_methods_that_count_epochs_need_them():
-    with pytest.raises(ConfigError, match="give refresh\\(\\) steps_per_epoch and epochs"):
-        refresh(make_subnetwork(mlp(), config("recycling")), 0)
+    with pytest.raises(ConfigError, match="give steps_per_epoch and epochs"):
+        refresh(mask_model(mlp(), config("recycling")), 0)
     with pytest.raises(ConfigError, match="ramp: the method counts epochs"):
-        refresh(make_subnetwork(mlp(), config(ramp_epochs=2)), 0)
+        refresh(mask_model(mlp(), config(ramp_epochs=2)), 0)
 
 
 def test_tickets_need_what_they_look_at():
@@ -400,7 +442,7 @@ def test_tickets_need_what_they_look_at():
         ("edge-popup", None, "edge-popup: it does not prune at initialisation"),
     ):
         with pytest.raises(ConfigError, match=message):
-            find_ticket(make_subnetwork(mlp(), config(method)), config(method), inputs)
+            find_masks(mask_model(mlp(), config(method)), config(method), inputs)
 
 
 class Detour(nn.Module):
@@ -416,9 +458,9 @@ class Detour(nn.Module):
 
 @pytest.mark.parametrize("method", ["snip", "grasp", "synflow"])
 def test_a_layer_without_gradient_is_named(method):
-    model = make_subnetwork(Detour(), config(method))
+    model = mask_model(Detour(), config(method))
     with pytest.raises(ConfigError, match=f"{method}: layer idle.weight cannot be scored: no gradient reaches it"):
-        find_ticket(model, config(method), (INPUTS,) if method == "synflow" else data())
+        find_masks(model, config(method), (INPUTS,) if method == "synflow" else data())
 
 
 def test_sample_takes_the_first_of_each_class():
@@ -435,7 +477,7 @@ def test_sample_takes_the_first_of_each_class():
 
 
 def test_given_masks():
-    model = make_subnetwork(mlp(), config("random"))
+    model = mask_model(mlp(), config("random"))
     masks = {"0.weight": np.arange(42) % 2 == 0, "2.weight": np.arange(21) % 3 == 0}
     use_masks(model, masks)
     np.testing.assert_array_equal(weights_of(model)[0] != 0, masks["0.weight"])
@@ -447,10 +489,10 @@ def test_given_masks():
 
 
 def test_state_of_a_varying_number_of_kept_weights():
-    model = make_subnetwork(mlp(), config(ramp_epochs=4, sparsity=0.8))
+    model = mask_model(mlp(), config(ramp_epochs=4, sparsity=0.8))
     refresh(model, 1, steps_per_epoch=1, epochs=9)
-    twin = make_subnetwork(mlp(), config(ramp_epochs=4, sparsity=0.8))
+    twin = mask_model(mlp(), config(ramp_epochs=4, sparsity=0.8))
     twin.load_state_dict(model.state_dict())
     assert torch.equal(twin[0].weight, model[0].weight)
     with pytest.raises(CheckpointError, match="kept 25 here"):
-        make_subnetwork(mlp(), config(sparsity=0.4)).load_state_dict(make_subnetwork(mlp(), config()).state_dict())
+        mask_model(mlp(), config(sparsity=0.4)).load_state_dict(mask_model(mlp(), config()).state_dict())

@@ -6,24 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import refresh
+from networks import settings as make_settings
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import (
-    RunOptions,
-    SubnetworkConfig,
-    find_ticket,
-    load_network,
-    load_recipe,
-    make_subnetwork,
-    materialise,
-    pack,
-    recover,
-    refresh,
-    train,
-)
+from iterand_compress import RunOptions, load, load_network, load_recipe, pack, to_dense, train
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
+from iterand_compress.compress.mask.masking import mask_model
+from iterand_compress.compress.mask.prune_at_init import find_masks
 from iterand_compress.compress.training.recipe import override
 
 
@@ -57,8 +49,8 @@ STORABLE = {
 @pytest.mark.parametrize("kind", STORABLE)
 def test_buffers_that_come_back_as_they_were(kind, tmp_path):
     value = STORABLE[kind]
-    pack(make_subnetwork(Net(extra=value.clone()), SubnetworkConfig(seed=1)), tmp_path / "net.seedmask")
-    found = recover(tmp_path / "net.seedmask", Net(extra=torch.zeros_like(value))).extra
+    pack(mask_model(Net(extra=value.clone()), make_settings(seed=1)), tmp_path / "net.seedmask")
+    found = load(tmp_path / "net.seedmask", Net(extra=torch.zeros_like(value))).extra
     assert found.dtype == value.dtype
     assert found.shape == value.shape
     assert found.tolist() == value.tolist()
@@ -74,8 +66,8 @@ def test_an_extra_state_that_is_a_tensor_comes_back(tmp_path):
         def set_extra_state(self, state):
             self.seen = state.tolist()
 
-    pack(make_subnetwork(Extra(), SubnetworkConfig()), tmp_path / "net.seedmask")
-    assert recover(tmp_path / "net.seedmask", Extra()).seen == [3, 1]
+    pack(mask_model(Extra(), make_settings()), tmp_path / "net.seedmask")
+    assert load(tmp_path / "net.seedmask", Extra()).seen == [3, 1]
 
 
 class DictState(Net):
@@ -136,9 +128,9 @@ def test_what_a_file_cannot_hold_is_refused_before_training(kind, tmp_path, monk
 def test_what_no_file_can_hold_is_refused_when_the_subnetwork_is_made_and_when_it_is_packed(model, message, tmp_path):
     before = list(model.state_dict())
     with pytest.raises(SeedMaskError, match=message):
-        make_subnetwork(model, SubnetworkConfig())
+        mask_model(model, make_settings())
     assert list(model.state_dict()) == before
-    later = make_subnetwork(Net(), SubnetworkConfig())
+    later = mask_model(Net(), make_settings())
     later.add_module("more", model)
     with pytest.raises(SeedMaskError, match=message.replace("state ", "state more.")):
         pack(later, tmp_path / "net.seedmask")
@@ -179,14 +171,14 @@ WRAPPERS = {
 @pytest.mark.parametrize("kind", WRAPPERS)
 @pytest.mark.parametrize("first", ["wrapped", "masked"])
 def test_wrappers_leave_no_trace_in_a_file(kind, first, tmp_path):
-    config = SubnetworkConfig(seed=3, sparsity=0.4)
-    plain = make_subnetwork(Pair(), config)
+    config = make_settings(seed=3, sparsity=0.4)
+    plain = mask_model(Pair(), config)
     if first == "wrapped":
-        model = make_subnetwork(WRAPPERS[kind](), config)
+        model = mask_model(WRAPPERS[kind](), config)
     elif kind == "data parallel":
-        model = nn.DataParallel(make_subnetwork(Pair(), config))
+        model = nn.DataParallel(mask_model(Pair(), config))
     elif kind == "compiled":
-        model = torch.compile(make_subnetwork(Pair(), config), backend="eager")
+        model = torch.compile(mask_model(Pair(), config), backend="eager")
     else:
         return
     with torch.no_grad():
@@ -198,9 +190,9 @@ def test_wrappers_leave_no_trace_in_a_file(kind, first, tmp_path):
     pack(model, tmp_path / "wrapped.seedmask")
     assert (tmp_path / "wrapped.seedmask").read_bytes() == (tmp_path / "plain.seedmask").read_bytes()
     x = torch.rand(3, 8, generator=torch.Generator().manual_seed(0))
-    expected = materialise(plain).eval()(x)
-    assert torch.equal(recover(tmp_path / "wrapped.seedmask", Pair())(x), expected)
-    assert torch.equal(recover(tmp_path / "wrapped.seedmask", nn.DataParallel(Pair())).module(x), expected)
+    expected = to_dense(plain).eval()(x)
+    assert torch.equal(load(tmp_path / "wrapped.seedmask", Pair())(x), expected)
+    assert torch.equal(load(tmp_path / "wrapped.seedmask", nn.DataParallel(Pair())).module(x), expected)
 
 
 @pytest.mark.parametrize(
@@ -213,18 +205,16 @@ def test_another_default_device_changes_nothing(method, tmp_path):
         cpu = torch.device("cpu")
         generator = torch.Generator("cpu").manual_seed(0)
         x, y = torch.rand(12, 8, generator=generator, device=cpu), torch.arange(12, device=cpu) % 4
-        config = SubnetworkConfig(method=method, seed=2, resample_every=2, sparsity=0.5)
-        model = make_subnetwork(
-            nn.Sequential(nn.Linear(8, 16, device=cpu), nn.ReLU(), nn.Linear(16, 4, device=cpu)), config
-        )
+        config = make_settings(method, seed=2, sparsity=0.5, **({"every": 2} if method == "iterand" else {}))
+        model = mask_model(nn.Sequential(nn.Linear(8, 16, device=cpu), nn.ReLU(), nn.Linear(16, 4, device=cpu)), config)
         with torch.no_grad():
             for name, value in model.named_parameters():
                 if name.endswith("bias"):
                     value.zero_()
         if method in ("snip", "grasp"):
-            find_ticket(model, config, (x, y))
+            find_masks(model, config, (x, y))
         elif method in ("synflow", "random"):
-            find_ticket(model, config, (8,))
+            find_masks(model, config, (8,))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         for step in range(5):
             refresh(model, step, steps_per_epoch=2, epochs=30)
@@ -233,8 +223,8 @@ def test_another_default_device_changes_nothing(method, tmp_path):
             loss.backward()
             optimizer.step()
         pack(model, path, with_weights="float32" if method in ("snip", "grasp", "synflow", "random") else None)
-        plain = recover(path, nn.Sequential(nn.Linear(8, 16, device=cpu), nn.ReLU(), nn.Linear(16, 4, device=cpu)))
-        assert torch.equal(plain(x), materialise(model).eval()(x))
+        plain = load(path, nn.Sequential(nn.Linear(8, 16, device=cpu), nn.ReLU(), nn.Linear(16, 4, device=cpu)))
+        assert torch.equal(plain(x), to_dense(model).eval()(x))
         return path.read_bytes()
 
     expected = run(tmp_path / "a.seedmask")
@@ -268,10 +258,10 @@ def test_training_with_another_default_device_gives_the_same_network(tmp_path):
 
 
 def test_a_network_that_was_never_pruned_is_neither_trained_nor_packed(tmp_path):
-    model = make_subnetwork(nn.Sequential(nn.Linear(8, 4)), SubnetworkConfig(method="snip"))
-    with pytest.raises(ConfigError, match=r"was not: call find_ticket\(model, config, inputs\) after make_subnetwork"):
+    model = mask_model(nn.Sequential(nn.Linear(8, 4)), make_settings(method="snip"))
+    with pytest.raises(ConfigError, match=r"was not: call prune_at_init\(subnet, …\) after Subnetwork"):
         model(torch.zeros(2, 8)).sum().backward()
-    with pytest.raises(SeedMaskError, match=r"0.weight: was never pruned.*call find_ticket"):
+    with pytest.raises(SeedMaskError, match=r"0.weight: was never pruned.*call prune_at_init"):
         pack(model, tmp_path / "net.seedmask")
     assert list(tmp_path.iterdir()) == []
     assert model[0].weight.shape == (4, 8)  # to look at it is no mistake
@@ -279,20 +269,22 @@ def test_a_network_that_was_never_pruned_is_neither_trained_nor_packed(tmp_path)
 
 @pytest.mark.parametrize("settings", [{"scope": "global"}, {"ramp_epochs": 3}])
 def test_a_loop_that_never_selects_is_told(settings):
-    model = make_subnetwork(nn.Sequential(nn.Linear(8, 4)), SubnetworkConfig(method="edge-popup", **settings))
-    with pytest.raises(ConfigError, match=r"nothing did: call refresh\(model, step, steps_per_epoch=…\) in the loop"):
+    model = mask_model(nn.Sequential(nn.Linear(8, 4)), make_settings(method="edge-popup", **settings))
+    with pytest.raises(
+        ConfigError, match=r"nothing did: create the network with Subnetwork\(\), and call its step\(\)"
+    ):
         model(torch.zeros(2, 8)).sum().backward()
     refresh(model, 0, steps_per_epoch=4, epochs=9)
     model(torch.zeros(2, 8)).sum().backward()
-    again = make_subnetwork(nn.Sequential(nn.Linear(8, 4)), SubnetworkConfig(method="edge-popup", **settings))
+    again = mask_model(nn.Sequential(nn.Linear(8, 4)), make_settings(method="edge-popup", **settings))
     again.load_state_dict(model.state_dict())
     again(torch.zeros(2, 8)).sum().backward()
 
 
 def test_trained_weights_are_not_lost_in_silence(tmp_path):
-    config = SubnetworkConfig(method="magnitude", distribution="normal", seed=1)
-    model = make_subnetwork(nn.Sequential(nn.Linear(8, 4)), config)
-    find_ticket(model, config)
+    config = make_settings(method="magnitude", distribution="normal", seed=1)
+    model = mask_model(nn.Sequential(nn.Linear(8, 4)), config)
+    find_masks(model, config)
     path = tmp_path / "net.seedmask"
     pack(model, path)  # not trained yet: the ticket
     ticket = path.read_bytes()
@@ -304,16 +296,16 @@ def test_trained_weights_are_not_lost_in_silence(tmp_path):
     assert path.read_bytes() == ticket
     pack(model, path, with_weights="float32")
     x = torch.ones(2, 8)
-    assert torch.equal(recover(path, nn.Sequential(nn.Linear(8, 4)))(x), model.eval()(x))
+    assert torch.equal(load(path, nn.Sequential(nn.Linear(8, 4)))(x), model.eval()(x))
     pack(model, path, with_weights="initial")
-    assert not torch.equal(recover(path, nn.Sequential(nn.Linear(8, 4)))(x), model(x))
+    assert not torch.equal(load(path, nn.Sequential(nn.Linear(8, 4)))(x), model(x))
 
 
 def test_a_state_dict_says_whether_its_network_was_pruned(tmp_path):
-    config = SubnetworkConfig(method="random", seed=1, sparsity=0.0)
-    model = make_subnetwork(nn.Sequential(nn.Linear(8, 4)), config)
-    find_ticket(model, config)
-    again = make_subnetwork(nn.Sequential(nn.Linear(8, 4)), config)
+    config = make_settings(method="random", seed=1, sparsity=0.0)
+    model = mask_model(nn.Sequential(nn.Linear(8, 4)), config)
+    find_masks(model, config)
+    again = mask_model(nn.Sequential(nn.Linear(8, 4)), config)
     again.load_state_dict(model.state_dict())
     again(torch.zeros(2, 8))
     pack(again, tmp_path / "net.seedmask")

@@ -5,9 +5,10 @@ import re
 
 import pytest
 import torch
+from networks import settings as make_settings
 
 from conftest import fail, succeed
-from iterand_compress.compress.config import DataConfig, ModelConfig, Recipe, SubnetworkConfig, TrainConfig
+from iterand_compress.compress.config import DataConfig, ModelConfig, Recipe, TrainConfig
 from iterand_compress.compress.errors import TrainingError
 from iterand_compress.compress.training import allocator, prepare
 from iterand_compress.compress.training.allocator import keep_freed_memory
@@ -20,7 +21,7 @@ from iterand_compress.compress.training.run_options import RunOptions
 RECIPE = Recipe(
     data=DataConfig(name="digits"),
     model=ModelConfig(name="digits-cnn", width=0.25),
-    subnetwork=SubnetworkConfig(method="iterand", resample_every=5, seed=3),
+    subnetwork=make_settings(method="iterand", every=5, seed=3),
     train=TrainConfig(epochs=1, batch_size=64, lr=0.1),
 )
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from iterand_compress import load_recipe
+from iterand_compress import IteRand, load_recipe
 from iterand_compress.compress.config import Recipe, TrainConfig
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.training.recipe import differences, override, recipe_names
@@ -48,8 +48,8 @@ def test_settings_of_the_paper(name, sparsity, lr, decay, every, epochs):
     recipe = load_recipe(name)
     assert recipe.subnetwork.method == "iterand"
     assert recipe.subnetwork.sparsity == sparsity
-    assert recipe.subnetwork.resample_every == every
-    assert recipe.subnetwork.resample_rate == 0.1
+    assert recipe.subnetwork.resample.every == every
+    assert recipe.subnetwork.resample.rate == 0.1
     assert recipe.train.lr == lr
     assert recipe.train.weight_decay == decay
     assert recipe.train.epochs == epochs
@@ -80,9 +80,9 @@ def test_settings_that_only_one_paper_has():
     assert (edge_popup.label_smoothing, edge_popup.warmup_epochs) == (0.1, 5)
     biprop = load_recipe("cifar10-conv6-biprop").subnetwork
     assert (biprop.distribution, biprop.scale_fan) == ("normal", True)
-    for name, after in (("cifar10-conv6-recycling", None), ("cifar10-resnet18-recycling", 50)):
-        rule = load_recipe(name).subnetwork
-        assert (rule.recycle_every, rule.recycle_rate, rule.recycle_after) == (10, 0.2, after)
+    for name, after in (("cifar10-conv6-recycling", 0), ("cifar10-resnet18-recycling", 50)):
+        rule = load_recipe(name).subnetwork.recycle
+        assert (rule.every, rule.rate, rule.after) == (10, 0.2, after)
 
 
 def test_imagenet_schedule():
@@ -103,7 +103,7 @@ def test_a_file_and_overrides(tmp_path):
     path.write_text('[train]\nlr = 0.5\n[subnetwork]\nmethod = "edge-popup"\n')
     recipe = override(load_recipe(str(path)), {"train.epochs": 7})
     assert (recipe.train.lr, recipe.train.epochs, recipe.subnetwork.method) == (0.5, 7, "edge-popup")
-    assert differences(Recipe(), recipe) == [
+    assert differences(Recipe(subnetwork=IteRand()), recipe) == [
         "subnetwork.method: 'iterand' → 'edge-popup'",
         "train.epochs: 30 → 7",
         "train.lr: 0.1 → 0.5",

@@ -6,18 +6,20 @@ import io
 import numpy as np
 import pytest
 import torch
+from networks import refresh, settings
 from torch import nn
 from torch.nn import functional as F
 
+from iterand_compress import to_dense
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.errors import CheckpointError, ConfigError
 from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.mask.maskable import MASKABLE
-from iterand_compress.compress.mask.masking import make_subnetwork, materialise, refresh
+from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
 from iterand_compress.compress.seed.philox import Purpose, random_words
 
-ITERAND = SubnetworkConfig(method="iterand", resample_every=2, resample_rate=0.5, seed=17)
+ITERAND = settings(method="iterand", every=2, rate=0.5, seed=17)
 
 
 def small_net() -> nn.Sequential:
@@ -50,7 +52,7 @@ def layer_of(model: nn.Module, name: str):
 
 
 def test_effective_weight_is_mask_times_reference_weight():
-    model = make_subnetwork(small_net(), ITERAND)
+    model = mask_model(small_net(), ITERAND)
     _, scores = layer_of(model, "4.weight")
     book = get_codebook("signed-constant")
     codes = random_codes(17, 1, book, 0, 2160)
@@ -63,17 +65,17 @@ def test_effective_weight_is_mask_times_reference_weight():
 
 
 def test_only_scores_are_parameters():
-    model = make_subnetwork(small_net(), ITERAND)
+    model = mask_model(small_net(), ITERAND)
     names = [name for name, _ in model.named_parameters()]
     assert names == ["0.parametrizations.weight.original", "4.parametrizations.weight.original"]
 
 
 @pytest.mark.parametrize("selection", ["signed", "magnitude"])
 def test_gradient_passes_straight_through(selection):
-    model = make_subnetwork(small_net(), ITERAND.model_copy(update={"selection": selection}))
+    model = mask_model(small_net(), settings("iterand", every=2, rate=0.5, seed=17, selection=selection))
     images, labels = batch()
     F.cross_entropy(model(images), labels).backward()
-    plain = materialise(model)
+    plain = to_dense(model)
     F.cross_entropy(plain(images), labels).backward()
     part, scores = layer_of(model, "4.weight")
     expected = plain[4].weight.grad.reshape(-1) * part.random
@@ -84,8 +86,12 @@ def test_gradient_passes_straight_through(selection):
 
 
 def test_score_start_of_each_method():
-    for method, scale, gain in (("iterand", 1.0, 6**0.5), ("edge-popup", 1.0, 1.0), ("edge-popup", 0.5, 0.5)):
-        model = make_subnetwork(small_net(), SubnetworkConfig(method=method, score_scale=scale))
+    for method, options, gain in (
+        ("iterand", {}, 6**0.5),
+        ("edge-popup", {}, 1.0),
+        ("edge-popup", {"score_bound": 0.5}, 0.5),
+    ):
+        model = mask_model(small_net(), settings(method, **options))
         _, scores = layer_of(model, "0.weight")
         words = random_words(0, 54, draw=0, tensor=0, purpose=Purpose.SCORES)
         expected = ((words >> 8) / 2**23 - 1) * gain / 3
@@ -93,7 +99,7 @@ def test_score_start_of_each_method():
 
 
 def test_resampling_against_a_plain_loop():
-    model = make_subnetwork(small_net(), ITERAND)
+    model = mask_model(small_net(), ITERAND)
     part, scores = layer_of(model, "0.weight")
     mask = part.mask(scores).numpy()
     draws = np.zeros(54, int)
@@ -114,7 +120,7 @@ def test_resampling_against_a_plain_loop():
 
 
 def test_draws_cycle():
-    model = make_subnetwork(small_net(), ITERAND.model_copy(update={"draws": 2, "resample_rate": 1.0}))
+    model = mask_model(small_net(), settings("iterand", every=2, draws=2, rate=1.0, seed=17))
     part, scores = layer_of(model, "0.weight")
     pruned = ~part.mask(scores)
     first = part.random.clone()
@@ -126,28 +132,28 @@ def test_draws_cycle():
 
 
 def test_edge_popup_never_resamples():
-    model = make_subnetwork(small_net(), SubnetworkConfig(method="edge-popup", resample_every=1))
+    model = mask_model(small_net(), settings("edge-popup"))
     part, _ = layer_of(model, "0.weight")
     assert not refresh(model, 0)
     assert part.draws is None
 
 
 def test_dense_starts_from_the_random_weights_and_trains_them():
-    model = make_subnetwork(small_net(), SubnetworkConfig(method="dense", distribution="uniform"))
+    model = mask_model(small_net(), settings(method="dense", distribution="uniform"))
     book = get_codebook("uniform")
     expected = random_codes(0, 1, book, 0, 2160).astype(np.float32) * book.scale(216)
     np.testing.assert_array_equal(model[4].weight.detach().numpy().reshape(-1), expected)
-    assert not list(masked_layers(model))
+    assert not masked_layers(model)
 
 
 def test_materialise_gives_stock_layers_with_equal_bits_and_leaves_the_model_alone():
-    model = make_subnetwork(small_net(), ITERAND)
+    model = mask_model(small_net(), ITERAND)
     train(model, 5)
     before = copy.deepcopy(model.state_dict())
     model.eval()
     images, _ = batch()
     expected = model(images)
-    plain = materialise(model)
+    plain = to_dense(model)
     assert [type(layer) for layer in plain] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Flatten, nn.Linear]
     assert torch.equal(plain(images), expected)
     assert torch.equal(model(images), expected)
@@ -158,7 +164,7 @@ def test_materialise_gives_stock_layers_with_equal_bits_and_leaves_the_model_alo
 
 
 def test_deepcopy_trains_on_its_own():
-    model = make_subnetwork(small_net(), ITERAND)
+    model = mask_model(small_net(), ITERAND)
     twin = copy.deepcopy(model)
     train(twin, 3)
     scores, twin_scores = layer_of(model, "0.weight")[1], layer_of(twin, "0.weight")[1]
@@ -168,14 +174,14 @@ def test_deepcopy_trains_on_its_own():
 
 
 def test_state_dict_restores_draws_and_weights():
-    model = make_subnetwork(small_net(), ITERAND)
+    model = mask_model(small_net(), ITERAND)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     train(model, 8, optimizer=optimizer)
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
     file.seek(0)
     stored = torch.load(file, weights_only=True)
-    twin = make_subnetwork(small_net(), ITERAND)
+    twin = mask_model(small_net(), ITERAND)
     twin.load_state_dict(stored["model"])
     twin_optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9)
     twin_optimizer.load_state_dict(stored["optimizer"])
@@ -188,14 +194,14 @@ def test_state_dict_restores_draws_and_weights():
 
 
 def test_state_dict_of_another_seed_is_refused():
-    model = make_subnetwork(small_net(), ITERAND)
-    other = make_subnetwork(small_net(), ITERAND.model_copy(update={"seed": 18}))
+    model = mask_model(small_net(), ITERAND)
+    other = mask_model(small_net(), ITERAND.model_copy(update={"seed": 18}))
     with pytest.raises(CheckpointError, match="another subnetwork: seed 17 here, 18 there"):
         model.load_state_dict(other.state_dict())
 
 
 def test_conversions_keep_mask_and_weights():
-    model = make_subnetwork(small_net(), ITERAND)
+    model = mask_model(small_net(), ITERAND)
     train(model, 4)
     weight = model[0].weight.detach().clone()
     model.to(memory_format=torch.channels_last)
@@ -205,7 +211,7 @@ def test_conversions_keep_mask_and_weights():
 
 
 def test_compiled_step_equals_eager_step():
-    eager = make_subnetwork(small_net(), ITERAND)
+    eager = mask_model(small_net(), ITERAND)
     twin = copy.deepcopy(eager)
     images, labels = batch()
     compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
@@ -227,16 +233,16 @@ LAYERS = [
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=lambda value: type(value).__name__)
 def test_every_layer_type(layer, shape):
-    model = make_subnetwork(nn.Sequential(copy.deepcopy(layer)), ITERAND)
+    model = mask_model(nn.Sequential(copy.deepcopy(layer)), ITERAND)
     output = model(torch.randn(shape))
     output.sum().backward()
     assert int((model[0].weight != 0).sum()) == layer.weight.numel() // 2
-    assert torch.equal(materialise(model)[0].weight, model[0].weight)
-    assert type(materialise(model)[0]) is type(layer)
+    assert torch.equal(to_dense(model)[0].weight, model[0].weight)
+    assert type(to_dense(model)[0]) is type(layer)
 
 
 def test_embedding():
-    model = make_subnetwork(nn.Sequential(nn.Embedding(10, 4)), ITERAND)
+    model = mask_model(nn.Sequential(nn.Embedding(10, 4)), ITERAND)
     model(torch.tensor([[1, 2]])).sum().backward()
     _, scores = layer_of(model, "0.weight")
     assert (scores.grad.view(10, 4).abs().sum(1) > 0).nonzero().squeeze(1).tolist() == [1, 2]
@@ -248,7 +254,7 @@ def test_all_types_are_tested():
 
 
 def test_biases_and_unchosen_layers_stay_ordinary_parameters():
-    model = make_subnetwork(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), ITERAND, where=lambda name, _: name == "1")
+    model = mask_model(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), ITERAND, filter_fn=lambda _, name: name == "1")
     assert [name for name, _ in model.named_parameters()] == [
         "0.weight",
         "0.bias",
@@ -258,14 +264,14 @@ def test_biases_and_unchosen_layers_stay_ordinary_parameters():
 
 
 def test_a_bare_layer_can_be_a_subnetwork():
-    model = make_subnetwork(nn.Linear(8, 4), ITERAND)
+    model = mask_model(nn.Linear(8, 4), ITERAND)
     assert [name for name, _, _ in masked_layers(model)] == ["weight"]
 
 
 def refuse(model: nn.Module, match: str, config: SubnetworkConfig = ITERAND) -> None:
     before = [type(module) for module in model.modules()]
     with pytest.raises(ConfigError, match=match):
-        make_subnetwork(model, config)
+        mask_model(model, config)
     assert [type(module) for module in model.modules()] == before
 
 
@@ -280,16 +286,11 @@ def test_refusals():
         ITERAND.model_copy(update={"sparsity": 0.9}),
     )
     refuse(nn.Sequential(nn.Embedding(4, 4, sparse=True)), "layer 0: sparse gradients")
-    refuse(make_subnetwork(small_net(), ITERAND), "layer 0: parametrized already")
-    refuse(
-        small_net(),
-        "resample_rate: expected 0 or at least",
-        ITERAND.model_copy(update={"resample_rate": 1e-9}),
-    )
+    refuse(mask_model(small_net(), ITERAND), "layer 0: parametrized already")
     refuse(nn.Sequential(nn.LazyLinear(4)), "layer 0: a lazy layer without a shape")
 
 
 def test_assigning_a_weight_is_refused():
-    model = make_subnetwork(small_net(), ITERAND)
+    model = mask_model(small_net(), ITERAND)
     with pytest.raises(ConfigError, match="cannot be assigned"):
         model[0].weight = torch.zeros(6, 1, 3, 3)

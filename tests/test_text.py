@@ -15,20 +15,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import refresh
+from networks import settings as make_settings
 from onnx import helper, numpy_helper
 from safetensors.numpy import load_file
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import (
-    SubnetworkConfig,
-    load_network,
-    make_subnetwork,
-    materialise,
-    read_seedmask,
-    recover,
-    refresh,
-)
+from iterand_compress import load, load_network, read_seedmask, to_dense
 from iterand_compress.compress.analysis.estimate import estimate
 from iterand_compress.compress.config import DataConfig, ModelConfig, Recipe, validated
 from iterand_compress.compress.data import load_data
@@ -38,6 +32,7 @@ from iterand_compress.compress.data.sentences import ANIMALS, load_sentences
 from iterand_compress.compress.data.tokens import pieces, token_hash, tokenise, tokenise_all
 from iterand_compress.compress.errors import ConfigError, DataError, ExportError, SeedMaskError
 from iterand_compress.compress.inputs import TextInput, TextSpec
+from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.models import (
     Architecture,
     TextArchitecture,
@@ -383,7 +378,7 @@ def test_what_is_absent_or_does_not_fit(tmp_path: Path, monkeypatch: pytest.Monk
 
 def transformer(length: int = 7, vocabulary: int = 50, **settings) -> nn.Module:
     arch = TextArchitecture("text-transformer", 4, length, vocabulary, **settings)
-    return make_subnetwork(build_model(arch, seed=0), SubnetworkConfig(seed=5)).eval()
+    return mask_model(build_model(arch, seed=0), make_settings(seed=5)).eval()
 
 
 def normalised(x: np.ndarray) -> np.ndarray:
@@ -433,7 +428,7 @@ def test_attention_is_that_of_the_paper() -> None:
 
 def test_the_network_computes_what_numpy_computes() -> None:
     model = transformer(width=0.5)
-    weights = {name: value.numpy() for name, value in materialise(model).state_dict().items()}
+    weights = {name: value.numpy() for name, value in to_dense(model).state_dict().items()}
     rows = [[3, 1, 4, 1, 5, 9, 2], [6, 5, 3], [49]]
     padded = torch.tensor([row + [0] * (7 - len(row)) for row in rows])
     with torch.no_grad():
@@ -464,7 +459,7 @@ def test_it_learns_by_heart_who_did_it_to_whom(method: str) -> None:
     tokens = torch.from_numpy(tokenise_all([f"the {a} chased the {b}" for a, b in pairs], spec))
     labels = torch.tensor([ANIMALS.index(a) for a, _ in pairs])
     arch = TextArchitecture("text-transformer", 4, 8, 100, 0.25)
-    model = make_subnetwork(build_model(arch, seed=0), SubnetworkConfig(method=method, seed=1, resample_every=10))
+    model = mask_model(build_model(arch, seed=0), make_settings(method=method, seed=1, every=10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for step in range(80):
         refresh(model, step)
@@ -620,7 +615,7 @@ def test_recovered_weights_are_those_of_the_checkpoint(trained: SimpleNamespace)
     for name, value in before.items():
         assert torch.equal(value.view(torch.int32), after[name].view(torch.int32)), name
         assert (value == 0).sum() == value.numel() // 2
-    assert all(torch.equal(value, recover(trained.seedmask).state_dict()[name]) for name, value in before.items())
+    assert all(torch.equal(value, load(trained.seedmask).state_dict()[name]) for name, value in before.items())
 
 
 def test_the_same_accuracy_in_every_form(trained: SimpleNamespace) -> None:
@@ -661,7 +656,7 @@ def test_weights_in_onnx_are_the_recovered_ones(trained: SimpleNamespace) -> Non
 
 
 def test_onnx_takes_sentences(trained: SimpleNamespace) -> None:
-    classifier, model, raw = OnnxClassifier(trained.onnx), recover(trained.seedmask), load_sentences()
+    classifier, model, raw = OnnxClassifier(trained.onnx), load(trained.seedmask), load_sentences()
     assert (classifier.text, classifier.image_shape, classifier.normalize_baked) == (TextSpec(28, 512), (), None)
     texts = list(raw.test.texts[:50])
     with torch.no_grad():
@@ -781,7 +776,7 @@ def test_inspect_and_estimate(trained: SimpleNamespace) -> None:
     size = trained.seedmask.stat().st_size
     found = estimate(
         ModelConfig(name="text-transformer", width=0.25),
-        SubnetworkConfig(),
+        make_settings(),
         num_classes=6,
         text=TextSpec(28, 512),
         redrawn=0.05,

@@ -30,7 +30,7 @@ QUICK = override(
     {
         "model.width": 0.25,
         "train.epochs": 3,
-        "subnetwork.resample_every": 5,
+        "subnetwork.resample.every": 5,
         "data.pad": 1,
         "data.crop": "shift",
     },
@@ -60,7 +60,7 @@ def test_same_seed_same_file_other_seed_other_file(tmp_path, undisturbed):
 
 def test_resampling_counts_steps_across_epochs(tmp_path):
     """Two events in 60 steps of three epochs; each redraws every pruned weight."""
-    recipe = override(QUICK, {"subnetwork.resample_every": 25, "subnetwork.resample_rate": 1.0})
+    recipe = override(QUICK, {"subnetwork.resample.every": 25, "subnetwork.resample.rate": 1.0})
     train(recipe, RunOptions(tmp_path / "model.ckpt", device="cpu"))
     state = load_checkpoint(tmp_path / "model.ckpt").model
     draws = [value for key, value in state.items() if key.endswith(".draws")]
@@ -353,7 +353,7 @@ def test_label_smoothing_warm_up_and_bfloat16_run(tmp_path):
         "--tensorboard", tmp_path / "board",
     )  # fmt: skip
     recipe = load_checkpoint(out).recipe
-    assert (recipe.train.momentum, recipe.train.precision, recipe.subnetwork.draws) == (0.8, "bfloat16", 2)
+    assert (recipe.train.momentum, recipe.train.precision, recipe.subnetwork.resample.draws) == (0.8, "bfloat16", 2)
     assert list((tmp_path / "board").glob("events.out.tfevents.*"))
 
 

@@ -15,9 +15,8 @@ from ..config import ModelConfig, Recipe, SubnetworkConfig
 from ..errors import ConfigError, IterandError
 from ..inputs import InputSpec, TextInput, TextSpec
 from ..mask.layers import masked_layers, pruned_layers
-from ..mask.masking import make_subnetwork
+from ..mask.masking import mask_model
 from ..mask.topk import kept_count
-from ..methods import resolve as resolve_method
 from ..models import AnyArchitecture, TextArchitecture, build_model, resolve, resolve_text
 from ..pack import masked_keys
 from ..seed.codebooks import get_codebook
@@ -149,10 +148,9 @@ def estimate(
     Raises:
         ConfigError: the settings make no sense, or the method leaves weights that no seed determines.
     """
-    method = resolve_method(subnetwork)
-    if method.trains == "weights" and method.criterion is None:
+    if subnetwork.selection is None and subnetwork.prune is None:
         raise ConfigError(f"method: {subnetwork.method} trains the weights, so there is no .seedmask file to estimate")
-    kind = "resample" if method.resampling else "recycle" if method.recycling else "none"
+    kind = "resample" if subnetwork.resample else "recycle" if subnetwork.recycle else "none"
     share = DEFAULT_REDRAWN[kind] if redrawn is None else redrawn
     if not 0 <= share <= 1:
         raise ConfigError(f"redrawn: expected a share from 0 to 1 of the kept weights, got {share}")
@@ -166,8 +164,10 @@ def estimate(
     else:
         raise ConfigError("estimate: expected image_shape or text, got neither")
     network = _skeleton(architecture, subnetwork, allow_import=allow_import)
-    frozen = (method.freezing.pruned / 65536, method.freezing.kept / 65536) if method.freezing else (0.0, 0.0)
-    book = get_codebook("signed-constant") if method.binarised else method.codebook
+    fixed = subnetwork.frozen
+    frozen = (fixed.pruned / 65536, fixed.kept / 65536) if fixed else (0.0, 0.0)
+    book = get_codebook("signed-constant") if subnetwork.binarised else subnetwork.codebook
+    multiplicity = subnetwork.selection.multiplicity if subnetwork.selection else 1
     layers = []
     searched = [(name, part.spec, part.spec.kept) for name, part, _ in masked_layers(network)]
     pruned = [(name, part.spec, None) for name, part, _ in pruned_layers(network)]
@@ -176,8 +176,8 @@ def estimate(
         kept = kept_count(spec.selectable, subnetwork.sparsity, name) if number is None else number
         free, chosen = round(weights * (1 - sum(frozen))), round(kept - weights * frozen[1])
         mask = _bit_bytes(free, max(0, min(chosen, free))) if free else 0
-        log = _log_bytes(kept, share, book.name, recycled=method.recycling is not None)
-        coats = _coat_bytes(kept, method.coats) if method.coats > 1 else 0
+        log = _log_bytes(kept, share, book.name, recycled=subnetwork.recycle is not None)
+        coats = _coat_bytes(kept, multiplicity) if multiplicity > 1 else 0
         layers.append(LayerEstimate(name, spec.shape, weights, kept, mask, log, coats))
     masked, rest = masked_keys(network.state_dict())
     by_name = {layer.name: layer for layer in layers}
@@ -189,7 +189,7 @@ def estimate(
     header = _header_bytes(architecture, Recipe(model=model, subnetwork=subnetwork), book.name, layers, rest)
     state_bytes = sum(value.numel() * value.element_size() for value in rest.values())
     return Estimate(
-        architecture, tuple(layers), method.codebook.name, share, method.recycling is not None, state_bytes, header
+        architecture, tuple(layers), subnetwork.distribution, share, subnetwork.recycle is not None, state_bytes, header
     )
 
 
@@ -207,7 +207,7 @@ def _skeleton(architecture: AnyArchitecture, subnetwork: SubnetworkConfig, *, al
         model = build_model(architecture, seed=seed, allow_import=allow_import, device="meta")
     except (IterandError, RuntimeError):  # a constructor that looks at values; any other error comes again
         model = build_model(architecture, seed=seed, allow_import=allow_import)
-    return make_subnetwork(model, subnetwork)
+    return mask_model(model, subnetwork)
 
 
 @cache

@@ -17,18 +17,18 @@ from .pruned_weight import PrunedWeight
 __all__ = ["attach", "detach", "is_attached", "without_cudnn"]
 
 
-def attach(layer: Any, parts: Mapping[str, MaskedWeight | PrunedWeight]) -> None:
+def attach(layer: Any, weights: Mapping[str, MaskedWeight | PrunedWeight]) -> None:
     """Let tensors of a layer be computed by parametrizations.
 
     Args:
         layer: without any so far.
-        parts: by the names of parameters.
+        weights: parametrizations by the names of the parameters that they take the place of.
     """
     order = tuple(layer._parameters)
-    for tensor, part in parts.items():
-        part.order = order
+    for tensor, weight in weights.items():
+        weight.parameter_order = order
         layer._parameters[tensor].requires_grad_(True)
-        parametrize.register_parametrization(layer, tensor, part)
+        parametrize.register_parametrization(layer, tensor, weight)
     kind: Any = type(layer)  # which torch has just made, for this layer alone
     plain: Any = kind.__bases__[0]
     if isinstance(layer, nn.MultiheadAttention):
@@ -61,8 +61,8 @@ def attach(layer: Any, parts: Mapping[str, MaskedWeight | PrunedWeight]) -> None
 def is_attached(layer: nn.Module) -> bool:
     """Whether weights of a layer are masked or pruned."""
     return parametrize.is_parametrized(layer) and any(
-        isinstance(part[0], MaskedWeight | PrunedWeight)
-        for part in layer.parametrizations.values()  # type: ignore[operator,union-attr]
+        isinstance(stack[0], MaskedWeight | PrunedWeight)
+        for stack in layer.parametrizations.values()  # type: ignore[operator,union-attr]
     )
 
 
@@ -73,18 +73,18 @@ def detach(layer: Any, name: str) -> None:
     Raises:
         ConfigError: something else was put on the layer as well; ``name`` is for the message.
     """
-    parts = dict(layer.parametrizations)
-    odd = [tensor for tensor, part in parts.items() if not isinstance(part[0], MaskedWeight | PrunedWeight)]
-    if odd:
-        raise ConfigError(f"layer {name}: its {odd[0]} was parametrized after make_subnetwork(); remove that first")
-    weights = {tensor: nn.Parameter(getattr(layer, tensor).clone()) for tensor in parts}
+    stacks = dict(layer.parametrizations)
+    foreign = [tensor for tensor, stack in stacks.items() if not isinstance(stack[0], MaskedWeight | PrunedWeight)]
+    if foreign:
+        raise ConfigError(f"layer {name}: its {foreign[0]} was parametrized after Subnetwork(); remove that first")
+    weights = {tensor: nn.Parameter(getattr(layer, tensor).clone()) for tensor in stacks}
     # Not torch's remove_parametrizations: it deletes a property of the class that copies share, and so breaks them.
     del layer.parametrizations
     layer.__class__ = type(layer).__bases__[0]
-    order = next(iter(parts.values()))[0].order
-    found = {**layer._parameters, **weights}
+    order = next(iter(stacks.values()))[0].parameter_order
+    parameters = {**layer._parameters, **weights}
     layer._parameters.clear()
-    layer._parameters.update({key: found.pop(key) for key in order if key in found} | found)
+    layer._parameters.update({key: parameters.pop(key) for key in order if key in parameters} | parameters)
     if isinstance(layer, nn.RNNBase):
         layer._init_flat_weights()
 

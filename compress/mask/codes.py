@@ -21,12 +21,12 @@ from ..seed.philox_torch import bytes_at, random_bytes, resampling_decisions
 from .spec import WeightSpec
 
 if TYPE_CHECKING:
-    from ..methods.iterand import Resampling
+    from ..config import Resample
 
 __all__ = ["code_table", "codes_of", "initial_bytes", "redraw"]
 
 # Weights at a time: temporaries stay in the cache. A multiple of the 16 weights of a block. Two threads were no quicker
-# than one: NumPy's operations on such pieces are short beside what handing over the interpreter's lock costs.
+# than one: NumPy's operations on such chunks are short beside what handing over the interpreter's lock costs.
 _CHUNK = 1 << 18
 
 
@@ -41,7 +41,7 @@ def initial_bytes(spec: WeightSpec, device: torch.device) -> Tensor:
     if device.type != "cpu":
         return random_bytes(spec.seed, spec.tensor, count, device)
     out = np.empty(count, np.uint8)
-    for start, stop in _pieces(count):
+    for start, stop in _chunks(count):
         out[start:stop] = host_bytes(spec.seed, start, stop, draw=0, tensor=spec.tensor)
     return torch.from_numpy(out)
 
@@ -54,7 +54,7 @@ def codes_of(
     Args:
         spec: of the layer.
         draws: uint8 ``[n]``, how often each weight was redrawn; ``None`` = never.
-        current: uint8 ``[n]``, the byte that each weight stands for; where given, it says all.
+        current: uint8 ``[n]``, the byte that each weight stands for; where given, draws play no role.
         device: where to make them, if there are neither draws nor bytes.
     """
     if current is not None:
@@ -69,14 +69,14 @@ def codes_of(
     count, book = math.prod(spec.shape), get_codebook(spec.codebook)
     drawn = None if draws is None else draws.numpy()
     out = np.empty(count, np.int8)
-    for start, stop in _pieces(count):
-        part = None if drawn is None else drawn[start:stop]
-        out[start:stop] = random_codes(spec.seed, spec.tensor, book, start, stop, part)
+    for start, stop in _chunks(count):
+        chunk = None if drawn is None else drawn[start:stop]
+        out[start:stop] = random_codes(spec.seed, spec.tensor, book, start, stop, chunk)
     return torch.from_numpy(out)
 
 
 def redraw(
-    spec: WeightSpec, rule: Resampling, event: int, mask: Tensor, codes: Tensor, draws: Tensor, current: Tensor | None
+    spec: WeightSpec, rule: Resample, event: int, mask: Tensor, codes: Tensor, draws: Tensor, current: Tensor | None
 ) -> None:
     """Redraw each pruned weight with the rule's probability, in place.
 
@@ -105,7 +105,7 @@ def redraw(
 
 def _host_redraw(
     spec: WeightSpec,
-    rule: Resampling,
+    rule: Resample,
     event: int,
     mask: NDArray[np.bool_],
     codes: NDArray[np.int8],
@@ -113,7 +113,7 @@ def _host_redraw(
     current: NDArray[np.uint8] | None,
 ) -> None:
     book = get_codebook(spec.codebook)
-    for start, stop in _pieces(len(mask)):
+    for start, stop in _chunks(len(mask)):
         # Two bytes of the event's stream for each weight.
         stream = host_bytes(spec.seed, 2 * start, 2 * stop, draw=event, tensor=spec.tensor, purpose=Purpose.RESAMPLING)
         index = np.flatnonzero((stream.view("<u2") < rule.threshold) & ~mask[start:stop]) + start
@@ -125,6 +125,6 @@ def _host_redraw(
             current[index] = raw
 
 
-def _pieces(count: int) -> Iterator[tuple[int, int]]:
-    """Where the pieces of a layer start and stop."""
+def _chunks(count: int) -> Iterator[tuple[int, int]]:
+    """Where the chunks of a layer start and stop."""
     return ((start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))

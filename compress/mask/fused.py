@@ -6,9 +6,10 @@ Layer by layer, a step of ResNet-50 would start some thousand small kernels, and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,37 +17,32 @@ from torch.nn.utils import parametrize
 
 from .codes import code_table
 from .kernels import Cuts, CutSearch, LayerTable, available, masked_weights, masks, resample
-from .layers import masked_layers
+from .layers import MaskedLayer, masked_layers
 from .stages import stage
 
-if TYPE_CHECKING:
-    from .masked_weight import MaskedWeight
-
-__all__ = ["FusedLayers"]
+__all__ = ["FusedForward", "FusedLayers"]
 
 
 class FusedLayers:
     """The masked layers of a network whose masks are found and whose weights are computed together.
 
     Args:
-        model: made by ``make_subnetwork``, on its device.
+        model: masked, on its device.
         layers: its masked layers.
         channels_last: whether activations have the memory format of that name, for the weights to match it.
     """
 
-    def __init__(
-        self, model: nn.Module, layers: list[tuple[str, MaskedWeight, nn.Parameter]], *, channels_last: bool = False
-    ) -> None:
-        self._parts = [part for _, part, _ in layers]
+    def __init__(self, model: nn.Module, layers: Sequence[MaskedLayer], *, channels_last: bool = False) -> None:
+        self._masked = [masked for _, masked, _ in layers]
         self._scores = [scores.detach() for _, _, scores in layers]
-        specs = [part.spec for part in self._parts]
+        specs = [masked.spec for masked in self._masked]
         self._device = self._scores[0].device
         self._channels_last = channels_last
         self._table = LayerTable(
             [math.prod(spec.shape) for spec in specs],
             specs[0].selection,
             self._device,
-            fixed=[part.fixed for part in self._parts],
+            fixed=[masked.fixed for masked in self._masked],
             kernels=[
                 (spec.shape[1], math.prod(spec.shape[2:])) if channels_last and len(spec.shape) == 4 else (1, 1)
                 for spec in specs
@@ -62,59 +58,77 @@ class FusedLayers:
             isinstance(layer, nn.Embedding | nn.RNNBase | nn.RNNCellBase) and parametrize.is_parametrized(layer)
             for layer in model.modules()
         )
-        self._rooms: dict[torch.dtype, Tensor] = {}
         self._counts: tuple[int, ...] = ()
         self._kept = torch.empty(len(specs), dtype=torch.int64, device=self._device)
 
     @classmethod
-    def of(cls, model: nn.Module, *, channels_last: bool = False) -> FusedLayers | None:
+    def of(cls, model: nn.Module, layers: Sequence[MaskedLayer], *, channels_last: bool = False) -> FusedLayers | None:
         """The masked layers of a model; ``None`` where they go one by one: on a CPU, or without Triton.
 
-        Several coats, and scores of other types than float32, do so anywhere.
+        Several nested masks, and scores of other types than float32, do so anywhere.
         """
-        layers = list(masked_layers(model))
         devices = {scores.device for _, _, scores in layers}
         if len(devices) != 1 or not available(*devices):
             return None
-        if any(part.spec.coats > 1 or scores.dtype != torch.float32 for _, part, scores in layers):
+        if any(masked.spec.multiplicity > 1 or scores.dtype != torch.float32 for _, masked, scores in layers):
             return None
         return cls(model, layers, channels_last=channels_last)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Within, scores do not change, and forward passes find every weight made already.
+    def belongs_to(self, layers: Sequence[MaskedLayer]) -> bool:
+        """Whether these are still the layers, with their tensors in the same memory."""
+        return len(layers) == len(self._masked) and all(
+            masked is own and scores.data_ptr() == cached.data_ptr() and scores.device == cached.device
+            for (_, masked, scores), own, cached in zip(layers, self._masked, self._scores, strict=True)
+        )
 
-        Backward passes of what was computed within come before the next such context, which overwrites the weights.
-        Under autocast the weights have its type, to which they would be rounded anyway.
+    def compute(self) -> None:
+        """Compute the weights of all layers (of binarised ones the masks), which forward passes use until `clear`.
+
+        Under autocast the weights have its type, to which they would be rounded anyway. Each call makes tensors of its
+        own, so a backward pass may come after another call.
         """
         cuts = self._cuts()
-        if self._parts[0].spec.binarised:
-            for part, mask in zip(self._parts, masks(self._table, self._scores, cuts), strict=True):
-                part.held_mask = mask
+        if self._masked[0].spec.binarised:
+            for masked, mask in zip(self._masked, masks(self._table, self._scores, cuts), strict=True):
+                masked.cached_mask = mask
         else:
-            for part, weight in zip(self._parts, self._weights(cuts), strict=True):
-                part.held_weight = self._shaped(weight, part.spec.shape)
+            for masked, weight in zip(self._masked, self._weights(cuts), strict=True):
+                masked.cached_weight = self._shaped(weight, masked.spec.shape)
+
+    @property
+    def computed(self) -> bool:
+        """Whether forward passes find their weights computed already."""
+        return any(masked.cached_weight is not None or masked.cached_mask is not None for masked in self._masked)
+
+    def clear(self) -> None:
+        """From now on forward passes compute their weights themselves."""
+        for masked in self._masked:
+            masked.cached_mask = masked.cached_weight = None
+
+    @contextmanager
+    def cached_weights(self) -> Iterator[None]:
+        """Compute all masked weights once and reuse them inside the block, where scores must not change."""
+        self.compute()
         try:
             yield
         finally:
-            for part in self._parts:
-                part.held_mask = part.held_weight = None
+            self.clear()
 
     def resample(self, event: int) -> None:
         """IteRand's event ``event`` (from 1) for all layers, in place."""
-        first = self._parts[0]
-        rule, draws = first.resampling, [part.draws for part in self._parts if part.draws is not None]
-        if rule is None or any(part.current is not None for part in self._parts):
-            for part, scores in zip(self._parts, self._scores, strict=True):
-                part.resample(scores, event)
+        first = self._masked[0]
+        rule, draws = first.resampling, [masked.draws for masked in self._masked if masked.draws is not None]
+        if rule is None or any(masked.current is not None for masked in self._masked):
+            for masked, scores in zip(self._masked, self._scores, strict=True):
+                masked.resample(scores, event)
             return
         resample(
-            self._table, self._scores, self._cuts(), [part.codes for part in self._parts], draws, book=self._book,
+            self._table, self._scores, self._cuts(), [masked.codes for masked in self._masked], draws, book=self._book,
             tensors=self._tensors, seed=first.spec.seed, event=event, chance=rule.threshold, cycle=rule.draws,
         )  # fmt: skip
 
     def _cuts(self) -> Cuts:
-        counts = tuple(part.spec.kept for part in self._parts)
+        counts = tuple(masked.spec.kept for masked in self._masked)
         if counts != self._counts:
             self._counts = counts
             self._kept.copy_(torch.tensor(counts, device="cpu"))
@@ -126,19 +140,76 @@ class FusedLayers:
         if self._may_round and torch.is_autocast_enabled(self._device.type):
             asked = torch.get_autocast_dtype(self._device.type)
             dtype = asked if asked == torch.bfloat16 else dtype
-        room = self._rooms.get(dtype)
-        if room is None:
-            room = self._rooms[dtype] = torch.empty(self._table.elements, dtype=dtype, device=self._device)
-        # A backward pass that comes too late is then refused, and not wrong.
-        torch.autograd.graph.increment_version(room)
-        codes = [part.codes for part in self._parts]
+        codes = [masked.codes for masked in self._masked]
         with stage("masking"):
             return masked_weights(
-                self._table, self._scores, cuts, codes, self._units, dtype=dtype, channels_last=self._channels_last,
-                out=room,
-            )  # fmt: skip
+                self._table, self._scores, cuts, codes, self._units, dtype=dtype, channels_last=self._channels_last
+            )
 
     def _shaped(self, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
         if self._channels_last and len(shape) == 4:
             return weight.view(shape[0], shape[2], shape[3], shape[1]).permute(0, 3, 1, 2)
         return weight.view(shape)
+
+
+class FusedForward:
+    """Hooks around the forward passes of a model in training: compute the weights of all layers together on a GPU.
+
+    A copy of the model gets hooks of its own. Where the model's tensors have moved, the tables of `FusedLayers` are
+    made anew; where anything is unusual (evaluation, a compiler, replicas that share the hooks), the layers compute
+    their weights themselves, which gives the same numbers.
+    """
+
+    def __init__(self, model: nn.Module | None) -> None:
+        self._model: Any = (lambda: None) if model is None else weakref.ref(model)
+        self._fused: FusedLayers | None = None
+        self._computed = False
+
+    @classmethod
+    def register(cls, model: nn.Module) -> FusedForward:
+        """Put the hooks on a masked model."""
+        hooks = cls(model)
+        model.register_forward_pre_hook(hooks.before)
+        model.register_forward_hook(hooks.after, always_call=True)
+        return hooks
+
+    @staticmethod
+    def unregister(model: nn.Module) -> None:
+        """Take them off again."""
+        for hooks in (model._forward_pre_hooks, model._forward_hooks):
+            for key, hook in list(hooks.items()):
+                if isinstance(getattr(hook, "__self__", None), FusedForward):
+                    del hooks[key]
+                    model._forward_hooks_always_called.pop(key, None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FusedForward:
+        return FusedForward(memo.get(id(self._model())))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a pickled model computes layer by layer
+        return FusedForward, (None,)
+
+    def layers(self) -> FusedLayers | None:
+        """The layers of the model as they are now; ``None`` where they go one by one."""
+        model = self._model()
+        layers = [] if model is None else masked_layers(model)
+        if not layers or not available(layers[0][2].device):
+            self._fused = None
+        elif self._fused is None or not self._fused.belongs_to(layers):
+            self._fused = FusedLayers.of(model, layers)
+        return self._fused
+
+    def before(self, module: nn.Module, args: Any) -> None:  # noqa: ARG002
+        """Compute the weights, unless the layers do so themselves, or have them already (see `cached_weights`)."""
+        self._computed = False
+        if module is not self._model() or not module.training or torch.compiler.is_compiling():
+            return
+        fused = self.layers()
+        if fused is not None and not fused.computed:
+            fused.compute()
+            self._computed = True
+
+    def after(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
+        """Forget the weights; the backward pass has its own references."""
+        if self._computed and self._fused is not None:
+            self._fused.clear()
+        self._computed = False

@@ -35,7 +35,7 @@ MASKABLE = (
 )
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
-LayerFilter = Callable[[str, nn.Module], bool]
+LayerFilter = Callable[[nn.Module, str], bool]
 
 
 class Chosen(NamedTuple):
@@ -54,8 +54,8 @@ class Chosen(NamedTuple):
     @property
     def weight(self) -> nn.Parameter:
         """The parameter itself."""
-        found: nn.Parameter = getattr(self.layer, self.tensor)
-        return found
+        weight: nn.Parameter = getattr(self.layer, self.tensor)
+        return weight
 
     @property
     def padding(self) -> int:
@@ -65,42 +65,42 @@ class Chosen(NamedTuple):
 
 
 #: Ends the messages about a layer that cannot be masked; the command line masks all that can.
-IN_PYTHON = "(in Python, the argument where= of make_subnetwork() can leave layers out)"
+IN_PYTHON = "(in Python, the argument filter_fn= of Subnetwork() can leave layers out)"
 
 
-def chosen_weights(model: nn.Module, where: LayerFilter | None) -> list[Chosen]:
+def chosen_weights(model: nn.Module, filter_fn: LayerFilter | None) -> list[Chosen]:
     """The tensors of a model that can be masked, in the order that numbers them.
 
     Raises:
         ConfigError: a layer whose weight is no parameter of its own: not yet made, computed from others, or shared.
     """
-    chosen = list(_chosen(model, where))
+    chosen = list(_chosen(model, filter_fn))
     if not chosen:
         raise ConfigError(
             f"{type(model).__name__}: no layer to mask; expected at least one of "
             + ", ".join(kind.__name__ for kind in MASKABLE)
         )
     owners = _Owners()
-    for one in chosen:
-        other = owners.find(one.weight)
+    for choice in chosen:
+        other = owners.find(choice.weight)
         if other is not None:
             raise ConfigError(
-                f"layers {other.label} and {one.label} share one weight; give each of them a weight of its own "
+                f"layers {other.label} and {choice.label} share one weight; give each of them a weight of its own "
                 f"{IN_PYTHON}"
             )
-        owners.add(one)
+        owners.add(choice)
     return chosen
 
 
-def _chosen(model: nn.Module, where: LayerFilter | None) -> Iterator[Chosen]:
+def _chosen(model: nn.Module, filter_fn: LayerFilter | None) -> Iterator[Chosen]:
     for name, layer in model.named_modules():
-        if not isinstance(layer, MASKABLE) or (where is not None and not where(name, layer)):
+        if not isinstance(layer, MASKABLE) or (filter_fn is not None and not filter_fn(layer, name)):
             continue
         name = name or type(layer).__name__
         if parametrize.is_parametrized(layer):
             raise ConfigError(
                 f"layer {name}: parametrized already; build the model without it, or take it away first with "
-                f"materialise() or remove_parametrizations() {IN_PYTHON}"
+                f"to_dense() or remove_parametrizations() {IN_PYTHON}"
             )
         if isinstance(layer, nn.Embedding) and layer.sparse:
             raise ConfigError(f"layer {name}: sparse gradients cannot reach the scores; use sparse=False")
@@ -109,9 +109,9 @@ def _chosen(model: nn.Module, where: LayerFilter | None) -> Iterator[Chosen]:
             if isinstance(weight, nn.parameter.UninitializedParameter):
                 raise ConfigError(f"layer {name}: a lazy layer without a shape; run one batch through the model first")
             if weight is None or not weight.is_floating_point():
-                found = "something computed" if weight is None else str(weight.dtype)
+                given = "something computed" if weight is None else str(weight.dtype)
                 raise ConfigError(
-                    f"layer {name}: {tensor}: expected a floating-point parameter, got {found}; build the model "
+                    f"layer {name}: {tensor}: expected a floating-point parameter, got {given}; build the model "
                     f"without what replaced it (weight_norm, spectral_norm, prune, quantisation) {IN_PYTHON}"
                 )
             yield Chosen(layer, tensor, name if tensor == "weight" else f"{name}.{tensor}")
@@ -120,7 +120,7 @@ def _chosen(model: nn.Module, where: LayerFilter | None) -> Iterator[Chosen]:
 def _tensors(layer: nn.Module) -> Sequence[str]:
     """Names of the tensors of a layer that can be masked."""
     if isinstance(layer, nn.MultiheadAttention):
-        return ["in_proj_weight"] if layer._qkv_same_embed_dim else [f"{part}_proj_weight" for part in "qkv"]
+        return ["in_proj_weight"] if layer._qkv_same_embed_dim else [f"{name}_proj_weight" for name in "qkv"]
     if isinstance(layer, nn.RNNBase):
         return [name for name in layer._flat_weights_names if name.startswith("weight_")]
     return ["weight_ih", "weight_hh"] if isinstance(layer, nn.RNNCellBase) else ["weight"]
@@ -135,10 +135,10 @@ def refuse_second_names(model: nn.Module, chosen: Sequence[Chosen]) -> None:
         ConfigError: there is one.
     """
     owners = _Owners()
-    for one in chosen:
-        owners.add(one)
+    for choice in chosen:
+        owners.add(choice)
     for name, module in model.named_modules():
-        for key, value in _held(module):
+        for key, value in _tensors_of(module):
             owner = owners.find(value)
             if owner is not None and (owner.layer, owner.tensor) != (module, key):
                 raise ConfigError(
@@ -147,7 +147,7 @@ def refuse_second_names(model: nn.Module, chosen: Sequence[Chosen]) -> None:
                 )
 
 
-def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """All tensors that a module holds: parameters, buffers, attributes, and those in lists and dictionaries of it."""
     for key, value in [*module._parameters.items(), *module._buffers.items()]:
         if value is not None:
@@ -162,22 +162,22 @@ def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 class _Owners:
-    """Which weight a tensor is, or is a part or a view of."""
+    """Which weight a tensor is, or shares memory with."""
 
     def __init__(self) -> None:
         self._by_storage: dict[int, list[tuple[int, int, Chosen]]] = {}
 
-    def add(self, one: Chosen) -> None:
+    def add(self, choice: Chosen) -> None:
         """Remember a weight."""
-        storage, start, stop = _extent(one.weight)
-        self._by_storage.setdefault(storage, []).append((start, stop, one))
+        storage, start, stop = _extent(choice.weight)
+        self._by_storage.setdefault(storage, []).append((start, stop, choice))
 
     def find(self, tensor: Tensor) -> Chosen | None:
         """The weight that holds some of the numbers of a tensor."""
         storage, start, stop = _extent(tensor)
-        for first, last, one in self._by_storage.get(storage, ()):
+        for first, last, choice in self._by_storage.get(storage, ()):
             if start < last and first < stop:
-                return one
+                return choice
         return None
 
 

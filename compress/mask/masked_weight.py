@@ -3,50 +3,55 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..config import Recycle, Resample
 from ..errors import ConfigError
-from ..methods.iterand import Resampling
-from ..methods.recycling import Recycling
+from ..methods.recycling import recycling_moves
 from ..seed.frozen import Frozen, frozen_masks
 from ..seed.philox_torch import random_scores
 from .codes import codes_of, initial_bytes, redraw
 from .sparsity import Allocation, LayerSize
-from .spec import WeightSpec, require_same, spec_from_state
+from .spec import WeightSpec, require_same, spec_from_state, state_of_spec
 from .stages import stage
-from .straight_through import HeldWeight, StraightThrough
+from .straight_through import CachedWeight, StraightThrough
 from .topk import Fixed, coat_sizes, select, selection_keys
 from .topk_cpu import new_bracket
 
-__all__ = ["MaskedWeight", "coats_of", "fixed_of"]
+__all__ = ["MaskedWeight", "fixed_by_seed", "multiples"]
 
 
-def coats_of(scores: Tensor, spec: WeightSpec, fixed: Fixed | None, brackets: list[Tensor] | None = None) -> Tensor:
+def multiples(scores: Tensor, spec: WeightSpec, fixed: Fixed | None, brackets: list[Tensor] | None = None) -> Tensor:
     """How many of the nested masks keep each weight, uint8 ``[n]``.
 
-    Source: Okoshi et al., "Multicoated supermasks enhance hidden networks", ICML 2022; each mask keeps the same number
-    of weights fewer than the one before it.
+    Each mask keeps the same number of weights fewer than the one before it.
+
+    Source: Okoshi et al., "Multicoated supermasks enhance hidden networks", ICML 2022.
+
+    Args:
+        scores: float ``[n]``.
+        spec: of the weight; its ``multiplicity`` is the number of masks.
+        fixed: weights that are pruned, and kept, whatever their scores; ``None`` if there are none.
+        brackets: what a CPU remembers of each mask (see ``topk_cpu.py``).
     """
-    memory: list[Tensor | None] = [*brackets] if brackets else [None] * spec.coats
+    memory: list[Tensor | None] = [*brackets] if brackets else [None] * spec.multiplicity
     masks = [
         select(scores, kept, spec.selection, fixed, bracket)
-        for kept, bracket in zip(coat_sizes(spec.kept, spec.coats), memory, strict=True)
+        for kept, bracket in zip(coat_sizes(spec.kept, spec.multiplicity), memory, strict=True)
     ]
     return torch.stack(masks).sum(0, dtype=torch.uint8)
 
 
-def fixed_of(spec: WeightSpec, device: torch.device) -> Fixed | None:
-    """The weights whose part in the mask follows from the seed, or from being padding; ``None`` if there are none."""
+def fixed_by_seed(spec: WeightSpec, device: torch.device) -> Fixed | None:
+    """The weights whose place in the mask follows from the seed, or from being padding; ``None`` if there are none."""
     if spec.frozen == (0, 0) and spec.padding < 0:
         return None
     count = math.prod(spec.shape)
-    if device.type == "meta":
-        return tuple(torch.empty(2, count, dtype=torch.bool, device=device).unbind())  # type: ignore[return-value]
-    if spec.frozen == (0, 0):
+    if spec.frozen == (0, 0) or device.type == "meta":
         pruned, kept = torch.zeros(2, count, dtype=torch.bool, device=device)
     else:
         masks = frozen_masks(spec.seed, spec.tensor, Frozen(*spec.frozen), count)
@@ -60,19 +65,19 @@ class MaskedWeight(nn.Module):
     """The parametrization of one weight tensor: from scores (float, flat ``[n]``) to the masked weight.
 
     Buffers are flat and row-major, so no memory format reorders them. ``codes`` (int8 ``[n]``: the random weights in
-    units of the scale) is not part of the state dict: it follows from the seed and ``draws`` (uint8 ``[n]``, present
-    if the method redraws), or from ``current`` (uint8 ``[n]``, the byte that each weight stands for, present if the
-    method recycles).
+    units of the scale) is not in the state dict: it follows from the seed and ``draws`` (uint8 ``[n]``, present if the
+    method redraws), or from ``current`` (uint8 ``[n]``, the byte that each weight stands for, present if the method
+    recycles).
 
     Attributes:
-        spec: see there.
+        spec: what determines the weight, together with scores, draws and current bytes.
         score_bound: scores start uniform on ± this.
         allocation: rule for the number of kept weights.
         resampling: IteRand's rule, or ``None``.
         recycling: Weight Recycling's rule, or ``None``.
-        held_mask: for a while, the mask, bool ``[n]`` (see ``fused.py``, and ``held_masks``).
-        held_weight: for a while, the effective weight.
-        order: names of all parameters of the layer, in the order of the plain one.
+        cached_mask: the mask, bool ``[n]``, while scores do not change; ``None`` = compute it in each forward pass.
+        cached_weight: the effective weight in the layer's shape, likewise.
+        parameter_order: names of all parameters of the layer, in the order of the plain one.
     """
 
     codes: Tensor
@@ -86,32 +91,33 @@ class MaskedWeight(nn.Module):
         device: torch.device,
         *,
         allocation: Allocation,
-        resampling: Resampling | None = None,
-        recycling: Recycling | None = None,
+        resampling: Resample | None = None,
+        recycling: Recycle | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
         self.allocation, self.resampling, self.recycling = allocation, resampling, recycling
         self.score_bound, self._unused = score_bound, True
-        self.held_mask: Tensor | None = None
-        self.held_weight: Tensor | None = None
-        self.order: tuple[str, ...] = ()
-        self._brackets = [new_bracket() for _ in range(spec.coats)]
+        self.cached_mask: Tensor | None = None
+        self.cached_weight: Tensor | None = None
+        self.parameter_order: tuple[str, ...] = ()
+        self._brackets = [new_bracket() for _ in range(spec.multiplicity)]
         count = math.prod(spec.shape)
         draws = torch.zeros(count, dtype=torch.uint8, device=device) if resampling else None
         self.register_buffer("draws", draws)
         current = initial_bytes(spec, device) if recycling else None
         self.register_buffer("current", current)
         self.register_buffer("codes", codes_of(spec, None, current, device), persistent=False)
-        for name, part in zip(("fixed_pruned", "fixed_kept"), fixed_of(spec, device) or (None, None), strict=True):
-            self.register_buffer(name, part, persistent=False)
+        fixed = fixed_by_seed(spec, device)
+        for name, mask in zip(("fixed_pruned", "fixed_kept"), fixed or (None, None), strict=True):
+            self.register_buffer(name, mask, persistent=False)
         if device.type == "meta":  # where nothing can be counted
             pruned, kept = (count * share >> 16 for share in spec.frozen)
             self._fixed_counts: tuple[int, ...] = (max(pruned, count - spec.selectable), kept)
         else:
-            self._fixed_counts = tuple(int(part.sum()) for part in self.fixed or ())
-        self.keep(self.size("").possible(spec.kept))
-        self._settled = not allocation.varies
+            self._fixed_counts = tuple(int(mask.sum()) for mask in fixed or ())
+        self.set_kept(self.size("").possible(spec.kept))
+        self._kept_is_set = not allocation.varies
 
     @property
     def fixed(self) -> Fixed | None:
@@ -130,20 +136,20 @@ class MaskedWeight(nn.Module):
         Raises:
             ConfigError: in the backward pass, if the number of kept weights changes in training, and nothing sets it.
         """
-        if self.held_weight is not None:
-            return HeldWeight.apply(  # type: ignore[no-untyped-call,no-any-return]
-                scores, self.codes, self.held_weight, self.spec
+        if self.cached_weight is not None:
+            return CachedWeight.apply(  # type: ignore[no-untyped-call,no-any-return]
+                scores, self.codes, self.cached_weight, self.spec
             )
-        coats = None
-        if self.spec.coats > 1:
-            coats = coats_of(scores.detach(), self.spec, self.fixed, self._brackets)
-            mask = coats > 0
+        times = None
+        if self.spec.multiplicity > 1:
+            times = multiples(scores.detach(), self.spec, self.fixed, self._brackets)
+            mask = times > 0
         else:
-            mask = self.mask(scores) if self.held_mask is None else self.held_mask
+            mask = self.mask(scores) if self.cached_mask is None else self.cached_mask
         weight: Tensor = StraightThrough.apply(  # type: ignore[no-untyped-call]
-            scores, self.codes, mask, coats, self.spec
+            scores, self.codes, mask, times, self.spec
         )
-        if not self._settled and weight.requires_grad:
+        if not self._kept_is_set and weight.requires_grad:
             weight.register_hook(_refuse_training)  # type: ignore[no-untyped-call]
         return weight.view(self.spec.shape)
 
@@ -151,7 +157,7 @@ class MaskedWeight(nn.Module):
         """Called once by ``register_parametrization``: the initial scores take the place of the weight."""
         if not self._unused:
             raise ConfigError(
-                "the weights of a subnetwork follow from seed and scores and cannot be assigned; materialise() it first"
+                "the weights of a subnetwork follow from seed and scores and cannot be assigned; take to_dense() first"
             )
         self._unused = False
         scores = random_scores(self.spec.seed, self.spec.tensor, self.score_bound, weight.numel(), weight.device)
@@ -166,9 +172,9 @@ class MaskedWeight(nn.Module):
         with stage("selection"):
             return select(scores.detach(), self.spec.kept, self.spec.selection, self.fixed, self._brackets[0])
 
-    def keep(self, kept: int) -> None:
+    def set_kept(self, kept: int) -> None:
         """Change the number of kept weights."""
-        self._settled = True
+        self._kept_is_set = True
         if kept != self.spec.kept:
             self.spec = replace(self.spec, kept=kept)
 
@@ -180,7 +186,7 @@ class MaskedWeight(nn.Module):
 
     @torch.no_grad()
     def resample(self, scores: Tensor, event: int) -> None:
-        """Redraw each pruned weight with the configured probability; ``event`` counts from 1."""
+        """Redraw each pruned weight with the rule's probability; ``event`` counts from 1."""
         if self.resampling is None or self.draws is None:
             return
         redraw(self.spec, self.resampling, event, self.mask(scores), self.codes, self.draws, self.current)
@@ -194,19 +200,19 @@ class MaskedWeight(nn.Module):
         if self.spec.padding >= 0:  # whose scores do not learn: it gives nothing
             keys = keys.clone()
             keys.view(self.spec.shape)[self.spec.padding] = -math.inf
-        takers, givers = self.recycling.moves(keys)
+        takers, givers = recycling_moves(self.recycling, keys)
         self.current[takers] = self.current[givers]
         self.codes[takers] = self.codes[givers]
 
     def get_extra_state(self) -> dict[str, Any]:
         """The spec travels with the state dict, so a state dict can be packed without the model."""
-        return asdict(self.spec)
+        return state_of_spec(self.spec)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Refuse the scores of another network."""
         spec = spec_from_state(state)
         require_same(self.spec, spec, varies=self.allocation.varies)
-        self.keep(spec.kept)
+        self.set_kept(spec.kept)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -221,5 +227,5 @@ class MaskedWeight(nn.Module):
 def _refuse_training(_: Tensor) -> None:
     raise ConfigError(
         "global selection and ramps set the number of weights that a layer keeps before each step, and nothing did: "
-        "call refresh(model, step, steps_per_epoch=…) in the loop"
+        "create the network with Subnetwork(), and call its step() after each optimizer.step()"
     )

@@ -1,10 +1,9 @@
-"""Subnetworks: modules whose weights are random numbers from a seed, kept or pruned by trained scores.
+"""Put masks on a model, refresh pruned weights between training steps, and take the masks off again.
 
-``make_subnetwork`` puts a ``MaskedWeight`` on the weights of each chosen layer through
-``torch.nn.utils.parametrize``. The layer's parameter becomes its scores; its weight becomes
-``mask(scores) * random weight``, with the gradient passed straight through the mask to the scores. Methods that prune
-at initialisation get a ``PrunedWeight`` instead: the parameter stays the weight, under a mask that ``tickets.py``
-finds.
+The parametrization `MaskedWeight` (``torch.nn.utils.parametrize``) makes the layer's parameter the scores, and its
+weight ``mask(scores) * random weight``, with the gradient passed straight through the mask to the scores. Methods that
+prune at initialisation get a `PrunedWeight` instead: the parameter stays the weight, under a mask that
+``prune_at_init.py`` finds.
 """
 
 from __future__ import annotations
@@ -18,16 +17,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..config import SubnetworkConfig
+from ..config import Selection, SubnetworkConfig
 from ..errors import ConfigError
-from ..methods import Method, resolve
+from ..methods.iterand import resampling_event
+from ..methods.recycling import recycling_is_due
 from ..models.copying import independent_copy
 from ..seed.codebooks import get_codebook
 from ..seed.philox_torch import random_weights
 from ..tensors import check_storable
 from .attachment import attach, detach, is_attached
-from .fused import FusedLayers
-from .layers import masked_layers
+from .fused import FusedForward, FusedLayers
+from .layers import MaskedLayer
 from .maskable import IN_PYTHON, Chosen, LayerFilter, chosen_weights, fan_in, refuse_second_names
 from .masked_weight import MaskedWeight
 from .pruned_weight import PrunedWeight
@@ -35,20 +35,20 @@ from .sparsity import Allocation
 from .spec import WeightSpec
 from .topk import kept_count
 
-__all__ = ["make_subnetwork", "materialise", "refresh", "update_kept_counts"]
+__all__ = ["mask_model", "refresh", "to_dense", "update_kept_counts"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFilter | None = None) -> ModuleT:
+def mask_model(model: ModuleT, config: SubnetworkConfig, *, filter_fn: LayerFilter | None = None) -> ModuleT:
     """Turn a module, in place, into one whose weights come from a seed.
 
-    For ``method="dense"`` the weights become the initial random ones and stay ordinary parameters.
+    For dense training the weights become the initial random ones and stay ordinary parameters.
 
     Args:
         model: any module; every layer of a type in ``MASKABLE`` is taken, with all its matrices.
-        config: method, distribution, sparsity, seed, resampling.
-        where: called with name (of several, the first) and layer; return ``False`` to leave a layer as it is.
+        config: method, distribution, sparsity, seed, refresh.
+        filter_fn: called with a layer and its name (of several, the first); return ``False`` to leave a layer as it is.
 
     Returns:
         ``model`` itself.
@@ -58,39 +58,40 @@ def make_subnetwork(model: ModuleT, config: SubnetworkConfig, *, where: LayerFil
             own: shared, known under another name, parametrized, computed, or not yet made. The model is as it was.
         SeedMaskError: an entry of the state dict that no file can hold.
     """
-    method = resolve(config)
-    chosen = chosen_weights(model, where)
-    if config.method != "dense":
+    chosen = chosen_weights(model, filter_fn)
+    selection = config.selection
+    if selection is not None or config.prune is not None:
         for name, value in model.state_dict().items():
             check_storable(value, name)
-    allocation = Allocation(method.scope, config.sparsity, method.ramp_epochs)
-    parts: dict[nn.Module, dict[str, MaskedWeight | PrunedWeight]] = {}
+    rule = selection or Selection()
+    allocation = Allocation(rule.scope, config.sparsity, rule.ramp_epochs)
+    weights: dict[nn.Module, dict[str, MaskedWeight | PrunedWeight]] = {}
     initial: list[tuple[nn.Parameter, WeightSpec]] = []
-    for tensor, one in enumerate(chosen):
-        weight, inputs = one.weight, fan_in(one.layer, one.tensor)
-        scale = method.codebook.scale(inputs * method.fan_factor(config.sparsity) if method.scale_fan else inputs)
-        spec = _spec(config, method, tensor, one, float(scale))
-        if method.trains == "weights":
-            initial.append((weight, spec))
-            if method.criterion is not None:
-                parts.setdefault(one.layer, {})[one.tensor] = PrunedWeight(spec, weight.device)
+    for tensor, choice in enumerate(chosen):
+        weight, inputs = choice.weight, fan_in(choice.layer, choice.tensor)
+        scale = config.codebook.scale(inputs * config.fan_factor if config.scale_fan else inputs)
+        spec = _spec(config, tensor, choice, float(scale))
+        if selection is not None:
+            weights.setdefault(choice.layer, {})[choice.tensor] = MaskedWeight(
+                spec,
+                selection.score_bound / math.sqrt(inputs),
+                weight.device,
+                allocation=allocation,
+                resampling=config.resample,
+                recycling=config.recycle,
+            ).to(weight.dtype)
             continue
-        masked = MaskedWeight(
-            spec,
-            method.score_bound / math.sqrt(inputs),
-            weight.device,
-            allocation=allocation,
-            resampling=method.resampling,
-            recycling=method.recycling,
-        )
-        parts.setdefault(one.layer, {})[one.tensor] = masked.to(weight.dtype)
-    allocation.check([p.size("") for group in parts.values() for p in group.values() if isinstance(p, MaskedWeight)])
-    if parts:
+        initial.append((weight, spec))
+        if config.prune is not None:
+            weights.setdefault(choice.layer, {})[choice.tensor] = PrunedWeight(spec, weight.device)
+    masked = [weight for group in weights.values() for weight in group.values() if isinstance(weight, MaskedWeight)]
+    allocation.check([weight.size("") for weight in masked])
+    if weights:
         refuse_second_names(model, chosen)
     # Only now: a refused layer leaves the model as it was.
-    for weight, spec in initial:
-        _initialise(weight, spec)
-    for layer, group in parts.items():
+    for parameter, spec in initial:
+        _initialise(parameter, spec)
+    for layer, group in weights.items():
         attach(layer, group)
     return model
 
@@ -105,37 +106,37 @@ def _initialise(weight: nn.Parameter, spec: WeightSpec) -> None:
         weight[spec.padding] = 0
 
 
-def _spec(config: SubnetworkConfig, method: Method, tensor: int, one: Chosen, scale: float) -> WeightSpec:
-    searched = method.trains == "scores"
+def _spec(config: SubnetworkConfig, tensor: int, choice: Chosen, scale: float) -> WeightSpec:
+    selection, frozen = config.selection, config.frozen
     spec = WeightSpec(
         seed=config.seed,
         tensor=tensor,
-        shape=tuple(one.weight.shape),
-        codebook=method.codebook.name,
+        shape=tuple(choice.weight.shape),
+        codebook=config.distribution,
         scale=scale,
         kept=0,
-        selection=str(method.selection) if searched else "unpruned",
-        binarised=method.binarised,
-        coats=method.coats,
-        frozen=(method.freezing.pruned, method.freezing.kept) if method.freezing else (0, 0),
-        padding=one.padding,
+        selection="unpruned" if selection is None else selection.rule,
+        binarised=config.binarised,
+        multiplicity=1 if selection is None else selection.multiplicity,
+        frozen=(frozen.pruned, frozen.kept) if frozen else (0, 0),
+        padding=choice.padding,
     )
     if spec.padding >= 0 and spec.frozen[1]:
         raise ConfigError(
-            f"layer {one.label}: its row {spec.padding} is padding, which stays 0, and frozen weights that are kept "
-            f"may be among it; give frozen_kept = 0 (--frozen-kept 0) {IN_PYTHON}"
+            f"layer {choice.label}: its row {spec.padding} is padding, which stays 0, and frozen weights that are kept "
+            f"may be among it; give selection.frozen_kept = 0 {IN_PYTHON}"
         )
     count = spec.selectable
-    return replace(spec, kept=_initially_kept(count, config.sparsity, one.label, method) if searched else count)
+    return replace(spec, kept=count if selection is None else _initially_kept(count, config, selection, choice.label))
 
 
-def _initially_kept(count: int, sparsity: float, name: str, method: Method) -> int:
-    if method.scope == "global":  # which settles the numbers before the first step
-        return max(1, math.floor((1 - sparsity) * count))
-    return kept_count(count, sparsity, name)
+def _initially_kept(count: int, config: SubnetworkConfig, selection: Selection, name: str) -> int:
+    if selection.scope == "global":  # whose counts are set before the first step
+        return max(1, math.floor((1 - config.sparsity) * count))
+    return kept_count(count, config.sparsity, name)
 
 
-def update_kept_counts(layers: Sequence[tuple[str, MaskedWeight, nn.Parameter]], epoch: int | None) -> None:
+def update_kept_counts(layers: Sequence[MaskedLayer], epoch: int | None) -> None:
     """Set the number of kept weights of each layer where training changes it (ramps and global selection).
 
     Args:
@@ -152,11 +153,11 @@ def update_kept_counts(layers: Sequence[tuple[str, MaskedWeight, nn.Parameter]],
     rule = varying[0][1].allocation
     counts = rule.kept_counts(sizes, lambda: [masked.keys(scores) for _, masked, scores in varying], epoch)
     for (_, masked, _), count in zip(varying, counts, strict=True):
-        masked.keep(count)
+        masked.set_kept(count)
 
 
 def refresh(
-    model: nn.Module,
+    layers: Sequence[MaskedLayer],
     step: int,
     *,
     steps_per_epoch: int | None = None,
@@ -165,17 +166,16 @@ def refresh(
 ) -> bool:
     """Do what the method does before training step ``step`` (0, 1, …).
 
-    Ramp and global selection: settle how many weights each layer keeps. Weight Recycling: before the first step of
-    some epochs, let weights take the values of others. IteRand: before every ``resample_every``-th step, redraw each
-    pruned weight with probability ``resample_rate``. Scores stay; what is redrawn follows from the seed and the step
-    alone.
+    Ramp and global selection: set how many weights each layer keeps. Weight Recycling: before the first step of some
+    epochs, let weights take the values of others. IteRand: before every K_per-th step, redraw each pruned weight with
+    probability r. Scores stay; what is redrawn follows from the seed and the step alone.
 
     Args:
-        model: made by `make_subnetwork`.
+        layers: the masked layers of a model; none for methods that train weights, where nothing is done.
         step: number of the step.
         steps_per_epoch: needed by methods that count epochs.
         epochs: of the whole run; needed by Weight Recycling.
-        fused: the layers of the model, to redraw the weights of all of them in one launch.
+        fused: the same layers, to redraw the weights of all of them in one launch.
 
     Returns:
         Whether weights changed.
@@ -183,34 +183,34 @@ def refresh(
     Raises:
         ConfigError: the method counts epochs, and their length is not given.
     """
-    layers = list(masked_layers(model))
-    happened, event = False, 0
+    changed, event = False, 0
     update_kept_counts(layers, None if steps_per_epoch is None else step // steps_per_epoch)
-    for _, part, scores in layers:
-        if part.recycling is not None:
+    for _, masked, scores in layers:
+        if masked.recycling is not None:
             if steps_per_epoch is None or epochs is None:
-                raise ConfigError("recycling: the method counts epochs; give refresh() steps_per_epoch and epochs")
-            if step % steps_per_epoch == 0 and part.recycling.happens(step // steps_per_epoch, epochs):
-                part.recycle(scores)
-                happened = True
-        if part.resampling is not None and (event := part.resampling.event(step)):
-            happened = True
+                raise ConfigError("recycling: the method counts epochs; give steps_per_epoch and epochs")
+            if step % steps_per_epoch == 0 and recycling_is_due(masked.recycling, step // steps_per_epoch, epochs):
+                masked.recycle(scores)
+                changed = True
+        if masked.resampling is not None and (event := resampling_event(masked.resampling, step)):
+            changed = True
             if fused is None:
-                part.resample(scores, event)
+                masked.resample(scores, event)
     if fused is not None and event:
         fused.resample(event)
-    return happened
+    return changed
 
 
-def materialise(model: ModuleT) -> ModuleT:
+def to_dense(model: ModuleT) -> ModuleT:
     """A copy of the model made of stock layers only, with bit-equal weights. ``model`` is not changed.
 
-    Its parameters are in the order in which they were before ``make_subnetwork``.
+    Its parameters are in the order in which they were before the model was masked.
 
     Raises:
         ConfigError: the model cannot be copied, or a layer was parametrized by others as well.
     """
     plain = independent_copy(model)
+    FusedForward.unregister(plain)
     for name, layer in list(plain.named_modules()):
         if is_attached(layer):
             detach(layer, name)

@@ -17,88 +17,84 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..config import SubnetworkConfig
 from ..errors import ConfigError, DataError
-from ..methods import grasp, magnitude, resolve, snip, synflow
+from ..methods import grasp, magnitude, snip, synflow
 from ..models.copying import independent_copy
 from .attachment import without_cudnn
 from .layers import pruned_layers
 from .topk import kept_count, topk_mask
 
-__all__ = ["SAMPLES_PER_CLASS", "Sample", "class_sample", "find_ticket", "looks_at_data", "use_masks"]
+__all__ = ["Sample", "class_sample", "find_masks", "use_masks"]
 
-#: Images of each class that SNIP and GraSP look at, unless the user says otherwise.
-SAMPLES_PER_CLASS = 10
 #: Network inputs ``[B, …]`` and labels int64 ``[B]``.
 Sample = tuple[Tensor, Tensor]
 
 
-def looks_at_data(config: SubnetworkConfig) -> bool:
-    """Whether the method finds its mask with the help of a sample."""
-    return resolve(config).criterion in ("snip", "grasp")
-
-
-def find_ticket(model: nn.Module, config: SubnetworkConfig, inputs: Sample | tuple[int, ...] | None = None) -> None:
-    """Prune a network that ``make_subnetwork`` prepared for a method that prunes at initialisation, in place.
+def find_masks(model: nn.Module, config: SubnetworkConfig, inputs: Sample | tuple[int, ...] | None = None) -> None:
+    """Prune a network that was masked for a method that prunes at initialisation, in place.
 
     Args:
         model: its weights are those of initialisation; they stay.
         config: method, sparsity, seed.
-        inputs: for SNIP and GraSP, a sample with all classes; for SynFlow, the shape of one input.
+        inputs: for SNIP and GraSP, a sample with all classes: inputs of the network ``[B, …]`` and labels int64
+            ``[B]``; for SynFlow, the shape of one input.
 
     Raises:
-        ConfigError: a layer that the method cannot score, or no inputs.
+        ConfigError: the method does not prune at initialisation, it cannot score a layer, or inputs are missing.
     """
-    method = resolve(config)
-    layers = list(pruned_layers(model))
-    if method.criterion is None or not layers:
-        raise ConfigError(f"method {config.method}: it does not prune at initialisation; there is no ticket to find")
+    prune = config.prune
+    layers = pruned_layers(model)
+    if prune is None or not layers:
+        raise ConfigError(f"method {config.method}: it does not prune at initialisation; there is no mask to find")
     names = [name for name, _, _ in layers]
-    count = sum(part.spec.selectable for _, part, _ in layers)
+    count = sum(pruned.spec.selectable for _, pruned, _ in layers)
     kept = kept_count(count, config.sparsity, "(all)")
-    if method.criterion == "synflow":
+    if prune.criterion == "synflow":
         shape = tuple(size for size in inputs or () if isinstance(size, int))
         if not shape:
             raise ConfigError("synflow: expected the shape of an input")
-        masks = _synflow(model, names, kept, config.rounds or synflow.ROUNDS, shape)
+        masks = _synflow(model, names, kept, prune.rounds or 1, shape)
     else:
         weights: list[Tensor] = [weight for _, _, weight in layers]
-        if method.criterion == "magnitude":
+        if prune.criterion == "magnitude":
             scores: Sequence[Tensor | None] = magnitude.magnitude_scores(weights)
-        elif method.criterion == "random":
+        elif prune.criterion == "random":
             scores = magnitude.uniform_scores(weights, config.seed)
         else:
-            scores = _from_data(model, config.method, inputs)
-        found = _checked(scores, names, config.method)
-        found = [part.without_padding(some, low=-math.inf) for (_, part, _), some in zip(layers, found, strict=True)]
-        masks = _global_masks(found, kept)
-    for (_, part, _), mask in zip(layers, masks, strict=True):
-        part.set_mask(mask)
+            scores = _from_data(model, prune.criterion, inputs)
+        all_scores = [
+            pruned.without_padding(score, low=-math.inf)
+            for (_, pruned, _), score in zip(layers, _checked(scores, names, prune.criterion), strict=True)
+        ]
+        masks = _global_masks(all_scores, kept)
+    for (_, pruned, _), mask in zip(layers, masks, strict=True):
+        pruned.set_mask(mask)
 
 
 def use_masks(model: nn.Module, masks: Mapping[str, NDArray[np.bool_]]) -> None:
     """Prune a network by given masks instead of finding them, in place.
 
     Args:
-        model: as for `find_ticket`.
+        model: as for `find_masks`.
         masks: bool ``[n]`` for each layer, by the name of its weight.
 
     Raises:
         ConfigError: names or sizes are not those of the network.
     """
-    layers = {name: part for name, part, _ in pruned_layers(model, every_name=True)}
+    layers = {name: pruned for name, pruned, _ in pruned_layers(model, every_name=True)}
     if set(layers) != set(masks):
         odd = sorted(set(layers) ^ set(masks))[0]
         raise ConfigError(
             f"ticket: expected masks for the {len(layers)} pruned layers of the network, got {len(masks)}; "
             f"{odd} is only in one of them; give the model and the method that the ticket was made with"
         )
-    for name, part in layers.items():
-        if masks[name].size != part.mask.numel():
+    for name, pruned in layers.items():
+        if masks[name].size != pruned.mask.numel():
             raise ConfigError(
-                f"ticket: {name}: expected a mask of {part.mask.numel()} weights, got {masks[name].size}; "
+                f"ticket: {name}: expected a mask of {pruned.mask.numel()} weights, got {masks[name].size}; "
                 "give the model and width that the ticket was made with"
             )
-    for name, part in layers.items():
-        part.set_mask(torch.from_numpy(masks[name].reshape(-1)).to(part.mask.device))
+    for name, pruned in layers.items():
+        pruned.set_mask(torch.from_numpy(masks[name].reshape(-1)).to(pruned.mask.device))
 
 
 def class_sample(batches: Iterable[Sample], classes: Sequence[str], per_class: int) -> Sample:
@@ -130,13 +126,13 @@ def class_sample(batches: Iterable[Sample], classes: Sequence[str], per_class: i
     )
 
 
-def _from_data(model: nn.Module, method: str, inputs: object) -> Sequence[Tensor | None]:
+def _from_data(model: nn.Module, criterion: str, inputs: object) -> Sequence[Tensor | None]:
     if not (isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], Tensor)):
-        raise ConfigError(f"{method}: expected a sample of the data with labels, got none")
+        raise ConfigError(f"{criterion}: expected a sample of the data with labels, got none")
     images, labels = inputs
     twin = _unmasked_copy(model).train()  # statistics of BatchNorm must not remember the sample
     weights: list[Tensor] = [weight for _, _, weight in pruned_layers(twin)]
-    if method == "snip":
+    if criterion == "snip":
         with torch.enable_grad():
             return snip.scores(twin(images), labels, weights)
     # Of second derivatives, the quicker kernels of attention and of recurrent layers know nothing.
@@ -151,36 +147,36 @@ def _synflow(model: nn.Module, names: list[str], kept: int, rounds: int, shape: 
         for value in (*twin.parameters(), *twin.buffers()):
             if value.is_floating_point():
                 value.abs_()
-    layers = list(pruned_layers(twin))
+    layers = pruned_layers(twin)
     weights: list[Tensor] = [weight for _, _, weight in layers]
     ones = torch.ones(1, *shape, dtype=torch.float64, device=weights[0].device)
     count = sum(weight.numel() for weight in weights)
     masks: list[Tensor] = []
     for round_ in range(1, rounds + 1):
-        found = _checked(synflow.scores(twin(ones), weights), names, "synflow")
-        if not all(bool(scores.isfinite().all()) for scores in found):
+        scores = _checked(synflow.scores(twin(ones), weights), names, "synflow")
+        if not all(bool(score.isfinite().all()) for score in scores):
             raise ConfigError("synflow: scores overflow; the network is too deep for unnormalised magnitudes")
         # What is pruned stays pruned, also beside weights that carry nothing.
-        found = [scores.masked_fill(~part.mask, -1.0) for scores, (_, part, _) in zip(found, layers, strict=True)]
-        masks = _global_masks(found, synflow.kept_in_round(count, kept, round_, rounds))
-        for (_, part, _), mask in zip(layers, masks, strict=True):
-            part.set_mask(mask)
+        scores = [score.masked_fill(~pruned.mask, -1.0) for score, (_, pruned, _) in zip(scores, layers, strict=True)]
+        masks = _global_masks(scores, synflow.kept_in_round(count, kept, round_, rounds))
+        for (_, pruned, _), mask in zip(layers, masks, strict=True):
+            pruned.set_mask(mask)
     return masks
 
 
 def _unmasked_copy(model: nn.Module) -> nn.Module:
     """A copy whose masks keep everything, and let gradients through."""
     twin = independent_copy(model)
-    for _, part, _ in pruned_layers(twin):
-        part.set_mask(torch.ones_like(part.mask))
+    for _, pruned, _ in pruned_layers(twin):
+        pruned.set_mask(torch.ones_like(pruned.mask))
     return twin
 
 
-def _checked(scores: Sequence[Tensor | None], names: list[str], method: str) -> list[Tensor]:
+def _checked(scores: Sequence[Tensor | None], names: list[str], criterion: str) -> list[Tensor]:
     for name, score in zip(names, scores, strict=True):
         if score is None:
             raise ConfigError(
-                f"{method}: layer {name} cannot be scored: no gradient reaches it; leave the layer out, or choose "
+                f"{criterion}: layer {name} cannot be scored: no gradient reaches it; leave the layer out, or choose "
                 "another method"
             )
     return [score.reshape(-1) for score in scores if score is not None]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .spec import WeightSpec, require_same, spec_from_state
+from .spec import WeightSpec, require_same, spec_from_state, state_of_spec
 
 __all__ = ["PrunedWeight"]
 
@@ -21,7 +21,7 @@ class PrunedWeight(nn.Module):
     Attributes:
         spec: tells the initial weight; ``kept`` follows the mask.
         mask: bool, flat ``[n]``, row-major; True = kept.
-        order: as of `MaskedWeight`.
+        parameter_order: names of all parameters of the layer, in the order of the plain one.
     """
 
     mask: Tensor
@@ -29,7 +29,7 @@ class PrunedWeight(nn.Module):
     def __init__(self, spec: WeightSpec, device: torch.device) -> None:
         super().__init__()
         self.spec = spec
-        self.order: tuple[str, ...] = ()
+        self.parameter_order: tuple[str, ...] = ()
         mask = torch.ones(math.prod(spec.shape), dtype=torch.bool, device=device)
         self.register_buffer("mask", self.without_padding(mask, low=False))
 
@@ -57,8 +57,8 @@ class PrunedWeight(nn.Module):
         return values
 
     def get_extra_state(self) -> dict[str, Any]:
-        """See `MaskedWeight`."""
-        return asdict(self.spec)
+        """The spec travels with the state dict, so a state dict can be packed without the model."""
+        return state_of_spec(self.spec)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Refuse the weights of another network."""
@@ -73,6 +73,6 @@ class PrunedWeight(nn.Module):
 
 def _refuse_training(_: Tensor) -> None:
     raise ConfigError(
-        "the network is to be pruned before its weights are trained, and was not: call find_ticket(model, config, "
-        "inputs) after make_subnetwork(model, config)"
+        "the network is to be pruned before its weights are trained, and was not: call prune_at_init(subnet, …) after "
+        "Subnetwork(model, config)"
     )

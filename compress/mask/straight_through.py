@@ -18,7 +18,7 @@ from .spec import WeightSpec
 from .stages import stage
 from .topk_cpu import CHUNK
 
-__all__ = ["HeldWeight", "StraightThrough", "effective_weight"]
+__all__ = ["CachedWeight", "StraightThrough", "effective_weight"]
 
 
 class StraightThrough(torch.autograd.Function):
@@ -26,14 +26,14 @@ class StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, scores: Tensor, codes: Tensor, mask: Tensor, coats: Tensor | None, spec: WeightSpec
+        ctx: FunctionCtx, scores: Tensor, codes: Tensor, mask: Tensor, times: Tensor | None, spec: WeightSpec
     ) -> Tensor:
         """See `effective_weight`; ``scores``, float ``[n]``, give it its dtype."""
         saved = (codes, scores) if spec.selection == "magnitude" else (codes,)
         ctx.save_for_backward(*saved)
         ctx.scale = spec.scale  # type: ignore[attr-defined]
         with stage("masking"):
-            return effective_weight(codes, mask, coats, spec, scores.dtype)
+            return effective_weight(codes, mask, times, spec, scores.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
@@ -44,8 +44,8 @@ class StraightThrough(torch.autograd.Function):
         return gradient, None, None, None, None
 
 
-class HeldWeight(torch.autograd.Function):
-    """An effective weight that was computed before, with all others of its network (see ``fused.py``)."""
+class CachedWeight(torch.autograd.Function):
+    """An effective weight that was computed before, together with all others of its network (see ``fused.py``)."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, scores: Tensor, codes: Tensor, weight: Tensor, spec: WeightSpec) -> Tensor:
@@ -71,13 +71,13 @@ class HeldWeight(torch.autograd.Function):
         return gradient, None, None, None
 
 
-def effective_weight(codes: Tensor, mask: Tensor, coats: Tensor | None, spec: WeightSpec, dtype: torch.dtype) -> Tensor:
+def effective_weight(codes: Tensor, mask: Tensor, times: Tensor | None, spec: WeightSpec, dtype: torch.dtype) -> Tensor:
     """The weight that the layer computes with, flat: +0 where pruned, else a multiple of the random weight or of α.
 
     Args:
         codes: int8 ``[n]``, the random weights in units of the scale.
         mask: bool ``[n]``.
-        coats: uint8 ``[n]``, how many times each weight is taken; ``None`` = as the mask says.
+        times: uint8 ``[n]``, how many times each weight is taken; ``None`` = as the mask says.
         spec: of the layer.
         dtype: of the result; other types than float32 are rounded once, from float32.
     """
@@ -85,11 +85,11 @@ def effective_weight(codes: Tensor, mask: Tensor, coats: Tensor | None, spec: We
     if spec.binarised:
         factor = alpha(codes, mask, spec.scale, spec.kept)
         codes = codes.sign()
-    if coats is None and _on_host(codes, dtype):
+    if times is None and _on_host(codes, dtype):
         return _host_product(codes, mask, float(factor))
     values = codes.to(torch.float32) * factor
-    if coats is not None:
-        values = values * coats
+    if times is not None:
+        values = values * times
     # where, not a product: -w * 0 would be -0, and a recovered pruned weight is +0.
     return torch.where(mask, values, 0.0).to(dtype)
 
@@ -102,27 +102,27 @@ def _score_gradient(grad: Tensor, codes: Tensor, scale: float, scores: Tensor | 
 
 
 def _on_host(codes: Tensor, dtype: torch.dtype) -> bool:
-    """Whether to go through a layer in pieces: a quarter of the time on a CPU, where temporaries leave the cache."""
+    """Whether to go through a layer in chunks: a quarter of the time on a CPU, where temporaries leave the cache."""
     return codes.device.type == "cpu" and dtype == torch.float32 and not torch.compiler.is_compiling()
 
 
 def _host_product(codes: Tensor, mask: Tensor, factor: float) -> Tensor:
     out = torch.empty(codes.shape, dtype=torch.float32, device="cpu")
-    room = torch.empty(min(CHUNK, len(codes)), dtype=torch.int8, device="cpu")
-    parts = (torch.split(part, CHUNK) for part in (codes, mask.view(torch.int8), out))
-    for some, kept, product in zip(*parts, strict=True):
+    scratch = torch.empty(min(CHUNK, len(codes)), dtype=torch.int8, device="cpu")
+    chunks = (torch.split(values, CHUNK) for values in (codes, mask.view(torch.int8), out))
+    for code, kept, product in zip(*chunks, strict=True):
         # In integers, a product with 0 has no sign.
-        product.copy_(torch.mul(some, kept, out=room[: len(some)])).mul_(factor)
+        product.copy_(torch.mul(code, kept, out=scratch[: len(code)])).mul_(factor)
     return out
 
 
 def _host_gradient(grad: Tensor, codes: Tensor, scale: float, scores: Tensor | None) -> Tensor:
     out = torch.empty_like(grad)
-    room = torch.empty(min(CHUNK, len(codes)), dtype=torch.float32, device="cpu")
-    parts = [torch.split(part, CHUNK) for part in (grad, codes, out)]
-    signs = torch.split(scores, CHUNK) if scores is not None else [None] * len(parts[0])
-    for above, some, gradient, sign in zip(*parts, signs, strict=True):
-        weight = room[: len(some)].copy_(some).mul_(scale)
+    scratch = torch.empty(min(CHUNK, len(codes)), dtype=torch.float32, device="cpu")
+    chunks = [torch.split(values, CHUNK) for values in (grad, codes, out)]
+    signs = torch.split(scores, CHUNK) if scores is not None else [None] * len(chunks[0])
+    for above, code, gradient, sign in zip(*chunks, signs, strict=True):
+        weight = scratch[: len(code)].copy_(code).mul_(scale)
         torch.mul(above, weight, out=gradient)
         if sign is not None:
             gradient.mul_(torch.sign(sign, out=weight))

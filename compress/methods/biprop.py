@@ -11,11 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .preset import MethodPreset
-
-__all__ = ["PRESET", "alpha"]
-
-PRESET = MethodPreset("Diffenderfer and Kailkhura, ICLR 2021, Algorithm 1", binarised=True)
+__all__ = ["alpha"]
 
 
 def alpha(codes: Tensor, mask: Tensor, scale: float, kept: int) -> Tensor:

@@ -12,12 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .preset import pruned_first
-
-__all__ = ["PRESET", "TEMPERATURE", "scores"]
+__all__ = ["TEMPERATURE", "scores"]
 
 TEMPERATURE = 200.0
-PRESET = pruned_first("Wang et al., ICLR 2020, equation 8", "grasp")
 
 
 def scores(logits: Tensor, labels: Tensor, weights: list[Tensor]) -> list[Tensor | None]:

@@ -10,12 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..seed.philox_torch import random_scores
-from .preset import pruned_first
 
-__all__ = ["MAGNITUDE", "RANDOM", "magnitude_scores", "uniform_scores"]
-
-MAGNITUDE = pruned_first("Frankle et al., ICLR 2021", "magnitude")
-RANDOM = pruned_first("Tanaka et al., NeurIPS 2020", "random")
+__all__ = ["magnitude_scores", "uniform_scores"]
 
 
 def magnitude_scores(weights: list[Tensor]) -> list[Tensor]:

@@ -9,11 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .preset import pruned_first
-
-__all__ = ["PRESET", "scores"]
-
-PRESET = pruned_first("Lee et al., ICLR 2019, equation 5", "snip")
+__all__ = ["scores"]
 
 
 def scores(logits: Tensor, labels: Tensor, weights: list[Tensor]) -> list[Tensor | None]:

@@ -14,12 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from .preset import pruned_first
-
-__all__ = ["PRESET", "ROUNDS", "kept_in_round", "scores"]
-
-ROUNDS = 100
-PRESET = pruned_first("Tanaka et al., NeurIPS 2020, Algorithm 1", "synflow")
+__all__ = ["kept_in_round", "scores"]
 
 
 def kept_in_round(weights: int, kept: int, round_: int, rounds: int) -> int:

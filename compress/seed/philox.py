@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 
-__all__ = ["MAX_SEED", "Purpose", "check_seed", "philox4x32", "random_bytes", "random_words"]
+__all__ = ["DECISION_STEPS", "MAX_SEED", "Purpose", "check_seed", "philox4x32", "random_bytes", "random_words"]
 
 MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85
 ROUNDS = 10
+#: Decisions about single weights compare 16 random bits with a threshold: shares are in units of 1 / 65536.
+DECISION_STEPS = 1 << 16
 MAX_SEED = 2**64 - 1
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)

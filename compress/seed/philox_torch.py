@@ -30,7 +30,6 @@ __all__ = [
 _LOW = 0xFFFFFFFF
 # Temporaries of a chunk stay in the CPU's cache, and within bounds on an accelerator.
 _CHUNK_CPU, _CHUNK_DEVICE = 1 << 14, 1 << 20
-DECISION_STEPS = 1 << 16
 
 
 def philox4x32(

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .. import methods
 from ..checkpoint import Checkpoint
 from ..config import Recipe, TrainConfig
 from ..data import DataBundle
 from ..errors import ConfigError, DataError, SeedMaskError, first_line
 from ..mask.layers import pruned_layers
-from ..mask.prune_at_init import SAMPLES_PER_CLASS, class_sample, find_ticket, looks_at_data, use_masks
+from ..mask.prune_at_init import class_sample, use_masks
+from ..mask.prune_at_init import find_masks as _find
 from ..models import build_model, is_foreign
 from ..models.state import load_state
 from ..pack import network_of_checkpoint
@@ -136,7 +136,7 @@ def find_masks(
         ConfigError: a ticket for a method that finds its masks in training; SynFlow on texts.
     """
     config = recipe.subnetwork
-    if not any(True for _ in pruned_layers(model)):
+    if not pruned_layers(model):
         if masks is not None:
             raise ConfigError(
                 f"ticket: method {config.method} finds its masks in training; give one that prunes at initialisation"
@@ -144,14 +144,14 @@ def find_masks(
         return
     if masks is not None:
         use_masks(model, masks)
-    elif looks_at_data(config):
+    elif config.prune is not None and config.prune.looks_at_data:
         batches = data.train.batches(EVAL_BATCH, device)
-        pixels, labels = class_sample(batches, data.classes, config.samples_per_class or SAMPLES_PER_CLASS)
-        find_ticket(model, config, (data.normalize(pixels), labels))
-    elif data.text is not None and config.method == "synflow":
+        pixels, labels = class_sample(batches, data.classes, config.prune.samples_per_class or 1)
+        _find(model, config, (data.normalize(pixels), labels))
+    elif data.text is not None and config.prune is not None and config.prune.criterion == "synflow":
         raise ConfigError("synflow: it sends ones through the network, and token numbers are no amounts: take snip")
     else:
-        find_ticket(model, config, data.image_shape)
+        _find(model, config, data.image_shape)
 
 
 def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: Recipe, micro_batches: int) -> None:
@@ -238,11 +238,11 @@ def check_packing(model: nn.Module, checkpoint: Checkpoint, where: object, *, al
     Raises:
         IterandError: it cannot be packed (names, types of buffers), or what is recovered is not the same network.
     """
-    method, network = methods.resolve(checkpoint.recipe.subnetwork), None
-    if method.trains == "scores" or method.criterion is not None:
-        values = "float32" if method.trains == "weights" else None
+    config, network = checkpoint.recipe.subnetwork, None
+    if config.selection is not None or config.prune is not None:
+        values = "float32" if config.selection is None else None
         network = loads(dumps(network_of_checkpoint(checkpoint, with_weights=values), coding="raw"))
-    arch, seed = checkpoint.architecture, checkpoint.recipe.subnetwork.seed
+    arch, seed = checkpoint.architecture, config.seed
     if not is_foreign(arch) and network is None:
         return
     plain = build_model(arch, seed=seed, allow_import=allow_import)

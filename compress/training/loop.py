@@ -73,8 +73,8 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
     group = join(options.peer_timeout)
     reporter = reporter if reporter and group.main else Reporter()
     with group.together(), ExitStack() as stack:
-        recipe, device = resolve_settings(recipe, options, group)
         stack.enter_context(only_run(options, group))
+        recipe, device = resolve_settings(recipe, options, group)
         stored = read_checkpoint(recipe, options, group)
         if stored and stored.test is not None:
             test = Score(**stored.test)
@@ -100,7 +100,7 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
 def _epochs(run: Run, log: MetricsLog, stop: StopRequest, reporter: Reporter) -> Score:
     """All epochs that are left, and the test."""
     options, group, settings = run.options, run.group, run.recipe.train
-    first, next_report = run.position.step, 0.0
+    layers, first, next_report = masked_layers(run.model), run.position.step, 0.0
     for epoch in range(run.position.epoch, settings.epochs):
         lr = learning_rate(settings, epoch)
         for parameters in run.optimizer.param_groups:
@@ -113,7 +113,7 @@ def _epochs(run: Run, log: MetricsLog, stop: StopRequest, reporter: Reporter) ->
         for pixels, labels in fetched(batches, run.profile):
             with stage("refresh"):
                 refresh(
-                    run.model,
+                    layers,
                     run.position.step,
                     steps_per_epoch=run.steps_per_epoch,
                     epochs=settings.epochs,
@@ -148,7 +148,7 @@ def _epochs(run: Run, log: MetricsLog, stop: StopRequest, reporter: Reporter) ->
             if stopping:
                 raise group.joint(RunStoppedError(options.out, run.position))
         _require_finite(run, lr)
-        update_kept_counts(list(masked_layers(run.model)), epoch)  # for the scores that the last step left
+        update_kept_counts(layers, epoch)  # for the scores that the last step left
         seconds = time.perf_counter() - began
         loss_sum, correct, examples = group.total(run.meter).tolist()
         validation = score(run, run.data.val) if run.data.val is not None else None

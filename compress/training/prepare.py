@@ -19,6 +19,7 @@ from ..errors import CheckpointError, ConfigError, DataError
 from ..files.atomic import check_output
 from ..files.outputs import only_writer
 from ..mask.fused import FusedLayers
+from ..mask.layers import masked_layers
 from ..models.state import load_state
 from ..networks import architecture_of, build_network, describe
 from ..rebuild import require_same_answers
@@ -27,7 +28,7 @@ from .distributed import Group
 from .metrics import check_tensorboard, metrics_path
 from .optimizer import load_optimizer_state, make_optimizer
 from .profile import StepProfile, trace_path
-from .recipe import differences, override
+from .recipe import differences, flattened, override
 from .replica import equalise_start, replicate, require_same_network, unused_parameters
 from .run import NEVER, Run
 from .run_options import RunOptions
@@ -55,8 +56,7 @@ def resolve_settings(recipe: Recipe, options: RunOptions, group: Group) -> tuple
             recipe = override(recipe, {"train.precision": precision})
     versions = {f"version of {name}": _version(name) for name in ("iterand-compress", "torch")}
     group.require_same(versions, ConfigError, "install the same versions on all machines")
-    sections = recipe.model_dump().items()
-    settings = {f"{section}.{key}": value for section, values in sections for key, value in values.items()}
+    settings = flattened(recipe.model_dump())
     settings |= {name: getattr(options, name) for name in _SAME_OPTIONS}
     settings |= {"device": device.type, "ticket": options.masks is not None}
     group.require_same(settings, ConfigError, "give all processes the same settings")
@@ -214,7 +214,7 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
         run.forward = torch.compile(run.network, mode=options.compile) if options.compile else run.network
     except RuntimeError as error:  # which modes there are depends on the version of torch
         raise group.joint(ConfigError(f"--compile: {error}")) from None
-    run.fused = FusedLayers.of(model, channels_last=run.channels_last)
+    run.fused = FusedLayers.of(model, masked_layers(model), channels_last=run.channels_last)
     return run
 
 

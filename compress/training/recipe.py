@@ -8,15 +8,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..config import Recipe, validated
+from ..config import Recipe
 from ..errors import ConfigError, did_you_mean
+from ..methods.presets import read_recipe
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["DEFAULT_RECIPE", "TEXT_RECIPE", "differences", "load_recipe", "override", "recipe_names"]
+__all__ = ["DEFAULT_RECIPE", "TEXT_RECIPE", "differences", "flattened", "load_recipe", "override", "recipe_names"]
 
 DEFAULT_RECIPE = "digits"
 #: What texts begin with.
@@ -31,8 +32,17 @@ def recipe_names() -> tuple[str, ...]:
     )
 
 
-def load_recipe(name_or_path: str) -> Recipe:
+def load_recipe(name_or_path: str, **overrides: Mapping[str, Any]) -> Recipe:
     """Read a shipped recipe by name, or a TOML file by path.
+
+    Example:
+        >>> recipe = load_recipe("digits", train={"epochs": 2}, subnetwork={"sparsity": 0.7, "resample": {"every": 20}})
+        >>> recipe.train.epochs, recipe.subnetwork.resample.every, recipe.subnetwork.resample.rate
+        (2, 20, 0.1)
+
+    Args:
+        name_or_path: of the recipe.
+        overrides: settings to change, by section.
 
     Raises:
         ConfigError: there is no such recipe, it is not TOML, or it has an unknown key or a value out of range.
@@ -55,33 +65,61 @@ def load_recipe(name_or_path: str) -> Recipe:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name_or_path}: not valid TOML: {error}") from None
-    return validated(Recipe, values, f"recipe {name_or_path}")
+    recipe = read_recipe(values, f"recipe {name_or_path}")
+    return override(recipe, flattened(overrides), f"recipe {name_or_path}") if overrides else recipe
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options") -> Recipe:
     """A copy of a recipe with some settings changed.
 
+    Another method starts from its own settings: of the old ones the seed stays, and the sparsity.
+
     Args:
         recipe: the base.
-        changes: ``{"section.key": value}``.
+        changes: ``{"section.key": value}``, nested sections as ``"subnetwork.resample.every"``.
         where: what an error message calls the source of the changes.
 
     Raises:
         ConfigError: an unknown key or a value out of range.
     """
     values = recipe.model_dump()
+    method = changes.get("subnetwork.method", recipe.subnetwork.method)
+    if method != recipe.subnetwork.method:
+        kept = ("seed", "sparsity") if recipe.subnetwork.sparsity and method != "dense" else ("seed",)
+        values["subnetwork"] = {key: values["subnetwork"][key] for key in kept}
     for dotted, value in changes.items():
-        section, _, key = dotted.partition(".")
-        values.setdefault(section, {})[key] = value
-    return validated(Recipe, values, where)
+        *sections, key = dotted.split(".")
+        section = values
+        for name in sections:
+            inner = section.get(name)
+            section[name] = dict(inner) if isinstance(inner, Mapping) else {}
+            section = section[name]
+        section[key] = value
+    return read_recipe(values, where)
 
 
 def differences(stored: Recipe, asked: Recipe) -> list[str]:
-    """Settings that differ, each as ``section.key: stored → asked``."""
-    old, new = stored.model_dump(), asked.model_dump()
+    """Settings that differ, each as ``section.key: stored → asked``; of another method no further choices."""
+    old, new = flattened(stored.model_dump()), flattened(asked.model_dump())
+    if stored.subnetwork.method != asked.subnetwork.method:
+        kept = ("subnetwork.method", "subnetwork.seed", "subnetwork.sparsity")
+        old, new = (
+            {key: value for key, value in values.items() if key in kept or not key.startswith("subnetwork.")}
+            for values in (old, new)
+        )
     return [
-        f"{section}.{key}: {old[section][key]!r} → {new[section][key]!r}"
-        for section in old
-        for key in old[section]
-        if old[section][key] != new[section][key]
+        f"{key}: {old.get(key)!r} → {new.get(key)!r}"
+        for key in dict.fromkeys((*old, *new))
+        if old.get(key) != new.get(key)
     ]
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``{"section.key": value}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -16,7 +16,7 @@ from ..config import Recipe
 from ..data import DataBundle
 from ..files.names import shell_word
 from ..mask.fused import FusedLayers
-from ..mask.layers import held_masks, pruned_layers
+from ..mask.layers import cached_masks, masked_layers, pruned_layers
 from ..models import AnyArchitecture, is_foreign
 from ..rebuild import probe_answers
 from .distributed import Group
@@ -99,9 +99,9 @@ class Run:
         with ExitStack() as stack:
             with self.autocast():  # the masked weights take its type
                 if self.fused:
-                    stack.enter_context(self.fused.held())
+                    stack.enter_context(self.fused.cached_weights())
                 elif len(self.micro_batches) > 1:
-                    stack.enter_context(held_masks(self.model))
+                    stack.enter_context(cached_masks(masked_layers(self.model)))
             yield
 
     def averaging(self, *, now: bool) -> AbstractContextManager[None]:

@@ -6,7 +6,7 @@ import math
 
 from ..config import Recipe, TrainConfig
 from ..errors import ConfigError
-from ..methods import resolve
+from ..methods.recycling import recycling_is_due
 
 __all__ = ["check_refresh", "check_schedule", "learning_rate"]
 
@@ -31,17 +31,17 @@ def check_refresh(recipe: Recipe) -> None:
         ConfigError: the full sparsity is never reached, or no recycling is ever due.
     """
     epochs, config = recipe.train.epochs, recipe.subnetwork
-    method = resolve(config)
-    if method.ramp_epochs > epochs:
+    ramp = config.selection.ramp_epochs if config.selection else 0
+    if ramp > epochs:
         raise ConfigError(
-            f"ramp_epochs: expected at most the {epochs} epochs of the run, so that the full sparsity is reached, "
-            f"got {method.ramp_epochs}"
+            f"selection.ramp_epochs: expected at most the {epochs} epochs of the run, so that the full sparsity is "
+            f"reached, got {ramp}"
         )
-    rule = method.recycling
-    if rule is not None and not any(rule.happens(epoch, epochs) for epoch in range(epochs)):
+    rule = config.recycle
+    if rule is not None and not any(recycling_is_due(rule, epoch, epochs) for epoch in range(epochs)):
         raise ConfigError(
             f"recycling: every {rule.every} epochs from epoch {rule.after} on, but not in the first or last, comes "
-            f"never in {epochs} epochs; lower recycle_every or recycle_after"
+            f"never in {epochs} epochs; lower recycle.every or recycle.after"
         )
 
 

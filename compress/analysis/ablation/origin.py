@@ -9,7 +9,6 @@ from ...checkpoint import DataInfo, is_checkpoint, load_checkpoint
 from ...config import Recipe
 from ...errors import CheckpointError, ConfigError
 from ...files.names import shell_word
-from ...methods import resolve
 from ...pack import network_of_checkpoint
 from ...recover import data_info, known_recipe
 from ...seedmask import Network, read_seedmask
@@ -92,9 +91,7 @@ def _from_seedmask(path: Path, max_weights: int | None) -> AblationSource:
 
 
 def _is_ticket(recipe: Recipe, path: Path) -> bool:
-    method = resolve(recipe.subnetwork)
-    if method.trains == "weights" and method.criterion is None:
-        raise ConfigError(
-            f"{path}: no mask to ablate: {recipe.subnetwork.method} keeps all weights; give a pruned network"
-        )
-    return method.criterion is not None
+    config = recipe.subnetwork
+    if config.selection is None and config.prune is None:
+        raise ConfigError(f"{path}: no mask to ablate: {config.method} keeps all weights; give a pruned network")
+    return config.prune is not None

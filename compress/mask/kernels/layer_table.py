@@ -24,10 +24,10 @@ _REMEMBERED = 16
 
 def available(device: torch.device) -> bool:
     """Whether the kernels can run there: with Triton, on a GPU of compute capability 7.0 or in Triton's interpreter."""
-    if find_spec("triton") is None:
+    if device.type != "cuda" and (device.type != "cpu" or os.environ.get("TRITON_INTERPRET") != "1"):
         return False
-    if device.type != "cuda":
-        return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if find_spec("triton") is None or device.type == "cpu":
+        return find_spec("triton") is not None
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (7, 0)
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from ...seed.philox import check_seed
-from ...seed.philox_torch import DECISION_STEPS
+from ...seed.philox import DECISION_STEPS, check_seed
 from .cuts import Cuts
 from .layer_table import TILE, LayerTable, on_device, warps
 
