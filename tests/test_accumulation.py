@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import masked_layers
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.data.shard import Shard
 from iterand_compress.compress.errors import ConfigError
+from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.training import loop
 from iterand_compress.compress.training.loop import train
 from iterand_compress.compress.training.recipe import override

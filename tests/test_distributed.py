@@ -20,10 +20,11 @@ import torch
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import masked_layers, pack, pruned_layers
+from iterand_compress import pack
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe, TrainConfig
 from iterand_compress.compress.errors import DataError, IterandError
+from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
 from iterand_compress.compress.networks import step_seed
 from iterand_compress.compress.pack import network_of_checkpoint
 from iterand_compress.compress.training import loop
