@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .compress.analysis.theory_check import check_bound
     from .compress.config import DataConfig, ModelConfig, Recipe, SubnetworkConfig, TrainConfig
     from .compress.errors import IterandError, SeedMaskError
+    from .compress.inputs import ImageInput, TextInput
     from .compress.mask.layers import masked_layers, pruned_layers
     from .compress.mask.masking import make_subnetwork, materialise, refresh
     from .compress.mask.prune_at_init import find_ticket
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DataConfig",
+    "ImageInput",
     "IterandError",
     "ModelConfig",
     "Recipe",
     "RunOptions",
     "SeedMaskError",
     "SubnetworkConfig",
+    "TextInput",
     "TrainConfig",
     "check_bound",
     "find_ticket",
@@ -51,6 +54,7 @@ __all__ = [
 _MODULES = {
     "compress.config": ("DataConfig", "ModelConfig", "Recipe", "SubnetworkConfig", "TrainConfig"),
     "compress.errors": ("IterandError", "SeedMaskError"),
+    "compress.inputs": ("ImageInput", "TextInput"),
     "compress.pack": ("pack",),
     "compress.recover": ("load_network", "recover"),
     "compress.seedmask": ("read_seedmask",),

@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import nn
 
 from common import environment, save
-from iterand_compress import SubnetworkConfig, make_subnetwork
+from iterand_compress import ImageInput, SubnetworkConfig, make_subnetwork
 from iterand_compress.export import export_onnx, load_session
 
 FORMS = ("dense", "int8", "packed", "seeded")
@@ -66,7 +66,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     sizes, same, wanted = {}, {}, b""
     for form in FORMS:
         path = folder / f"{form}.onnx"
-        image = {"image_shape": (3, side, side), "mean": [0.5] * 3, "std": [0.2] * 3}
+        image = {"input": ImageInput((3, side, side), [0.5] * 3, [0.2] * 3)}
         sizes[form] = export_onnx(model, path, form=form, **image).file_bytes
         found = load_session(path, onnxruntime.SessionOptions()).run(None, {"pixels": pixels})[0].tobytes()
         wanted = wanted or found

@@ -141,7 +141,9 @@ def stored_score(out: Path) -> Score:
 
 def score_of_network(network: LoadedNetwork, test: Split) -> Score:
     """On the CPU, in float32."""
-    return evaluate(network_logits(network.model, network.normalize), test, batch_size=500, device=torch.device("cpu"))
+    return evaluate(
+        network_logits(network.model, network.data.input.normalize), test, batch_size=500, device=torch.device("cpu")
+    )
 
 
 def packed_bytes(out: Path, *, with_weights: str | None) -> int:

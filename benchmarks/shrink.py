@@ -72,7 +72,7 @@ def measure(checkpoint: Path, rounds: int) -> dict[str, Any]:
         whole = export_network(checkpoint, files[0])
         shrunk = export_network(checkpoint, files[1], shrink=True)
         both = export_network(checkpoint, packed, shrink=True, form="packed")
-        pixels = np.random.default_rng(0).random((256, *network.data.image_shape), np.float32)
+        pixels = np.random.default_rng(0).random((256, *network.data.input.shape), np.float32)
         outputs = [session(file).run(None, {"pixels": pixels})[0] for file in files]
         seconds = {str(size): latencies(files, pixels[:size], rounds) for size in (1, 32)}
         report = shrunk.shrink

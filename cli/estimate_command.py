@@ -72,7 +72,7 @@ def command(
     """
     from ..compress.analysis.estimate import estimate
     from ..compress.config import ModelConfig, SubnetworkConfig, validated
-    from ..compress.inputs import TextSpec
+    from ..compress.inputs import AnyInput, ImageInput, TextInput
 
     sections = {"model": {"name": model, "width": width, "affine": affine}}
     sections["subnetwork"] = {
@@ -87,13 +87,16 @@ def command(
     }
     if (tokens is None) != (vocabulary is None):
         raise click.UsageError("--tokens and --vocabulary belong together: give both, for a model that takes texts.")
-    text = None if tokens is None or vocabulary is None else TextSpec(tokens, vocabulary)
+    network_input: AnyInput
+    if tokens is None or vocabulary is None:
+        network_input = ImageInput((channels, image_size, image_size), 1 / 3, 1 / 3)
+    else:
+        network_input = TextInput(tokens, vocabulary)
     found = estimate(
         validated(ModelConfig, given["model"], "model"),
         validated(SubnetworkConfig, given["subnetwork"], "subnetwork"),
         num_classes=classes,
-        image_shape=None if text else (channels, image_size, image_size),
-        text=text,
+        input=network_input,
         redrawn=redrawn,
         allow_import=True,
     )

@@ -281,7 +281,7 @@ def test_accuracy_of_a_shuffled_subnetwork_by_hand(digits, subnetwork):
             loaded.model.get_parameter(entry.name).copy_(torch.from_numpy(weights))
     pixels, labels = next(load_data(DataConfig()).test.batches(500, "cpu"))
     with torch.no_grad():
-        correct = int((loaded.model(loaded.normalize(pixels)).argmax(1) == labels).sum())
+        correct = int((loaded.model(loaded.data.input.normalize(pixels)).argmax(1) == labels).sum())
     assert correct == subnetwork["variants"][2]["repetitions"][1]["correct"]
 
 

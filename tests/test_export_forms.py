@@ -19,7 +19,7 @@ from kinds import expected_weights, networks_of_every_kind
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from iterand_compress import SubnetworkConfig, find_ticket, make_subnetwork, materialise, refresh
+from iterand_compress import ImageInput, SubnetworkConfig, find_ticket, make_subnetwork, materialise, refresh
 from iterand_compress.compress.errors import ConfigError, ExportError
 from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.pack import network_of
@@ -33,7 +33,7 @@ from iterand_compress.export.forms.functions import functions_for
 from iterand_compress.export.forms.layouts import layout_of, write_numbers
 from iterand_compress.export.graph import Graph
 
-IMAGE = {"image_shape": (3, 16, 16), "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+IMAGE = {"input": ImageInput((3, 16, 16), [0.5, 0.4, 0.3], [0.2, 0.25, 0.3])}
 pytestmark = pytest.mark.usefixtures("captured_once")
 CODED = ("packed", "int8", "seeded")
 

@@ -15,13 +15,13 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
-from iterand_compress import SubnetworkConfig, find_ticket, make_subnetwork
+from iterand_compress import ImageInput, SubnetworkConfig, find_ticket, make_subnetwork
 from iterand_compress.compress.pack import network_of
 from iterand_compress.compress.recover import recover
 from iterand_compress.compress.seedmask import dumps, read_seedmask
 from iterand_compress.export import export_onnx, load_session, verify_onnx
 
-IMAGE = {"image_shape": (1, 6, 8), "mean": [0.4], "std": [0.2]}
+IMAGE = {"input": ImageInput((1, 6, 8), [0.4], [0.2])}
 FORMS = {
     "packed": {"form": "packed"},
     "int8": {"form": "int8"},

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from iterand_compress.compress.analysis.estimate import estimate
 from iterand_compress.compress.config import ModelConfig, SubnetworkConfig
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
-from iterand_compress.compress.inputs import InputSpec
+from iterand_compress.compress.inputs import ImageInput
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
 from iterand_compress.compress.mask.masking import make_subnetwork, materialise, refresh
 from iterand_compress.compress.mask.prune_at_init import find_ticket, use_masks
@@ -117,7 +117,7 @@ def test_a_layer_under_two_names_is_exported_once(form: str, tmp_path: Path) -> 
 
     torch.manual_seed(0)
     model = make_subnetwork(Images(), EDGE_POPUP)
-    image = {"image_shape": (1, 2, 3), "mean": [0.0], "std": [1.0]}
+    image = {"input": ImageInput((1, 2, 3), [0.0], [1.0])}
     export_onnx(model, tmp_path / "twins.onnx", form=form, **image)
     pixels = torch.rand(4, 1, 2, 3)
     (found,) = load_session(tmp_path / "twins.onnx").run(None, {"pixels": pixels.numpy()})
@@ -353,7 +353,7 @@ def test_a_file_has_the_size_that_was_estimated(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     foretold = estimate(
-        ModelConfig(name="ours:Net"), EDGE_POPUP, num_classes=10, image_shape=(3, 10, 10), allow_import=True
+        ModelConfig(name="ours:Net"), EDGE_POPUP, num_classes=10, input=ImageInput((3, 10, 10), 0, 1), allow_import=True
     )
     import ours
 
@@ -386,8 +386,8 @@ def test_a_file_with_weights_that_no_graph_has_is_exported(
     monkeypatch.syspath_prepend(str(tmp_path))
     import unread
 
-    about = resolve(ModelConfig(name="unread:Net"), num_classes=3, image_shape=(3, 2, 2)).to_dict()
-    given = InputSpec(shape=(3, 2, 2), mean=(0.5,) * 3, std=(0.5,) * 3)
+    about = resolve(ModelConfig(name="unread:Net"), num_classes=3, input=ImageInput((3, 2, 2), 0, 1)).to_dict()
+    given = ImageInput(shape=(3, 2, 2), mean=(0.5,) * 3, std=(0.5,) * 3)
     pack(make_subnetwork(unread.Net(3), EDGE_POPUP), tmp_path / "m.seedmask", architecture=about, input=given)
     export_network(tmp_path / "m.seedmask", tmp_path / "m.onnx", model="unread:Net", form=form)
     assert verify_onnx(tmp_path / "m.onnx").weights == 2

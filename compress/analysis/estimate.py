@@ -13,12 +13,12 @@ from torch import nn
 
 from ..config import ModelConfig, Recipe, SubnetworkConfig
 from ..errors import ConfigError, IterandError
-from ..inputs import InputSpec, TextInput, TextSpec
+from ..inputs import AnyInput
 from ..mask.layers import masked_layers, pruned_layers
 from ..mask.masking import make_subnetwork
 from ..mask.topk import kept_count
 from ..methods import resolve as resolve_method
-from ..models import AnyArchitecture, TextArchitecture, build_model, resolve, resolve_text
+from ..models import AnyArchitecture, build_model, resolve
 from ..pack import masked_keys
 from ..seed.codebooks import get_codebook
 from ..seedmask.bits import Row
@@ -127,8 +127,7 @@ def estimate(
     subnetwork: SubnetworkConfig,
     *,
     num_classes: int,
-    image_shape: tuple[int, int, int] | None = None,
-    text: TextSpec | None = None,
+    input: AnyInput,  # noqa: A002
     redrawn: float | None = None,
     allow_import: bool = False,
 ) -> Estimate:
@@ -141,8 +140,7 @@ def estimate(
         model: the architecture.
         subnetwork: method, distribution and sparsity.
         num_classes: outputs.
-        image_shape: channels, height, width of an image, for a network that takes images.
-        text: the tokeniser, for a network that takes texts.
+        input: the images or texts that the network takes.
         redrawn: share of the kept weights that are redrawn or overwritten; by default `DEFAULT_REDRAWN`.
         allow_import: whether the model's name may be ``package.module:factory``.
 
@@ -158,13 +156,7 @@ def estimate(
         raise ConfigError(f"redrawn: expected a share from 0 to 1 of the kept weights, got {share}")
     if share and kind == "none":
         raise ConfigError(f"redrawn: {subnetwork.method} redraws nothing; leave it out, or use --method iterand")
-    architecture: AnyArchitecture
-    if text is not None:
-        architecture = resolve_text(model, num_classes=num_classes, text=text)
-    elif image_shape is not None:
-        architecture = resolve(model, num_classes=num_classes, image_shape=image_shape)
-    else:
-        raise ConfigError("estimate: expected image_shape or text, got neither")
+    architecture = resolve(model, num_classes=num_classes, input=input)
     network = _skeleton(architecture, subnetwork, allow_import=allow_import)
     frozen = (method.freezing.pruned / 65536, method.freezing.kept / 65536) if method.freezing else (0.0, 0.0)
     book = get_codebook("signed-constant") if method.binarised else method.codebook
@@ -186,7 +178,7 @@ def estimate(
             first = by_name[masked[keys.spec.tensor].name]
             log = _log_bytes(first.kept, 1.0, book.name, recycled=True)
             layers.append(replace(first, name=keys.name, log_bytes=log))
-    header = _header_bytes(architecture, Recipe(model=model, subnetwork=subnetwork), book.name, layers, rest)
+    header = _header_bytes(architecture, input, Recipe(model=model, subnetwork=subnetwork), book.name, layers, rest)
     state_bytes = sum(value.numel() * value.element_size() for value in rest.values())
     return Estimate(
         architecture, tuple(layers), method.codebook.name, share, method.recycling is not None, state_bytes, header
@@ -251,15 +243,9 @@ def _scaled_bytes(stand_in: Row, count: int) -> int:
     return -(-plan(stand_in).bytes * count // stand_in.count)
 
 
-def _about_input(architecture: AnyArchitecture) -> InputSpec | TextInput:
-    if isinstance(architecture, TextArchitecture):
-        return TextInput(length=architecture.length, unit="words", vocabulary=architecture.vocabulary)
-    channels, side = architecture.in_channels, architecture.image_size
-    return InputSpec(shape=(channels, side, side), mean=(1 / 3,) * channels, std=(1 / 3,) * channels)
-
-
 def _header_bytes(
     architecture: AnyArchitecture,
+    input: AnyInput,  # noqa: A002
     recipe: Recipe,
     codebook: str,
     layers: list[LayerEstimate],
@@ -297,7 +283,7 @@ def _header_bytes(
             for name, value in rest.items()
         ],
         "architecture": architecture.to_dict(),
-        "input": _about_input(architecture),
+        "input": input,
         "classes": [f"class {i}" for i in range(architecture.num_classes)],
         "recipe": recipe.model_dump(exclude_none=True),
         "digests": {"payload": NO_DIGEST, "weights": NO_DIGEST, "manifest": NO_DIGEST},

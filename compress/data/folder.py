@@ -11,14 +11,15 @@ from ..errors import DataError
 from ..files.names import printable
 from .class_folders import PARTS, Wanted, list_classes, look_around, require_several, twin, unsplit
 from .image_files import image_header, suffixes
-from .image_source import FileSource, Labelled, RawData
+from .image_source import FileSource, LabelledImages
+from .raw_data import RawData
 
 __all__ = ["load_folder"]
 
 _Listing = dict[str, list[str]]
 
 
-def load_folder(data_dir: Path | None) -> RawData:
+def load_folder(data_dir: Path | None) -> RawData[LabelledImages]:
     """Read the layout of an image folder.
 
     With both ``val/`` and ``test/``, the former is for validation; otherwise the one there is holds the test
@@ -78,7 +79,7 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
-def _labelled(listing: _Listing, channels: int) -> Labelled:
+def _labelled(listing: _Listing, channels: int) -> LabelledImages:
     paths = [path for files in listing.values() for path in files]
     labels = np.repeat(np.arange(len(listing)), [len(files) for files in listing.values()])
-    return Labelled(FileSource(paths, channels), labels.astype(np.int64))
+    return LabelledImages(FileSource(paths, channels), labels.astype(np.int64))

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from .order import generated_words
-from .texts import RawTexts, Texts
+from .raw_data import RawData
+from .texts import LabelledTexts
 
 __all__ = ["ANIMALS", "TEST_SENTENCES", "TRAIN_SENTENCES", "load_sentences"]
 
@@ -50,7 +51,7 @@ _FRAMES = (
 _WORDS = 16
 
 
-def load_sentences() -> RawTexts:
+def load_sentences() -> RawData[LabelledTexts]:
     """6,000 sentences for training and 1,500 for testing, no two alike; the same ones for ever."""
     labels: dict[str, int] = {}
     total = TRAIN_SENTENCES + TEST_SENTENCES
@@ -59,9 +60,9 @@ def load_sentences() -> RawTexts:
         labels.setdefault(text, label)
         if len(labels) == total:
             break
-    every = Texts(tuple(labels), np.array(list(labels.values()), np.int64))
+    every = LabelledTexts(tuple(labels), np.array(list(labels.values()), np.int64))
     order = np.arange(total)
-    return RawTexts(ANIMALS, every.subset(order[:TRAIN_SENTENCES]), every.subset(order[TRAIN_SENTENCES:]))
+    return RawData(ANIMALS, every.subset(order[:TRAIN_SENTENCES]), every.subset(order[TRAIN_SENTENCES:]))
 
 
 def _sentence(words: Sequence[int]) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Texts of the user's: a folder of text files, or tables of labels and texts."""
+"""LabelledTexts of the user's: a folder of text files, or tables of labels and texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,9 @@ from ..errors import DataError, SeedMaskError
 from ..files.names import check_text, printable
 from .class_folders import PARTS, Wanted, check_names, list_classes, look_around, require_several, twin, unsplit
 from .order import fixed_order
+from .raw_data import RawData
 
-__all__ = ["RawTexts", "Texts", "load_texts"]
+__all__ = ["LabelledTexts", "load_texts"]
 
 COLUMNS = ("label", "text")
 #: A larger file is refused before it is read: all texts are kept in memory.
@@ -33,37 +34,18 @@ _Rows = list[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Texts and their labels (int64 ``[n]``)."""
+class LabelledTexts:
+    """LabelledTexts and their labels (int64 ``[n]``)."""
 
     texts: tuple[str, ...]
     labels: NDArray[np.int64]
 
-    def subset(self, indices: NDArray[np.int64]) -> Texts:
+    def subset(self, indices: NDArray[np.int64]) -> LabelledTexts:
         """The part at ``indices``."""
-        return Texts(tuple(self.texts[index] for index in indices.tolist()), self.labels[indices])
+        return LabelledTexts(tuple(self.texts[index] for index in indices.tolist()), self.labels[indices])
 
 
-@dataclass(frozen=True)
-class RawTexts:
-    """A data set of texts as its provider has it, before splitting and tokenising.
-
-    Attributes:
-        classes: names by label.
-        train: training texts.
-        test: test texts.
-        val: validation texts, if the provider separates them.
-        left_out: how many files and folders were not taken, by what they are.
-    """
-
-    classes: tuple[str, ...]
-    train: Texts
-    test: Texts
-    val: Texts | None = None
-    left_out: Mapping[str, int] = field(default_factory=dict)
-
-
-def load_texts(data_dir: Path | None) -> RawTexts:
+def load_texts(data_dir: Path | None) -> RawData[LabelledTexts]:
     """Read texts: a folder with ``train/<class>/*.txt`` or ``train.csv`` (and the same for test, val), or one CSV file.
 
     With both a validation and a test part, the former is for validation; otherwise the one there is holds the test
@@ -97,10 +79,10 @@ def load_texts(data_dir: Path | None) -> RawTexts:
     classes = _classes(parts["train"], data_dir / "train")
     labelled = {part: _labelled(rows, classes) for part, rows in parts.items()}
     test = labelled.pop("test") if "test" in labelled else labelled.pop("val")
-    return RawTexts(tuple(classes), labelled["train"], test, labelled.get("val"), left_out)
+    return RawData(tuple(classes), labelled["train"], test, labelled.get("val"), left_out=left_out)
 
 
-def _split(path: Path, rows: _Rows) -> RawTexts:
+def _split(path: Path, rows: _Rows) -> RawData[LabelledTexts]:
     order = fixed_order(len(rows))
     held = max(1, round(TEST_SHARE * len(rows)))
     train, test = ([rows[index] for index in np.sort(part).tolist()] for part in (order[held:], order[:held]))
@@ -112,7 +94,7 @@ def _split(path: Path, rows: _Rows) -> RawTexts:
             f"({held:,} of {len(rows):,} texts), and with it every text of the class {lacking[0]!r}: give more texts "
             "of that class, or a folder with train.csv and test.csv"
         )
-    return RawTexts(tuple(classes), _labelled(train, classes), _labelled(test, classes))
+    return RawData(tuple(classes), _labelled(train, classes), _labelled(test, classes))
 
 
 def _part(folder: Path, part: str) -> Path | None:
@@ -212,7 +194,7 @@ def _classes(rows: _Rows, where: Path) -> Mapping[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-def _labelled(rows: Sequence[tuple[str, str, str]], classes: Mapping[str, int]) -> Texts:
+def _labelled(rows: Sequence[tuple[str, str, str]], classes: Mapping[str, int]) -> LabelledTexts:
     for label, _, place in rows:
         if label not in classes:
             if same := twin(label, classes):
@@ -223,4 +205,4 @@ def _labelled(rows: Sequence[tuple[str, str, str]], classes: Mapping[str, int]) 
             known = ", ".join(list(classes)[:10])
             raise DataError(f"text: {place}: class {label!r} is not among the training texts; they have: {known}")
     labels = np.array([classes[label] for label, _, _ in rows], np.int64)
-    return Texts(tuple(text for _, text, _ in rows), labels)
+    return LabelledTexts(tuple(text for _, text, _ in rows), labels)

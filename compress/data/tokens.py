@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs import PADDING, TextSpec
+from ..inputs import PADDING, TextInput
 
 __all__ = ["pieces", "token_hash", "tokenise", "tokenise_all"]
 
@@ -83,7 +83,7 @@ def _token(piece: str, vocabulary: int) -> int:
     return 1 + token_hash(piece) % (vocabulary - 1)
 
 
-def tokenise(text: str, spec: TextSpec) -> NDArray[np.int64]:
+def tokenise(text: str, spec: TextInput) -> NDArray[np.int64]:
     """Turn a text into the numbers that a network takes.
 
     Of ``words``, token = 1 + hash mod (vocabulary - 1) of each of the `pieces`; of ``bytes``, token = 1 + byte of
@@ -93,7 +93,7 @@ def tokenise(text: str, spec: TextSpec) -> NDArray[np.int64]:
         int64 ``[length]``: the tokens, then `PADDING`. A text without pieces is all `PADDING`.
 
     Example:
-        >>> tokenise("The cat.", TextSpec(5, 1000)).tolist()
+        >>> tokenise("The cat.", TextInput(5, 1000)).tolist()
         [139, 794, 968, 0, 0]
     """
     tokens = np.full(spec.length, PADDING, np.int64)
@@ -107,7 +107,7 @@ def tokenise(text: str, spec: TextSpec) -> NDArray[np.int64]:
     return tokens
 
 
-def tokenise_all(texts: Iterable[str], spec: TextSpec) -> NDArray[np.int64]:
+def tokenise_all(texts: Iterable[str], spec: TextInput) -> NDArray[np.int64]:
     """`tokenise` of each text, int64 ``[n, length]``."""
     rows = [tokenise(text, spec) for text in texts]
     return np.stack(rows) if rows else np.empty((0, spec.length), np.int64)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import ModelConfig
 from ..errors import ConfigError, did_you_mean
-from ..inputs import LARGEST_LENGTH, LARGEST_VOCABULARY, TextSpec
+from ..inputs import LARGEST_LENGTH, LARGEST_VOCABULARY, AnyInput, ImageInput, TextInput
 
 __all__ = [
     "AnyArchitecture",
@@ -19,7 +19,6 @@ __all__ = [
     "model_names",
     "read_architecture",
     "resolve",
-    "resolve_text",
 ]
 
 #: Images of at least this side get the ImageNet stem when the stem is ``auto``.
@@ -191,18 +190,27 @@ def _expect(arch: AnyArchitecture, field: str, holds: bool, expected: str) -> No
         raise ConfigError(f"architecture: {field}: expected {expected}, got {getattr(arch, field)!r:.100}")
 
 
-def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, int, int]) -> Architecture:
-    """Settle what the settings leave open, given the data.
+def resolve(config: ModelConfig, *, num_classes: int, input: AnyInput) -> AnyArchitecture:  # noqa: A002
+    """Work out everything that the settings leave open from what the network takes.
 
     Args:
         config: the model section of a recipe.
-        num_classes: of the data.
-        image_shape: (channels, height, width) of the data.
+        num_classes: number of classes of the data.
+        input: the images or texts of the data.
 
     Raises:
-        ConfigError: an unknown model, images it cannot take, or a setting it does not have.
+        ConfigError: an unknown model, an input it does not take, or a setting it does not have.
     """
-    channels, height, width = image_shape
+    if ":" in config.name:
+        for key, unset in (("width", 1.0), ("affine", False), ("activation", None)):
+            _refuse_set(config, key, getattr(config, key) != unset, "it belongs to the built-in models")
+    if isinstance(input, TextInput):
+        return _resolve_text(config, num_classes, input)
+    return _resolve_image(config, num_classes, input)
+
+
+def _resolve_image(config: ModelConfig, num_classes: int, image: ImageInput) -> Architecture:
+    channels, height, width = image.shape
     if config.name in TEXT_MODELS:
         raise ConfigError(
             f"model: {config.name} takes texts, not images: give --data text (to estimate: --tokens and --vocabulary)"
@@ -217,13 +225,9 @@ def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, in
             f"model: unknown {config.name!r}{did_you_mean(config.name, model_names())} "
             "(or torchvision:NAME, or package.module:factory)"
         )
-    if family is None:
-        _refuse_set(config, "width", config.width != 1.0, "it belongs to the built-in models")
-        _refuse_set(config, "affine", config.affine, "it belongs to the built-in models")
-        _refuse_set(config, "activation", config.activation is not None, "it belongs to the built-in models")
-    elif config.affine and not family.has_batch_norm:
-        _refuse_set(config, "affine", True, "it has no BatchNorm")
-    elif height < family.smallest_image:
+    if family is not None and not family.has_batch_norm:
+        _refuse_set(config, "affine", config.affine, "it has no BatchNorm")
+    if family is not None and height < family.smallest_image:
         side = family.smallest_image
         raise ConfigError(f"model: {config.name} needs images of at least {side}×{side} pixels, got {width}×{height}")
     stem = "none"
@@ -237,28 +241,14 @@ def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, in
     return Architecture(config.name, num_classes, channels, height, config.width, stem, config.affine, activation)
 
 
-def resolve_text(config: ModelConfig, *, num_classes: int, text: TextSpec) -> TextArchitecture:
-    """`resolve` for data that are texts.
-
-    Args:
-        config: the model section of a recipe.
-        num_classes: of the data.
-        text: how the data become token numbers.
-
-    Raises:
-        ConfigError: an unknown model, one that takes images, or a setting it does not have.
-    """
-    own = ":" in config.name and not config.name.startswith(TORCHVISION)
-    if not own and config.name not in TEXT_MODELS:
-        if config.name in FAMILIES or config.name.startswith(TORCHVISION):
-            known = ", ".join(TEXT_MODELS)
-            raise ConfigError(f"model: {config.name} takes images, and the data are texts: give --model {known}")
+def _resolve_text(config: ModelConfig, num_classes: int, text: TextInput) -> TextArchitecture:
+    if config.name in FAMILIES or config.name.startswith(TORCHVISION):
+        known = ", ".join(TEXT_MODELS)
+        raise ConfigError(f"model: {config.name} takes images, and the data are texts: give --model {known}")
+    if ":" not in config.name and config.name not in TEXT_MODELS:
         raise ConfigError(
             f"model: unknown {config.name!r}{did_you_mean(config.name, TEXT_MODELS)} (or package.module:factory)"
         )
-    if own:
-        _refuse_set(config, "width", config.width != 1.0, "it belongs to the built-in models")
-        _refuse_set(config, "affine", config.affine, "it belongs to the built-in models")
     _refuse_set(config, "activation", config.activation is not None, "it belongs to the networks of images")
     _refuse_set(config, "stem", config.stem != "auto", "only the built-in ResNets have a choice of stem")
     return TextArchitecture(config.name, num_classes, text.length, text.vocabulary, config.width, config.affine)

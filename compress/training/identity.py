@@ -57,8 +57,7 @@ def require_same_data(group: Group, data: DataBundle) -> None:
     """
     if group.size == 1:
         return
-    facts: dict[str, Any] = {"classes": list(data.classes), "shape of images": list(data.image_shape)}
-    facts |= {"mean": list(data.mean), "std": list(data.std)}
+    facts: dict[str, Any] = {"classes": list(data.classes), **data.input.to_dict()}
     for name, split in (("training", data.train), ("validation", data.val), ("test", data.test)):
         facts[f"number of {name} examples"] = len(split) if split is not None else 0
         labels = split.labels.numpy().tobytes() if split is not None else b""

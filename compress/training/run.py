@@ -87,7 +87,9 @@ class Run:
                 check_packing(self.model, self._checkpoint(), options.out, allow_import=options.allow_import)
         equalise_start(self.model, group)
         with group.agreed():
-            partly_unused = group.size > 1 and unused_parameters(self.model, self.data.example(2).to(device))
+            partly_unused = group.size > 1 and unused_parameters(
+                self.model, torch.from_numpy(self.data.input.example(2)).to(device)
+            )
         if settings.sync_batchnorm:
             synchronise_batchnorm(self.model, group, device)
         network = replicate(self.model, group, device=device, partly_unused=partly_unused)
@@ -194,7 +196,7 @@ class Run:
     def evaluate(self, split: Split) -> Score:
         """Score of the network as it is."""
         equalise_buffers(self.model, self.group)
-        classifier = network_logits(self.model, self.data.normalize)
+        classifier = network_logits(self.model, self.data.input.normalize)
         batch_size = EVAL_BATCH
         while True:
             try:
@@ -210,7 +212,7 @@ class Run:
         meter = self.group.total(self.computed.meter).tolist()
         with self.group.agreed():
             if self.group.main:
-                probe = probe_answers(self.model, self.data_info) if is_foreign(self.architecture) else None
+                probe = probe_answers(self.model, self.data.input) if is_foreign(self.architecture) else None
                 save_checkpoint(self._checkpoint(meter, test, probe), self.options.out)
             self.saved = self.position.step
 

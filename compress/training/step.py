@@ -80,7 +80,7 @@ class TrainingStep:
         self._pieces = group.shard.pieces(batch_size, options.accumulate)
         self._own = self._pieces[-1].stop
         channels_last = device.type == "cuda" if options.channels_last is None else options.channels_last
-        self._channels_last = channels_last and data.text is None
+        self._channels_last = channels_last and data.input.noun == "image"
         try:
             self._forward = torch.compile(network, mode=options.compile) if options.compile else network
         except RuntimeError as error:  # which modes there are depends on the version of torch
@@ -178,7 +178,7 @@ class TrainingStep:
         return self._network.no_sync() if waits else nullcontext()  # type: ignore[operator]
 
     def _inputs(self, pixels: Tensor) -> Tensor:
-        images = self._data.normalize(pixels)
+        images = self._data.input.normalize(pixels)
         return images.contiguous(memory_format=torch.channels_last) if self._channels_last else images
 
     def _held_weights(self) -> AbstractContextManager[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -81,7 +81,7 @@ def as_they_are(source: AblationSource, recipe: Recipe, options: AblationOptions
     bundle = _data(source, recipe, options)
     model = load_network(source.path, model=options.model, max_weights=options.max_weights).model.to(device)
     weights = model.state_dict()
-    classifier = network_logits(model, bundle.normalize)
+    classifier = network_logits(model, bundle.input.normalize)
 
     def score_of(_: str, network: Network) -> Score:
         for index, tensor in enumerate(network.tensors):
@@ -121,12 +121,12 @@ def trained(
 def _data(source: AblationSource, recipe: Recipe, options: AblationOptions) -> DataBundle:
     """The data, after a comparison with what the file says about them."""
     bundle = load_data(recipe.data, data_dir=options.data_dir, download=options.download, seed=recipe.subnetwork.seed)
-    found = asdict(describe(bundle))
-    for key, expected in asdict(source.data).items():
-        if found[key] != expected:
+    got = describe(bundle).to_dict()
+    for key, expected in source.data.to_dict().items():
+        if got.get(key) != expected:
             raise DataError(
                 f"{source.path}: was trained on other data: expected {key} {str(expected)[:80]}, got "
-                f"{str(found[key])[:80]}; give the --data-dir of the run"
+                f"{str(got.get(key))[:80]}; give the --data-dir of the run"
             )
     return bundle
 
