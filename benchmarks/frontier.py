@@ -26,7 +26,6 @@ from typing import Any
 
 from common import environment, save
 from frontier_plot import draw
-from iterand_compress import ImageInput
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import TrainConfig
 from iterand_compress.compress.data import DataBundle, Split, load_data
@@ -234,7 +233,7 @@ def pruned_points(
             device = resolve_device(args.device)
             trained = load_network(out).model
             tuned = prune_and_fine_tune(trained, data, sparsity / 100, tuning, device=device, first=dense.epochs)
-            export_onnx(tuned, path, input=ImageInput(data.input.shape, data.mean, data.std))
+            export_onnx(tuned, path, input=data.input)
 
         name, settings = f"magnitude-tuned-{sparsity}-{args.seed}.exported.onnx", tuning.model_dump_json()
         if args.no_train and not cache.has(name, out, settings=settings):

@@ -150,7 +150,7 @@ def test_parts_in_capitals(kind, tmp_path):
 )
 def test_parts_by_other_names(parts, advice, kind, tmp_path):
     assert refused(make(tmp_path, kind, parts=parts), kind) == (
-        f"{kind}: {tmp_path}: parts are called train, val, test, others are not read: rename {advice}, or move it away"
+        f"{kind}: {tmp_path}: splits are called train, val, test, others are not read: rename {advice}, or move it away"
     )
 
 

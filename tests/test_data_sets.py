@@ -273,7 +273,7 @@ def test_folder_validation_comes_from_train_and_never_from_test(tmp_path):
     plain = load_data(folder_config(), data_dir=tmp_path)
     data = load_data(folder_config(validation=0.3), data_dir=tmp_path, seed=8)
     assert (len(data.train), len(data.val), len(data.test)) == (7, 3, 10)
-    assert (data.input.mean, data.input.std) == (plain.mean, plain.std)
+    assert (data.input.mean, data.input.std) == (plain.input.mean, plain.input.std)
     together = {x.tobytes() for part in (data.train, data.val) for x in pixels_of(part)}
     assert together == {x.tobytes() for x in pixels_of(plain.train)}
     assert np.array_equal(pixels_of(data.test), pixels_of(plain.test))

@@ -54,7 +54,8 @@ def run(path: Path, values: torch.Tensor) -> np.ndarray:
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
-    return (pixels - torch.tensor(IMAGE["mean"]).view(1, 3, 1, 1)) / torch.tensor(IMAGE["std"]).view(1, 3, 1, 1)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]))
+    return (pixels - mean) / std
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])

@@ -1,4 +1,4 @@
-"""Known data sets: the digits inside scikit-learn, and what torchvision reads and downloads."""
+"""Known data sets: the digits of scikit-learn, and those that torchvision reads and downloads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def load_digits() -> RawData[LabelledImages]:
-    """1,797 scans of handwritten digits, 8×8, from scikit-learn's package (no download).
+    """Load 1,797 scans of handwritten digits, 8×8, from scikit-learn's package (no download).
 
     The 360 test images are always the same ones.
 
@@ -47,15 +47,15 @@ def load_digits() -> RawData[LabelledImages]:
 
 
 def default_data_dir() -> Path:
-    """Where data sets are kept if the user does not say."""
+    """The folder of data sets if the user names none."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iterand-compress"
 
 
 def load_from_torchvision(name: str, data_dir: Path | None, *, download: bool) -> RawData[LabelledImages]:
-    """A data set that torchvision reads from ``data_dir``.
+    """Load a data set that torchvision reads from ``data_dir``.
 
     Raises:
-        DataError: it is not there (and not to be downloaded), damaged, or the download failed.
+        DataError: it is missing (without ``download``) or damaged, or the download failed.
     """
     folder = data_dir or default_data_dir()
     try:
@@ -87,7 +87,7 @@ def _small(kind: str) -> Callable[[Path, bool], RawData[LabelledImages]]:
 
 
 def _in_memory(dataset: Any) -> LabelledImages:
-    """MNIST's classes hold tensors, CIFAR's an array and a list."""
+    """Take the images of a torchvision data set: MNIST's classes hold tensors, CIFAR's an array and a list."""
     images = np.asarray(dataset.data, dtype=np.uint8)
     return LabelledImages(ArraySource(images), np.asarray(dataset.targets, dtype=np.int64))
 

@@ -53,11 +53,11 @@ class ArraySource(ImageSource):
         return len(self.images)
 
     def image(self, index: int) -> Image.Image:
-        """See ``ImageSource``."""
+        """Do what `ImageSource` says."""
         return Image.fromarray(self.images[index])
 
     def subset(self, indices: NDArray[np.int64]) -> ArraySource:
-        """See ``ImageSource``."""
+        """Do what `ImageSource` says."""
         return ArraySource(self.images[indices])
 
 
@@ -72,19 +72,19 @@ class FileSource(ImageSource):
         return len(self.paths)
 
     def image(self, index: int) -> Image.Image:
-        """See ``ImageSource``.
+        """Decode an image.
 
         Raises:
-            DataError: see ``read_image``.
+            DataError: it cannot be read or decoded, or has more than 8 bits a channel.
         """
         return read_image(self.paths[index], self.channels)
 
     def subset(self, indices: NDArray[np.int64]) -> FileSource:
-        """See ``ImageSource``."""
+        """Do what `ImageSource` says."""
         return FileSource([self.paths[index] for index in indices], self.channels)
 
     def describe(self, index: int) -> str:
-        """See ``ImageSource``."""
+        """Do what `ImageSource` says."""
         return printable(self.paths[index])
 
 

@@ -38,7 +38,7 @@ class MemorySplit(Split):
             self._device_labels = self.labels.to(device)
 
     def batches(self, batch_size: int, device: torch.device | str, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """See ``Split``."""
+        """Give all examples in order (see `Split`)."""
         self._move(device)
         for start in range(0, len(self), batch_size):
             rows = shard.of(start, min(start + batch_size, len(self)))
@@ -48,7 +48,7 @@ class MemorySplit(Split):
     def train_batches(
         self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0, shard: Shard = WHOLE
     ) -> Iterator[Batch]:
-        """See ``Split``. The random choices of the whole epoch are drawn and moved to the device at once."""
+        """Give the batches of an epoch (see `Split`). Its random choices are drawn and moved to the device at once."""
         self._move(device)
         order = torch.from_numpy(epoch_order(self._seed, epoch, len(self))).to(device)
         boxes = self._boxes(epoch)

@@ -53,6 +53,13 @@ class RawData(Generic[ExamplesT]):
     image_size: int | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, classes: tuple[str, ...], splits: Mapping[str, ExamplesT], left_out: Mapping[str, int]) -> Self:
+        """Take the split ``val`` for testing where there is no ``test``, else for validation."""
+        if "test" not in splits:
+            return cls(classes, splits["train"], splits["val"], left_out=left_out)
+        return cls(classes, splits["train"], splits["test"], splits.get("val"), left_out=left_out)
+
     def split(self, validation: float, seed: int) -> dict[str, ExamplesT]:
         """Return the examples of ``train``, ``test`` and, if there are any, ``val``.
 

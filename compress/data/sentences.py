@@ -52,7 +52,7 @@ _WORDS = 16
 
 
 def load_sentences() -> RawData[LabelledTexts]:
-    """6,000 sentences for training and 1,500 for testing, no two alike; the same ones for ever."""
+    """Make 6,000 sentences for training and 1,500 for testing, no two alike and always the same ones."""
     labels: dict[str, int] = {}
     total = TRAIN_SENTENCES + TEST_SENTENCES
     for words in generated_words(2 * total * _WORDS).reshape(-1, _WORDS).tolist():
@@ -66,7 +66,7 @@ def load_sentences() -> RawData[LabelledTexts]:
 
 
 def _sentence(words: Sequence[int]) -> tuple[str, int]:
-    """A sentence and its label, from 16 random words of 32 bits."""
+    """Make a sentence and its label from 16 random words of 32 bits."""
 
     def choice(place: int, options: Sequence[str]) -> str:
         return options[words[place] * len(options) >> 32]

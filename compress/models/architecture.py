@@ -1,4 +1,4 @@
-"""What an architecture is: a name and the few numbers that, with the name, determine every shape."""
+"""Architectures: a name and the few numbers that, with the name, determine every shape of a network."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ IMAGENET_STEM_SIZE = 96
 TORCHVISION = "torchvision:"
 STEMS = ("cifar", "imagenet", "none")
 ACTIVATIONS = ("relu", "binary")
-#: Fields that came after the first version, with what their absence means.
+#: Fields that came after the first version, with the values that their absence stands for.
 LATER = {"activation": "relu"}
 
 
 @dataclass(frozen=True)
 class _Family:
-    """What a built-in model can be asked for."""
+    """The choices that a built-in model has, and the smallest side of its images in pixels."""
 
     has_stem: bool
     has_batch_norm: bool
@@ -51,13 +51,13 @@ TEXT_MODELS = ("text-transformer",)
 
 
 def model_names() -> tuple[str, ...]:
-    """Names of the built-in models."""
+    """Return the names of the built-in models."""
     return (*FAMILIES, *TEXT_MODELS)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that determines the shapes of a network. This is what a ``.seedmask`` file stores of it.
+    """Everything that determines the shapes of a network of images, as a ``.seedmask`` file stores it.
 
     Attributes:
         name: a built-in model, ``torchvision:NAME``, or ``package.module:factory``.
@@ -88,13 +88,13 @@ class Architecture:
         _expect(self, "activation", self.activation in ACTIVATIONS, "one of " + ", ".join(ACTIVATIONS))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON scalars; what came after the first version only where it is set."""
+        """Return the fields as JSON scalars; those that came after the first version only where they are set."""
         values = asdict(self)
         return {key: value for key, value in values.items() if LATER.get(key) != value}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
-        """Inverse of ``to_dict``.
+        """Read what ``to_dict`` gave.
 
         Raises:
             ConfigError: a key is missing or unknown, or a value is not what the class allows.
@@ -104,7 +104,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class TextArchitecture:
-    """`Architecture` of a network that takes token numbers in the place of images.
+    """Everything that determines the shapes of a network of texts, as a ``.seedmask`` file stores it.
 
     Attributes:
         name: a built-in model, or ``package.module:factory``.
@@ -129,12 +129,12 @@ class TextArchitecture:
         _check_common(self, length=LARGEST_LENGTH, vocabulary=LARGEST_VOCABULARY)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON scalars."""
+        """Return the fields as JSON scalars."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TextArchitecture:
-        """Inverse of ``to_dict``.
+        """Read what ``to_dict`` gave.
 
         Raises:
             ConfigError: a key is missing or unknown, or a value is not what the class allows.
@@ -146,17 +146,17 @@ AnyArchitecture = Architecture | TextArchitecture
 
 
 def is_foreign(arch: AnyArchitecture) -> bool:
-    """Whether the model is not built in: torchvision's, or code of the user's."""
+    """Whether the model is not built in: torchvision's, or the user's own code."""
     return ":" in arch.name
 
 
 def is_factory(arch: AnyArchitecture) -> bool:
-    """Whether the model is code of the user's, ``package.module:factory``."""
+    """Whether the model is the user's own code, ``package.module:factory``."""
     return is_foreign(arch) and not (isinstance(arch, Architecture) and arch.name.startswith(TORCHVISION))
 
 
 def read_architecture(values: Mapping[str, Any]) -> AnyArchitecture:
-    """What ``to_dict`` of either kind gave; that of a text network has a vocabulary.
+    """Read what ``to_dict`` of either kind gave; that of a network of texts has a vocabulary.
 
     Raises:
         ConfigError: a key is missing or unknown, or a value is not what the class allows.
@@ -175,7 +175,7 @@ def _exactly(known: Sequence[str], values: Mapping[str, Any]) -> Mapping[str, An
 
 
 def _check_common(arch: AnyArchitecture, **largest: int) -> None:
-    """Check what all architectures have, and sizes of their own, given with their limits; the width becomes a float."""
+    """Check the common fields, and sizes with the limits given for them; the width becomes a float."""
     _expect(arch, "name", isinstance(arch.name, str) and bool(arch.name), "a name")
     for field, limit in {"num_classes": 2**20, **largest}.items():
         value = getattr(arch, field)
