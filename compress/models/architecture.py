@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import ModelConfig
 from ..errors import ConfigError, did_you_mean
 from ..inputs import LARGEST_LENGTH, LARGEST_VOCABULARY, AnyInput, ImageInput, TextInput
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "AnyArchitecture",
@@ -56,7 +59,24 @@ def model_names() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Architecture:
+class _Stored:
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON scalars; those that came after the first version only where they are set."""
+        values = asdict(self)
+        return {key: value for key, value in values.items() if LATER.get(key) != value}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what ``to_dict`` gave.
+
+        Raises:
+            ConfigError: a key is missing or unknown, or a value is not what the class allows.
+        """
+        return cls(**_exactly([field.name for field in fields(cls)], values))
+
+
+@dataclass(frozen=True)
+class Architecture(_Stored):
     """Everything that determines the shapes of a network of images, as a ``.seedmask`` file stores it.
 
     Attributes:
@@ -87,23 +107,9 @@ class Architecture:
         _expect(self, "stem", self.stem in STEMS, "one of " + ", ".join(STEMS))
         _expect(self, "activation", self.activation in ACTIVATIONS, "one of " + ", ".join(ACTIVATIONS))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON scalars; those that came after the first version only where they are set."""
-        values = asdict(self)
-        return {key: value for key, value in values.items() if LATER.get(key) != value}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
-        """Read what ``to_dict`` gave.
-
-        Raises:
-            ConfigError: a key is missing or unknown, or a value is not what the class allows.
-        """
-        return cls(**_exactly([field.name for field in fields(cls)], values))
-
 
 @dataclass(frozen=True)
-class TextArchitecture:
+class TextArchitecture(_Stored):
     """Everything that determines the shapes of a network of texts, as a ``.seedmask`` file stores it.
 
     Attributes:
@@ -127,19 +133,6 @@ class TextArchitecture:
 
     def __post_init__(self) -> None:
         _check_common(self, length=LARGEST_LENGTH, vocabulary=LARGEST_VOCABULARY)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON scalars."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TextArchitecture:
-        """Read what ``to_dict`` gave.
-
-        Raises:
-            ConfigError: a key is missing or unknown, or a value is not what the class allows.
-        """
-        return cls(**_exactly([field.name for field in fields(cls)], values))
 
 
 AnyArchitecture = Architecture | TextArchitecture
