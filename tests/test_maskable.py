@@ -25,6 +25,7 @@ from iterand_compress.compress.recover import load_ticket, recover
 from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.compress.tensors import recovered_state
 from iterand_compress.export import export_onnx, load_session, verify_onnx
+from iterand_compress.export.export_options import ExportOptions
 from iterand_compress.export.from_file import export_network
 
 EDGE_POPUP = SubnetworkConfig(method="edge-popup", seed=5)
@@ -389,7 +390,7 @@ def test_a_file_with_weights_that_no_graph_has_is_exported(
     about = resolve(ModelConfig(name="unread:Net"), num_classes=3, input=ImageInput((3, 2, 2), 0, 1)).to_dict()
     given = ImageInput(shape=(3, 2, 2), mean=(0.5,) * 3, std=(0.5,) * 3)
     pack(make_subnetwork(unread.Net(3), EDGE_POPUP), tmp_path / "m.seedmask", architecture=about, input=given)
-    export_network(tmp_path / "m.seedmask", tmp_path / "m.onnx", model="unread:Net", form=form)
+    export_network(tmp_path / "m.seedmask", tmp_path / "m.onnx", ExportOptions(form), model="unread:Net")
     assert verify_onnx(tmp_path / "m.onnx").weights == 2
 
 
