@@ -47,7 +47,7 @@ def load_digits() -> RawData[LabelledImages]:
 
 
 def default_data_dir() -> Path:
-    """The folder of data sets if the user names none."""
+    """The default folder of data sets."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iterand-compress"
 
 

@@ -47,7 +47,7 @@ class FileKind:
     Attributes:
         name: of the data set, for messages.
         noun: "images" or "texts".
-        suffixes: endings of the files, in small letters.
+        suffixes: endings of the files, in lower case.
         expected: the end of the message that there are none.
         reason: why other files are left out.
     """
@@ -68,7 +68,7 @@ def list_classes(folder: Path, kind: FileKind, left_out: Counter[str]) -> dict[s
         left_out: counts what is not read, by its kind. Hidden files are not counted.
 
     Raises:
-        DataError: there are no class folders, one holds no such file, or a name cannot be that of a class.
+        DataError: there are no class folders, or one holds no file of this kind or has a name that no class can have.
         OSError: a folder cannot be read.
     """
     entries = _visible(folder)
@@ -118,7 +118,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def left_out_line(left_out: Mapping[str, int]) -> str:
-    """Say in one line what was not read, the most frequent kind first; an empty text if that is nothing."""
+    """Say in one line what was not read, the most frequent kind first; an empty text if all was read."""
     kinds = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{kind}: {count:,}" for kind, count in kinds[:_NAMED]]
     if rest := sum(count for _, count in kinds[_NAMED:]):
@@ -157,7 +157,7 @@ def _check_other_names(folder: Path, name: str, splits: Mapping[str, Path], left
     renames = []
     for entry in sorted(_visible(folder), key=lambda entry: entry.name):
         path = Path(entry.path)
-        if not path.exists() or any(path.samefile(other) for other in splits.values()):  # capitals may not matter
+        if not path.exists() or any(path.samefile(other) for other in splits.values()):  # file systems may ignore case
             continue
         is_folder = path.is_dir()
         files = _count_files(path) if is_folder else 1
@@ -210,7 +210,7 @@ def check_class_names(names: Iterable[str], where: str, noun: str) -> None:
         noun: what to rename, such as "folder".
 
     Raises:
-        DataError: there is such a name.
+        DataError: a name is one of these.
     """
     composed: dict[str, str] = {}
     for name in names:
@@ -229,7 +229,7 @@ def require_several(classes: Collection[str], where: str) -> None:
     """Refuse fewer than two classes.
 
     Raises:
-        DataError: it begins with ``where`` and names the one class.
+        DataError: there are fewer; the message begins with ``where`` and names the one class.
     """
     if len(classes) < 2:
         raise DataError(f"{where}: expected two classes or more, got {', '.join(classes)}")

@@ -46,7 +46,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def suffixes() -> tuple[str, ...]:
-    """Return the endings, in small letters, of the files that the installed Pillow decodes."""
+    """Return the endings, in lower case, of the files that the installed Pillow decodes."""
     known = {*_formats(), "MPO"}  # several JPEG images in one file, which Pillow opens as JPEG
     return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in known))
 
@@ -111,7 +111,7 @@ def image_header(path: str, *, turned: bool = False) -> tuple[tuple[int, int], s
 def without_warnings() -> Iterator[None]:
     """Silence Pillow's warnings about large images, and about damaged metadata beside sound pixels.
 
-    `read_image` does not do this itself: it would take longer than anything else there but decoding.
+    `read_image` does not do this itself, because only decoding would take longer.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -53,11 +53,11 @@ class ArraySource(ImageSource):
         return len(self.images)
 
     def image(self, index: int) -> Image.Image:
-        """Do what `ImageSource` says."""
+        """See `ImageSource`."""
         return Image.fromarray(self.images[index])
 
     def subset(self, indices: NDArray[np.int64]) -> ArraySource:
-        """Do what `ImageSource` says."""
+        """See `ImageSource`."""
         return ArraySource(self.images[indices])
 
 
@@ -80,11 +80,11 @@ class FileSource(ImageSource):
         return read_image(self.paths[index], self.channels)
 
     def subset(self, indices: NDArray[np.int64]) -> FileSource:
-        """Do what `ImageSource` says."""
+        """See `ImageSource`."""
         return FileSource([self.paths[index] for index in indices], self.channels)
 
     def describe(self, index: int) -> str:
-        """Do what `ImageSource` says."""
+        """See `ImageSource`."""
         return printable(self.paths[index])
 
 

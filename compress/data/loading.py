@@ -42,11 +42,11 @@ SAMPLE = 512
 def load(
     config: DataConfig, *, data_dir: Path | None, download: bool, seed: int, workers: int | None, sharing: int
 ) -> DataBundle:
-    """Do what `load_data` documents."""
+    """See `load_data`."""
     try:
         with without_warnings():
             return _loaded(config, data_dir, download, seed, workers, sharing)
-    except OSError as error:  # no permission, links in a circle, a name that is too long: wherever data are looked for
+    except OSError as error:  # no permission, a cycle of links, a name that is too long
         where = printable(error.filename or data_dir or "the data")
         raise DataError(f"{config.name}: {where}: cannot be read: {error.strerror or error}") from error
 
@@ -54,7 +54,7 @@ def load(
 def _loaded(
     config: DataConfig, data_dir: Path | None, download: bool, seed: int, workers: int | None, sharing: int
 ) -> DataBundle:
-    if data_dir is not None and config.name in BUNDLED:  # else the user's data would not be what is counted
+    if data_dir is not None and config.name in BUNDLED:  # else the user's folder would be ignored silently
         raise ConfigError(
             f"data: {config.name} is in no folder, {printable(data_dir)} would not be read: give --data folder (class "
             "folders of images) or --data text (texts), or leave out --data-dir"
@@ -69,7 +69,7 @@ def _load_texts(config: DataConfig, data_dir: Path | None, seed: int) -> DataBun
     text = text_input(config)
     raw = load_sentences() if config.name == "sentences" else load_texts(data_dir)
     examples = raw.split(config.validation, seed)
-    return _bundle(config.name, text, raw, {name: token_split(part, text, seed) for name, part in examples.items()})
+    return _bundle(config.name, text, raw, {name: token_split(split, text, seed) for name, split in examples.items()})
 
 
 def _load_images(

@@ -1,4 +1,4 @@
-"""Texts and small images: one tensor on the device that trains."""
+"""Splits of texts and small images: one tensor on the device that trains."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def fixed_order(count: int) -> NDArray[np.int64]:
-    """Return the one permutation, int64 ``[count]``, for test sets that must not depend on a seed."""
+    """Return a permutation, int64 ``[count]``, that does not depend on any seed, for test sets."""
     return permutation(0, count, draw=0, tensor=_FIXED_TEST, purpose=Purpose.DATA_SPLIT)
 
 
@@ -55,7 +55,7 @@ def held_out(seed: int, count: int, fraction: float) -> tuple[NDArray[np.int64],
     At least one example is held out if ``fraction`` is above 0, and at least one is kept.
 
     Raises:
-        DataError: there are not two examples to split.
+        DataError: there are fewer than two examples.
     """
     if fraction == 0:
         return np.arange(count), np.arange(0)

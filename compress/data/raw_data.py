@@ -68,7 +68,7 @@ class RawData(Generic[ExamplesT]):
             seed: decides which ones.
 
         Raises:
-            DataError: there are not two training examples to split.
+            DataError: there are fewer than two training examples to split.
         """
         if self.val is not None:
             return {"train": self.train, "test": self.test, "val": self.val}

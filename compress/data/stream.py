@@ -26,25 +26,25 @@ from .shard import WHOLE, Shard
 
 __all__ = ["LARGE_SIDE", "StreamSplit", "StreamTransform"]
 
-#: Images with a longer side are large: scaled with a margin, from which a window is cut.
+#: Images with a longer side are large: they are scaled with a margin, from which a window is cut.
 LARGE_SIDE = 96
 
 #: Below this many images, starting workers costs more than they save.
 _TINY = 512
 
-# What travels to a worker: the indices of a batch's images, int64 ``[B]``, and their random words, uint32 ``[B, 8]``
+# What a worker gets: the indices of a batch's images, int64 ``[B]``, and their random words, uint32 ``[B, 8]``
 # (none: no augmentation).
 _Plan = tuple[NDArray[np.int64], NDArray[np.uint32] | None]
 
 
 @dataclass(frozen=True)
 class StreamTransform:
-    """From a decoded image to one of the size that the network takes.
+    """Turns a decoded image into one of the size that the network takes.
 
     Attributes:
-        height: of the result.
-        width: of the result.
-        scaled: whether images are scaled at all; otherwise they have the right size already.
+        height: of the result, in pixels.
+        width: of the result, in pixels.
+        scaled: whether images are scaled; otherwise they have this size already.
         augmentation: of training images.
     """
 
@@ -87,7 +87,7 @@ class StreamTransform:
 
 @lru_cache(maxsize=1)
 def _operations() -> Any:
-    """Loaded where images are streamed: it takes longer than to decode a small data set."""
+    """The image operations of torchvision, imported on use: the import takes longer than decoding a small data set."""
     from torchvision.transforms.v2 import functional
 
     return functional
@@ -100,7 +100,7 @@ class StreamSplit(Split):
         source: the images.
         labels: int64 ``[n]``.
         transform: to the size of the network.
-        seed: of order and augmentation.
+        seed: decides the order of training examples and their augmentation.
         workers: decoding processes; ``None`` is one less than its share of the cores, at most 8 (few images: 0).
         sharing: processes of this machine that load the same data and share its cores.
     """
@@ -119,7 +119,7 @@ class StreamSplit(Split):
         self._seed = seed
         self._augmented = transform.augmentation != Augmentation()
         if self._augmented:
-            _operations()  # here, so that workers find it loaded
+            _operations()  # here, so that workers inherit the import
         if workers is None:
             workers = 0 if len(source) < _TINY else min(8, max(0, (os.cpu_count() or 1) // sharing - 1))
         self._workers = workers
@@ -127,7 +127,7 @@ class StreamSplit(Split):
         self._loader: DataLoader[Any] | None = None
 
     def batches(self, batch_size: int, device: torch.device | str, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """See ``Split``."""
+        """See `Split`."""
         count = len(self)
         own = (shard.of(start, min(start + batch_size, count)) for start in range(0, count, batch_size))
         return self._load(((np.arange(at.start, at.stop), None) for at in own if at.start < at.stop), device)
@@ -135,7 +135,7 @@ class StreamSplit(Split):
     def train_batches(
         self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0, shard: Shard = WHOLE
     ) -> Iterator[Batch]:
-        """See ``Split``."""
+        """See `Split`."""
         order = epoch_order(self._seed, epoch, len(self))
         words = augmentation_words(self._seed, epoch, len(self)) if self._augmented else None
         own = (
@@ -165,7 +165,7 @@ class StreamSplit(Split):
 
 
 class _Plans:
-    """A sampler that is told what to hand out, so that one set of workers serves every pass."""
+    """A sampler that yields the plans it is given before each pass, so that one set of workers serves all passes."""
 
     def __init__(self) -> None:
         self.current: Iterator[_Plan] = iter(())

@@ -61,7 +61,7 @@ def load_texts(data_dir: Path | None) -> RawData[LabelledTexts]:
     texts, sorted.
 
     Raises:
-        DataError: nothing there, a file that is not UTF-8, too large, empty or without its columns, fewer than two
+        DataError: no data, a file that is not UTF-8, too large, empty or without its columns, fewer than two
             classes, or a class that the training texts lack.
     """
     if data_dir is None:
@@ -146,7 +146,7 @@ def _read_table(path: Path) -> _Rows:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """Let fields be as long as files: the csv module has one limit for all readers of the process, 131,072."""
+    """Lift the csv module's limit on the length of fields, 131,072 for all readers of the process."""
     before = csv.field_size_limit(LARGEST_FILE)
     try:
         yield

@@ -44,7 +44,7 @@ def pieces(text: str) -> list[str]:
 
     The text is brought into Unicode's form NFKC and lower-cased (independent of the locale), and ’ becomes '. Then
     each character belongs to a kind by its general category: letters and combining marks (L, M) make words,
-    digits and the like (N) numbers, and a run of either is one piece; each punctuation mark or symbol (P, S) is a
+    numerals (N) make numbers, and a run of either is one piece; each punctuation mark or symbol (P, S) is a
     piece of its own; format characters (Cf, such as soft hyphens) are dropped; all else (Z, other C) separates
     pieces. An apostrophe between two characters of a word belongs to the word.
 

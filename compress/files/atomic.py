@@ -1,4 +1,4 @@
-"""Writing a file so that its path always holds the old content or the new one, whole."""
+"""Atomic writes: a path always holds the complete old content or the complete new one."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def check_output(path: str | os.PathLike[str], *inputs: str | os.PathLike[str], 
 
     Args:
         path: what `atomic_path` will write.
-        inputs: files that shall stay as they are; links to them count.
-        kind: what is to be written, as `kind_of` tells it, where a file of another kind that is there shall stay;
-            ``None`` for texts and pictures.
+        inputs: files that must not be replaced, links to them included.
+        kind: what will be written, as `kind_of` names it (``None``: text or a picture): an existing file of another
+            kind is refused. ``any`` replaces every file.
 
     Raises:
         ConfigError: the output is one of the inputs, or would take the place of a file of another kind.
@@ -81,7 +81,7 @@ def check_output(path: str | os.PathLike[str], *inputs: str | os.PathLike[str], 
     with _reported(path, target), _temporary(target):
         if not target.exists() or not target.stat().st_size:
             return
-        if not os.access(target, os.W_OK):  # which replacing a file does not ask for
+        if not os.access(target, os.W_OK):  # the system does not check this when a file is replaced
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         there = content_kind(target) if kind != "any" else kind
     if there != kind:
@@ -100,7 +100,7 @@ def _same(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
 
 @contextmanager
 def _temporary(target: Path) -> Iterator[tuple[Path, int]]:
-    """An empty file beside ``target``, and its mode; afterwards it is gone, if it was not renamed."""
+    """Yield an empty file beside ``target``, and its mode; remove it afterwards unless it was renamed."""
     _refuse_special(target)
     temporary = target.with_name(f".{target.name[:48]}.{os.getpid()}.{os.urandom(6).hex()}.tmp")
     try:
@@ -129,7 +129,7 @@ def _refuse_special(target: Path) -> None:
         return
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(mode):  # replacing /dev/null would be a disaster
+    if not stat.S_ISREG(mode):  # /dev/null, for instance, must not be replaced
         raise OSError(errno.EINVAL, "not a regular file")
 
 

@@ -1,4 +1,4 @@
-"""What a file is, where a command expects another kind, and what to do with it."""
+"""Recognise the kind of a file by its content, and refuse a wrong kind with advice on what to do with it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .names import shell_word
 
 __all__ = ["WHAT", "check_kind", "content_kind", "kind_of"]
 
-_SEEDMASK = b'{"__metadata__":{"seedmask":'  # our header begins so, whatever else is in it
+_SEEDMASK = b'{"__metadata__":{"seedmask":'  # every header of ours begins so
 _ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # protobuf tags that may follow the version in a model
 
-#: What messages call the kinds.
+#: Names of the kinds in messages.
 WHAT = {
     "seedmask": "a .seedmask file",
     "torch": "a file of torch.save",
@@ -62,14 +62,14 @@ def content_kind(path: Path) -> str | None:
 
 
 def check_kind(path: Path, expected: str) -> None:
-    """Refuse a file of another kind that is known here, before it is read as what it is not.
+    """Refuse a file that is known to be of another kind, before it is read.
 
     Args:
         path: the file.
         expected: a kind, ``seedmask`` or ``torch``.
 
     Raises:
-        SeedMaskError: a ``.seedmask`` file was expected. Of safetensors files the reader itself says more.
+        SeedMaskError: a ``.seedmask`` file was expected; safetensors files are left to its reader, which says more.
         CheckpointError: a checkpoint was expected.
     """
     kind = kind_of(path)

@@ -1,4 +1,4 @@
-"""Names of outputs, derived in one way, and the lock that keeps two runs out of one file."""
+"""Names of output files, and the lock that keeps two runs from writing the same file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..errors import ConfigError
 __all__ = ["beside", "only_writer"]
 
 _ENDINGS = frozenset({".ckpt", ".onnx", ".pt", ".pth", ".safetensors", ".seedmask"})
-_held: set[int] = set()  # descriptors of locks
+_locks: set[int] = set()  # their descriptors
 fcntl: Any = None
 with suppress(ImportError):  # on Windows runs are not locked
     fcntl = importlib.import_module("fcntl")
 
 
 def beside(path: Path, ending: str) -> Path:
-    """The name of an output beside ``path``: a known ending is replaced, anything else is part of the name.
+    """The name of an output beside ``path``: a known ending is replaced, any other one is kept.
 
     Example:
         >>> [beside(Path(name), ".seedmask").name for name in ("model.ckpt", "MODEL.PT", "sparsity0.5")]
@@ -55,13 +55,13 @@ def _locked(path: Path) -> Iterator[None]:
     if descriptor is None:
         yield
         return
-    _held.add(descriptor)
+    _locks.add(descriptor)
     try:
         yield
     finally:
         with suppress(OSError):
-            lock.unlink()  # while it is locked: whoever waits for this file finds that it has lost its name
-        _held.discard(descriptor)
+            lock.unlink()  # while locked: see `samestat` below
+        _locks.discard(descriptor)
         os.close(descriptor)
 
 
@@ -87,15 +87,15 @@ def _acquired(lock: Path, path: Path) -> int | None:
             with suppress(OSError):
                 lock.unlink()
             return None
-        os.close(descriptor)  # the other run has ended in between, and has taken its lock file with it
+        os.close(descriptor)  # the other run has ended in between, and has removed its lock file
     return None
 
 
 def _let_go() -> None:
-    """Workers that a killed run leaves behind for some seconds shall not hold its locks."""
-    for descriptor in _held:
+    """Close the locks in a forked worker: it may outlive a killed run, whose locks must go."""
+    for descriptor in _locks:
         os.close(descriptor)
-    _held.clear()
+    _locks.clear()
 
 
 if hasattr(os, "register_at_fork"):

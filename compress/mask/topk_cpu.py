@@ -3,7 +3,7 @@
 From step to step scores move little, so the threshold does. Two comparisons of all scores with the ends of a bracket
 count how many lie above either; if the number of kept weights is in between, the mask is known but for the few scores
 inside, and only those are sorted. A bracket that misses costs time, never exactness: the next one comes from a sample
-of the scores, and the last one holds all numbers.
+of the scores, and the last one spans all numbers.
 
 Several layers are compared by their keys divided by a unit of each layer. That copy is never made: division keeps the
 order, so each end of a bracket becomes the smallest score of the layer whose quotient reaches it, and only the scores
@@ -61,8 +61,8 @@ def host_mask(
     result = _search([keys], kept, memory)
     if result is not None:
         return torch.from_numpy(result.masks[0])
-    # Fewer than what is fixed, as the inner ones of nested masks may keep; or scores that are not numbers, for which
-    # the training loop ends the run.
+    # ``kept`` is less than the number of weights that are always kept, as for inner nested masks; or scores are NaN,
+    # for which the training loop ends the run.
     memory[:] = math.nan
     order = keys.at(np.arange(keys.count))
     if pruned is not None and always is not None:
@@ -135,7 +135,7 @@ class _Result(NamedTuple):
 
 
 class HostKeys:
-    """The numbers that the weights of a layer are compared by.
+    """The keys of the weights of a layer, which a selection compares.
 
     Args:
         scores: float ``[n]`` on the CPU.
@@ -191,7 +191,7 @@ class HostKeys:
         return int(np.count_nonzero(self._pruned.numpy())), int(np.count_nonzero(self._always.numpy()))
 
     def sample(self) -> NDArray[np.floating]:
-        """The key of every 64th weight, but of those that are fixed."""
+        """The key of every 64th weight, without fixed ones."""
         scores = self._scores[::_SAMPLE_STRIDE]
         if self._pruned is not None and self._always is not None:
             scores = scores[~(self._pruned | self._always).numpy()[::_SAMPLE_STRIDE]]
@@ -205,7 +205,7 @@ class HostKeys:
         return keys
 
     def _least_score(self, key: float) -> np.floating:
-        """The smallest score whose key is at least ``key``; NaN, which no score reaches, if it is hard to find.
+        """The smallest score whose key is at least ``key``; NaN, which no score reaches, if the search for it fails.
 
         It is within three steps of the product, unless that is so small or large that its precision is lost.
         """
@@ -232,7 +232,7 @@ def _search(layers: Sequence[HostKeys], kept: int, memory: NDArray[np.float64]) 
     """The ``kept`` largest keys of all layers; of equal ones those of earlier layers, and of lower indices.
 
     ``None`` if no bracket has the right number of keys: ``kept`` is less than what is fixed to be kept, or more than
-    what is not fixed to be pruned, or there are scores that are not numbers. Otherwise ``memory`` is updated.
+    what is not fixed to be pruned, or a score is NaN. Otherwise ``memory`` is updated.
     """
     count = sum(keys.count for keys in layers)
     for low, high in _brackets(layers, kept, memory):

@@ -184,7 +184,7 @@ def _expect(arch: AnyArchitecture, field: str, holds: bool, expected: str) -> No
 
 
 def resolve(config: ModelConfig, *, num_classes: int, input: AnyInput) -> AnyArchitecture:  # noqa: A002
-    """Work out everything that the settings leave open from what the network takes.
+    """Complete the settings to an architecture, from the input and the classes of the data.
 
     Args:
         config: the model section of a recipe.

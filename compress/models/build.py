@@ -1,4 +1,4 @@
-"""From an architecture to a network: the registry of built-in models, and the way out to others."""
+"""From an architecture to a network: the registry of built-in models, and models from elsewhere."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TEXT_BUILDERS: dict[str, Callable[[TextArchitecture], nn.Module]] = {
 
 
 def build(arch: AnyArchitecture, *, seed: int, allow_import: bool, device: str) -> nn.Module:
-    """See ``build_model``."""
+    """See `build_model`."""
     factory = None
     if is_factory(arch):
         if not allow_import:
@@ -65,7 +65,7 @@ def build(arch: AnyArchitecture, *, seed: int, allow_import: bool, device: str) 
 
 @contextmanager
 def _generators(seed: int) -> Iterator[None]:
-    """Within, the global generators start from a seed; afterwards they go on as before."""
+    """Seed the global generators inside the block, and restore them afterwards."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what models draw from)
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=gpus):

@@ -16,7 +16,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def independent_copy(model: ModuleT) -> ModuleT:
     """``copy.deepcopy``, also of modules that keep a tensor that was computed with gradients; its value is kept.
 
-    Such are features that ``forward`` stores in the module, and the weight of ``torch.nn.utils.weight_norm``.
+    Examples are features that ``forward`` stores in the module, and the weight of ``torch.nn.utils.weight_norm``.
     """
     memo: dict[int, Any] = {
         id(tensor): tensor.detach().clone()

@@ -18,10 +18,10 @@ __all__ = ["from_factory", "from_torchvision", "import_factory"]
 
 
 def from_torchvision(arch: Architecture) -> nn.Module:
-    """An untrained classifier of torchvision.
+    """Build an untrained classifier of torchvision.
 
     Raises:
-        ConfigError: torchvision has no such classifier, or it cannot take these images.
+        ConfigError: the classifier is unknown, or cannot take these images.
     """
     from torchvision import models
 
@@ -83,7 +83,7 @@ def import_factory(arch: AnyArchitecture) -> Callable[..., Any]:
 
 
 def from_factory(arch: AnyArchitecture, factory: Callable[..., Any]) -> nn.Module:
-    """Call ``factory(num_classes=N)``, of texts also with their sizes; what wraps the module is taken off.
+    """Call ``factory(num_classes=N)``, for texts also with their sizes; wrappers of the module are removed.
 
     Raises:
         ConfigError: the call fails, or the result is not a module.

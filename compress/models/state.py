@@ -32,7 +32,7 @@ def with_versions(state: Mapping[str, Any], versions: Mapping[str, int]) -> Orde
 
 
 def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """``model.load_state_dict(state, strict=True)``; where the state knows no version of a module, it is the module's.
+    """``model.load_state_dict(state, strict=True)``; a module without a version in the state counts as current.
 
     Raises:
         RuntimeError: PyTorch's, if names or shapes are others.
@@ -40,13 +40,13 @@ def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     """
     own = model.state_dict()
     for name, value in own.items():
-        if isinstance(value, Tensor) and value.is_meta:  # which PyTorch loads nothing into
+        if isinstance(value, Tensor) and value.is_meta:  # PyTorch would load nothing into it
             raise SeedMaskError(f"{name}: the module has no content (device meta); make it on the CPU, or to_empty()")
     model.load_state_dict(with_versions(state, module_versions(own) | module_versions(state)))
 
 
 def mismatch(error: Exception) -> str:
-    """What does not fit, of an error of `load_state`, in one line."""
+    """The mismatch that an error of `load_state` reports, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[1:3] if len(lines) > 1 else lines)[:300]
 

@@ -39,7 +39,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
-        """Mix the places of each text."""
+        """Attend over the places of each text."""
         query, key, value = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
         scores = query @ key.transpose(-2, -1) * self.scale  # [B, heads, L, L]
         scores = scores.masked_fill(~present[:, None, None, :], _NOWHERE)
@@ -62,7 +62,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, width, bias=False))
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
-        """Add what the block finds."""
+        """Apply attention and the linear layers, each with a residual connection."""
         x = x + self.attention(self.norm1(x), present)
         return cast("Tensor", x + self.mlp(self.norm2(x)))
 
@@ -71,8 +71,8 @@ class TextTransformer(nn.Module):
     """Embeddings of tokens and places, ``depth`` blocks, the mean over the places that hold a token, a linear layer.
 
     The width is 128 times ``width``, rounded to whole heads of 32; the hidden layers have twice that. No biases,
-    and LayerNorm without trained scales and shifts unless ``affine``. What stands behind the end of a text plays no
-    part; a text without tokens gives 0 for every class.
+    and LayerNorm without trained scales and shifts unless ``affine``. What follows the end of a text has
+    no effect; a text without tokens gives 0 for every class.
 
     Input int64 ``[B, length]``, output float ``[B, num_classes]``.
     """

@@ -49,12 +49,12 @@ class Codebook:
 
     @cached_property
     def two_valued(self) -> bool:
-        """Whether bytes below 128 stand for one value and the others for another: a bit tells a redrawn weight."""
+        """Whether bytes below 128 stand for one value and the others for another: one bit records a redraw."""
         return len(np.unique(self.entries)) == 2 and bool((self.entries[:128] != self.entries[128:]).all())
 
     @cached_property
     def _steps(self) -> tuple[int, int, int] | None:
-        """(shift, step, first) if entry b is ``(b >> shift) * step + first``: arithmetic is quicker than a table."""
+        """(shift, step, first) if entry b is ``(b >> shift) * step + first``, which is faster than a table."""
         for shift in range(8):
             levels = self.entries[:: 1 << shift].astype(np.int64)
             step = int(levels[1] - levels[0])
@@ -109,7 +109,7 @@ def get_codebook(name: str) -> Codebook:
     """Look a codebook up.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: the name is unknown.
     """
     try:
         return CODEBOOKS[name]

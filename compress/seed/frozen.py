@@ -31,7 +31,7 @@ _CHUNK = 8 * CHUNK_BLOCKS  # weights at a time
 
 @dataclass(frozen=True)
 class Frozen:
-    """Which share of the weights is fixed, in units of 1 / 65536.
+    """The shares of weights that are fixed, in units of 1 / 65536.
 
     Attributes:
         pruned: threshold of the weights that are fixed to pruned, 0 to 65535.
@@ -73,7 +73,7 @@ def check_frozen_weights(count: int) -> None:
 
 
 def frozen_masks(seed: int, tensor: int, frozen: Frozen, count: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which weights are fixed.
+    """Compute which weights are fixed.
 
     Args:
         seed: 64-bit seed of the network.
@@ -97,8 +97,8 @@ def frozen_masks(seed: int, tensor: int, frozen: Frozen, count: int) -> tuple[ND
 
 
 def frozen_numbers(seed: int, tensor: int, count: int) -> Iterator[tuple[slice, NDArray[np.uint32]]]:
-    """The number of each weight, chunk by chunk: its place, and uint32 values below 65536."""
+    """Yield the slice of each chunk of weights, and their 16-bit numbers as uint32."""
     for start in range(0, count, _CHUNK):
         chunk = slice(start, min(start + _CHUNK, count))
         raw = random_bytes(seed, 2 * chunk.start, 2 * chunk.stop, draw=0, tensor=tensor, purpose=Purpose.FREEZING)
-        yield chunk, raw.view("<u2").astype(np.uint32)  # which can be compared with 65536, too
+        yield chunk, raw.view("<u2").astype(np.uint32)  # wider than 16 bits, to compare with 65536

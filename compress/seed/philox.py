@@ -50,7 +50,7 @@ _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(MULTIPLIER_0), np.uint64(MULTIPLIER_1)
 # Blocks at a time: six arrays of them stay inside an L2 cache, and are long enough for threads not to fight over the
 # interpreter's lock between two operations (with 4096, two threads were slower than one).
 CHUNK_BLOCKS = 1 << 14
-#: The same in weights, of which each takes a byte.
+#: Weights in that many blocks, a byte each.
 CHUNK_WEIGHTS = 16 * CHUNK_BLOCKS
 
 

@@ -1,7 +1,7 @@
 """Philox4x32-10 in torch, on any device: equal to ``philox.py`` bit for bit.
 
-Words travel as int64 in [0, 2**32). Products are formed from 16-bit halves of the multipliers, so no
-signed integer ever overflows and the result does not rest on what a device does when one does.
+Words are held as int64 in [0, 2**32). Products are formed from 16-bit halves of the multipliers, so no
+signed integer overflows, which devices might handle differently.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _units(
 
 def _blocks(seed: int, start: int, stop: int, *, draw: int, tensor: int, purpose: int, device: torch.device) -> Tensor:
     """Blocks ``start`` to ``stop`` of a stream, int64 ``[blocks, 4]``."""
-    if device.type == "cpu":  # half the time
+    if device.type == "cpu":  # NumPy takes half the time
         counters = np.arange(start, stop, dtype=np.uint64)
         return torch.from_numpy(reference(seed, counters, draw, tensor, purpose).astype(np.int64))
     return torch.stack(philox4x32(seed, torch.arange(start, stop, device=device), draw, tensor, purpose), dim=1)
@@ -124,17 +124,17 @@ def bytes_at(seed: int, tensor: int, index: Tensor, draws: Tensor) -> Tensor:
     out = torch.empty(len(index), dtype=torch.int64, device=index.device)
     chunk = _CHUNK_CPU if index.device.type == "cpu" else _CHUNK_DEVICE
     for start in range(0, len(index), chunk):
-        part = slice(start, start + chunk)
-        where = index[part]
-        words = philox4x32(seed, where >> 4, draws[part].long(), tensor, Purpose.WEIGHTS)
+        span = slice(start, start + chunk)
+        where = index[span]
+        words = philox4x32(seed, where >> 4, draws[span].long(), tensor, Purpose.WEIGHTS)
         byte = where & 15
         word = torch.stack(words).gather(0, (byte >> 2).unsqueeze(0)).squeeze(0)
-        out[part] = (word >> ((byte & 3) << 3)) & 0xFF
+        out[span] = (word >> ((byte & 3) << 3)) & 0xFF
     return out
 
 
 def weights_at(seed: int, tensor: int, codebook: Codebook, scale: np.float32, index: Tensor, draws: Tensor) -> Tensor:
-    """The weights that `bytes_at` stands for, float32 ``[n]``."""
+    """The weights of the bytes that `bytes_at` returns, float32 ``[n]``."""
     return weight_table(codebook, scale, index.device)[bytes_at(seed, tensor, index, draws)]
 
 

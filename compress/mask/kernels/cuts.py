@@ -1,10 +1,10 @@
-"""The cuts of many layers: which keys are kept, found exactly, in parallel, without a look from the host.
+"""Find the cuts of many layers, that is which keys are kept, exactly, in parallel, without reading back to the host.
 
 A mask that keeps the k largest keys, and of equal ones those with the lowest indices, is a *cut*: a threshold and an
 index. It is found by counting. A pass counts the keys of each layer in 2048 bins of a window, and the bin that holds
 the k-th largest key is the window of the next pass, until a window is one key. The first pass looks around the
-threshold of the last call, as far as it has moved lately; where the k-th key is not there, three passes of 11 bits find
-it among all 2**32. So there are four passes, of which those that a layer no longer needs end at once.
+threshold of the last call, as far as it has moved lately; if the k-th key is elsewhere, three passes of 11 bits find it
+among all 2**32. So a call has four passes; those that a layer no longer needs end at once.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Cuts:
         return self.table[:, 2]
 
     def proven(self, kept: Tensor) -> Tensor:
-        """Whether the counts say that the threshold is the k-th largest key, bool ``[layers]``."""
+        """Whether the counts prove that the threshold is the k-th largest key, bool ``[layers]``."""
         return ((self.above < kept) & (kept <= self.above + self.equal)) | (kept == 0)
 
 
@@ -64,10 +64,10 @@ class CutSearch:
     """Finds the cuts of layers again and again while their scores change.
 
     It remembers the thresholds of the last call, which make the next one faster and change no result. All that it
-    needs on the device is allocated once, but for the results.
+    needs on the device is allocated once, except the results.
 
     Attributes:
-        layers: sizes and places.
+        layers: sizes and addresses.
         chunk: for how many blocks at a time ties are summed up, a power of 2.
     """
 
@@ -76,11 +76,11 @@ class CutSearch:
         count, device = len(layers.sizes), layers.device
         self._state = torch.zeros(count, _STATE_COLUMNS, dtype=torch.int64, device=device)
         self._counters = torch.zeros(count, _COUNTERS, dtype=torch.int32, device=device)
-        self._found = torch.zeros(layers.blocks, dtype=torch.int32, device=device)
+        self._ties = torch.zeros(layers.blocks, dtype=torch.int32, device=device)
         self.forget()
 
     def forget(self) -> None:
-        """Begin the next search without a guess."""
+        """Forget the last thresholds: the next search begins with all keys."""
         self._state[:, _GUESS] = 2**31
         self._state[:, _SPREAD] = -1
 
@@ -108,6 +108,6 @@ class CutSearch:
                     *inputs, self._state, self._counters, cuts.thresholds, cuts.table, FIRST=number == 0, **options
                 )
             break_ties[grid](
-                *inputs, self._counters, self._found, cuts.thresholds, cuts.table, CHUNK=self.chunk, **options
+                *inputs, self._counters, self._ties, cuts.thresholds, cuts.table, CHUNK=self.chunk, **options
             )  # fmt: skip
         return cuts

@@ -1,4 +1,4 @@
-"""Where the tensors of many layers are, so that one launch reaches all of them."""
+"""The addresses of the tensors of many layers, so that one launch works on all of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..topk import Fixed
 
 __all__ = ["BLOCK", "TILE", "LayerTable", "Pointers", "available", "on_device", "warps"]
 
-#: Weights of a program, and how many of them it has in hand at a time: 16 for each of its threads.
+#: Weights of a program, and of one of its tiles: 16 for each of its threads.
 BLOCK, TILE = 16384, 4096
 _ALIGNMENT = 64  # elements between the starts of two layers in one output
 _REMEMBERED = 16
@@ -38,7 +38,7 @@ def warps(tile: int) -> int:
 
 @contextmanager
 def on_device(device: torch.device) -> Iterator[None]:
-    """Launches go to the current GPU: make it this one."""
+    """Make ``device`` the current GPU, to which Triton launches."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             yield
@@ -64,17 +64,17 @@ class LayerTable:
     Attributes:
         sizes: numbers of weights of the layers, from 1 to 2**31 - 1.
         selection: ``signed`` or ``magnitude``; see `selection_keys`.
-        device: where all tensors are.
+        device: of all tensors.
         fixed: the weights of each layer that are pruned, or kept, whatever their scores, bool ``[n]`` each.
         kernels: channels and positions of the weight of each layer, which is a row-major
             ``[outputs, channels, positions]``; only for weights with the channels last.
         block: weights of a program, a multiple of ``tile``.
-        tile: how many of them a program has in hand at a time, a power of 2.
+        tile: weights that a program loads at a time, a power of 2.
         blocks: number of programs of a launch.
         rows: int64 ``[layers, 8]``: size, first block, number of blocks, start in an output, channels, positions.
         layer_of: int32 ``[blocks]``, the layer of each program.
         starts: where each layer starts in an output of all layers.
-        elements: of an output of all layers.
+        elements: size of an output of all layers.
     """
 
     def __init__(
@@ -114,9 +114,9 @@ class LayerTable:
         self.layer_of = layers.repeat_interleave(torch.tensor(per_layer, device="cpu")).to(device)
         self._pointers: dict[tuple[int, ...], Pointers] = {}
         self.fixed = self._complete(fixed)
-        nowhere = Pointers(self.rows, True)  # never looked at
-        self.pruned = self.pointers([pair[0] for pair in self.fixed], torch.bool, "pruned") if self.fixed else nowhere
-        self.kept = self.pointers([pair[1] for pair in self.fixed], torch.bool, "kept") if self.fixed else nowhere
+        unused = Pointers(self.rows, True)  # the kernels never read it
+        self.pruned = self.pointers([pair[0] for pair in self.fixed], torch.bool, "pruned") if self.fixed else unused
+        self.kept = self.pointers([pair[1] for pair in self.fixed], torch.bool, "kept") if self.fixed else unused
 
     def options(self, *inputs: Pointers) -> dict[str, bool | int]:
         """What a launch that reads these, and the fixed weights, is compiled for."""
@@ -150,13 +150,13 @@ class LayerTable:
             if tensor.device.type != self.device.type:
                 raise ConfigError(f"{what} of layer {index}: expected it on {self.device}, got {tensor.device}")
         key = tuple(tensor.data_ptr() for tensor in tensors)
-        found = self._pointers.get(key)
-        if found is None:
+        pointers = self._pointers.get(key)
+        if pointers is None:
             table = torch.tensor(key, dtype=torch.int64, device=self.device)
-            found = Pointers(table, all(address % 16 == 0 for address in key))
-            if len(self._pointers) < _REMEMBERED:  # and never forgotten: a captured graph may use the table
-                self._pointers[key] = found
-        return found
+            pointers = Pointers(table, all(address % 16 == 0 for address in key))
+            if len(self._pointers) < _REMEMBERED:  # never evicted: a captured graph may use the table
+                self._pointers[key] = pointers
+        return pointers
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """The layers of an output of all layers."""

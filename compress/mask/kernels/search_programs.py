@@ -1,9 +1,9 @@
 """What runs on the device to find cuts, in Triton. Imported only where Triton is; see ``cuts.py`` for the algorithm.
 
 Keys are uint32: the bits of a float32, so changed that their order is the order of the numbers and both zeros are one.
-A program has one block of one layer, and goes through it tile by tile: all that a thread has of a tile is under way
-before it uses any, and a block is long enough for what a program does but once. Numbers of a layer that programs share
-lie in rows of int64 tables; the columns are named here.
+A program works on one block of one layer, tile by tile: all loads of a tile are issued before any is used, and a block
+is long enough to pay for what a program does once. Numbers of a layer that programs share are rows of int64 tables,
+whose columns are named here.
 """
 
 import triton
@@ -19,7 +19,7 @@ CHANNELS = tl.constexpr(4)
 POSITIONS = tl.constexpr(5)
 TABLE_COLUMNS = tl.constexpr(8)
 # What the search knows: the keys that the threshold may be (first, last), the exponent of a bin's width, whether it is
-# found; the last threshold, and the exponent for the first pass around it (-1: nothing is known).
+# known; the last threshold, and the exponent for the first pass around it (-1: nothing is known).
 LOW = tl.constexpr(0)
 HIGH = tl.constexpr(1)
 SHIFT = tl.constexpr(2)
@@ -216,19 +216,18 @@ def choose(table, layer, wanted, row, counters, thresholds, cuts, low, high, shi
 
 @triton.jit
 def break_ties(
-    scores, pruned, kept, table, layer_of, wanted, counters, found, thresholds, cuts,
+    scores, pruned, kept, table, layer_of, wanted, counters, ties, thresholds, cuts,
     MAGNITUDE: tl.constexpr, FIXED: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
     CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Where more keys are at the threshold than there is room for, find the last one that is kept.
+    """If more keys equal the threshold than may be kept, find the index of the last one that is kept.
 
-    Each program counts those of its block; the last one of a layer finds the block where the room ends, and in it the
-    index.
+    Each program counts the ties of its block; the last program of a layer finds the block with that key, and the index.
     """
     layer, start, rest = place(table, layer_of, BLOCK)
     row, cut = table + layer * TABLE_COLUMNS, cuts + layer * CUT_COLUMNS
-    room = (tl.load(wanted + layer) - tl.load(cut + ABOVE)).to(tl.int32)
-    if (room > 0) & (tl.load(cut + EQUAL) > room):
+    remaining = (tl.load(wanted + layer) - tl.load(cut + ABOVE)).to(tl.int32)
+    if (remaining > 0) & (tl.load(cut + EQUAL) > remaining):
         threshold = as_key(tl.load(thresholds + layer), False)
         number = tl.zeros((TILE,), tl.int32)
         for offset in range(0, rest, TILE):
@@ -238,16 +237,16 @@ def break_ties(
             number += ((keys == threshold) & (tl.arange(0, TILE) < rest - offset)).to(tl.int32)
         first = tl.load(row + FIRST_BLOCK)
         blocks = tl.load(row + BLOCKS).to(tl.int32)
-        tl.store(found + tl.program_id(0), tl.sum(number))
+        tl.store(ties + tl.program_id(0), tl.sum(number))
         arrivals = counters + layer * COUNTERS + BINS + 1
         if last_to_arrive(arrivals, blocks):
             tl.atomic_xchg(arrivals, 0, sem="relaxed")
-            seen, passed, full = room * 0, room * 0, room * 0
+            seen, passed, full = remaining * 0, remaining * 0, remaining * 0
             for begin in range(0, blocks, CHUNK):
                 index = begin + tl.arange(0, CHUNK)
                 # From the second-level cache: others have written since this multiprocessor may have looked.
-                counts = tl.load(found + first + index, mask=index < blocks, other=0, cache_modifier=".cg")
-                before = (seen + tl.cumsum(counts) < room) & (index < blocks)
+                counts = tl.load(ties + first + index, mask=index < blocks, other=0, cache_modifier=".cg")
+                before = (seen + tl.cumsum(counts) < remaining) & (index < blocks)
                 full += tl.sum(before.to(tl.int32))
                 passed += tl.sum(tl.where(before, counts, 0))
                 seen += tl.sum(counts)
@@ -262,6 +261,6 @@ def break_ties(
                 offsets = offset + tl.arange(0, TILE)
                 tied = (keys == threshold) & (offsets < rest)
                 order = passed + tl.cumsum(tied.to(tl.int32))
-                last = tl.maximum(last, tl.max(tl.where(tied & (order <= room), offsets, -1)))
+                last = tl.maximum(last, tl.max(tl.where(tied & (order <= remaining), offsets, -1)))
                 passed += tl.sum(tied.to(tl.int32))
             tl.store(cut + LAST, start + last)

@@ -1,4 +1,4 @@
-"""What is done with cuts: masks, masked weights, the gradients of scores, and redraws of pruned weights."""
+"""From cuts to masks, masked weights, gradients of scores, and redraws of pruned weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["masked_weights", "masks", "resample", "score_gradient"]
 
 
 def masks(layers: LayerTable, scores: Sequence[Tensor], cuts: Cuts) -> list[Tensor]:
-    """The masks of all layers, bool ``[n]`` each: parts of one tensor, by one launch."""
+    """The masks of all layers, bool ``[n]`` each: views of one tensor, by one launch."""
     from .weight_programs import write_masks
 
     pointers = layers.pointers(scores, torch.float32, "scores")
@@ -41,15 +41,15 @@ def masked_weights(
     channels_last: bool = False,
     out: Tensor | None = None,
 ) -> list[Tensor]:
-    """The masked weights of all layers, flat ``[n]`` each: parts of one tensor, by one launch.
+    """The masked weights of all layers, flat ``[n]`` each: views of one tensor, by one launch.
 
     A launch of its own for each layer would cost more than its work: ResNet-50 has 54 layers, and all of them together
     are 0.05 ms.
 
     Args:
-        layers: sizes and places.
+        layers: sizes and addresses.
         scores: float32 ``[n]`` for each layer.
-        cuts: found in these scores.
+        cuts: of these scores.
         codes: int8 ``[n]`` for each layer.
         units: float32 ``[layers]`` on the device, the value of one code unit.
         dtype: of the result, float32 or bfloat16; ``float32(code) * unit`` is rounded once to it.
@@ -131,18 +131,18 @@ def resample(
 ) -> None:
     """One event of IteRand in place, in one launch: redraw each pruned weight of all layers with a probability.
 
-    The same bits as ``generator.resampling_decisions`` and ``generator.bytes_at``; no decision is stored.
+    The same bits as ``philox_torch.resampling_decisions`` and ``philox_torch.bytes_at``; no decision is stored.
 
     Args:
-        layers: sizes and places.
+        layers: sizes and addresses.
         scores: float32 ``[n]`` for each layer.
-        cuts: found in these scores.
+        cuts: of these scores.
         codes: int8 ``[n]`` for each layer.
         draws: uint8 ``[n]`` for each layer, how often each weight was redrawn.
         book: int8 ``[256]`` on the device, the codebook.
         tensors: int64 ``[layers]`` on the device, the index of each layer's tensor.
         seed: 64-bit seed of the network.
-        event: its number, from 1.
+        event: number of the event, from 1.
         chance: a pruned weight is redrawn with probability ``chance / 65536``.
         cycle: draws count modulo this, from 1 to 256.
     """
