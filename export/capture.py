@@ -28,14 +28,14 @@ BATCH = "batch"
 LOGITS = "logits"
 """Name of the output."""
 
-# The newer exporter of torch 2.6 and today's onnxscript do not fit together (operators with several outputs fail).
-_OLD_TORCH = tuple(int(piece) for piece in torch.__version__.split(".")[:2]) < (2, 7)
-_LIMIT = 2**31 - 2**20  # one protobuf message; a MiB is room for the graph
+# The newer exporter of torch 2.6 and the current onnxscript do not fit together (operators with several outputs fail).
+_OLD_TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 7)
+_LIMIT = 2**31 - 2**20  # one protobuf message, less a MiB for the graph
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Within, the caller's modes of torch play no part, and its random generator is left as it was.
+    """Neutralise the caller's modes of torch inside the block, and restore its random generator afterwards.
 
     These are the default device and dtype, autocast and inference mode: the network is checked on the CPU in float32.
     """
@@ -58,7 +58,7 @@ def plain_module(model: object) -> nn.Module:
     """The module without what wraps it.
 
     Raises:
-        ConfigError: this is no module.
+        ConfigError: it is not a module.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: expected a torch.nn.Module, got {type(model).__name__} {shown(model)}")
@@ -119,7 +119,7 @@ def _refuse_sequences(proto: ModelProto, name: str) -> None:
     """Refuse loops that carry a sequence of tensors: they end the process inside onnxruntime 1.32.
 
     Raises:
-        ExportError: naming the operator that became such a loop.
+        ExportError: the model has one; the message names its operator.
     """
     sequences = {output for node in proto.graph.node if "Sequence" in node.op_type for output in node.output}
     for node in proto.graph.node:

@@ -1,4 +1,4 @@
-"""The choices about an exported file, checked before any work is done."""
+"""The options of an exported file, checked before any work is done."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUNTIMES = {
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """The choices about a file; `export_onnx` documents each of them.
+    """The options of an exported file; `export_onnx` documents each of them.
 
     Raises:
         ConfigError: a choice that does not exist, or that does not go with another.
@@ -72,7 +72,7 @@ class ExportOptions:
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The forms of which the smallest is taken."""
+        """The forms to try; the smallest is written."""
         return RUNTIMES[self.runtime] if self.form == AUTO else (self.form,)
 
     @property

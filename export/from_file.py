@@ -42,7 +42,7 @@ def export_network(
     Args:
         source: a ``.seedmask`` file or a checkpoint.
         target: the ONNX file; written only if it computes the same function.
-        options: the choices about the ONNX file; by default those of `export_onnx`.
+        options: of the ONNX file; by default those of `export_onnx`.
         data_dir: folder of the data set the network was trained on; the comparison then uses its first test
             images or texts (digits and sentences take no folder). Otherwise the inputs are random.
         model: the user's ``package.module:factory``, for files whose architecture is not built in.

@@ -27,7 +27,7 @@ __all__ = ["Graph", "producers", "settings"]
 
 
 class Graph:
-    """The parts of a model that mean something; stack traces, doc strings and local paths stay behind.
+    """A model without what an exporter adds: stack traces, doc strings and local paths are dropped.
 
     Names are unique (ONNX is in single-assignment form), so a value is known by its name and a node by the
     name of its first output. `nodes` stays in topological order.
@@ -38,8 +38,8 @@ class Graph:
         nodes: in topological order.
         expansion: nodes in front of these, that compute weights from other initialisers.
         initializers: constant tensors by name; parameters carry their dotted name, ``layer1.0.conv1.weight``.
-        coded: what is known about weights beyond their values, by the name of the initialiser that holds these.
-        values: what is known about the type and shape of intermediate values, by name.
+        coded: codes, scale and origin of weights, by the name of their initialiser.
+        values: type and shape of intermediate values, as far as they are known, by name.
         opsets: version of each operator domain; ``""`` is ONNX's own.
         functions: model-local functions that nodes call; those of the model itself are inlined.
     """
@@ -76,7 +76,7 @@ class Graph:
         return None if tensor is None else np.array(numpy_helper.to_array(tensor))
 
     def put(self, name: str, array: NDArray[Any]) -> None:
-        """Set the initialiser ``name``; if it was a coded weight, it is one no more."""
+        """Set the initialiser ``name``; it is no longer a coded weight."""
         self.initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         self.coded.pop(name, None)
 

@@ -33,7 +33,7 @@ def ir_version_for(opset: int) -> int:
 
 @functools.cache
 def supported_opsets() -> tuple[int, ...]:
-    """Return the operator sets that the installed onnx and onnxruntime both accept, found by trying."""
+    """Return the operator sets that the installed onnx and onnxruntime both accept, by trying."""
     accepted: list[int] = []
     for opset in range(BASE_OPSET, defs.onnx_opset_version() + 1):
         if not _accepted(opset, ir_version_for(opset)):  # nothing newer works either

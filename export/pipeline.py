@@ -1,4 +1,4 @@
-"""The whole way from a module to a checked file: capture, passes, form, versions, check."""
+"""From a module to a checked file: capture, passes, form, versions, check."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def write_model(
     metadata: Mapping[str, str] | None,
     weights: SeedMask | Network | str | os.PathLike[str] | None,
 ) -> ExportReport:
-    """What `export_onnx` does.
+    """Carry out `export_onnx`.
 
     Args:
         model: the user's.
@@ -103,8 +103,8 @@ def write_model(
         probed = given.network(given.probe)
         check_repeatable(copied, torch.cat([probed, inputs[:8]]))
         probe = logits_of(copied, probed).numpy()
-        found: list[ShrinkReport] = []
-        passes: list[GraphPass] = [lambda graph: found.append(remove_dead_units(graph))] if options.shrink else []
+        shrunk: list[ShrinkReport] = []
+        passes: list[GraphPass] = [lambda graph: shrunk.append(remove_dead_units(graph))] if options.shrink else []
         passes += [given.bake] if given.bake is not None else []
         passes += [add_softmax] if options.softmax else []
         graph = build(copied, inputs, given.name, passes, opset=options.opset, weights=coded)
@@ -127,7 +127,7 @@ def write_model(
         verify_weights(load_model(temporary))
         session = open_exported(temporary, session_options())
         agreement = compare(session, copied, inputs, given.file(given.samples), probabilities=options.softmax)
-        compare(session, copied, probed, given.file(given.probe), probabilities=options.softmax)  # as verify will
+        compare(session, copied, probed, given.file(given.probe), probabilities=options.softmax)  # as verify does
         size = temporary.stat().st_size
     return ExportReport(
         path=Path(path),
@@ -140,7 +140,7 @@ def write_model(
         max_abs_difference=agreement.max_abs_difference,
         samples=agreement.samples,
         argmax_agreement=agreement.argmax_agreement,
-        shrink=found[0] if found else None,
+        shrink=shrunk[0] if shrunk else None,
     )
 
 
@@ -157,7 +157,7 @@ def build(
 
     Args:
         model: the copy.
-        inputs: of the right type and shape; their values play no part.
+        inputs: of the right type and shape; their values do not matter.
         input_name: name of the graph's input.
         passes: what is done to the graph in the end.
         opset: version of the ONNX operator set.
@@ -241,7 +241,7 @@ def _coded(model: nn.Module, weights: SeedMask | Network | None) -> tuple[nn.Mod
 
 
 def _first_logits(model: nn.Module, copied: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Run a model that may not run at all, and compare a subnetwork with itself without masks.
+    """Run a model, which may fail, and compare a subnetwork with itself without masks.
 
     Raises:
         ExportError: it does not run, in plain words; or what the masks are taken off of computes something else.

@@ -40,7 +40,7 @@ class LayerShrink:
 
 @dataclass(frozen=True)
 class ShrinkReport:
-    """What dead-unit elimination found.
+    """The result of dead-unit elimination.
 
     Attributes:
         layers: with a constant weight of their own, in the order of the graph, changed or not.
@@ -101,8 +101,8 @@ class ExportReport:
         max_abs_difference: largest absolute difference of a logit, onnxruntime against PyTorch.
         samples: number of images compared.
         argmax_agreement: fraction of them with the same largest logit.
-        shrink: what dead-unit elimination found; None where it was not asked for.
-        unfinished: where the run stands that the network comes from, if it is not complete.
+        shrink: the result of dead-unit elimination; None where it was not asked for.
+        unfinished: the progress of the run that the network comes from, if it is not complete.
     """
 
     path: Path

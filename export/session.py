@@ -1,4 +1,4 @@
-"""The one door to onnxruntime: sessions that are quiet, and failures that are one line."""
+"""Sessions of onnxruntime that print nothing, and whose failures are one line. Nothing else opens sessions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["first_line", "model_source", "open_session", "session_options", "sho
 
 
 def session_options() -> onnxruntime.SessionOptions:
-    """The options that users have by default, so that a check meets what they will; but quiet."""
+    """The default options of onnxruntime, so that checks run what users run, but without output."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # failures are raised anyway, warnings are not for the user
     return options

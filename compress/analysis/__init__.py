@@ -1,1 +1,1 @@
-"""What one asks about networks and files: size before training, differences, ablations, theory, self-tests."""
+"""Analyses of networks and files: size before training, differences, ablations, theory, self-tests."""

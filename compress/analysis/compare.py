@@ -136,7 +136,7 @@ class StateComparison:
         dtype: in each file.
         shape: in each file.
         identical: whether dtype, shape and bits are equal.
-        largest_difference: absolute, over all values; ``None`` where there is no such number: the shapes differ,
+        largest_difference: absolute, over all values; ``None`` where it does not exist: the shapes differ,
             or one side has an infinity or NaN where the other has not.
     """
 
@@ -215,8 +215,8 @@ def compare(first: SeedMask, second: SeedMask) -> Comparison:
     )
 
 
-def _ratio(chunk: float, whole: float) -> float:
-    return chunk / whole if whole else 1.0
+def _ratio(count: float, total: float) -> float:
+    return count / total if total else 1.0
 
 
 def _settings(first: Manifest, second: Manifest) -> Iterator[SettingDifference]:
@@ -225,7 +225,7 @@ def _settings(first: Manifest, second: Manifest) -> Iterator[SettingDifference]:
         for manifest in (first, second)
     ]
     for key in flat[0] | flat[1]:
-        values = [canonical_json(found[key]) if key in found else None for found in flat]
+        values = [canonical_json(settings[key]) if key in settings else None for settings in flat]
         if values[0] != values[1]:
             yield SettingDifference(key, *values)
 

@@ -1,6 +1,6 @@
 """Whether this installation, on this machine, does what it must: versions, devices, and self-tests of its own.
 
-Every import happens inside a function: the point is to say what cannot be imported.
+Every import is inside a function, to report what cannot be imported.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Check:
     Attributes:
         name: what was tested.
         status: ``ok``, ``failed``, or ``skipped`` because something that it needs is absent.
-        detail: what was found.
+        detail: the result, or why the test failed or was skipped.
     """
 
     name: str
@@ -82,12 +82,12 @@ class _SkippedError(Exception):
     """What a self-test needs is absent."""
 
 
-class _FoundWrongError(Exception):
-    """A self-test found something wrong."""
+class _FailedError(Exception):
+    """A self-test failed."""
 
 
 def examine() -> Diagnosis:
-    """Collect versions and run all self-tests; never raises because of what it finds."""
+    """Collect versions and run all self-tests; never raises because one fails."""
     torch, problem = _import_torch()
     devices = {"cpu": platform.processor() or platform.machine() or "unknown"}
     if torch is not None and torch.cuda.is_available():
@@ -122,7 +122,7 @@ def _run(name: str, test: Callable[[], str]) -> Check:
     except _SkippedError as reason:
         return Check(name, "skipped", str(reason))
     except Exception as error:  # noqa: BLE001 - whatever goes wrong in a self-test is its result
-        message = str(error) if isinstance(error, _FoundWrongError) else f"{type(error).__name__}: {error}"
+        message = str(error) if isinstance(error, _FailedError) else f"{type(error).__name__}: {error}"
         return Check(name, "failed", " ".join(message.split())[:300])
 
 
@@ -148,7 +148,7 @@ def _import_torch() -> tuple[ModuleType | None, str]:
 
 def _expect(what: str, result: object, expected: object) -> None:
     if result != expected:
-        raise _FoundWrongError(f"{what}: expected {expected}, got {result}")
+        raise _FailedError(f"{what}: expected {expected}, got {result}")
 
 
 def _known_answers_numpy() -> str:
@@ -163,7 +163,7 @@ def _known_answers_numpy() -> str:
 
 
 def _device(device: torch.device) -> str:
-    """The generator of torch against the published vectors and NumPy, and a whole recovery."""
+    """The generator of torch against the published vectors and NumPy, and the recovery of a file."""
     import torch
 
     from ..recover import recover_on_device
@@ -233,8 +233,8 @@ def _codings() -> str:
     for coding in CODINGS:
         rows = [sparse] if coding == "gaps" else [dense, sparse, values]
         coded = encode_rows([plan(row, only=(coding,)) for row in rows], "rans")
-        _expect("coding", {piece.coding for piece in coded}, {coding})
-        result = decode_rows([(coding, piece) for piece in coded])
+        _expect("coding", {payload.coding for payload in coded}, {coding})
+        result = decode_rows([(coding, payload) for payload in coded])
         same = [row.packed() == again.packed() for row, again in zip(rows, result, strict=True)]
         _expect(f"rows that came back from coding {coding}", same, [True] * len(rows))
     return f"{', '.join(CODINGS)}: rows of {len(noise):,} values there and back"

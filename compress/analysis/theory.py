@@ -18,7 +18,7 @@ delta / (2 l d_(i-1) d_i), for e = epsilon / (4 l d_(i-1) sqrt(d_i)), is the for
 epsilon/(2l) per layer, and half of epsilon is left for what later layers make of it. R draws of u and R of v make
 R^2 products of each candidate: the formula counts them as if they were R^2 candidates, which they are not, because
 they share draws. `path_miss_probability` has no such step: it is exact, where w = 1 or -1. By it the formula keeps its
-promise for one weight with room to spare, down to delta = 1e-4; below, with n < 5 and R in the hundreds, the choice
+promise for one weight with a margin, down to delta = 1e-4; below, with n < 5 and R in the hundreds, the choice
 of one unit for each sign is not quite enough, and the theorem must count on weights below 1 or on larger masks.
 """
 

@@ -28,7 +28,7 @@ __all__ = ["BoundCheck", "check_bound", "empirical_errors"]
 
 _MAX_CANDIDATES = _MAX_TRIALS = 1 << 16  # trial and candidate share a word of the counter
 _MAX_RESAMPLES = 1 << 15
-_MAX_PRODUCTS = 1 << 34  # about a minute
+_MAX_PRODUCTS = 1 << 34  # approximately a minute
 _DRAWS_AT_A_TIME = 1 << 16
 _PRODUCTS_AT_A_TIME = 1 << 17  # 1 MiB of float64
 _TARGETS = 1  # stream (third counter word) of random targets; that of the draws is 0
@@ -67,7 +67,7 @@ def empirical_errors(
         float64 ``[len(candidates), len(resamples), trials]``. Random weights are multiples of 2^-32.
 
     Raises:
-        ConfigError: a number is out of its range, or the work of hours is asked for.
+        ConfigError: a number is out of its range, or the experiment would take hours.
     """
     check_seed(seed)
     for name, values, largest in (
@@ -111,7 +111,7 @@ def empirical_errors(
 
 
 def _uniform(words: NDArray[np.uint32]) -> NDArray[np.float64]:
-    """The middle of one of 2^32 equal parts of [-1, 1]."""
+    """The middle of one of 2^32 equal intervals of [-1, 1]."""
     return np.asarray((words.astype(np.float64) + 0.5) * 2.0**-31 - 1.0)
 
 
@@ -130,7 +130,7 @@ def _path_distances(
     """Of each candidate the distance of the closest u v, float64 ``[resamples, trials, candidates, 2 halves]``."""
     u, v = (np.swapaxes(draws[..., i::2], 2, 3) for i in (0, 1))
     shape = u.shape[:3]
-    # relu(u x) = 0 for x > 0 > u: such a unit is as good as none.
+    # relu(u x) = 0 for x > 0 > u: the unit computes nothing.
     u = np.stack([np.maximum(u[:, :, 0], 0), np.minimum(u[:, :, 1], 0)], axis=2).reshape(-1, u.shape[3])
     v = v.reshape(u.shape)
     w = np.broadcast_to(targets[:, None, None], shape).ravel()

@@ -1,6 +1,6 @@
 """Keep the memory that one step frees for the next one.
 
-A step on a CPU frees and asks for the same hundreds of megabytes again and again. By default, glibc gives large pieces
+A step on a CPU frees and asks for the same hundreds of megabytes again and again. By default, glibc gives large blocks
 back to the system each time, which then has to clear every page anew.
 """
 
@@ -19,7 +19,7 @@ _LARGEST = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Tell the C library's allocator, for the whole process, to keep what is freed. Returns whether it understood.
 
-    That is for programs whose work is training, not for a library to do behind the back of others.
+    Only programs whose work is training should call it: it changes the whole process.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -42,7 +42,7 @@ _WITHOUT_GRAPHS = (None, "default", "max-autotune-no-cudagraphs")
 
 
 def check_batch(batch_size: int, recipe: Recipe, options: RunOptions, processes: int) -> None:
-    """Whether a batch can be divided among the processes, and computed by each in micro-batches.
+    """Refuse a batch that cannot be divided among the processes, or computed by each in micro-batches.
 
     Raises:
         ConfigError: it cannot.
@@ -76,7 +76,7 @@ def clash_with_accumulation(settings: TrainConfig, options: RunOptions) -> str |
 
 
 def check_classes(data: DataBundle) -> None:
-    """Whether there are training examples of every class.
+    """Check that there are training examples of every class.
 
     Raises:
         DataError: all examples of a class are held out.
@@ -90,7 +90,7 @@ def check_classes(data: DataBundle) -> None:
 
 
 def check_logits(model: nn.Module, data: DataBundle) -> None:
-    """One dry batch, so that a model that does not fit the data fails before the first step.
+    """Compute one batch, so that a model that does not fit the data fails before the first step.
 
     Raises:
         DataError: the model does not take it, or gives another number of classes.
@@ -187,7 +187,7 @@ def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: 
             count = min(size, 2)
             output = model(torch.from_numpy(data.input.normalize(data.input.example(count))))
     except torch.OutOfMemoryError:
-        return  # the first step says more
+        return  # the first step has the better message
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = first_line(error)
         if size > 1:
@@ -230,7 +230,7 @@ def _same_values(one: Tensor, other: Tensor) -> bool:
 
 
 def check_packing(model: nn.Module, checkpoint: Checkpoint, where: object, *, allow_import: bool) -> None:
-    """Pack, recover and build again a network before it is trained, so that what fails then costs no training.
+    """Pack, recover and rebuild a network before it is trained, so that a failure costs no training time.
 
     Args:
         model: the network.

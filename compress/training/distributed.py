@@ -1,4 +1,4 @@
-"""The processes that train one network together: how they meet, what they tell each other, and how they end.
+"""The processes that train one network together: how they connect, exchange values and shut down.
 
 torchrun starts them, and ends the others when one of them is gone; ``torch.distributed`` carries what they exchange.
 With one process, every method answers at once, so a training run reads the same for one and for many. What is
@@ -39,7 +39,7 @@ ErrorT = TypeVar("ErrorT", bound=IterandError)
 
 
 class PeerError(IterandError):
-    """Another process of the run failed, or is gone."""
+    """Another process of the run failed, or has ended."""
 
     def __init__(self, message: str, exit_code: int, *, silent: bool) -> None:
         super().__init__(message)
@@ -99,7 +99,7 @@ class Group:
         return device
 
     def channel(self, device: torch.device) -> dist.ProcessGroup | None:
-        """What torch exchanges tensors of a device through: gloo, or nccl for those of a GPU."""
+        """The process group that exchanges tensors of a device: of gloo, or of nccl for a GPU."""
         return None if self.size == 1 else _channel("nccl" if device.type == "cuda" else "gloo")
 
     def any(self, *flags: bool) -> list[bool]:
@@ -187,12 +187,12 @@ class Group:
 
     @contextmanager
     def together(self, advice: Callable[[], str] = lambda: "") -> Iterator[None]:
-        """A block in which a process may fail alone, or be killed: the others lose the connection, and end as well.
+        """A block in which a single process may fail or be killed: the others lose the connection, and end as well.
 
         The process that fails first tells the user; the exit code of all is its own.
 
         Args:
-            advice: how to go on, for what is told then.
+            advice: how to go on, the end of the message.
 
         Raises:
             PeerError: another process has ended.
@@ -239,7 +239,7 @@ ALONE = Group()
 def join(timeout: float = PEER_TIMEOUT) -> Group:
     """Meet the other processes of the run; alone, unless ``RANK`` or ``WORLD_SIZE`` is set, as torchrun does.
 
-    The processes meet once, however often this is called, and part at the end of the program. A group that the
+    The processes meet once, however often this is called, and disconnect at the end of the program. A group that the
     caller's program has made itself through ``torch.distributed`` is taken as it is.
 
     Args:
@@ -299,7 +299,7 @@ def _channel(backend: str) -> dist.ProcessGroup | None:
 
 
 def _is_of_the_connection(error: BaseException) -> bool:
-    """Gloo raises RuntimeError, and says only in words that it is its own."""
+    """Whether a connection failed: gloo raises RuntimeError, which only its text tells apart from others."""
     text = str(error).lower()
     return isinstance(error, RuntimeError) and (
         isinstance(error, dist.DistError) or "gloo" in text or "connection" in text
@@ -307,7 +307,7 @@ def _is_of_the_connection(error: BaseException) -> bool:
 
 
 def _shut_down() -> None:
-    """Leave the other processes in good order, before Python ends: threads of torch must not outlive it."""
+    """Destroy the process group before Python ends: threads of torch must not outlive it."""
     _channel.cache_clear()
     if dist.is_initialized():
         gc.collect()  # what still refers to the group, in circles

@@ -1,4 +1,4 @@
-"""Accuracy of anything that turns pixels into logits, counted the same way for all."""
+"""Evaluation: accuracy and loss of any function from pixels to logits."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def evaluate(
     device: torch.device,
     group: Group = ALONE,
 ) -> Score:
-    """Run a split through a classifier.
+    """Evaluate a classifier on a split.
 
     Args:
         logits: from pixels (float32 ``[B, C, H, W]`` in [0, 1]) to logits (``[B, classes]``).
         split: the images.
         batch_size: images at a time.
-        device: where pixels are handed over.
+        device: of the pixels that ``logits`` gets.
         group: processes that share the work; all of them get the score.
     """
     correct = torch.zeros((), dtype=torch.int64, device=device)

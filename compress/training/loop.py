@@ -62,13 +62,13 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
     Args:
         recipe: what to compute.
         options: where and how.
-        reporter: told about progress.
+        reporter: receives the progress.
 
     Raises:
         IterandError: bad settings, data or checkpoint; a non-finite loss.
         RunStoppedError: Ctrl-C or SIGTERM came, to any of the processes; the checkpoint holds the run up to the last
             whole step.
-        PeerError: another process failed, or is gone.
+        PeerError: another process failed, or has ended.
     """
     group = join(options.peer_timeout)
     reporter = reporter if reporter and group.main else Reporter()
@@ -122,7 +122,7 @@ def _epochs(run: Run, log: MetricsLog, stop: StopRequest, reporter: Reporter) ->
             loss = None
             with suppress(torch.OutOfMemoryError):
                 loss = training_step(run, pixels, labels)
-            if loss is None:  # now that nothing refers to the memory of the step
+            if loss is None:  # here, where nothing refers to the memory of the step any more
                 raise TrainingError(advice(run, pixels, labels))
             step, batch = run.position.step + 1, run.position.batch + 1
             run.position = Position(epoch, batch, step)
@@ -188,7 +188,7 @@ def training_step(run: Run, pixels: Tensor, labels: Tensor) -> Tensor:
         The mean loss of this process's share, a scalar on the device.
 
     Raises:
-        torch.OutOfMemoryError: the device has no memory for it. The network is of no use then.
+        torch.OutOfMemoryError: the device has no memory for it. The network cannot be used any more then.
     """
     settings, group, step = run.recipe.train, run.group, run.position.step
     count, last = len(run.micro_batches), len(run.micro_batches) - 1

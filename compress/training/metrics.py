@@ -28,7 +28,7 @@ def metrics_path(checkpoint: Path) -> Path:
 
 
 def check_tensorboard(folder: Path) -> None:
-    """Find what is wrong with a folder of TensorBoard before the run.
+    """Check the folder for TensorBoard before the run.
 
     Raises:
         ConfigError: it is a file, or TensorBoard is not installed.

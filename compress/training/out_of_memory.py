@@ -20,10 +20,10 @@ __all__ = ["advice", "largest_fitting", "score"]
 
 
 def advice(run: Run, pixels: Tensor, labels: Tensor) -> str:
-    """How to train with the memory there is, after a step that ran out of it.
+    """Advise how to train with the available memory, after a step that ran out of it.
 
     Args:
-        run: whose network is of no use any more.
+        run: its network cannot be used any more.
         pixels: the examples of the step.
         labels: int64 ``[b]``.
     """
@@ -92,7 +92,7 @@ def largest_fitting(attempt: Callable[[int], object], size: int) -> int:
 
 
 def _release() -> None:
-    """Give back memory that is not in use, such as what the traceback of an error referred to."""
+    """Release unused memory, for example what the traceback of an error referred to."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

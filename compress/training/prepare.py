@@ -83,7 +83,7 @@ def only_run(options: RunOptions, group: Group) -> Iterator[None]:
             if group.main:
                 outputs = [options.out, metrics_path(options.out)]
                 traces = [trace_path(options.out)] if options.profile else []
-                kind = "any" if options.resume else "torch"  # of what is resumed, its reader says more
+                kind = "any" if options.resume else "torch"  # the reader of a resumed file has the better message
                 for number, path in enumerate((*outputs, *traces)):
                     others = (*options.inputs, *outputs[:number])
                     check_output(path, *others, kind=None if number else kind)

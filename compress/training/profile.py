@@ -43,8 +43,8 @@ class ProfileReport:
         trace: the file; browsers show it under ``chrome://tracing`` or ui.perfetto.dev.
         steps: traced.
         seconds: of a step; on a GPU, of its work there.
-        shares: of the stages of a step, in [0, 1]; they add up to 1. That of ``refresh`` is what a step bears of the
-            events of IteRand, of which the traced steps need not have one.
+        shares: of the stages of a step, in [0, 1]; they add up to 1. That of ``refresh`` is the average cost of
+            IteRand's events per step, even if no traced step had one.
         event: seconds of an event, 0 if there are none.
         every: steps between two events.
     """
@@ -58,7 +58,7 @@ class ProfileReport:
 
 
 class StepProfile:
-    """Traces some of the steps that it is told of, once: up to ``TRACED``, after the first ``WARM_UP``.
+    """Traces up to ``TRACED`` steps, once, after the first ``WARM_UP``.
 
     Args:
         device: that trains.
@@ -71,14 +71,14 @@ class StepProfile:
         self._step = 0
 
     def close(self) -> None:
-        """End a trace that nobody asks for any more."""
+        """Discard an unfinished trace."""
         self._stack.close()
         self._profile = None
 
     def begin_step(self) -> None:
-        """A step is about to begin, its batch not yet fetched."""
+        """Call this before the batch of a step is fetched."""
         if self._step == WARM_UP:
-            # Before torch first looks for it: the profiler tells of its own doings otherwise.
+            # Set before torch first reads it, or the profiler prints log lines.
             os.environ.setdefault("KINETO_LOG_LEVEL", "99")
             self._wait()
             activities = [ProfilerActivity.CPU]
@@ -108,7 +108,7 @@ class StepProfile:
         seconds, shares = _shares(events, on_gpu=self._device.type == "cuda")
         steps = self._step - WARM_UP
         self._profile, seconds = None, seconds / steps
-        # What was seen of events is replaced by what they cost on average.
+        # The traced time of events is replaced by their average cost.
         rest = {name: share * seconds for name, share in shares.items() if name != "refresh"}
         rest["refresh"] = event / every if every else shares["refresh"] * seconds
         total = sum(rest.values())
@@ -140,7 +140,7 @@ def _shares(events: Any, *, on_gpu: bool) -> tuple[float, dict[str, float]]:
     spent = dict.fromkeys(STAGES, 0.0)
     total = 0.0
     for event in events:
-        # The same names stand on the GPU's own time line.
+        # The time line of the GPU has the same names.
         if event.device_type.name != "CPU":
             continue
         if on_gpu:

@@ -20,7 +20,7 @@ else:
 __all__ = ["DEFAULT_RECIPE", "TEXT_RECIPE", "differences", "flattened", "load_recipe", "override", "recipe_names"]
 
 DEFAULT_RECIPE = "digits"
-#: What texts begin with.
+#: The default recipe of text data sets.
 TEXT_RECIPE = "text"
 _FOLDER = resources.files(__package__) / "recipes"
 
@@ -45,7 +45,7 @@ def load_recipe(name_or_path: str, **overrides: Mapping[str, Any]) -> Recipe:
         overrides: settings to change, by section.
 
     Raises:
-        ConfigError: there is no such recipe, it is not TOML, or it has an unknown key or a value out of range.
+        ConfigError: the recipe is unknown, is not TOML, or has an unknown key or a value out of range.
     """
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         path = Path(name_or_path)
@@ -72,7 +72,7 @@ def load_recipe(name_or_path: str, **overrides: Mapping[str, Any]) -> Recipe:
 def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options") -> Recipe:
     """A copy of a recipe with some settings changed.
 
-    Another method starts from its own settings: of the old ones the seed stays, and the sparsity.
+    Another method starts from its own settings: only seed and sparsity stay.
 
     Args:
         recipe: the base.

@@ -1,4 +1,4 @@
-"""A network that several processes train, each on its share of every batch: gradients travel, weights do not.
+"""A network that several processes train, each on its share of every batch: they exchange gradients, not weights.
 
 Random weights, draws and masks follow from the seed in each process and are never sent; nor are scores, which begin
 equal and get equal gradients. That they stay equal is checked from time to time (`require_same_network`).
@@ -96,7 +96,7 @@ def equalise_buffers(model: nn.Module, group: Group) -> None:
 
 
 def foreign_buffers(model: nn.Module, *, synchronised: bool = False) -> list[Tensor]:
-    """Buffers of no mask; ``synchronised``: nor of BatchNorm whose statistics are equal in all processes."""
+    """Buffers that belong to no mask; ``synchronised``: without BatchNorm's, which are equal in all processes."""
     kinds = (MaskedWeight, SyncBatchNorm, nn.SyncBatchNorm) if synchronised else (MaskedWeight,)
     own = {id(buffer) for module in model.modules() if isinstance(module, kinds) for buffer in module.buffers()}
     own |= {id(buffer) for _, pruned, _ in pruned_layers(model) for buffer in pruned.buffers()}

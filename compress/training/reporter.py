@@ -19,11 +19,11 @@ __all__ = ["EpochReport", "Reporter", "RunInfo", "StepReport"]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run that is about to begin or to go on.
+    """The facts of a run, known before its first step.
 
     ``weights`` counts trained parameters; ``empty_layers`` names those whose weights were all pruned before training;
     ``processes`` train together, each on a device of its own; ``left_out`` counts files and folders of the data that
-    were not taken, by what they are; ``one_thread`` says that the network got one thread because it is small.
+    were not read, by their kind; ``one_thread`` says that the network got one thread because it is small.
     """
 
     recipe: Recipe

@@ -27,7 +27,7 @@ from .run_options import RunOptions
 
 __all__ = ["NEVER", "Run"]
 
-#: Number of a step that does not come.
+#: A step number that no run reaches.
 NEVER = 2**62
 
 
@@ -107,7 +107,7 @@ class Run:
             yield
 
     def averaging(self, *, now: bool) -> AbstractContextManager[None]:
-        """A backward pass inside averages gradients over all processes; if not ``now``, it adds to this one's."""
+        """Backward passes inside average gradients over all processes; without ``now`` they add to the local ones."""
         waits = isinstance(self.network, DistributedDataParallel) and not now
         return self.network.no_sync() if waits else nullcontext()  # type: ignore[operator]
 
@@ -133,7 +133,7 @@ class Run:
         )
 
     def info(self) -> RunInfo:
-        """What a reporter is told before the first step."""
+        """What a reporter gets before the first step."""
         return RunInfo(
             recipe=self.recipe,
             device=self.device,

@@ -1,7 +1,7 @@
 """BatchNorm over the batch of all processes, not over the shard of each.
 
-On GPUs this is torch's own. That one refuses tensors of the CPU, for which there is a small one here, with the same
-results as ``torch.nn.BatchNorm`` has on the whole batch, up to rounding; shards may have different sizes.
+On GPUs this is torch's own, which refuses tensors of the CPU. For these there is a layer here that has, up to rounding,
+the results of ``torch.nn.BatchNorm`` on the batch of all processes; shards may have different sizes.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class _Normalised(torch.autograd.Function):
         count, mean = sums[0], sums[1 : channels + 1] / sums[0]
         variance = (sums[channels + 1 :] / count - mean.square()).clamp_min(0)
         factor = (variance + eps).rsqrt()
-        # The input, not what is made of it: that may be the output, and is lost to an activation that works in place.
+        # Not the normalised values: these may be the output, which an activation in place would overwrite.
         ctx.save_for_backward(x, mean, factor, count, weight)
         ctx.channel, ctx.has_bias = channel, bias is not None
         ctx.mark_non_differentiable(mean, variance, count)

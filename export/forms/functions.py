@@ -64,7 +64,7 @@ def _philox() -> str:
 
 
 _TEXTS = {
-    # What each byte stands for, one after the other: uint8 [bytes] and a table [256, n] to [size], in the type of the
+    # The n table entries of each byte, in order: uint8 [bytes] and a table [256, n] to [size], in the type of the
     # table. Not with BitShift: OpenVINO 2026.4 divides uint8 by powers of two instead, and rounds to nearest.
     "Fields": """
 Fields (packed, table, size) => (fields) {
@@ -226,12 +226,12 @@ def _function(name: str) -> FunctionProto:
 def functions_for(names: set[str], opset: int) -> list[FunctionProto]:
     """The functions of these names and those that they call, for a model of the given operator set."""
     wanted = list(dict.fromkeys(inner for name in sorted(names) for inner in nested(name)))
-    found = []
+    functions = []
     for name in wanted:
         function = FunctionProto()
         function.CopyFrom(_function(name))
         for entry in function.opset_import:
             if entry.domain == "":
                 entry.version = opset
-        found.append(function)
-    return found
+        functions.append(function)
+    return functions

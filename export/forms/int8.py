@@ -24,7 +24,7 @@ def write_quantized(emitter: Emitter, weight: CodedWeight) -> None:
 
     In front of other operators than `_TAKE_QUANTIZED`, and for a scale that varies along two axes (of grouped
     transposed convolutions), it only makes floats of the codes, and a Mul applies the scale. Otherwise onnxruntime
-    would take it for a part of a quantised operator: up to 1.27 it moves a Transpose or Reshape before it, and the
+    would treat it as a quantised operator: up to 1.27 it moves a Transpose or Reshape before it, and the
     codes become uint8; since 1.25 it computes a MatMul behind it with activations rounded to int8.
 
     Values that were trained in floating point are no codes, and fold.

@@ -33,7 +33,7 @@ class Layout:
     """A way to hold numbers.
 
     Attributes:
-        name: for reports: ``ternary``, or how the mask is held, ``bits`` or ``gaps2`` to ``gaps8``.
+        name: for reports: ``ternary``, or how the mask is stored, ``bits`` or ``gaps2`` to ``gaps8``.
         size: its bytes.
         write: adds it to a graph; takes the emitter and the name of the shape that the expansion shall have; returns
             the name of the expansion.
@@ -203,7 +203,7 @@ def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emi
 
 def _planes(width: int) -> list[int]:
     """The widths into which fields are split; their bits add up to ``width``, lowest first."""
-    return [piece for piece in (8, 4, 2, 1) if width & piece]
+    return [plane for plane in (8, 4, 2, 1) if width & plane]
 
 
 def _fields_size(count: int, width: int) -> int:

@@ -34,7 +34,7 @@ def fold_batch_norms(graph: Graph) -> dict[str, Doubles]:
     """Remove every BatchNorm that directly follows a Conv, ConvTranspose, Gemm or MatMul of its own.
 
     It stays where the layer's output, its weight or the running statistics serve someone else too, where the
-    weight is not a float32 constant, and behind anything that is not such a layer.
+    weight is not a float32 constant, and behind any other operator.
 
     Returns:
         For each weight initialiser that must be multiplied: the factors, float64, in a shape that broadcasts
@@ -101,7 +101,7 @@ def _start(graph: Graph, layer: NodeProto | None, users: dict[str, list[NodeProt
 def _write_bias(graph: Graph, fold: _Fold, users: dict[str, list[NodeProto]]) -> None:
     layer = fold.layer
     if layer.op_type == "MatMul":
-        layer.op_type = "Gemm"  # the same product of two matrices, with room for a bias
+        layer.op_type = "Gemm"  # the same product of two matrices, with an input for a bias
     name = layer.input[2] if len(layer.input) > 2 else ""
     if not name or len(users[name]) != 1:
         name = graph.fresh(bias_name(layer.input[1]))

@@ -1,9 +1,9 @@
-"""What is known about the channels of every value in a graph: which are constant, which stand and fall together.
+"""Analyse the channels of every value in a graph: which are constant, which can only be removed together.
 
 A *unit* is what can be removed: the channels, of one or more values, that no operator mixes with others. ReLU and
 pooling hand a unit on, a residual addition makes one of two, flattening gives one unit to all positions of a channel,
-and every layer begins new ones. What an operator does that is not listed here is not guessed: the units it reads are
-fixed, and nothing is said about what it computes.
+and every layer begins new ones. An operator that is not listed here fixes the units that it reads, and the channels of
+its output are unknown.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class Channels:
         return self.rank is not None and self.rank + self.axis == 1
 
     def unknown_unless(self, kept: Bools) -> Channels:
-        """The same with less known."""
+        """These channels, known only where ``kept`` is true as well."""
         return replace(self, known=self.known & kept)
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A constant that must lose what a value loses.
+    """A constant that loses the channels that a value loses.
 
     Attributes:
         node: reads it.
@@ -81,9 +81,9 @@ class Analysis:
     """The channels of a graph, once through its nodes in order; the graph is only read.
 
     Attributes:
-        channels: by the name of the value; what is not here has channels that nothing is known about.
-        layers: whose output channels are known about, in order. Of grouped convolutions the depthwise ones, with one
-            input channel per group.
+        channels: by the name of the value; those of values without an entry are unknown.
+        layers: those whose output channels are analysed, in order. Of grouped convolutions only the depthwise ones,
+            with one input channel per group.
         slices: constants other than the layers' weights and biases.
         reshapes: flattening nodes whose shape names the number of features.
         fixed: units that must stay.
@@ -113,7 +113,7 @@ class Analysis:
         return np.array([self._root(unit) for unit in range(len(self._parents))], np.intp)
 
     def fix(self, names: Sequence[str]) -> None:
-        """Let all channels of some values stay."""
+        """Keep all channels of some values."""
         for name in names:
             if name in self.channels:
                 self.fixed.update(self.channels[name].units.tolist())
@@ -125,26 +125,26 @@ class Analysis:
         return np.arange(first, first + count)
 
     def tie(self, one: NDArray[np.intp], other: NDArray[np.intp]) -> None:
-        """Let units stand and fall together, one by one."""
+        """Tie each unit to its counterpart: they are kept or removed together."""
         for a, b in zip(one.tolist(), other.tolist(), strict=True):
             self._parents[self._root(a)] = self._root(b)
 
-    def computed(self, node: NodeProto, parts: Sequence[Channels]) -> tuple[Bools, NDArray[Any]]:
+    def computed(self, node: NodeProto, sources: Sequence[Channels]) -> tuple[Bools, NDArray[Any]]:
         """Run an operator that works on each channel for itself on the known constants.
 
         Returns:
             Which results are known, and the results.
         """
-        count = len(parts[0].units)
-        known = np.logical_and.reduce([piece.known for piece in parts])
+        count = len(sources[0].units)
+        known = np.logical_and.reduce([source.known for source in sources])
         if not known.any():
             return known, np.zeros(count, np.float32)
         feeds, inputs = [], []
         for index, name in enumerate(node.input):
-            piece = self.channels.get(name)
-            if piece is not None:
-                filled = np.where(known, piece.values, np.zeros_like(piece.values))
-                tensor = numpy_helper.from_array(filled.reshape(1, -1, *[1] * (-piece.axis - 1)))
+            source = self.channels.get(name)
+            if source is not None:
+                filled = np.where(known, source.values, np.zeros_like(source.values))
+                tensor = numpy_helper.from_array(filled.reshape(1, -1, *[1] * (-source.axis - 1)))
             elif name:
                 tensor = self.graph.initializers[name]
             inputs.append(f"constant_{index}" if name else "")
@@ -160,7 +160,7 @@ class Analysis:
         return known & np.isfinite(result), result
 
     def layer(self, node: NodeProto) -> Channels | None:
-        """A layer begins units; a constant input plays no part where it is 0, or where there is no border."""
+        """A layer begins units; a constant input leaves its output constant if it is 0 or the layer has no border."""
         layer = layer_of(self.graph, node, self._producers, self._readings)
         if layer is None:
             return None
@@ -195,22 +195,21 @@ class Analysis:
         """An operator that computes each number from the ones at its place ties its inputs channel by channel."""
         constants = {slot: name for slot, name in enumerate(node.input) if name in self.graph.initializers}
         names = [name for slot, name in enumerate(node.input) if name and slot not in constants]
-        parts = [self.channels[name] for name in names if name in self.channels]
-        if not parts or len(parts) != len(names):
+        sources = [self.channels[name] for name in names if name in self.channels]
+        if not sources or len(sources) != len(names):
             return None
-        first, count = parts[0], len(parts[0].units)
-        if any(piece.axis != first.axis or len(piece.units) != count for piece in parts):
+        first, count = sources[0], len(sources[0].units)
+        if any(source.axis != first.axis or len(source.units) != count for source in sources):
             return None
         extents = {slot: self._extent(name, first.axis) for slot, name in constants.items()}
         if not set(extents.values()) <= {1, count}:
             return None
-        for piece in parts[1:]:
-            self.tie(first.units, piece.units)
+        for source in sources[1:]:
+            self.tie(first.units, source.units)
         self.slices += [Slice(node, slot, first.axis, node.output[0]) for slot, size in extents.items() if size > 1]
-        known, values = self.computed(node, parts)
-        ranks = [piece.rank for piece in parts] + [
-            len(self.graph.initializers[name].dims) for name in constants.values()
-        ]
+        known, values = self.computed(node, sources)
+        ranks = [source.rank for source in sources]
+        ranks += [len(self.graph.initializers[name].dims) for name in constants.values()]
         rank = None if None in ranks else max(rank for rank in ranks if rank is not None)
         return Channels(first.axis, rank, first.units, known, values)
 
@@ -268,36 +267,36 @@ class Analysis:
             if target[0] not in (-1, 0) or (target[0] == 0 and settings(node).get("allowzero", 0)):
                 return None
             self.reshapes.append(node)
-        result = (np.repeat(piece, each) for piece in (source.units, source.known, source.values))
+        result = (np.repeat(array, each) for array in (source.units, source.known, source.values))
         return Channels(-1, 2, *result)
 
     def transpose(self, node: NodeProto) -> Channels | None:
-        """The channels move."""
+        """The axis of the channels moves."""
         source, perm = self.channels.get(node.input[0]), settings(node).get("perm")
         if source is None or source.rank is None or perm is None:
             return None
         return replace(source, axis=list(perm).index(source.rank + source.axis) - source.rank)
 
     def concat(self, node: NodeProto) -> Channels | None:
-        """Channels behind channels; those of values that nothing is known about stay."""
+        """Concatenate channels; those of unknown values are fixed."""
         ranks = {self.channels[name].rank for name in node.input if name in self.channels}
         rank = next(iter(ranks), None)
         if rank is None or len(ranks) != 1:
             return None
         axis = settings(node)["axis"] % rank - rank
-        parts = []
+        sources = []
         for name in node.input:
             shape = self.graph.shape_of(name)
             size = shape[axis] if shape is not None and len(shape) == rank else None
-            piece = self.channels.get(name)
-            if piece is None and size is not None:
-                piece = Channels(axis, rank, self.new(size), np.zeros(size, np.bool_), np.zeros(size, np.float32))
-                self.fixed.update(piece.units.tolist())
-            if piece is None or piece.axis != axis:
+            source = self.channels.get(name)
+            if source is None and size is not None:
+                source = Channels(axis, rank, self.new(size), np.zeros(size, np.bool_), np.zeros(size, np.float32))
+                self.fixed.update(source.units.tolist())
+            if source is None or source.axis != axis:
                 return None
-            parts.append(piece)
+            sources.append(source)
         units, known, values = (
-            np.concatenate([getattr(piece, field) for piece in parts]) for field in ("units", "known", "values")
+            np.concatenate([getattr(source, field) for source in sources]) for field in ("units", "known", "values")
         )
         return Channels(axis, rank, units, known, values)
 

@@ -64,20 +64,20 @@ def shrink(graph: Graph, *, multiple: int = MULTIPLE) -> ShrinkReport:
 
 
 class _Change:
-    """What happens to a layer, added up over the rounds."""
+    """The changes of a layer, summed over the rounds."""
 
     def __init__(self, layer: Layer, before: tuple[int, int, int]) -> None:
         self.layer, self.before = layer, before
         self.constant = self.unread = self.stuck = 0
 
     def count(self, known: Bools, kept: Bools) -> None:
-        """Add a round, in which of the channels that there were some were known to be constant, and some kept."""
+        """Add a round: which of its channels were known to be constant, and which were kept."""
         self.constant += int((~kept & known).sum())
         self.unread += int((~kept & ~known).sum())
         self.stuck = int((kept & known).sum())
 
     def result(self, graph: Graph) -> LayerShrink:
-        """The whole."""
+        """The layer before and after all rounds."""
         name, before = self.layer.weight, self.before
         after = _size(graph, self.layer) if name in graph.initializers else (0, 0, 0)
         result = (self.constant, self.unread, self.stuck)
@@ -90,9 +90,9 @@ def _size(graph: Graph, layer: Layer) -> tuple[int, int, int]:
 
 
 def _cut(graph: Graph, analysis: Analysis, multiple: int) -> dict[str, Bools]:
-    """Remove what need not stay; return which output channels each layer keeps, by the name of its weight."""
+    """Remove dead channels; return which output channels each layer keeps, by the name of its weight."""
     live = _live(graph, analysis, multiple)
-    keep = {name: live[piece.units] for name, piece in analysis.channels.items()}
+    keep = {name: live[channels.units] for name, channels in analysis.channels.items()}
     for layer in analysis.layers:
         _absorb(graph, analysis, layer, keep)
     _slice(graph, analysis, keep)
@@ -100,7 +100,7 @@ def _cut(graph: Graph, analysis: Analysis, multiple: int) -> dict[str, Bools]:
 
 
 def _reshape_parameters(graph: Graph) -> None:
-    """Let a parameter have the shape that it is given, as the slopes of a PReLU are."""
+    """Store a parameter in the shape that a Reshape gives it, as exporters do with the slopes of a PReLU."""
     outputs, users = graph.output_names() | graph.captured(), graph.users()
     for node in list(graph.nodes):
         if node.op_type != "Reshape" or node.domain != "" or node.output[0] in outputs:
@@ -117,26 +117,28 @@ def _reshape_parameters(graph: Graph) -> None:
 
 
 def _replace_constants(graph: Graph, analysis: Analysis) -> bool:
-    """Where a value without any varying channel is added to or multiplied by one that varies, write it down.
+    """Replace a value that is constant by an initialiser, where it is added to one that varies, or multiplied with it.
 
-    This is what becomes of a residual branch that was pruned all over.
+    A residual branch of which all weights are pruned becomes that.
     """
     result = False
     for node in graph.nodes:
         if node.output[0] not in analysis.channels or node.op_type not in ("Add", "Sub", "Mul", "Div"):
             continue
         for slot, name in enumerate(node.input):
-            piece, other = analysis.channels.get(name), node.input[1 - slot]
+            channels, other = analysis.channels.get(name), node.input[1 - slot]
             varies = other in analysis.channels and not analysis.channels[other].known.all()
             shape = graph.shape_of(node.output[0])
-            if piece is None or not piece.known.all() or not varies or shape is None or graph.shape_of(other) != shape:
+            if shape is None or graph.shape_of(other) != shape or not varies:
+                continue
+            if channels is None or not channels.known.all():
                 continue
             result = True
-            if node.op_type == "Add" and not piece.values.any():
+            if node.op_type == "Add" and not channels.values.any():
                 node.op_type, node.input[:] = "Identity", [other]
             else:
                 node.input[slot] = graph.fresh(f"{name}.constant")
-                graph.put(node.input[slot], piece.values.reshape(-1, *[1] * (-piece.axis - 1)))
+                graph.put(node.input[slot], channels.values.reshape(-1, *[1] * (-channels.axis - 1)))
             break
     if result:
         remove_identities(graph)
@@ -158,8 +160,8 @@ def _live(graph: Graph, analysis: Analysis, multiple: int) -> Bools:
             readers.append((reads, roots[source.units], roots[output.units]))
     convolved = {layer.node.input[0] for layer in analysis.layers if layer.node.op_type == "Conv" and layer.group == 1}
     values = [
-        (roots[piece.units], piece.known, multiple if name in convolved and len(piece.units) % multiple == 0 else 1)
-        for name, piece in reversed(analysis.channels.items())
+        (roots[value.units], value.known, multiple if name in convolved and len(value.units) % multiple == 0 else 1)
+        for name, value in reversed(analysis.channels.items())
     ]
     while True:
         count = -1
@@ -183,7 +185,7 @@ def _is_short(live: Bools, multiple: int) -> bool:
 
 
 def _absorbs(layer: Layer, output: Channels) -> bool:
-    """Whether a constant input of a layer comes to a constant in its bias."""
+    """Whether the bias of a layer can absorb its constant inputs."""
     return layer.group == 1 and not layer.bordered and (layer.node.op_type != "MatMul" or output.rank == 2)
 
 
@@ -194,13 +196,13 @@ def _free(source: Channels, layer: Layer, output: Channels) -> Bools:
 
 
 def _absorb(graph: Graph, analysis: Analysis, layer: Layer, keep: Mapping[str, Bools]) -> None:
-    """Put what constant inputs contribute that are about to go into the layer's bias."""
+    """Add what constant inputs contribute to a layer to its bias, before they are removed."""
     source, output = analysis.channels.get(layer.node.input[0]), analysis.channels[layer.node.output[0]]
     if source is None or not _absorbs(layer, output):
         return
     gone = ~keep[layer.node.input[0]] & source.known & (source.values != 0)
     kernels = layer.kernels(graph)[:, gone]
-    if not kernels[keep[layer.node.output[0]]].any():  # what reads it is about to go as well
+    if not kernels[keep[layer.node.output[0]]].any():  # what reads it is removed as well
         return
     shift = layer.shift(graph) + kernels.sum(axis=2, dtype=np.float64) @ source.values[gone].astype(np.float64)
     if not layer.bias:
@@ -208,14 +210,14 @@ def _absorb(graph: Graph, analysis: Analysis, layer: Layer, keep: Mapping[str, B
         del layer.node.input[2:]
         layer.node.input.append(name)
         if layer.node.op_type == "MatMul":
-            layer.node.op_type = "Gemm"  # the same product of two matrices, with room for a bias
+            layer.node.op_type = "Gemm"  # the same product of two matrices, with an input for a bias
     else:
         _own(graph, layer.node, 2)
     graph.put(layer.bias, shift.astype(np.float32))
 
 
 def _slice(graph: Graph, analysis: Analysis, keep: Mapping[str, Bools]) -> None:
-    """Take what stays of every constant, and write the new shapes."""
+    """Cut constants to the kept channels, and write the new shapes."""
     for layer in analysis.layers:
         source, target = layer.node.input[0], layer.node.output[0]
         _take(graph, layer.holder, layer.slot, layer.outputs, keep[target])
@@ -228,8 +230,8 @@ def _slice(graph: Graph, analysis: Analysis, keep: Mapping[str, Bools]) -> None:
             _take(graph, layer.holder, layer.slot, layer.inputs, keep[source])
         if layer.holder is not layer.node:
             graph.values.pop(layer.holder.output[0], None)
-    for piece in analysis.slices:
-        _take(graph, piece.node, piece.slot, piece.axis, keep[piece.value])
+    for cut in analysis.slices:
+        _take(graph, cut.node, cut.slot, cut.axis, keep[cut.value])
     for node in analysis.reshapes:
         kept = keep[node.output[0]]
         shape = graph.array(node.input[1])

@@ -1,4 +1,4 @@
-"""Does the file compute the same function as the network?"""
+"""Check that a file computes the same function as its network."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         inputs: float32 ``[N, C, H, W]`` or int64 ``[N, length]``.
 
     Returns:
-        What it computes, first dimension N, all finite.
+        Its output, first dimension N, all finite.
 
     Raises:
         ExportError: it fails, or returns anything but one floating-point tensor per sample.
@@ -58,12 +58,12 @@ def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ExportError(f"{name} does not take an input of shape {list(inputs.shape)}: {reason}") from error
     if not (isinstance(output, torch.Tensor) and output.dtype in _FLOATS and _is_plain(output)):
-        found = (
+        got = (
             f"a tensor of {output.dtype} ({output.layout}, {output.device})"
             if isinstance(output, torch.Tensor)
             else type(output).__name__
         )
-        raise ExportError(f"{name} must return one floating-point tensor, found {found}")
+        raise ExportError(f"{name} must return one floating-point tensor, found {got}")
     if output.ndim < 1 or output.shape[0] != inputs.shape[0] or not output.numel():
         raise ExportError(f"{name} must return one row per input, found shape {list(output.shape)} for {len(inputs)}")
     if not output.isfinite().all():
@@ -76,10 +76,10 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 
 def check_repeatable(model: nn.Module, inputs: torch.Tensor) -> None:
-    """Ask twice.
+    """Run a model twice, and refuse one whose outputs differ.
 
     Raises:
-        ExportError: the second answer is another one; see also `logits_of`.
+        ExportError: they differ by more than rounding; or see `logits_of`.
     """
     first, second = (logits_of(model, inputs).numpy() for _ in range(2))
     if first.shape != second.shape or not _difference(first, second) <= rounding(first):
@@ -103,8 +103,8 @@ def compare(
         session: the exported file.
         model: an evaluation copy of the network.
         inputs: what the network takes, float32 ``[N, C, H, W]`` or int64 ``[N, length]``, N ≥ 1.
-        fed: the same images or texts as the file takes them, for instance before normalisation.
-        probabilities: the file gives these, the network logits.
+        fed: the same images or texts, as the file takes them, for instance before normalisation.
+        probabilities: whether the file gives probabilities; the network gives logits.
 
     Raises:
         ExportError: an output differs by more than `accepted_difference`, or is not finite.
@@ -113,17 +113,17 @@ def compare(
     differences, extremes, same = [], [], 0
     for batch in rows:
         logits = logits_of(model, inputs[batch]).numpy()
-        wanted = softmax(logits) if probabilities else logits
-        found = _run(session, fed[batch].numpy())
-        if found.shape != wanted.shape:
-            shapes = f"{list(found.shape)}, PyTorch {list(wanted.shape)}"
+        expected = softmax(logits) if probabilities else logits
+        computed = _run(session, fed[batch].numpy())
+        if computed.shape != expected.shape:
+            shapes = f"{list(computed.shape)}, PyTorch {list(expected.shape)}"
             raise ExportError(f"for a batch of {len(batch)}, onnxruntime computes the shape {shapes}")
-        differences.append(_difference(found, wanted))
-        extremes.append([[side.min(), side.max()] for side in (wanted, logits)])
-        same += int((_winners(found) == _winners(wanted)).sum())
+        differences.append(_difference(computed, expected))
+        extremes.append([[side.min(), side.max()] for side in (expected, logits)])
+        same += int((_winners(computed) == _winners(expected)).sum())
     outputs, scores = np.moveaxis(np.array(extremes), 1, 0).astype(logits.dtype)
     largest, accepted = float(np.max(differences)), accepted_difference(outputs, scores if probabilities else None)
-    if not largest <= accepted:  # this way round, NaN is refused
+    if not largest <= accepted:  # and not >, so that NaN is refused
         rest = all(difference <= accepted for difference in differences[1:])
         alone = "; only one sample alone differs, so its Python code treats a batch of 1 in another way" if rest else ""
         raise ExportError(
@@ -133,9 +133,9 @@ def compare(
     return Agreement(largest, same / sum(map(len, rows)), len(inputs))
 
 
-def _difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """The largest absolute difference; NaN if there is one."""
-    return float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max(initial=0.0))
+def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """The largest absolute difference; NaN if any is NaN."""
+    return float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max(initial=0.0))
 
 
 def _run(session: onnxruntime.InferenceSession, batch: NDArray[Any]) -> NDArray[Any]:

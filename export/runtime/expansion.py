@@ -1,4 +1,4 @@
-"""The part of a file that computes weights, run by itself; and sessions that hold what it computes."""
+"""Expand the weights of a file in sessions of their own, and open a session that holds the results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load_session(
 
     onnxruntime by itself expands packed and seeded weights when it loads a file, and holds every intermediate result
     until all of them are expanded. Here sessions of their own compute the weights, one after the other; a last one,
-    without that part of the graph, gets them. All are stock sessions.
+    without the nodes that compute them, gets the results. All are stock sessions.
 
     Args:
         path: any file of `export_onnx` or of ``iterand-compress export``; other ONNX files load as they are.
@@ -74,7 +74,7 @@ def open_exported(path: str | os.PathLike[str], options: onnxruntime.SessionOpti
     check_generator(model)
     values: dict[str, NDArray[np.float32]] = {}
     for weight in sorted(weights, key=lambda weight: -math.prod(weight.shape)):  # the largest while memory is empty
-        values[weight.name] = _room(weight)
+        values[weight.name] = _allocated(weight)
         _run(_expander(model, [weight.name]), {weight.name: values[weight.name]})
     _replace(model, values)
     serialized = model.SerializeToString()
@@ -84,11 +84,11 @@ def open_exported(path: str | os.PathLike[str], options: onnxruntime.SessionOpti
     return open_session(serialized, options)
 
 
-def _room(weight: WeightRecord) -> NDArray[np.float32]:
+def _allocated(weight: WeightRecord) -> NDArray[np.float32]:
     try:
         return np.empty(weight.shape, np.float32)
     except (MemoryError, ValueError) as error:
-        raise ExportError(f"weight {weight.name!r}: no room for the shape {weight.shape}: {error}") from None
+        raise ExportError(f"weight {weight.name!r}: not enough memory for the shape {weight.shape}: {error}") from None
 
 
 def small_memory_options() -> onnxruntime.SessionOptions:
@@ -133,8 +133,8 @@ def check_generator(model: ModelProto) -> None:
         )
 
 
-def _run(model: ModelProto, room: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
-    """Run a graph without inputs and without folding it, and return its outputs; those that have room, in there."""
+def _run(model: ModelProto, out: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+    """Run a graph without inputs and without folding it; outputs named in ``out`` are written there."""
     options = session_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_cpu_mem_arena = False  # it would keep what intermediate results needed
@@ -143,13 +143,13 @@ def _run(model: ModelProto, room: Mapping[str, NDArray[np.float32]]) -> dict[str
     try:
         binding = session.io_binding()
         for name in names:
-            if name in room:
-                binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(room[name]))
+            if name in out:
+                binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(out[name]))
             else:
                 binding.bind_output(name)
         session.run_with_iobinding(binding)
         outputs = binding.get_outputs()
-        return {name: room[name] if name in room else value.numpy() for name, value in zip(names, outputs, strict=True)}
+        return {name: out[name] if name in out else value.numpy() for name, value in zip(names, outputs, strict=True)}
     except Exception as error:
         raise ExportError(f"onnxruntime cannot expand the weights: {first_line(error)}") from error
 
@@ -168,14 +168,14 @@ def _computed(model: ModelProto, weights: Sequence[WeightRecord]) -> list[Weight
 def _ancestors(graph: GraphProto, names: Sequence[str]) -> set[str]:
     """The first outputs of all nodes that the named values depend on."""
     computing = producers(graph.node)
-    found: set[str] = set()
-    open_ = list(names)
-    while open_:
-        node = computing.get(open_.pop())
-        if node is not None and node.output[0] not in found:
-            found.add(node.output[0])
-            open_ += node.input
-    return found
+    ancestors: set[str] = set()
+    remaining = list(names)
+    while remaining:
+        node = computing.get(remaining.pop())
+        if node is not None and node.output[0] not in ancestors:
+            ancestors.add(node.output[0])
+            remaining += node.input
+    return ancestors
 
 
 def _expander(model: ModelProto, names: Sequence[str]) -> ModelProto:
@@ -192,7 +192,7 @@ def _expander(model: ModelProto, names: Sequence[str]) -> ModelProto:
 
 
 def _replace(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> None:
-    """Put tensors in the place of nodes; the values are given to the session, not to the model."""
+    """Replace nodes by tensors, whose values are given to the session, not to the model."""
     graph = model.graph
     inside = _ancestors(graph, [*values, CHECK])
     nodes = [node for node in graph.node if node.output[0] not in inside]
@@ -204,7 +204,7 @@ def _replace(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> None:
         entry = tensor.external_data.add()
         entry.key, entry.value = "location", "given to the session"
         tensors.append(tensor)
-    if CHECK in read:  # it was seen to be 1
+    if CHECK in read:  # `check_generator` has seen that it is 1
         tensors.append(numpy_helper.from_array(np.array(1, np.float32), CHECK))
     for field, items in (("node", nodes), ("initializer", tensors)):
         graph.ClearField(field)

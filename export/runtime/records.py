@@ -1,4 +1,4 @@
-"""What a file says about its weights in its metadata, so that it can be verified by itself later."""
+"""The weights of a file as its metadata record them, so that the file can be verified by itself."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class WeightRecord(BaseModel):
         sha256: of its float32 values in the graph, little-endian, row-major.
         scale: what its codes are multiplied with to give the recovered weight: one number, or one for each row; a JSON
             number that a float32 holds exactly.
-        recovered: SHA-256 of the recovered weight; ``None`` if the graph holds a part of it only.
+        recovered: SHA-256 of the recovered weight; ``None`` if the graph holds only some of its values.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,7 +95,7 @@ def metadata_of(model: ModelProto) -> dict[str, str]:
 
 
 def records_of(model: ModelProto) -> list[WeightRecord]:
-    """Read what `record_metadata` wrote; nothing if the file has no such entry.
+    """Read what `record_metadata` wrote; an empty list if the file has no entry.
 
     Raises:
         ExportError: the entry is damaged.

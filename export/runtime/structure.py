@@ -1,4 +1,4 @@
-"""What a file must fulfil wherever it is checked; without torch, so that it can be checked anywhere."""
+"""Checks of a file that need no torch, and so can be made anywhere."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def accepted_difference(outputs: NDArray[Any], logits: NDArray[Any] | None = Non
     """The largest difference between a graph's outputs and PyTorch's that is put down to rounding.
 
     It is `TOLERANCE` times the spread of the outputs (largest minus smallest, over samples and classes), which is what
-    tells samples and classes apart whatever their scale, and `rounding` beside it. The second part alone is left of
-    one class of one sample, and of constant outputs.
+    tells samples and classes apart whatever their scale, and `rounding` beside it. For one class of
+    one sample, and for constant outputs, only the second term is not 0.
 
     Args:
         outputs: all of them, or the smallest and the largest, in their own dtype.

@@ -27,7 +27,7 @@ __all__ = ["OnnxVerification", "verify_onnx", "verify_weights"]
 
 @dataclass(frozen=True)
 class OnnxVerification:
-    """What was found right.
+    """The result of a verification.
 
     Attributes:
         path: the file.
@@ -48,7 +48,7 @@ class OnnxVerification:
 
 @dataclass(frozen=True)
 class VerifiedWeights:
-    """As in `OnnxVerification`."""
+    """The fields of `OnnxVerification` that concern weights."""
 
     weights: int
     recovered: int
@@ -67,13 +67,13 @@ def verify_onnx(path: str | os.PathLike[str]) -> OnnxVerification:
         model = load_model(path)
         check_structure(path)
         metadata = _probed(model)
-        found = verify_weights(model)
+        verified = verify_weights(model)
         difference = _compare(path, metadata)
     except ExportError as error:
         text = str(error)
         raise ExportError(text if text.startswith(str(path)) else f"{path}: {text}") from None
     return OnnxVerification(
-        path, metadata.get(FORM, "dense"), found.weights, found.recovered, found.weights_digest, difference
+        path, metadata.get(FORM, "dense"), verified.weights, verified.recovered, verified.weights_digest, difference
     )
 
 
@@ -113,30 +113,30 @@ def _combined(model: ModelProto, records: list[WeightRecord]) -> str | None:
     """The digest of all recovered weights, if the file names it.
 
     Raises:
-        ExportError: it is another.
+        ExportError: it differs.
     """
-    named = metadata_of(model).get(WEIGHTS_DIGEST)
-    if named is None or not records:
+    recorded = metadata_of(model).get(WEIGHTS_DIGEST)
+    if recorded is None or not records:
         return None
-    found = combined_digest(record.recovered or "" for record in records)
-    if found != named:
-        raise ExportError(f"expected recovered weights with SHA-256 {named}, got {found}")
-    return found
+    combined = combined_digest(record.recovered or "" for record in records)
+    if combined != recorded:
+        raise ExportError(f"expected recovered weights with SHA-256 {recorded}, got {combined}")
+    return combined
 
 
 def _values(model: ModelProto, names: list[str]) -> dict[str, NDArray[np.float32]]:
     """Initialisers and computed values by name."""
     wanted, computing = set(names), producers(model.graph.node)
-    found = {
+    stored = {
         tensor.name: np.asarray(numpy_helper.to_array(tensor))
         for tensor in model.graph.initializer
         if tensor.name in wanted
     }
-    open_ = [name for name in names if name not in found]
+    open_ = [name for name in names if name not in stored]
     missing = [name for name in open_ if name not in computing]
     if missing:
         raise ExportError(f"weight {missing[0]!r} is not in the graph")
-    return {**found, **(expand(model, open_) if open_ else {})}
+    return {**stored, **(expand(model, open_) if open_ else {})}
 
 
 def _codes_of(node: NodeProto, name: str) -> str:
@@ -149,17 +149,17 @@ def _codes_of(node: NodeProto, name: str) -> str:
 def _compare(path: Path, metadata: dict[str, str]) -> float:
     """The largest difference to the recorded logits."""
     classifier = OnnxClassifier(path)
-    found = classifier.outputs(classifier.input.probe())
-    if found.dtype.kind != "f":
-        raise ExportError(f"expected floating-point outputs, got {found.dtype}")
-    logits = Probe.parse(metadata[PROBE]).astype(found.dtype)
+    computed = classifier.outputs(classifier.input.probe())
+    if computed.dtype.kind != "f":
+        raise ExportError(f"expected floating-point outputs, got {computed.dtype}")
+    logits = Probe.parse(metadata[PROBE]).astype(computed.dtype)
     probabilities = metadata.get(OUTPUT) == PROBABILITIES
-    wanted: NDArray[Any] = softmax(logits) if probabilities else logits
-    if found.shape != wanted.shape:
-        raise ExportError(f"expected outputs of shape {list(wanted.shape)}, got {list(found.shape)}")
-    difference = float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max(initial=0.0))
-    accepted = accepted_difference(wanted, logits if probabilities else None)
-    if not difference <= accepted:  # this way round, NaN is refused
+    expected: NDArray[Any] = softmax(logits) if probabilities else logits
+    if computed.shape != expected.shape:
+        raise ExportError(f"expected outputs of shape {list(expected.shape)}, got {list(computed.shape)}")
+    difference = float(np.abs(computed.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
+    accepted = accepted_difference(expected, logits if probabilities else None)
+    if not difference <= accepted:  # and not >, so that NaN is refused
         raise ExportError(
             f"computes something else here than PyTorch did when it was exported: largest difference of the probe "
             f"{difference:.3g}, accepted {accepted:.3g}"

@@ -47,7 +47,7 @@ def start_weights(network: Network, index: int) -> NDArray[np.float32]:
 
 
 def reinitialised(network: Network, seed: int) -> Network:
-    """The network with the initial weights (draw 0) of another seed; masks, coats, codebooks and scales stay.
+    """The network with the initial weights (draw 0) of another seed; masks, multiplicities, codebooks and scales stay.
 
     Args:
         network: the original.
@@ -58,7 +58,7 @@ def reinitialised(network: Network, seed: int) -> Network:
 
 
 def shuffled(network: Network, repetition: int) -> Network:
-    """The network with the mask and the coats of each tensor permuted inside the tensor; weights stay.
+    """The network with the mask and multiplicities of each tensor permuted inside the tensor; weights stay.
 
     The permutation follows from the seed, the index of the tensor and the repetition (``Purpose.SHUFFLING``). A weight
     that was kept has the value it has now; a weight that was pruned has its initial value (draw 0), also where training
@@ -91,5 +91,5 @@ def _shuffled(seed: int, index: int, tensor: MaskedTensor, repetition: int) -> M
 
 
 def _stripped(tensor: MaskedTensor) -> MaskedTensor:
-    """Without what belongs to the original: its history, its trained values, and what its seed fixed of the mask."""
+    """The tensor without its history, its trained values, and what its seed fixed of the mask."""
     return replace(tensor, draws=None, current=None, trained=None, frozen=None)

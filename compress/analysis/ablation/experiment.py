@@ -53,17 +53,17 @@ class Variant:
     @property
     def deviation(self) -> float | None:
         """Sample standard deviation of the accuracy (n - 1); ``None`` of a single repetition."""
-        found = [repetition.score.accuracy for repetition in self.repetitions]
-        return statistics.stdev(found) if len(found) > 1 else None
+        accuracies = [repetition.score.accuracy for repetition in self.repetitions]
+        return statistics.stdev(accuracies) if len(accuracies) > 1 else None
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What came out.
+    """The result of an ablation.
 
     Attributes:
         path: the file.
-        recipe: by which the original was found, or by which tickets were trained.
+        recipe: of the original, or of the training of tickets.
         trained: whether this is a ticket, whose variants were trained.
         baseline_read: whether the score of the original was in the file; else it was measured like the others.
         chance: accuracy of guessing, 1 / number of classes.
@@ -89,8 +89,8 @@ def ablate(
 
     Args:
         path: a checkpoint or a ``.seedmask`` file.
-        options: see there.
-        reporter_of: makes the audience of each training run.
+        options: what to change, and how to measure it.
+        reporter_of: returns the reporter of a training run, by its name.
 
     Raises:
         ConfigError: there is no mask to ablate, the file does not say how it came to be, or an option has no meaning

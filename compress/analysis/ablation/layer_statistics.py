@@ -13,7 +13,7 @@ __all__ = ["LayerStatistics", "layer_statistics"]
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """A layer of a variant at the moment training starts (a subnetwork: as it is), against the same of the baseline.
+    """A layer of a variant at the moment training starts (a subnetwork: as it is), compared with the baseline.
 
     Attributes:
         name: of the weight.

@@ -32,7 +32,7 @@ from .origin import AblationSource
 __all__ = ["CHANGES", "AblationOptions", "AblationStoppedError", "ReporterOf", "ScoreOf", "as_they_are", "trained"]
 
 CHANGES = ("reinit", "shuffle")
-#: Told the name of a run, such as ``reinit-1``, before it begins; listens to it.
+#: From the name of a run, such as ``reinit-1``, to its reporter.
 ReporterOf = Callable[[str], Reporter]
 #: From the name of a run and its network to the score on the test images.
 ScoreOf = Callable[[str, Network], Score]
@@ -119,7 +119,7 @@ def trained(
 
 
 def _data(source: AblationSource, recipe: Recipe, options: AblationOptions) -> DataBundle:
-    """The data, after a comparison with what the file says about them."""
+    """Load the data, and refuse them if they are not those that the file describes."""
     bundle = load_data(recipe.data, data_dir=options.data_dir, download=options.download, seed=recipe.subnetwork.seed)
     got = describe(bundle).to_dict()
     for key, expected in source.data.to_dict().items():
@@ -159,6 +159,6 @@ def _train(path: Path, network: Network, recipe: Recipe, options: AblationOption
 
 
 def _check_masks(path: Path, masks: Mapping[str, NDArray[np.bool_]]) -> None:
-    found = {tensor.name: tensor.mask for tensor in network_of_checkpoint(load_checkpoint(path)).tensors}
-    if found.keys() != masks.keys() or any(not np.array_equal(found[name], masks[name]) for name in masks):
+    stored = {tensor.name: tensor.mask for tensor in network_of_checkpoint(load_checkpoint(path)).tensors}
+    if stored.keys() != masks.keys() or any(not np.array_equal(stored[name], masks[name]) for name in masks):
         raise CheckpointError(f"{path}: a run with other masks than those of this ablation; choose another --folder")

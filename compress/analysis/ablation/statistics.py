@@ -14,7 +14,7 @@ Sample = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Moments:
-    """Of a sample as it is, not estimates for what it was drawn from; ``None`` where they have no meaning.
+    """Moments of a sample itself, not estimates for its population; ``None`` where they have no meaning.
 
     Attributes:
         mean: ``None`` without values.
