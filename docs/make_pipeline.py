@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape
 
 __all__ = ["picture"]
 
+_TITLE = "A seed gives random weights, training finds a mask; the file stores seed, mask and log."
 _STYLE = """
   text { font: 15px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f2328; }
   .small { font-size: 12.5px; fill: #59636e; }
@@ -93,11 +94,10 @@ def picture() -> str:
     return "\n".join(
         (
             '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 420" role="img" aria-labelledby="title">',
-            '<title id="title">A seed gives random weights, training finds a mask; the file stores seed, mask and log.'
-            "</title>",
+            f'<title id="title">{_TITLE}</title>',
             f"<style>{_STYLE}</style>",
-            '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
-            'orient="auto-start-reverse"><path d="M 0 0 L 8 4 L 0 8 z"/></marker></defs>',
+            '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8"',
+            ' orient="auto"><path d="M 0 0 L 8 4 L 0 8 z"/></marker></defs>',
             *shapes,
             "</svg>\n",
         )
