@@ -195,6 +195,7 @@ def command(
     from ..compress.training.peers import watched
     from ..compress.training.recipe import override
     from ..compress.training.run import RunOptions
+    from ..compress.training.threads import keep_threads
     from ..compress.training.trainer import train
     from .progress import SilentReporter, reporter
 
@@ -223,29 +224,31 @@ def command(
             base = _base(group, recipe, ticket, of_ticket, data, out if resume else None)
             with group.agreed():
                 resolved = override(base, changes)
-        result = train(
-            resolved,
-            RunOptions(
-                out=out,
-                data_dir=data_dir,
-                download=download,
-                device=device,
-                resume=resume,
-                force=force,
-                compile=compile_mode,
-                cuda_graph=cuda_graph,
-                accumulate=accumulate,
-                profile=profile,
-                channels_last=channels_last,
-                checkpoint_every=checkpoint_every,
-                tensorboard=tensorboard,
-                # A file never makes us import code: only a name that the user gave may.
-                allow_import=ticket is None or recipe is not None or "model.name" in changes,
-                peer_timeout=peer_timeout,
-                masks=masks,
-            ),
-            silent if quiet or as_json or not group.main else reporter(quiet=False),
-        )
+        with keep_threads():
+            result = train(
+                resolved,
+                RunOptions(
+                    out=out,
+                    data_dir=data_dir,
+                    download=download,
+                    device=device,
+                    resume=resume,
+                    force=force,
+                    compile=compile_mode,
+                    cuda_graph=cuda_graph,
+                    accumulate=accumulate,
+                    profile=profile,
+                    channels_last=channels_last,
+                    checkpoint_every=checkpoint_every,
+                    tensorboard=tensorboard,
+                    # A file never makes us import code: only a name that the user gave may.
+                    allow_import=ticket is None or recipe is not None or "model.name" in changes,
+                    peer_timeout=peer_timeout,
+                    one_thread_if_small="OMP_NUM_THREADS" not in os.environ,
+                    masks=masks,
+                ),
+                silent if quiet or as_json or not group.main else reporter(quiet=False),
+            )
     except IterandError as error:
         if group.size > 1:
             # Python would end by waiting for threads that wait for the other processes.
