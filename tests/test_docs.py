@@ -194,6 +194,12 @@ def test_files_that_documents_name_exist(page):
     assert not missing
 
 
+def test_the_map_of_the_code_names_files_that_exist():
+    named = set(re.findall(r"\b[a-z_]+\.py\b", read("CONTRIBUTING.md")))
+    packages = ("api", "cli", "compress", "export", "docs", "tests", "benchmarks")
+    assert named <= {path.name for package in packages for path in (ROOT / package).rglob("*.py")}
+
+
 def headings(text: str) -> set[str]:
     """The anchors of a page, as GitHub makes them."""
     lines = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
