@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from .compress.recover import load, load_network
     from .compress.seedmask import read_seedmask
     from .compress.subnetwork import Subnetwork, prune_at_init
+    from .compress.training.loop import train
     from .compress.training.recipe import load_recipe
     from .compress.training.run_options import RunOptions
-    from .compress.training.trainer import train
     from .export import OnnxClassifier, export_onnx, load_session, verify_onnx
 
 __all__ = [
@@ -119,7 +119,7 @@ _MODULES = {
     "compress.subnetwork": ("Subnetwork", "prune_at_init"),
     "compress.training.recipe": ("load_recipe",),
     "compress.training.run_options": ("RunOptions",),
-    "compress.training.trainer": ("train",),
+    "compress.training.loop": ("train",),
     "export": ("OnnxClassifier", "export_onnx", "load_session", "verify_onnx"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

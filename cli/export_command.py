@@ -129,16 +129,7 @@ def command(
         print_json(
             {
                 "file": str(target),
-                "file_bytes": report.file_bytes,
-                "form": report.form,
-                "unmasked_bytes": report.unmasked_bytes,
-                "form_bytes": dict(report.form_bytes),
-                "opset": report.opset,
-                "ir_version": report.ir_version,
-                "samples": report.samples,
-                "max_abs_difference": report.max_abs_difference,
-                "argmax_agreement": report.argmax_agreement,
-                "unfinished": report.unfinished,
+                **{key: value for key, value in asdict(report).items() if key not in ("path", "shrink")},
                 **({"shrink": _shrink_values(report.shrink)} if report.shrink is not None else {}),
             }
         )
@@ -173,8 +164,7 @@ def _shrink_values(report: ShrinkReport) -> dict[str, Any]:
     totals = ("channels_before", "channels_removed", "constant", "unread", "stuck", "weights_before", "weights")
     return {
         **{name: getattr(report, name) for name in totals},
-        "nodes_removed": report.nodes_removed,
-        "layers": [asdict(layer) for layer in report.layers],
+        **asdict(report),
     }
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..compress.config import Recipe
-    from ..compress.training.group import Group
+    from ..compress.training.distributed import Group
 
 __all__ = ["command"]
 
@@ -69,7 +69,7 @@ _SETTINGS: tuple[tuple[str, str, Any, str], ...] = (
         "--sync-batchnorm/--no-sync-batchnorm",
         "train.sync_batchnorm",
         bool,
-        "BatchNorm over the parts of all processes.",
+        "BatchNorm over the batch of all processes.",
     ),
     ("--validation", "data.validation", float, "Fraction of the training images held out."),
     ("--image-size", "data.image_size", int, "Scale images to this side."),
@@ -120,13 +120,12 @@ def _setting_options(function: Any) -> Any:
     metavar="[MODE]",
     help="Run the network through torch.compile; MODE reduce-overhead uses CUDA graphs.",
 )
-@click.option("--cuda-graph", is_flag=True, help="Record a step on the GPU, and repeat that.")
 @click.option(
     "--accumulate",
     type=click.IntRange(min=1),
     default=1,
-    metavar="PARTS",
-    help="Compute each batch in parts, one after the other, to need less memory.",
+    metavar="N",
+    help="Compute each batch in N micro-batches, one after the other, to need less memory.",
 )
 @click.option("--profile", is_flag=True, help="Trace some steps, and print where their time goes.")
 @click.option(
@@ -165,7 +164,6 @@ def command(
     force: bool,
     device: str,
     compile_mode: str | None,
-    cuda_graph: bool,
     accumulate: int,
     profile: bool,
     channels_last: bool | None,
@@ -185,18 +183,15 @@ def command(
     Several GPUs, or machines: torchrun --nproc-per-node 4 --no-python iterand-compress train … trains one network in
     four processes, with the same result; --batch-size is that of all of them together.
     """
-    # Of several processes, those that lose one say so in a line; torch's log would add pages.
+    # Of several processes, one that loses another says so in a line; torch's log would add pages.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from ..compress.files.atomic import check_output
     from ..compress.files.names import shell_word
     from ..compress.training.allocator import keep_freed_memory
-    from ..compress.training.launch import join
-    from ..compress.training.metrics import metrics_path
-    from ..compress.training.peers import watched
+    from ..compress.training.distributed import join
+    from ..compress.training.loop import train
     from ..compress.training.recipe import override
-    from ..compress.training.run import RunOptions
+    from ..compress.training.run_options import RunOptions
     from ..compress.training.threads import keep_threads
-    from ..compress.training.trainer import train
     from .progress import SilentReporter, reporter
 
     silent = SilentReporter()
@@ -205,13 +200,8 @@ def command(
     keep_freed_memory()
     group = join(peer_timeout)
     try:
-        with watched(group):
+        with group.together():
             with group.agreed():
-                if group.main:
-                    given = (ticket, data_dir, None if recipe is None else Path(recipe))
-                    for output in (out, metrics_path(out)):
-                        others = (path for path in given if path is not None)
-                        check_output(output, *others, kind="any" if resume else "torch" if output == out else None)
                 changes = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
                 if data is not None:
                     changes["data.name"] = data
@@ -235,9 +225,9 @@ def command(
                     resume=resume,
                     force=force,
                     compile=compile_mode,
-                    cuda_graph=cuda_graph,
                     accumulate=accumulate,
                     profile=profile,
+                    inputs=tuple(Path(path) for path in (ticket, data_dir, recipe) if path is not None),
                     channels_last=channels_last,
                     checkpoint_every=checkpoint_every,
                     tensorboard=tensorboard,
@@ -282,8 +272,8 @@ def _base(
 ) -> Recipe:
     """The recipe that flags change: the one that was named, or that of the run to resume, or of the ticket."""
     from ..compress.data.catalogue import TEXT_DATASETS
+    from ..compress.training.prepare import stored_recipe
     from ..compress.training.recipe import DEFAULT_RECIPE, TEXT_RECIPE, load_recipe
-    from ..compress.training.trainer import stored_recipe
 
     if recipe is None and stored is not None:
         return stored_recipe(stored, group)

@@ -163,7 +163,7 @@ def test_coats_move_with_the_mask():
     coats = (np.arange(600) % 4 + 1).astype(np.uint8)
     original = network(multiplicity=coats)
     for index, tensor in enumerate(shuffled(original, 3).tensors):
-        np.testing.assert_array_equal(tensor.coats, coats[order_of(3, index)])
+        np.testing.assert_array_equal(tensor.multiplicity, coats[order_of(3, index)])
     signs = random_codes(7, 1, get_codebook("signed-constant"), 0, 600)
     moved = coats[order_of(3, 1)].astype(np.int8) * original.tensors[1].mask[order_of(3, 1)]
     np.testing.assert_array_equal(start_weights(shuffled(original, 3), 1), (signs * moved).astype(np.float32) * SCALE)
@@ -175,7 +175,7 @@ def test_reinit_keeps_masks_and_coats_and_changes_values():
     changed = reinitialised(original, 8)
     for index, (mine, other) in enumerate(zip(changed.tensors, original.tensors, strict=True)):
         assert mine.mask.tobytes() == other.mask.tobytes()
-        assert mine.coats.tobytes() == coats.tobytes()
+        assert mine.multiplicity.tobytes() == coats.tobytes()
         assert (mine.scale, mine.codebook) == (other.scale, other.codebook)
         signs = random_codes(8, index, get_codebook("signed-constant"), 0, 600)
         expected = np.where(mine.mask, (signs * coats.astype(np.int8)).astype(np.float32) * SCALE, 0)
@@ -229,6 +229,7 @@ def test_a_file_is_changed_as_its_network_is(method, options):
             assert start_weights(mine, index).tobytes() != effective.tobytes()
 
 
+@pytest.mark.slow
 def test_data_seed_of_a_recipe_wins():
     for own, given, same in ((3, 9, True), (None, 9, False)):
         expected = next(load_data(DataConfig(), seed=3).train.train_batches(0, 64, "cpu"))[1]
@@ -244,6 +245,7 @@ def subnetwork(digits):
     return json.loads(succeed("ablate", digits.seedmask, "--seeds", 2, "--json", "--device", "cpu"))
 
 
+@pytest.mark.slow
 def test_a_subnetwork_falls_to_guessing(digits, subnetwork):
     baseline, reinit, shuffle = subnetwork["variants"]
     (original,) = baseline["repetitions"]
@@ -322,6 +324,7 @@ def retrained(ticket, tmp_path_factory):
     return folder, json.loads(found)
 
 
+@pytest.mark.slow
 def test_a_ticket_keeps_its_accuracy(ticket, retrained):
     baseline, reinit, shuffle = retrained[1]["variants"]
     assert baseline["repetitions"][0]["correct"] == load_checkpoint(ticket.checkpoint).test["correct"]
@@ -379,6 +382,7 @@ def test_finished_runs_are_read_and_strange_ones_refused(ticket, retrained, tmp_
     assert "train.epochs: 2 → 1" in line
 
 
+@pytest.mark.slow
 def test_a_packed_ticket_trains_its_baseline_too(ticket, tmp_path):
     """Other epochs do the same for a checkpoint."""
     options = ("--shuffle", "--epochs", 1, "--device", "cpu")
@@ -399,6 +403,7 @@ class Interrupting(Reporter):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_an_interrupted_ablation_goes_on(ticket, retrained, tmp_path):
     options = AblationOptions(changes=("shuffle",), device="cpu", folder=tmp_path / "runs")
     with pytest.raises(IterandError, match=r"stopped in run shuffle-1; .*give the same command again") as caught:
@@ -414,6 +419,7 @@ def test_an_interrupted_ablation_goes_on(ticket, retrained, tmp_path):
 # The picture
 
 
+@pytest.mark.slow
 def test_plot(ticket, digits, retrained, tmp_path):
     out = tmp_path / "a.png"
     succeed("ablate", ticket.checkpoint, "--folder", retrained[0], "--plot", out, "-q", "--device", "cpu")

@@ -284,6 +284,7 @@ def test_a_network_in_several_processes(kind: str) -> None:
     assert torch.equal(outputs(model), outputs(alone))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attention to itself", "encoder", "gru"])
 def test_a_compiled_network(kind: str) -> None:
     model = network(kind)
@@ -317,6 +318,8 @@ class Everything(nn.Module):
         return self.head(self.cell(x.mean(1)))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("captured_once")
 @pytest.mark.parametrize("distribution", ["normal", "signed-constant"])
 def test_every_form_of_an_onnx_file_computes_the_same_bits(distribution: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

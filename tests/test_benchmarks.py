@@ -43,6 +43,7 @@ def point(series: str, file_bytes: int, correct: int, *, ours: bool = False, for
 # Time
 
 
+@pytest.mark.slow
 def test_the_clock_stops_where_the_first_step_would_begin(tmp_path, capfd):
     waited = first_batch.seconds(["--width", "0.25", "--epochs", "1000000"], tmp_path)
     assert 0 < waited < 600
@@ -105,6 +106,7 @@ def in_torch(path: Path, data) -> int:
         return evaluate(logits, data.test, batch_size=100, device=CPU).correct
 
 
+@pytest.mark.slow
 def test_right_answers_are_those_of_torch_in_every_form(digits, data, tmp_path):
     expected = in_torch(digits.checkpoint, data)
     assert 180 < expected < 360
@@ -238,6 +240,7 @@ def test_the_frontier_knows_every_method_at_every_sparsity(model):
 # Runs
 
 
+@pytest.mark.slow
 def test_reproducing_resumes_and_says_what_was_not_as_published(tmp_path, capsys, monkeypatch):
     folder, report = tmp_path / "runs", tmp_path / "smoke.json"
     words = ["smoke", "--folder", str(folder), "--jobs", "2", "--device", "cpu", "--only", "iter*", "dense"]

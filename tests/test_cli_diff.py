@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from test_packaging import modules_after
+from test_storage_bad_input import misstated
 
 from conftest import fail, invoke, succeed
 from iterand_compress import read_seedmask
@@ -274,15 +275,10 @@ def test_exit_codes(tmp_path, digits):
     assert "Missing argument 'SECOND'" in fail(2, "diff", first)
 
 
-def test_digests_of_both_files_are_checked(tmp_path, monkeypatch):
-    """Files whose weights are not those of their digests, the payload digest being right."""
-    from iterand_compress.compress.seedmask import writer
-
+def test_digests_of_both_files_are_checked(tmp_path):
     right = write(tmp_path, "right", tensor("a", "1010"))
-    monkeypatch.setattr(writer, "weights_digest", lambda chunks, scale: [*chunks] and "0" * 64)
-    monkeypatch.setattr(writer.TensorRecovery, "digest", lambda self: "0" * 64)
-    wrong = write(tmp_path, "wrong", tensor("a", "1010"))
-    monkeypatch.undo()
+    wrong = tmp_path / "wrong.seedmask"
+    wrong.write_bytes(misstated(right.read_bytes()))
     for pair in ((right, wrong), (wrong, right)):
         assert "wrong.seedmask: tensor 'a': expected recovered weights with SHA-256 0000" in fail(1, "diff", *pair)
 

@@ -74,6 +74,7 @@ def test_shrink_reports_even_if_there_is_nothing(digits, tmp_path):
     assert answers(tmp_path / "a.onnx").tobytes() == answers(digits.onnx).tobytes()
 
 
+@pytest.mark.slow
 def test_shrink_of_a_sparse_network(tmp_path):
     options = ("--scope", "global", "--sparsity", 0.99, "--width", 0.25, "--epochs", 1, "--device", "cpu", "-q")
     succeed("train", *options, "--out", tmp_path / "model.ckpt")
@@ -89,6 +90,7 @@ def test_shrink_of_a_sparse_network(tmp_path):
     assert found["weights"] > found["recovered"], "a part of a weight cannot be traced back to the whole"
 
 
+@pytest.mark.slow
 def test_trained_values(ticket, tmp_path):
     succeed("export", ticket.checkpoint, "--onnx", tmp_path / "dense.onnx")
     wanted = answers(tmp_path / "dense.onnx")
@@ -124,6 +126,7 @@ def test_requests_that_make_no_sense(options, words, digits, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_dense_training_has_no_other_form(tmp_path):
     succeed("train", "--method", "dense", "--width", 0.25, "--epochs", 1, "-q", "--out", tmp_path / "dense.ckpt")
     line = fail(2, "export", tmp_path / "dense.ckpt", "--onnx", tmp_path / "a.onnx", "--form", "packed")

@@ -1,6 +1,8 @@
 """Every method from train to a recovered file, through the command line."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch
 from conftest import fail, invoke, succeed
 from iterand_compress.compress.config import METHODS
 from iterand_compress.compress.recover import load_network
-from iterand_compress.compress.training.run import Run
+from iterand_compress.compress.training import loop
 
 SMALL = ("--recipe", "digits", "--width", 0.25, "--epochs", 3, "--device", "cpu", "--seed", 4)
 RUNS = {
@@ -25,6 +27,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
 def test_recovers_bit_for_bit_and_scores_the_same(options, tmp_path):
     checkpoint, file = tmp_path / "m.ckpt", tmp_path / "m.seedmask"
@@ -48,17 +51,19 @@ def test_help_names_every_method():
         assert name in shown
 
 
+@pytest.mark.slow
 def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     options = (*SMALL, "--method", "recycling", "--recycle-every", 1, "--scope", "global", "--ramp-epochs", 2)
     whole, cut = tmp_path / "whole.ckpt", tmp_path / "cut.ckpt"
     succeed("train", *options, "--out", whole)
-    original = Run.epoch
+    original = loop.training_step
 
-    def stopped_in_the_third(self, stop, reporter):
-        stop.requested = stop.requested or self.position.epoch == 2
-        return original(self, stop, reporter)
+    def stopped_in_the_third(run, *arguments):
+        if run.position.epoch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(run, *arguments)
 
-    monkeypatch.setattr(Run, "epoch", stopped_in_the_third)
+    monkeypatch.setattr(loop, "training_step", stopped_in_the_third)
     assert invoke("train", *options, "--out", cut).exit_code != 0
     monkeypatch.undo()
     assert torch.load(cut, weights_only=True)["test"] is None

@@ -510,6 +510,7 @@ def test_workers_change_nothing_and_report_errors_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_large_images_of_one_size_need_no_image_size(tmp_path):
     make_folder(tmp_path, size=(120, 100), each=2)
     data = load_data(folder_config(), data_dir=tmp_path)

@@ -69,6 +69,7 @@ def batch(tmp_path, monkeypatch):
     return torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs(batch):
     scope = {"batches": [batch] * 2}
     run_example("README.md", scope)
@@ -79,6 +80,7 @@ def test_the_python_example_of_the_readme_runs(batch):
     assert ic.verify_onnx("model.onnx").recovered == 21, "all weights are traced back to those of the file"
 
 
+@pytest.mark.slow
 def test_the_python_example_of_pruning_at_initialisation_runs(batch):
     images, labels = batch
     scope = {"images": images, "labels": labels, "batches": [batch]}
@@ -119,6 +121,7 @@ def draw_shapes(folder: Path) -> None:
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / split / label / f"{number}.jpg")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_tutorial_run(tmp_path, monkeypatch, capsys):
     """As printed, but for the number of epochs, with the recipe that the page shows."""
     monkeypatch.chdir(tmp_path)
@@ -157,6 +160,7 @@ def test_the_commands_of_the_tutorial_run(tmp_path, monkeypatch, capsys):
     assert (settings.recycle.every, settings.resample) == (10, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_python_example_of_image_files_agrees_with_evaluation(normalize, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -64,6 +64,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "sparsity", "method", "distribution", "redrawn", "width"), CASES)
 def test_within_two_per_cent_of_a_real_file(model, sparsity, method, distribution, redrawn, width):
     more = () if redrawn is None else ("--redrawn", redrawn)
@@ -107,6 +108,7 @@ def test_an_estimate_of_the_file_that_training_makes(digits):
     )
 
 
+@pytest.mark.slow
 def test_no_weights_are_allocated(monkeypatch):
     """A ResNet-50 for ImageNet, whose weights are 100 MB."""
     from torch import nn
@@ -124,6 +126,7 @@ def test_no_weights_are_allocated(monkeypatch):
     assert {tensor.device.type for tensor in network.state_dict().values() if hasattr(tensor, "device")} == {"meta"}
 
 
+@pytest.mark.slow
 def test_models_of_torchvision_and_of_the_user(tmp_path, monkeypatch):
     (tmp_path / "peeking.py").write_text(
         "import torch\nfrom torch import nn\n"
@@ -138,6 +141,7 @@ def test_models_of_torchvision_and_of_the_user(tmp_path, monkeypatch):
     assert small["totals"]["weights"] > 1_500_000
 
 
+@pytest.mark.slow
 def test_more_is_larger():
     def size(*more) -> int:
         return estimate("--model", "conv4", "--width", 0.25, *more)["totals"]["file_bytes"]

@@ -33,6 +33,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     return paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baked", [True, False])
 def test_it_describes_itself(files: dict[bool, Path], baked: bool) -> None:
     classifier = OnnxClassifier(files[baked])

@@ -73,6 +73,7 @@ class NoCopy(Pooled):
         raise TypeError("holds a lock")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -111,6 +112,7 @@ def test_more_than_two_gigabytes(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.5, float("nan")])
 def test_a_wrong_graph_leaves_the_old_file(value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def corrupt(graph: Graph, *_: object) -> None:
@@ -130,6 +132,7 @@ def test_a_wrong_graph_leaves_the_old_file(value: float, tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_an_invalid_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def corrupt(graph: Graph, *_: object) -> None:
         del graph.initializers["last.weight"]
@@ -140,6 +143,7 @@ def test_an_invalid_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_graph_for_one_batch_size_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fix(graph: Graph, *_: object) -> None:
         graph.put("two", np.array([2, 5]))

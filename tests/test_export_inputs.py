@@ -40,6 +40,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 PIXELS = np.random.default_rng(0).random((4, 3, 4, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -134,6 +135,7 @@ def test_a_model_that_is_none(model: object, tmp_path: Path) -> None:
         export_onnx(model, tmp_path / "net.onnx", **IMAGE)
 
 
+@pytest.mark.slow
 def test_weights_by_path(tmp_path: Path) -> None:
     pack(mask_model(network(), settings()), tmp_path / "m.seedmask")
     plain = load(tmp_path / "m.seedmask", network())

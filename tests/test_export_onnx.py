@@ -56,6 +56,7 @@ def normalised(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels - torch.tensor(IMAGE["mean"]).view(1, 3, 1, 1)) / torch.tensor(IMAGE["std"]).view(1, 3, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_values_are_those_of_pytorch(exported: tuple[nn.Module, Path, ExportReport], batch: int) -> None:
     model, path, _ = exported
@@ -101,6 +102,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.processes
 def test_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     export_onnx(network(), tmp_path / "here", **IMAGE)
     code = f"from test_export_onnx import *; export_onnx(network(), {str(tmp_path / 'there')!r}, **IMAGE)"
@@ -171,6 +173,7 @@ def test_the_model_is_not_changed(tmp_path: Path) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_model_in_another_type_is_exported_in_float32(tmp_path: Path) -> None:
     model = network().to(torch.bfloat16)
     export_onnx(model, tmp_path / "net.onnx", **IMAGE)
@@ -186,6 +189,7 @@ def test_given_samples_are_compared(count: int, tmp_path: Path) -> None:
     assert (report.samples, report.argmax_agreement) == (count, 1.0)
 
 
+@pytest.mark.slow
 def test_an_output_of_another_shape_is_fine(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Sigmoid())
     export_onnx(model, tmp_path / "net.onnx", **IMAGE)
@@ -210,6 +214,7 @@ def test_options_that_do_not_fit(change: dict[str, object], message: str, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.processes
 def test_importing_the_package_loads_neither_torch_nor_onnx() -> None:
     code = (
         "import sys, iterand_compress.export as e;"

@@ -33,6 +33,7 @@ def exported(name: str, folder: Path) -> onnx.ModelProto:
     return onnx.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_bytes_are_not_shifted_as_openvino_rounds_what_falls_out(name, tmp_path):
     """OpenVINO 2026.4 computes 217 >> 4 as 14."""
@@ -43,6 +44,7 @@ def test_bytes_are_not_shifted_as_openvino_rounds_what_falls_out(name, tmp_path)
     assert "BitShift" not in operators
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_reference_implementation_expands_the_recorded_weights(name, tmp_path):
     """An implementation of the operators that is not onnxruntime's gives the same bits."""

@@ -122,6 +122,7 @@ def assert_right(model: nn.Module, path: Path, tolerance: float) -> None:
             assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "distribution"), [("mean", "signed-constant"), *((name, "uniform") for name in NETWORKS)]
 )
@@ -138,6 +139,7 @@ def test_layers_of_any_number_of_dimensions(name: str, distribution: str, tmp_pa
         verify_onnx(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_values_that_were_trained_as_bytes(name: str, tmp_path: Path) -> None:
     """Their scale has a value for each row."""

@@ -56,6 +56,7 @@ def verify(path: Path, *options: str) -> Result:
     return CliRunner().invoke(cli, ["verify", str(path), *options])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_right_files(form: str, files: dict[str, Path]) -> None:
     found = verify_onnx(files[form])
@@ -216,6 +217,7 @@ def test_foreign_models_are_named(tmp_path: Path) -> None:
     assert "hold no probe" in verify(tmp_path / "a.onnx").stderr
 
 
+@pytest.mark.processes
 def test_verification_needs_no_torch(files: dict[str, Path]) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"

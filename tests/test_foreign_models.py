@@ -87,6 +87,7 @@ PERMUTING = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", DRAWS)
 def test_what_a_constructor_draws_is_drawn_again(network, source):
     found = everywhere(network(PERMUTING.format(draw=DRAWS[source])))
@@ -94,6 +95,7 @@ def test_what_a_constructor_draws_is_drawn_again(network, source):
     assert found == [found[0]] * 4
 
 
+@pytest.mark.processes
 def test_what_a_module_draws_when_it_is_imported_is_drawn_again(network, tmp_path):
     import subprocess
     import sys
@@ -188,6 +190,7 @@ VERSIONED = """
 """
 
 
+@pytest.mark.slow
 def test_a_state_dict_of_the_present_version_is_not_converted(network):
     name = network(VERSIONED)
     found = everywhere(name)
@@ -212,6 +215,7 @@ def test_a_checkpoint_of_an_earlier_version_is_converted_once(network):
     assert load_network("older.ckpt", model=name).model[0].factor.item() == 0.5
 
 
+@pytest.mark.slow
 def test_mnasnet_which_refuses_a_state_dict_without_version(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path("images")
@@ -353,6 +357,7 @@ AUX = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dense", "packed", "int8", "seeded"])
 def test_weights_that_only_training_uses(network, form):
     name = network(AUX)

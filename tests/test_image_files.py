@@ -161,6 +161,7 @@ def refused(path: Path, reason: str, edge: ModuleType) -> None:
         assert "\n" not in str(found.value)
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_or_read_alike(tmp_path, edge, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
     # libtiff prints its own lines, from C.

@@ -112,6 +112,7 @@ def test_a_pruned_layer_under_two_names(values: str, tmp_path: Path) -> None:
     assert all(torch.equal(*pair) for pair in zip(masks, expected, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dense", "packed", "int8", "seeded"])
 def test_a_layer_under_two_names_is_exported_once(form: str, tmp_path: Path) -> None:
     class Images(Twins):
@@ -367,6 +368,7 @@ def test_a_file_has_the_size_that_was_estimated(tmp_path: Path, monkeypatch: pyt
     assert abs(foretold.mask_bytes + foretold.log_bytes - (report.mask_bits + report.log_bits) / 8) < 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dense", "packed"])
 def test_a_file_with_weights_that_no_graph_has_is_exported(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -162,6 +162,7 @@ def test_digits_cnn_weights():
     assert weights(model) == sum(p.numel() for p in model.parameters()) == 226_880
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"), [("digits-cnn", (1, 8, 8)), ("resnet18", (3, 16, 16)), ("conv2", (3, 8, 8))]
 )
@@ -174,6 +175,7 @@ def test_models_export_to_onnx(name, shape, tmp_path):
     assert report.max_abs_difference < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape"), [("conv2", (3, 8, 8)), ("digits-cnn", (1, 8, 8)), ("resnet18", (3, 8, 8))])
 def test_models_compile_without_a_graph_break(name, shape):
     model = built(name, shape=shape, width=0.125).eval()
@@ -356,6 +358,7 @@ def test_own_factory_refusals_are_one_line(workdir, name, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.processes
 def test_names_do_not_import_torch():
     code = (
         "import sys; from iterand_compress.compress.models import model_names, Architecture;"

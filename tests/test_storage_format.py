@@ -323,6 +323,7 @@ def decode(data: bytes) -> dict[str, bytes]:
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", PROMISES)
 def test_a_decoder_written_from_the_specification_agrees(stem: str) -> None:
     data = (FOLDER / f"{stem}.seedmask").read_bytes()

@@ -148,6 +148,7 @@ def test_settings_of_the_tokeniser_that_cannot_be(values: tuple, message: str) -
         TextSpec(*values)
 
 
+@pytest.mark.processes
 def test_the_tokeniser_needs_no_torch() -> None:
     code = (
         "import sys; from iterand_compress.compress.data.tokens import TextSpec, tokenise;"
@@ -451,6 +452,7 @@ def test_padding_changes_nothing_and_a_text_of_nothing_else_is_no_nan() -> None:
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["iterand", "edge-popup", "dense"])
 def test_it_learns_by_heart_who_did_it_to_whom(method: str) -> None:
     """Six pairs of sentences with the same words, in both orders."""
@@ -604,6 +606,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return files
 
 
+@pytest.mark.slow
 def test_training_speaks_of_texts(trained: SimpleNamespace) -> None:
     assert "iterand on sentences: text-transformer, 33,856 weights" in trained.printed
     assert " texts/s, " in trained.printed
@@ -618,6 +621,7 @@ def test_recovered_weights_are_those_of_the_checkpoint(trained: SimpleNamespace)
     assert all(torch.equal(value, load(trained.seedmask).state_dict()[name]) for name, value in before.items())
 
 
+@pytest.mark.slow
 def test_the_same_accuracy_in_every_form(trained: SimpleNamespace) -> None:
     found = [
         json.loads(succeed("eval", file, "--json")) for file in (trained.checkpoint, trained.seedmask, trained.onnx)
@@ -696,6 +700,7 @@ def test_damaged_metadata(trained: SimpleNamespace, tmp_path: Path) -> None:
             OnnxClassifier(tmp_path / "f.onnx")
 
 
+@pytest.mark.slow
 def test_probabilities(trained: SimpleNamespace, tmp_path: Path) -> None:
     report = json.loads(succeed("export", trained.checkpoint, "--onnx", tmp_path / "p.onnx", "--softmax", "--json"))
     assert report["max_abs_difference"] < 1e-5
@@ -726,6 +731,7 @@ def test_probabilities_of_images_and_of_what_is_no_classifier(tmp_path: Path) ->
     assert not (tmp_path / "c.onnx").exists()
 
 
+@pytest.mark.slow
 def test_export_in_python_takes_texts_or_tokens_or_neither(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Embedding(50, 4), nn.Flatten(), nn.Linear(28, 3))
     samples = (None, ["a b c", "d"], torch.tensor([[1, 2, 3, 0, 0, 0, 0]]))
@@ -768,6 +774,7 @@ def test_eval_takes_other_texts_as_the_network_was_taught(trained: SimpleNamespa
         assert found["images"] == 200
 
 
+@pytest.mark.slow
 def test_inspect_and_estimate(trained: SimpleNamespace) -> None:
     assert "takes texts of 28 words, vocabulary 512" in succeed("inspect", trained.seedmask)
     listing = json.loads(succeed("inspect", trained.seedmask, "--json"))
@@ -812,6 +819,7 @@ def bag(num_classes, length, vocabulary):
 """
 
 
+@pytest.mark.slow
 def test_a_network_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bag_for_test.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)

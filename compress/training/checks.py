@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint
-from ..config import Recipe
+from ..config import Recipe, TrainConfig
 from ..data import DataBundle
 from ..errors import ConfigError, DataError, SeedMaskError, first_line
 from ..mask.layers import pruned_layers
@@ -24,11 +24,71 @@ from ..rebuild import probe_answers, require_same_answers
 from ..seedmask import dumps, loads
 from ..tensors import recovered_state
 from .evaluate import EVAL_BATCH
+from .run_options import RunOptions
 
-__all__ = ["check_output", "check_packing", "check_training", "find_masks"]
+__all__ = [
+    "check_batch",
+    "check_classes",
+    "check_logits",
+    "check_packing",
+    "check_training",
+    "clash_with_accumulation",
+    "find_masks",
+]
+
+# Modes of torch.compile without CUDA graphs, in which gradients would be overwritten instead of added up.
+_WITHOUT_GRAPHS = (None, "default", "max-autotune-no-cudagraphs")
 
 
-def check_output(model: nn.Module, data: DataBundle) -> None:
+def check_batch(batch_size: int, recipe: Recipe, options: RunOptions, processes: int) -> None:
+    """Whether a batch can be divided among the processes, and computed by each in micro-batches.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if batch_size < processes:
+        raise ConfigError(
+            f"batch of {batch_size}: {processes} processes cannot share it; start {batch_size} at most, or raise "
+            "batch_size (a batch holds no more than there are training examples)"
+        )
+    if options.accumulate < 1:
+        raise ConfigError(f"accumulate: expected at least 1, got {options.accumulate}")
+    if options.accumulate == 1:
+        return
+    if batch_size < processes * options.accumulate:
+        raise ConfigError(
+            f"accumulate: a batch of {batch_size} cannot be computed in {options.accumulate} micro-batches by each of "
+            f"{processes} processes; give {batch_size // processes} at most"
+        )
+    clash = clash_with_accumulation(recipe.train, options)
+    if clash:
+        raise ConfigError(f"accumulate: {clash}; leave out one of the two")
+
+
+def clash_with_accumulation(settings: TrainConfig, options: RunOptions) -> str | None:
+    """Why a batch cannot be computed in micro-batches, one after the other; ``None`` if it can."""
+    if settings.sync_batchnorm:
+        return "BatchNorm cannot be synchronised over micro-batches that are computed in turn (sync_batchnorm)"
+    if options.compile not in _WITHOUT_GRAPHS:
+        return f"CUDA graphs overwrite the gradients of the micro-batch before (--compile {options.compile})"
+    return None
+
+
+def check_classes(data: DataBundle) -> None:
+    """Whether there are training examples of every class.
+
+    Raises:
+        DataError: all examples of a class are held out.
+    """
+    counts = torch.bincount(data.train.labels, minlength=len(data.classes))
+    if not counts.all():
+        raise DataError(
+            f"{data.name}: all that there is of the class {data.classes[int(counts.argmin())]!r} is held out for "
+            "validation: give more of it, a part val, or another --validation (0: none)"
+        )
+
+
+def check_logits(model: nn.Module, data: DataBundle) -> None:
     """One dry batch, so that a model that does not fit the data fails before the first step.
 
     Raises:
@@ -70,7 +130,7 @@ def find_masks(
         recipe: of the run.
         data: looked at by some methods.
         device: of the model.
-        masks: of a ticket, to be taken instead of found.
+        masks: of a ticket, to be used instead of searching.
 
     Raises:
         ConfigError: a ticket for a method that finds its masks in training; SynFlow on texts.
@@ -94,8 +154,8 @@ def find_masks(
         _find(model, config, data.image_shape)
 
 
-def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: Recipe, parts: int) -> None:
-    """One dry pass in training mode with the smallest part of a batch, before anything is written.
+def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: Recipe, micro_batches: int) -> None:
+    """One dry pass in training mode with the smallest micro-batch, before anything is written.
 
     Some models take fewer than they seem to (BatchNorm no single example), and some give something else than in
     evaluation. Buffers and the generator are left as they were.
@@ -105,14 +165,14 @@ def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: 
         data: to be trained on.
         batch_size: of all processes together.
         recipe: of the run.
-        parts: that a batch is computed in, by all processes together.
+        micro_batches: that a batch is computed in, by all processes together.
 
     Raises:
-        ConfigError: the parts of a batch are too small.
+        ConfigError: the micro-batches are too small.
         DataError: the model does not take the data, gives no logits ``[batch, classes]``, or changes a buffer that no
             state dict holds.
     """
-    size = batch_size if recipe.train.sync_batchnorm else batch_size // parts
+    size = batch_size if recipe.train.sync_batchnorm else batch_size // micro_batches
     noun, expected = "image" if data.text is None else "text", len(data.classes)
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     for module, own in buffers:
@@ -124,7 +184,7 @@ def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: 
             count = min(size, 2)
             output = model(data.normalize(data.example(count)))
     except torch.OutOfMemoryError:
-        return  # of which the first step says more
+        return  # the first step says more
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = first_line(error)
         if size > 1:
@@ -132,9 +192,9 @@ def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: 
                 f"the model cannot train on {noun}s of shape {tuple(data.example(1).shape[1:])}: {reason}"
             ) from None
         raise ConfigError(
-            f"the model cannot train on one {noun} at a time ({reason}), and a batch of {batch_size} in {parts} "
-            f"{'part' if parts == 1 else 'parts'} comes to that: raise batch_size, lower accumulate, or take fewer "
-            f"processes (a batch holds no more than there are training {noun}s)"
+            f"the model cannot train on one {noun} at a time ({reason}), and a batch of {batch_size} in "
+            f"{micro_batches} micro-batch{'' if micro_batches == 1 else 'es'} comes to that: raise batch_size, lower "
+            f"accumulate, or take fewer processes (a batch holds no more than there are training {noun}s)"
         ) from None
     finally:
         model.train(was_training)

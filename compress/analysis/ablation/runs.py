@@ -16,16 +16,16 @@ from ...checkpoint import load_checkpoint
 from ...config import Recipe
 from ...data import DataBundle, load_data
 from ...errors import CheckpointError, DataError, IterandError
-from ...networks import resolve_device
+from ...networks import describe, resolve_device
 from ...pack import network_of_checkpoint
 from ...recover import load_network
 from ...seedmask import Network
-from ...training.evaluate import Score, evaluate, network_logits
+from ...training.evaluate import EVAL_BATCH, Score, evaluate, network_logits
 from ...training.interrupt import RunStoppedError
+from ...training.loop import train
 from ...training.recipe import override
 from ...training.reporter import Reporter
-from ...training.run import EVAL_BATCH, RunOptions, describe
-from ...training.trainer import train
+from ...training.run_options import RunOptions
 from .altered import start_weights
 from .origin import AblationSource
 
