@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         TrainConfig,
     )
     from .compress.errors import IterandError, SeedMaskError
+    from .compress.inputs import ImageInput, TextInput
     from .compress.mask.masking import to_dense
     from .compress.methods.presets import (
         Biprop,
@@ -51,6 +52,7 @@ __all__ = [
     "Dense",
     "EdgePopup",
     "Grasp",
+    "ImageInput",
     "IteRand",
     "IterandError",
     "MagnitudePruning",
@@ -68,6 +70,7 @@ __all__ = [
     "Subnetwork",
     "SubnetworkConfig",
     "SynFlow",
+    "TextInput",
     "TrainConfig",
     "WeightRecycling",
     "check_bound",

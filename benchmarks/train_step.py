@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from common import environment, save
+from iterand_compress import ImageInput
 from iterand_compress.compress.config import ModelConfig, Recipe, TrainConfig
 from iterand_compress.compress.mask.fused import FusedLayers
 from iterand_compress.compress.mask.layers import masked_layers
@@ -57,7 +58,7 @@ def stepper(
         train=TrainConfig(lr=0.1, momentum=0.9, weight_decay=5e-4),
     )
     shape = (3, args.image_size, args.image_size)
-    architecture = resolve(recipe.model, num_classes=args.classes, image_shape=shape)
+    architecture = resolve(recipe.model, num_classes=args.classes, input=ImageInput(shape, 0, 1))
     model = build_network(recipe, architecture, allow_import=False).to(device)
     channels_last = device.type == "cuda"
     if channels_last:  # what is best for dense weights; scores are flat

@@ -15,7 +15,7 @@ from networks import refresh, settings
 from PIL import Image
 
 from conftest import fail, succeed
-from iterand_compress import load_network, read_seedmask
+from iterand_compress import ImageInput, load_network, read_seedmask
 from iterand_compress.compress.analysis.ablation import (
     AblationOptions,
     ablate,
@@ -284,7 +284,7 @@ def test_accuracy_of_a_shuffled_subnetwork_by_hand(digits, subnetwork):
             loaded.model.get_parameter(entry.name).copy_(torch.from_numpy(weights))
     pixels, labels = next(load_data(DataConfig()).test.batches(500, "cpu"))
     with torch.no_grad():
-        correct = int((loaded.model(loaded.normalize(pixels)).argmax(1) == labels).sum())
+        correct = int((loaded.model(loaded.data.input.normalize(pixels)).argmax(1) == labels).sum())
     assert correct == subnetwork["variants"][2]["repetitions"][1]["correct"]
 
 
@@ -497,6 +497,7 @@ def test_options_that_make_no_sense(digits, ticket, tmp_path):
 def test_other_data_are_refused_before_anything_is_trained(digits, ticket, tmp_path):
     for file in (digits.checkpoint, ticket.checkpoint):
         run = load_checkpoint(file)
-        save_checkpoint(replace(run, data=replace(run.data, mean=[0.5])), tmp_path / "other.ckpt")
+        image = ImageInput(run.data.input.shape, mean=0.5, std=run.data.input.std)
+        save_checkpoint(replace(run, data=replace(run.data, input=image)), tmp_path / "other.ckpt")
         line = fail(1, "ablate", tmp_path / "other.ckpt", "--device", "cpu")
         assert "was trained on other data: expected mean [0.5], got [0.30" in line

@@ -14,7 +14,7 @@ from networks import refresh, settings
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iterand_compress import load, to_dense
+from iterand_compress import ImageInput, load, to_dense
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
@@ -327,7 +327,7 @@ def test_every_form_of_an_onnx_file_computes_the_same_bits(distribution: str, tm
     learn(model)
     found = []
     for form in ("dense", "packed", "int8", "seeded"):
-        image = {"image_shape": (4, 2, 3), "mean": [0.0] * 4, "std": [1.0] * 4}
+        image = {"input": ImageInput((4, 2, 3), [0.0] * 4, [1.0] * 4)}
         report = export_onnx(model, tmp_path / "m.onnx", form=form, **image)
         assert report.unmasked_bytes == 0
         verified = verify_onnx(tmp_path / "m.onnx")

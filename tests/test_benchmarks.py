@@ -24,6 +24,7 @@ from iterand_compress.compress.methods import resolve
 from iterand_compress.compress.recover import load_network
 from iterand_compress.compress.training.evaluate import evaluate, network_logits
 from iterand_compress.compress.training.schedule import check_refresh, check_schedule
+from iterand_compress.export.export_options import ExportOptions
 from iterand_compress.export.from_file import export_network
 from methods import SPARSITIES, SUBNETWORKS, configurations
 from points import Point, beaten, pareto, table
@@ -102,7 +103,7 @@ def test_labels_are_moved_apart_and_no_further():
 
 def in_torch(path: Path, data) -> int:
     network = load_network(path)
-    with network_logits(network.model, network.normalize) as logits:
+    with network_logits(network.model, network.data.input.normalize) as logits:
         return evaluate(logits, data.test, batch_size=100, device=CPU).correct
 
 
@@ -111,7 +112,7 @@ def test_right_answers_are_those_of_torch_in_every_form(digits, data, tmp_path):
     expected = in_torch(digits.checkpoint, data)
     assert 180 < expected < 360
     packed, small = tmp_path / "packed.onnx", tmp_path / "packed.onnx.zst"
-    export_network(digits.seedmask, packed, form="packed")
+    export_network(digits.seedmask, packed, ExportOptions("packed"))
     shipped.compress(packed, small)
     shipped.compress(digits.seedmask, tmp_path / "model.seedmask.zst")
     assert small.stat().st_size < packed.stat().st_size

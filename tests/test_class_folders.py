@@ -153,7 +153,7 @@ def test_parts_in_capitals(kind, tmp_path):
 )
 def test_parts_by_other_names(parts, advice, kind, tmp_path):
     assert refused(make(tmp_path, kind, parts=parts), kind) == (
-        f"{kind}: {tmp_path}: parts are called train, val, test, others are not read: rename {advice}, or move it away"
+        f"{kind}: {tmp_path}: splits are called train, val, test, others are not read: rename {advice}, or move it away"
     )
 
 
@@ -363,7 +363,7 @@ def test_a_colour_network_takes_grey_folders(tmp_path):
         grey.save(path)
         (as_colour := tmp_path / "rgb" / path.relative_to(tmp_path / "grey")).parent.mkdir(parents=True, exist_ok=True)
         grey.convert("RGB").save(as_colour)
-    assert load(tmp_path / "grey", "folder").image_shape == (1, 8, 8)
+    assert load(tmp_path / "grey", "folder").input.shape == (1, 8, 8)
     for file in (out, out.with_suffix(".seedmask"), tmp_path / "model.onnx"):
         scores = [json.loads(succeed("eval", file, *data, tmp_path / name, "--json")) for name in ("grey", "rgb")]
         assert scores[0] == scores[1]

@@ -10,7 +10,7 @@ from test_storage_bad_input import misstated
 from conftest import fail, invoke, succeed
 from iterand_compress import read_seedmask
 from iterand_compress.compress.analysis.compare import compare
-from iterand_compress.compress.inputs import InputSpec
+from iterand_compress.compress.inputs import ImageInput
 from iterand_compress.compress.seedmask import MaskedTensor, Network, StoredTensor, write_seedmask
 
 
@@ -219,7 +219,7 @@ def test_settings(tmp_path):
     def about(**changes):
         fields = {
             "architecture": {"name": "conv2", "width": 0.5},
-            "input": InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.25,)),
+            "input": ImageInput(shape=(1, 8, 8), mean=(0.5,), std=(0.25,)),
             "classes": ["a", "b"],
             "recipe": {"train": {"lr": 0.1, "epochs": 3}, "note": None},
         }
@@ -233,7 +233,7 @@ def test_settings(tmp_path):
         seed=2**64 - 1,
         **about(
             architecture={"name": "conv4", "width": 0.5},
-            input=InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.5,)),
+            input=ImageInput(shape=(1, 8, 8), mean=(0.5,), std=(0.5,)),
             classes=["a", "c"],
             recipe={"train": {"lr": 0.2, "epochs": 3}},
         ),

@@ -14,6 +14,7 @@ from networks import randomise
 from onnx import numpy_helper
 from torch import nn
 
+from iterand_compress import ImageInput
 from iterand_compress.export import export_onnx
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
@@ -24,7 +25,7 @@ def operators(path: Path) -> Counter[str]:
 
 
 def export(model: nn.Module, path: Path, size: int = 8) -> Counter[str]:
-    report = export_onnx(randomise(model), path, image_shape=(3, size, size), mean=MEAN, std=STD)
+    report = export_onnx(randomise(model), path, input=ImageInput((3, size, size), MEAN, STD))
     assert report.argmax_agreement == 1
     return operators(path)
 
@@ -168,7 +169,7 @@ def test_kept_where_folding_would_be_wrong(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_names_and_values_are_those_of_the_definition(tmp_path: Path) -> None:
     model = randomise(Residual()).eval()
-    export_onnx(model, tmp_path / "net.onnx", image_shape=(3, 8, 8), mean=MEAN, std=STD)
+    export_onnx(model, tmp_path / "net.onnx", input=ImageInput((3, 8, 8), MEAN, STD))
     tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "net.onnx").graph.initializer}
     assert {name for name in tensors if not name.startswith("val_")} == {
         *(

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from iterand_compress import ImageInput
 from iterand_compress.compress.errors import ExportError, IterandError
 from iterand_compress.export import export_onnx, pipeline
 from iterand_compress.export.graph import Graph
 from iterand_compress.export.runtime import agreement as check
 
-IMAGE = {"image_shape": (3, 8, 8), "mean": [0.5] * 3, "std": [0.2] * 3}
+IMAGE = {"input": ImageInput((3, 8, 8), [0.5] * 3, [0.2] * 3)}
 OLD = b"\x08\x08\x12old"  # of ONNX, as far as can be seen
 
 

@@ -21,7 +21,7 @@ from networks import settings as make_settings
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from iterand_compress import to_dense
+from iterand_compress import ImageInput, to_dense
 from iterand_compress.compress.errors import ConfigError, ExportError
 from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.mask.masking import mask_model
@@ -37,7 +37,7 @@ from iterand_compress.export.forms.functions import functions_for
 from iterand_compress.export.forms.layouts import layout_of, write_numbers
 from iterand_compress.export.graph import Graph
 
-IMAGE = {"image_shape": (3, 16, 16), "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+IMAGE = {"input": ImageInput((3, 16, 16), [0.5, 0.4, 0.3], [0.2, 0.25, 0.3])}
 pytestmark = pytest.mark.usefixtures("captured_once")
 CODED = ("packed", "int8", "seeded")
 

@@ -13,14 +13,14 @@ import torch
 from networks import settings
 from torch import nn
 
-from iterand_compress import load, pack, to_dense
+from iterand_compress import ImageInput, load, pack, to_dense
 from iterand_compress.compress.errors import ExportError
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.export import OnnxClassifier, capture, export_onnx, pipeline, verify_onnx
 from iterand_compress.export.graph import Graph
 from iterand_compress.export.runtime.structure import accepted_difference
 
-IMAGE = {"image_shape": (3, 4, 4), "mean": [0.5] * 3, "std": [0.25] * 3}
+IMAGE = {"input": ImageInput((3, 4, 4), [0.5] * 3, [0.25] * 3)}
 
 
 class Net(nn.Module):

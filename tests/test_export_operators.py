@@ -10,6 +10,7 @@ from networks import settings
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
+from iterand_compress import ImageInput
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.export import export_onnx
 from iterand_compress.export.runtime.records import digest_of, records_of
@@ -29,7 +30,7 @@ def exported(name: str, folder: Path) -> onnx.ModelProto:
     net = nn.Sequential(nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 36, 40))
     mask_model(net, CONFIGS[name])
     path = folder / "net.onnx"
-    export_onnx(net, path, image_shape=(1, 8, 8), mean=[0.5], std=[0.5], form="packed", runtime="openvino")
+    export_onnx(net, path, input=ImageInput((1, 8, 8), [0.5], [0.5]), form="packed", runtime="openvino")
     return onnx.load(path)
 
 

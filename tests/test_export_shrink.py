@@ -17,10 +17,11 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
-from iterand_compress.compress.inputs import TextSpec
+from iterand_compress import ImageInput
+from iterand_compress.compress.inputs import TextInput
 from iterand_compress.compress.models import build_model
 from iterand_compress.compress.models.architecture import Architecture, TextArchitecture
-from iterand_compress.export import LayerShrink, ShrinkReport, export_onnx, export_text_onnx
+from iterand_compress.export import LayerShrink, ShrinkReport, export_onnx
 from iterand_compress.export.capture import capture, evaluation_copy
 from iterand_compress.export.coded import CodedWeight
 from iterand_compress.export.forms.dense import write_dense
@@ -640,7 +641,7 @@ def test_a_chain_keeps_what_lies_on_a_path(bases: dict[str, bytes], sparsity: fl
 def test_export_says_what_it_found(tmp_path: Path) -> None:
     model = chain()
     layer_of(model, "2")[[1, 4, 5, 7]] = 0
-    given_images = {"image_shape": (3, SIZE, SIZE), "mean": [0.5] * 3, "std": [0.2] * 3}
+    given_images = {"input": ImageInput((3, SIZE, SIZE), [0.5] * 3, [0.2] * 3)}
     plain = export_onnx(model, tmp_path / "plain.onnx", **given_images)
     small = export_onnx(model, tmp_path / "small.onnx", shrink=True, **given_images)
     assert plain.shrink is None
@@ -655,6 +656,6 @@ def test_export_says_what_it_found(tmp_path: Path) -> None:
 def test_export_of_texts(tmp_path: Path) -> None:
     model = build_model(TextArchitecture("text-transformer", 4, length=6, vocabulary=20, width=0.25), seed=0)
     model.blocks[0].mlp[0].weight.data[0] = 0
-    report = export_text_onnx(model, tmp_path / "net.onnx", text=TextSpec(6, 20), shrink=True)
+    report = export_onnx(model, tmp_path / "net.onnx", input=TextInput(6, 20), shrink=True)
     assert report.shrink is not None
     assert report.shrink.channels_removed == 1

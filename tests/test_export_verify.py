@@ -18,14 +18,14 @@ from networks import settings
 from onnx import ModelProto, TensorProto
 from torch import nn
 
-from iterand_compress import pack
+from iterand_compress import ImageInput, pack
 from iterand_compress.cli.app import cli
 from iterand_compress.compress.errors import ExportError
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.export import export_onnx, load_session, verify_onnx
 
-IMAGE = {"image_shape": (1, 8, 8), "mean": [0.5], "std": [0.25]}
+IMAGE = {"input": ImageInput((1, 8, 8), [0.5], [0.25])}
 pytestmark = pytest.mark.usefixtures("captured_once")
 FORMS = ("dense", "packed", "int8", "seeded")
 

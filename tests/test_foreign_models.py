@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import load, load_network, pack
+from iterand_compress import ImageInput, load, load_network, pack
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.errors import ExportError, SeedMaskError
 from iterand_compress.compress.mask.masking import mask_model
@@ -320,7 +320,7 @@ def test_weights_that_forward_changes_in_place(network):
     model = build_model(Architecture(name, 10, 1, 8), seed=0, allow_import=True)
     model = mask_model(model, settings())
     with pytest.raises(ExportError, match=r"Clamped computes something else without its masks.*changes a masked"):
-        export_onnx(model, "m.onnx", image_shape=(1, 8, 8), mean=0.5, std=0.5)
+        export_onnx(model, "m.onnx", input=ImageInput((1, 8, 8), 0.5, 0.5))
     assert not Path("m.onnx").exists()
 
 

@@ -315,7 +315,11 @@ MANIFESTS: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
         change("recipe", {"a": json.loads("[" * 20 + "]" * 20)}),
         "recipe.a: nested deeper than 16",
     ),
-    "input": ("v1-flips", change("input.std", [0.0, 1.0]), "manifest: input: expected every std above 0"),
+    "input": (
+        "v1-flips",
+        change("input.std", [0.0, 1.0]),
+        "manifest: input: image: std: expected finite and positive float32 numbers",
+    ),
     "integer std": (
         "v1-flips",
         change("input.std", [1, 1]),

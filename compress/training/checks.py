@@ -14,6 +14,7 @@ from ..checkpoint import Checkpoint
 from ..config import Recipe, TrainConfig
 from ..data import DataBundle
 from ..errors import ConfigError, DataError, SeedMaskError, first_line
+from ..inputs import TextInput
 from ..mask.layers import pruned_layers
 from ..mask.prune_at_init import class_sample, use_masks
 from ..mask.prune_at_init import find_masks as _find
@@ -98,7 +99,7 @@ def check_logits(model: nn.Module, data: DataBundle) -> None:
         if value.is_meta:
             raise DataError(f"the model's {name} has no content (device meta); let its constructor make it on the CPU")
     expected = (2, len(data.classes))
-    example, noun = data.example(2), "images" if data.text is None else "texts"
+    example, noun = torch.from_numpy(data.input.example(2)), f"{data.input.noun}s"
     was_training = model.training
     model.eval()
     try:
@@ -147,11 +148,13 @@ def find_masks(
     elif config.prune is not None and config.prune.looks_at_data:
         batches = data.train.batches(EVAL_BATCH, device)
         pixels, labels = class_sample(batches, data.classes, config.prune.samples_per_class or 1)
-        _find(model, config, (data.normalize(pixels), labels))
-    elif data.text is not None and config.prune is not None and config.prune.criterion == "synflow":
-        raise ConfigError("synflow: it sends ones through the network, and token numbers are no amounts: take snip")
+        _find(model, config, (data.input.normalize(pixels), labels))
+    elif isinstance(data.input, TextInput):
+        if config.prune is not None and config.prune.criterion == "synflow":
+            raise ConfigError("synflow: it sends ones through the network, and token numbers are no amounts: take snip")
+        _find(model, config)
     else:
-        _find(model, config, data.image_shape)
+        _find(model, config, data.input.shape)
 
 
 def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: Recipe, micro_batches: int) -> None:
@@ -173,7 +176,7 @@ def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: 
             state dict holds.
     """
     size = batch_size if recipe.train.sync_batchnorm else batch_size // micro_batches
-    noun, expected = "image" if data.text is None else "text", len(data.classes)
+    noun, expected = data.input.noun, len(data.classes)
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     for module, own in buffers:
         module._buffers.update({name: None if value is None else value.clone() for name, value in own.items()})
@@ -182,14 +185,14 @@ def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: 
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             count = min(size, 2)
-            output = model(data.normalize(data.example(count)))
+            output = model(torch.from_numpy(data.input.normalize(data.input.example(count))))
     except torch.OutOfMemoryError:
         return  # the first step says more
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = first_line(error)
         if size > 1:
             raise DataError(
-                f"the model cannot train on {noun}s of shape {tuple(data.example(1).shape[1:])}: {reason}"
+                f"the model cannot train on {noun}s of shape {data.input.example(1).shape[1:]}: {reason}"
             ) from None
         raise ConfigError(
             f"the model cannot train on one {noun} at a time ({reason}), and a batch of {batch_size} in "
@@ -252,4 +255,4 @@ def check_packing(model: nn.Module, checkpoint: Checkpoint, where: object, *, al
         reason = " ".join(str(error).split())[:300]
         raise SeedMaskError(f"{arch.name}: the network could be packed, but not loaded again: {reason}") from None
     if is_foreign(arch):
-        require_same_answers(plain, replace(checkpoint, probe=probe_answers(model, checkpoint.data)), where)
+        require_same_answers(plain, replace(checkpoint, probe=probe_answers(model, checkpoint.data.input)), where)

@@ -62,7 +62,7 @@ def score(run: Run, split: Split) -> Score:
     """
     equalise_buffers(run.model, run.group)
     batch_size = EVAL_BATCH
-    with network_logits(run.model, run.data.normalize) as classifier:
+    with network_logits(run.model, run.data.input.normalize) as classifier:
         while True:
             try:
                 return evaluate(classifier, split, batch_size=batch_size, device=run.device, group=run.group)

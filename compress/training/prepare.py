@@ -170,7 +170,7 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
         one_thread = (
             options.one_thread_if_small
             and device.type == "cpu"
-            and is_small(model, data.example(1).shape[1:], batch_size)
+            and is_small(model, data.input.example(1).shape[1:], batch_size)
         )
         if one_thread:
             torch.set_num_threads(1)
@@ -191,7 +191,7 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
             forward=model,
             optimizer=make_optimizer(model, settings),
             fused=None,
-            channels_last=channels_last and data.text is None,
+            channels_last=channels_last and data.input.noun == "image",
             batch_size=batch_size,
             one_thread=one_thread,
             steps_per_epoch=data.train.steps_per_epoch(settings.batch_size),
@@ -215,7 +215,7 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
     equalise_start(model, group)
     require_same_network(model, group, 0, options.out)
     with group.agreed():
-        partly_unused = group.size > 1 and unused_parameters(model, data.example(2).to(device))
+        partly_unused = group.size > 1 and unused_parameters(model, torch.from_numpy(data.input.example(2)).to(device))
     if settings.sync_batchnorm:
         synchronise_batchnorm(model, group, device)
     run.network = replicate(model, group, device=device, partly_unused=partly_unused)

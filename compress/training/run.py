@@ -88,7 +88,7 @@ class Run:
 
     def inputs(self, pixels: Tensor) -> Tensor:
         """Normalised images ``[B, C, H, W]`` in the memory format of the run; tokens as they are."""
-        images = self.data.normalize(pixels)
+        images = self.data.input.normalize(pixels)
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def autocast(self) -> torch.autocast:
@@ -129,7 +129,7 @@ class Run:
             meter=list(meter),
             data_dir=str(self.data_dir.resolve()) if self.data_dir else None,
             test=asdict(test) if test else None,
-            probe=probe_answers(self.model, self.data_info) if foreign else None,
+            probe=probe_answers(self.model, self.data_info.input) if foreign else None,
         )
 
     def info(self) -> RunInfo:
