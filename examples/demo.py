@@ -20,9 +20,14 @@ SCRIPT = Path(sys.executable).with_name("iterand-compress")
 console = Console(width=None if sys.stdout.isatty() else 100)
 
 
+def show(*arguments: str, note: str = "") -> None:
+    """Print a command."""
+    console.print(f"\n[bold]$ iterand-compress {' '.join(arguments)}[/bold]{note}", highlight=False)
+
+
 def run(folder: Path, *arguments: str) -> None:
     """Run a command in the folder and show it."""
-    console.print(f"\n[bold]$ iterand-compress {' '.join(arguments)}[/bold]", highlight=False)
+    show(*arguments)
     done = subprocess.run([str(SCRIPT), *arguments], cwd=folder, check=False)  # noqa: S603
     if done.returncode:
         sys.exit(done.returncode)
@@ -45,15 +50,19 @@ def main() -> None:
     folder = args.folder
     folder.mkdir(parents=True, exist_ok=True)
     epochs = ["--epochs", str(args.epochs)] if args.epochs else []
-    run(folder, "train", "--force", *epochs)
-    run(folder, "pack", "model.ckpt", "--out", "model.seedmask")
-    run(folder, "inspect", "model.seedmask")
-    run(folder, "verify", "model.seedmask")
-    run(folder, "recover", "model.seedmask", "--out", "weights.safetensors")
-    run(folder, "export", "model.seedmask", "--onnx", "model.onnx")
-    run(folder, "export", "model.seedmask", "--onnx", "packed.onnx", "--form", "packed")
-    run(folder, "verify", "packed.onnx")
-    run(folder, "train", "--method", "dense", "--out", "dense.ckpt", "--force", *epochs)
+    baseline = ("train", "--method", "dense", "--out", "dense.ckpt", "--force", "--quiet", *epochs)
+    show(*baseline, note="   # meanwhile, on another core")
+    with subprocess.Popen([str(SCRIPT), *baseline], cwd=folder) as dense:  # noqa: S603
+        run(folder, "train", "--force", *epochs)
+        run(folder, "pack", "model.ckpt", "--out", "model.seedmask")
+        run(folder, "inspect", "model.seedmask")
+        run(folder, "verify", "model.seedmask")
+        run(folder, "recover", "model.seedmask", "--out", "weights.safetensors")
+        run(folder, "export", "model.seedmask", "--onnx", "model.onnx")
+        run(folder, "export", "model.seedmask", "--onnx", "packed.onnx", "--form", "packed")
+        run(folder, "verify", "packed.onnx")
+    if dense.returncode:
+        sys.exit(dense.returncode)
     run(folder, "export", "dense.ckpt", "--onnx", "dense.onnx")
     rows = (
         ("dense, trained", "dense.onnx", "onnxruntime"),
