@@ -117,8 +117,24 @@ def setting(args: argparse.Namespace) -> tuple[str, ...]:
     """Options that all runs share."""
     return (
         *("--recipe", f"cifar10-{args.model}", "--data", args.data, "--width", str(args.width)),
-        *("--epochs", str(args.epochs), "--device", args.device, "--crop", "shift", "--pad-value", "mean"),
-        *("--validation", "0", "--precision", args.precision, "--channels-last"),
+        *(
+            "--epochs",
+            str(args.epochs),
+            "--device",
+            args.device,
+            "--set",
+            "data.crop=shift",
+            "--set",
+            "data.pad_value=mean",
+        ),
+        *(
+            "--set",
+            "data.validation=0",
+            "--set",
+            f"train.precision={args.precision}",
+            "--set",
+            "run.channels_last=true",
+        ),
     )
 
 
@@ -131,7 +147,7 @@ def options_of(model: str, name: str, sparsity: int) -> tuple[str, ...]:
     if model == "conv6":
         return configurations()[f"{name}-{sparsity}"]
     if name == "dense":
-        return ("--method", "dense", *TRAINED[:2], "--affine")
+        return ("--method", "dense", *TRAINED[:2], "--set", "model.affine=true")
     share = ("--sparsity", str(sparsity / 100))
     if name == "iterand":
         return ("--method", "iterand", *share)

@@ -11,12 +11,17 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
+from ..compress.errors import did_you_mean
+
 __all__ = [
+    "DATA_CHOICES",
     "FORM_CHOICES",
+    "METHOD_CHOICES",
     "RUNTIME_CHOICES",
     "STATE_DTYPE_CHOICES",
     "VALUE_DTYPE_CHOICES",
     "FilePath",
+    "NamedChoice",
     "data_options",
     "device_option",
     "discard_output",
@@ -41,7 +46,24 @@ class _FilePath(click.Path):
 
 FilePath = _FilePath(path_type=Path)
 
+
+class NamedChoice(click.Choice[str]):
+    """A choice whose refusal names the nearest names."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """Say what was given, and what may have been meant."""
+        return f"unknown {value!r}{did_you_mean(str(value), self.choices)}"
+
+
 # Written out, because importing them would import NumPy, and --help shall not; a test compares.
+DATA_CHOICES = (
+    *("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder"),
+    *("sentences", "text"),
+)
+METHOD_CHOICES = (
+    *("iterand", "edge-popup", "recycling", "biprop", "biprop-recycling"),
+    *("magnitude", "random", "snip", "grasp", "synflow", "dense"),
+)
 STATE_DTYPE_CHOICES = ("exact", "float16")
 VALUE_DTYPE_CHOICES = ("float32", "float16", "int8")
 FORM_CHOICES = ("dense", "packed", "int8", "seeded", "auto")
@@ -79,7 +101,9 @@ def data_options(command: CommandT) -> CommandT:
         ),
         click.option(
             "--data",
+            type=NamedChoice(DATA_CHOICES),
             metavar="NAME",
+            show_default="by the recipe",
             help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder; of texts: sentences or text.",
         ),
     ):

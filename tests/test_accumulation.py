@@ -132,7 +132,10 @@ def test_accuracy_and_loss_of_an_epoch_count_all_parts(tmp_path):
     ("words", "text"),
     [
         (
-            ("--sync-batchnorm",),
+            (
+                "--set",
+                "train.sync_batchnorm=true",
+            ),
             "BatchNorm cannot be synchronised over parts that are computed one after the other (sync_batchnorm); leave",
         ),
         (("--cuda-graph",), "accumulate: a recorded step computes the batch at once (--cuda-graph); leave out one"),

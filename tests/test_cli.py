@@ -135,7 +135,11 @@ MISTAKES = [
     (2, ("train", "--sparsity", 1), "subnetwork.sparsity: input should be less than 1, got 1.0"),
     (2, ("train", "--sparsity", -0.5), "subnetwork.sparsity: input should be greater than or equal to 0"),
     (2, ("train", "--sparsity", 0.9999), "too small for sparsity 0.9999"),
-    (2, ("train", "--draws", 300), "subnetwork.resample.draws: input should be less than or equal to 256, got 300"),
+    (
+        2,
+        ("train", "--set", "subnetwork.resample.draws=300"),
+        "subnetwork.resample.draws: input should be less than or equal to 256, got 300",
+    ),
     (2, ("train", "--device", "cuda:7"), "device: 'cuda:7' was asked for"),
     (2, ("train", "--device", "gpu"), "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
     (2, ("train", "--set", "train.learning_rate=1"), "unknown key 'train.learning_rate'"),

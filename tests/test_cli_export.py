@@ -75,7 +75,19 @@ def test_shrink_reports_even_if_there_is_nothing(digits, tmp_path):
 
 
 def test_shrink_of_a_sparse_network(tmp_path):
-    options = ("--scope", "global", "--sparsity", 0.99, "--width", 0.25, "--epochs", 1, "--device", "cpu", "-q")
+    options = (
+        "--set",
+        "subnetwork.selection.scope=global",
+        "--sparsity",
+        0.99,
+        "--width",
+        0.25,
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "-q",
+    )
     succeed("train", *options, "--out", tmp_path / "model.ckpt")
     succeed("export", tmp_path / "model.ckpt", "--onnx", tmp_path / "whole.onnx")
     arguments = ("export", tmp_path / "model.ckpt", "--onnx", tmp_path / "a.onnx", "--shrink", "--form", "packed")

@@ -13,13 +13,56 @@ from iterand_compress.compress.training.run import Run
 SMALL = ("--recipe", "digits", "--width", 0.25, "--epochs", 3, "--device", "cpu", "--seed", 4)
 RUNS = {
     "edge-popup": ("--method", "edge-popup"),
-    "iterand on biprop": ("--method", "iterand", "--binarise", "--distribution", "normal", "--resample-every", 10),
-    "recycling": ("--method", "recycling", "--recycle-every", 1, "--recycle-rate", 0.5, "--distribution", "uniform"),
-    "biprop-recycling": ("--method", "biprop-recycling", "--recycle-every", 1, "--distribution", "normal"),
-    "global": ("--method", "edge-popup", "--scope", "global", "--ramp-epochs", 2, "--sparsity", 0.9),
-    "frozen": ("--method", "edge-popup", "--frozen", 0.5),
-    "multicoated": ("--method", "edge-popup", "--multiplicity", 3),
-    "binary activations": ("--method", "biprop", "--activation", "binary", "--affine", "--optimizer", "adam"),
+    "iterand on biprop": (
+        "--method",
+        "iterand",
+        "--set",
+        "subnetwork.binarise=true",
+        "--set",
+        "subnetwork.distribution=normal",
+        "--set",
+        "subnetwork.resample.every=10",
+    ),
+    "recycling": (
+        "--method",
+        "recycling",
+        "--set",
+        "subnetwork.recycle.every=1",
+        "--set",
+        "subnetwork.recycle.rate=0.5",
+        "--set",
+        "subnetwork.distribution=uniform",
+    ),
+    "biprop-recycling": (
+        "--method",
+        "biprop-recycling",
+        "--set",
+        "subnetwork.recycle.every=1",
+        "--set",
+        "subnetwork.distribution=normal",
+    ),
+    "global": (
+        "--method",
+        "edge-popup",
+        "--set",
+        "subnetwork.selection.scope=global",
+        "--set",
+        "subnetwork.selection.ramp_epochs=2",
+        "--sparsity",
+        0.9,
+    ),
+    "frozen": ("--method", "edge-popup", "--set", "subnetwork.selection.frozen=0.5"),
+    "multicoated": ("--method", "edge-popup", "--set", "subnetwork.selection.multiplicity=3"),
+    "binary activations": (
+        "--method",
+        "biprop",
+        "--set",
+        "model.activation=binary",
+        "--set",
+        "model.affine=true",
+        "--set",
+        "train.optimizer=adam",
+    ),
     "snip": ("--method", "snip", "--sparsity", 0.8),
     "synflow": ("--method", "synflow", "--sparsity", 0.8, "--set", "subnetwork.prune.rounds=5"),
 }
@@ -49,7 +92,17 @@ def test_help_names_every_method():
 
 
 def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
-    options = (*SMALL, "--method", "recycling", "--recycle-every", 1, "--scope", "global", "--ramp-epochs", 2)
+    options = (
+        *SMALL,
+        "--method",
+        "recycling",
+        "--set",
+        "subnetwork.recycle.every=1",
+        "--set",
+        "subnetwork.selection.scope=global",
+        "--set",
+        "subnetwork.selection.ramp_epochs=2",
+    )
     whole, cut = tmp_path / "whole.ckpt", tmp_path / "cut.ckpt"
     succeed("train", *options, "--out", whole)
     original = Run.epoch
@@ -75,13 +128,16 @@ def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--method", "snip", "--multiplicity", 2), "coats = 2: snip trains weights, and has no scores; leave it out"),
-        (("--method", "recycling"), "comes never in 3 epochs; lower recycle_every"),
-        (("--ramp-epochs", 4), "ramp_epochs: expected at most the 3 epochs of the run"),
-        (("--method", "snap"), "subnetwork.method: unknown 'snap'; did you mean 'snip'"),
-        (("--method", "magnitude", "--distribution", "signed-constant"), "differ in sign only"),
         (
-            ("--model", "torchvision:resnet18", "--width", 1.0, "--activation", "binary"),
+            ("--method", "snip", "--set", "subnetwork.selection.multiplicity=2"),
+            "coats = 2: snip trains weights, and has no scores; leave it out",
+        ),
+        (("--method", "recycling"), "comes never in 3 epochs; lower recycle_every"),
+        (("--set", "subnetwork.selection.ramp_epochs=4"), "ramp_epochs: expected at most the 3 epochs of the run"),
+        (("--method", "snap"), "subnetwork.method: unknown 'snap'; did you mean 'snip'"),
+        (("--method", "magnitude", "--set", "subnetwork.distribution=signed-constant"), "differ in sign only"),
+        (
+            ("--model", "torchvision:resnet18", "--width", 1.0, "--set", "model.activation=binary"),
             "does not take activation = 'binary'",
         ),
     ],

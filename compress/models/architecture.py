@@ -209,7 +209,7 @@ def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, in
         )
     if height != width:
         raise ConfigError(
-            f"model: images are {width}×{height} pixels, but a model takes square ones: give --image-size"
+            f"model: images are {width}×{height} pixels, but a model takes square ones: give --set data.image_size=SIDE"
         )
     family = FAMILIES.get(config.name)
     if family is None and ":" not in config.name:
