@@ -210,7 +210,7 @@ class SubnetworkConfig(Section):
                 key = "scale_fan" if self.scale_fan else "sparsity"
                 raise ValueError(f"{key}: {self.method} prunes nothing; leave it out")
         elif self.prune is not None:
-            raise ValueError("prune: masks that are found in training (selection) are not found before it; give one")
+            raise ValueError("prune: a mask is found in training (selection) or before it (prune); give one of them")
         if self.prune is not None and self.prune.criterion == "magnitude" and self.codebook.two_valued:
             raise ValueError(
                 f"distribution: the weights of {self.distribution} differ in sign only, and magnitude pruning compares "
@@ -310,7 +310,7 @@ class TrainConfig(Section):
         lr_batch: batch size that ``lr`` and ``cooldown_lr`` are meant for: they are multiplied by
             ``batch_size / lr_batch``. ``None`` takes them as they are, whatever the batch.
         sync_batchnorm: whether BatchNorm normalises by the whole batch where several processes train one network.
-            Without it, each normalises by its part, and the running statistics are those of the first process.
+            Without it, each normalises by its own share, and the running statistics are those of the first process.
     """
 
     epochs: int = Field(30, ge=1)

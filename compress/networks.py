@@ -35,12 +35,17 @@ def describe(data: DataBundle) -> DataInfo:
     return DataInfo(data.name, list(data.classes), list(data.image_shape), list(data.mean), list(data.std), data.text)
 
 
-def step_seed(seed: int, step: int, part: int = 0) -> int:
-    """A seed for torch's own generator, used by layers like dropout: a function of seed, step and part of the batch.
+def step_seed(seed: int, step: int, micro_batch: int = 0) -> int:
+    """A seed for torch's own generator, used by layers like dropout: a function of seed, step and micro-batch.
 
-    The parts of a batch, each computed by a process of its own or all by one, must not share their dropout.
+    The micro-batches of a step, computed by processes of their own or all by one, must not share their dropout.
+
+    Args:
+        seed: of the network.
+        step: number of the training step.
+        micro_batch: number of the micro-batch among those of all processes.
     """
-    return (seed + (step + 1) * 0x9E3779B97F4A7C15 + part * 0xD1B54A32D192ED03) % 2**63
+    return (seed + (step + 1) * 0x9E3779B97F4A7C15 + micro_batch * 0xD1B54A32D192ED03) % 2**63
 
 
 def resolve_device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""Names for the parts of a training step, for a profiler to tell them apart. They cost nothing unless one listens."""
+"""Names for the stages of a training step, by which a profiler tells them apart; free unless one is recording."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch.profiler import record_function
 
 __all__ = ["PREFIX", "named_stages", "stage"]
 
-#: What the names of the parts begin with in a trace.
+#: Begins the names of the stages in a trace.
 PREFIX = "iterand-compress: "
 _listening = False
 
 
 def stage(name: str) -> AbstractContextManager[object]:
-    """Marks what runs within as part ``name`` of the step."""
+    """Mark what runs inside the block as stage ``name`` of the step."""
     return record_function(PREFIX + name) if _listening else nullcontext()
 
 
 @contextmanager
 def named_stages() -> Iterator[None]:
-    """Within, parts are marked."""
+    """Mark stages inside the block."""
     global _listening  # a profiler, too, listens to the whole process
     before, _listening = _listening, True
     try:

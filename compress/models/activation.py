@@ -36,8 +36,8 @@ class BinaryActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """1 where x is at least 0, else -1."""
         if self.training:
-            found: Tensor = _Sign.apply(x)  # type: ignore[no-untyped-call]
-            return found
+            signs: Tensor = _Sign.apply(x)  # type: ignore[no-untyped-call]
+            return signs
         return _sign(x)
 
 
