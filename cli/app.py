@@ -35,6 +35,8 @@ _COMMANDS = (
     "eval",
     "export",
     "theory",
+    "recipes",
+    "models",
     "doctor",
 )
 

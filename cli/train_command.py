@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..compress.config import Recipe
     from ..compress.training.group import Group
 
-__all__ = ["command", "recipe_changes"]
+__all__ = ["RUN_SETTINGS", "command", "recipe_changes"]
 
 # Headings of --help, and the options under each; all others come last.
 _HEADINGS = {
@@ -43,7 +43,7 @@ _HEADINGS = {
 }
 # Settings of a run that no recipe has, since they belong to a machine: `--set run.KEY=VALUE`.
 _OF_RUN = "run."
-_RUN: dict[str, click.ParamType] = {
+RUN_SETTINGS: dict[str, click.ParamType] = {
     "channels_last": click.BOOL,
     "checkpoint_every": click.IntRange(min=0),
     "peer_timeout": click.FLOAT,
@@ -312,10 +312,10 @@ def _run_settings(texts: Iterable[str]) -> dict[str, Any]:
         name = key.removeprefix(_OF_RUN)
         if name == key:
             continue
-        if name not in _RUN:
-            raise ConfigError(f"--set: unknown key {key!r}{did_you_mean(name, _RUN)}")
+        if name not in RUN_SETTINGS:
+            raise ConfigError(f"--set: unknown key {key!r}{did_you_mean(name, RUN_SETTINGS)}")
         try:
-            values[name] = _RUN[name].convert(text, None, None)
+            values[name] = RUN_SETTINGS[name].convert(text, None, None)
         except click.BadParameter as error:
             raise ConfigError(f"{key}: {error.message}") from None
     timeout = values["peer_timeout"]

@@ -20,7 +20,6 @@ from frontier_plot import spread
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import DataConfig, TrainConfig
 from iterand_compress.compress.data import load_data
-from iterand_compress.compress.methods import resolve
 from iterand_compress.compress.recover import load_network
 from iterand_compress.compress.training.evaluate import evaluate, network_logits
 from iterand_compress.compress.training.schedule import check_refresh, check_schedule
@@ -194,7 +193,6 @@ def test_every_row_of_every_table_can_be_run():
             recipe = runs.recipe_of(about.options)
             check_schedule(recipe.train)
             check_refresh(recipe)
-            resolve(recipe.subnetwork)
             assert (about.published is None) == (about.source == ""), about.name
 
 
@@ -229,7 +227,6 @@ def test_the_frontier_knows_every_method_at_every_sparsity(model):
             options = ("--recipe", f"cifar10-{model}", *frontier.options_of(model, name, int(sparsity)))
             recipe = runs.recipe_of(options)
             assert recipe.subnetwork.sparsity == int(sparsity) / 100
-            resolve(recipe.subnetwork)
     assert "model.affine=true" in frontier.options_of("resnet18", "dense", 0)
     assert configurations()["iterand-95"][-5:] == ("0.95", "--set", "subnetwork.scale_fan=true", "--lr", "0.01")
 

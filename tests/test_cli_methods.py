@@ -6,8 +6,13 @@ import pytest
 import torch
 
 from conftest import fail, invoke, succeed
-from iterand_compress.compress.config import METHODS
+from iterand_compress.cli.options import DATA_CHOICES, METHOD_CHOICES
+from iterand_compress.cli.train_command import RUN_SETTINGS, command
+from iterand_compress.compress.data.catalogue import DATASETS
+from iterand_compress.compress.methods.presets import PRESETS
 from iterand_compress.compress.recover import load_network
+from iterand_compress.compress.training.recipe import DEFAULT_RECIPE, load_recipe
+from iterand_compress.compress.training.run_options import RunOptions
 from iterand_compress.compress.training.run import Run
 
 SMALL = ("--recipe", "digits", "--width", 0.25, "--epochs", 3, "--device", "cpu", "--seed", 4)
@@ -80,15 +85,22 @@ def test_recovers_bit_for_bit_and_scores_the_same(options, tmp_path):
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
     assert json.loads(succeed("eval", file, "--json"))["accuracy"] == trained["test_accuracy"] > 0.2
-    assert (packed["coat_bits"] > 0) == ("--multiplicity" in options)
+    assert (packed["coat_bits"] > 0) == ("multiplicity" in str(options))
     assert (packed["value_bits"] > 0) == bool(exact)
     assert file.stat().st_size == packed["file_bytes"] < packed["dense_bytes"]
 
 
-def test_help_names_every_method():
+def test_choices_and_defaults_of_the_help_are_those_of_the_library():
+    assert METHOD_CHOICES == tuple(PRESETS)
+    assert DATA_CHOICES == DATASETS
     shown = " ".join(invoke("train", "--help").output.split())
-    for name in METHODS:
-        assert name in shown
+    assert all(name in shown for name in (*PRESETS, *DATASETS))
+    recipe = load_recipe(DEFAULT_RECIPE).model_dump()
+    for option in command.params:
+        section, _, key = option.name.partition("__")
+        if key:
+            assert option.show_default == f"{DEFAULT_RECIPE}: {recipe[section][key]}", option.opts
+    assert all(key in RunOptions.__dataclass_fields__ for key in RUN_SETTINGS)
 
 
 def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):

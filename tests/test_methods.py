@@ -381,7 +381,10 @@ def test_impossible_combinations(method, options, message):
         ({"method": "dense", "sparsity": 0.5}, "subnetwork.sparsity: dense prunes nothing; leave it out"),
         ({"method": "synflow", "prune": {"samples_per_class": 3}}, "prune.samples_per_class: synflow looks at no data"),
         ({"method": "snip", "prune": {"rounds": 3}}, "subnetwork.prune.rounds: snip has no rounds; leave it out"),
-        ({"method": "snip", "selection": {}}, "subnetwork.prune: a mask is found in training (selection) or before it (prune)"),
+        (
+            {"method": "snip", "selection": {}},
+            "subnetwork.prune: a mask is found in training (selection) or before it (prune)",
+        ),
         ({"method": "snip", "resample": {}}, "subnetwork.resample: snip trains weights, and has no scores"),
         (3, "subnetwork: expected a table of settings, got 3"),
     ],

@@ -329,7 +329,8 @@ def test_label_smoothing_warm_up_and_bfloat16_run(tmp_path):
     succeed(
         "train", "--width", 0.25, "--epochs", 2, "--set", "train.warmup_epochs=1", "--set", "train.label_smoothing=0.1",
         "--set", "train.precision=bfloat16",
-        "--set", "subnetwork.distribution=normal", "--set", "subnetwork.resample.draws=2", "--device", "cpu", "--out", out, "--set", "train.momentum=0.8",
+        "--set", "subnetwork.distribution=normal", "--set", "subnetwork.resample.draws=2",
+        "--device", "cpu", "--out", out, "--set", "train.momentum=0.8",
         "--set", f"run.tensorboard={tmp_path}/board",
     )  # fmt: skip
     recipe = load_checkpoint(out).recipe
@@ -350,7 +351,8 @@ def test_a_torchvision_model_trains_packs_and_exports(tmp_path):
     succeed(
         "train", "--data", "folder", "--data-dir", tmp_path / "data", "--model", "torchvision:squeezenet1_1",
         "--epochs", 1,
-        "--batch-size", 4, "--set", "data.validation=0", "--set", "data.pad=0", "--set", "data.crop=none", "--device", "cpu", "--out", out,
+        "--batch-size", 4, "--set", "data.validation=0", "--set", "data.pad=0", "--set", "data.crop=none",
+        "--device", "cpu", "--out", out,
     )  # fmt: skip
     succeed("pack", out)
     report = json.loads(succeed("export", out.with_suffix(".seedmask"), "--onnx", tmp_path / "m.onnx", "--json"))
