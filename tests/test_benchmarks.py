@@ -209,11 +209,11 @@ def test_rows_have_the_settings_and_numbers_of_the_papers():
     redrawn = runs.recipe_of(rows["widths iterand-width-0.1"].options)
     rule = redrawn.subnetwork
     assert (redrawn.train.epochs, redrawn.train.lr, redrawn.data.validation, redrawn.model.width) == (250, 0.1, 0, 0.1)
-    assert (rule.selection, rule.resample_every, rule.resample_rate, rule.sparsity) == ("magnitude", 390, 0.1, 0.5)
+    assert (rule.selection.rule, rule.resample.every, rule.resample.rate, rule.sparsity) == ("magnitude", 390, 0.1, 0.5)
     assert rows["widths iterand-width-0.1"].published == 64.5
     recycled = runs.recipe_of(rows["sparsities conv6-biprop-recycling-90"].options)
     rule = recycled.subnetwork
-    assert (recycled.train.epochs, rule.recycle_every, rule.recycle_rate, rule.sparsity) == (250, 10, 0.2, 0.9)
+    assert (recycled.train.epochs, rule.recycle.every, rule.recycle.rate, rule.sparsity) == (250, 10, 0.2, 0.9)
     assert rows["sparsities conv6-biprop-recycling-90"].published == 85.5
     pruned = runs.recipe_of(rows["pruned-at-init synflow-99"].options)
     assert (pruned.subnetwork.method, pruned.subnetwork.sparsity, pruned.model.affine) == ("synflow", 0.99, True)

@@ -131,7 +131,7 @@ MISTAKES = [
     (2, ("train", "--recipe", "cifar10"), "recipe: unknown 'cifar10'"),
     (2, ("train", "--data", "mnits"), "unknown 'mnits'; did you mean 'mnist'"),
     (2, ("train", "--model", "resnet19"), "unknown 'resnet19'; did you mean"),
-    (2, ("train", "--method", "iterant"), "subnetwork.method: unknown 'iterant'; did you mean 'iterand'?"),
+    (2, ("train", "--method", "iterant"), "unknown 'iterant'; did you mean 'iterand'?"),
     (2, ("train", "--sparsity", 1), "subnetwork.sparsity: input should be less than 1, got 1.0"),
     (2, ("train", "--sparsity", -0.5), "subnetwork.sparsity: input should be greater than or equal to 0"),
     (2, ("train", "--sparsity", 0.9999), "too small for sparsity 0.9999"),

@@ -12,8 +12,8 @@ from iterand_compress.compress.data.catalogue import DATASETS
 from iterand_compress.compress.methods.presets import PRESETS
 from iterand_compress.compress.recover import load_network
 from iterand_compress.compress.training.recipe import DEFAULT_RECIPE, load_recipe
-from iterand_compress.compress.training.run_options import RunOptions
 from iterand_compress.compress.training.run import Run
+from iterand_compress.compress.training.run_options import RunOptions
 
 SMALL = ("--recipe", "digits", "--width", 0.25, "--epochs", 3, "--device", "cpu", "--seed", 4)
 RUNS = {
@@ -91,7 +91,7 @@ def test_recovers_bit_for_bit_and_scores_the_same(options, tmp_path):
 
 
 def test_choices_and_defaults_of_the_help_are_those_of_the_library():
-    assert METHOD_CHOICES == tuple(PRESETS)
+    assert tuple(PRESETS) == METHOD_CHOICES
     assert DATA_CHOICES == DATASETS
     shown = " ".join(invoke("train", "--help").output.split())
     assert all(name in shown for name in (*PRESETS, *DATASETS))
@@ -142,11 +142,11 @@ def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     [
         (
             ("--method", "snip", "--set", "subnetwork.selection.multiplicity=2"),
-            "coats = 2: snip trains weights, and has no scores; leave it out",
+            "subnetwork.prune: a mask is found in training (selection) or before it (prune); give one of them",
         ),
-        (("--method", "recycling"), "comes never in 3 epochs; lower recycle_every"),
+        (("--method", "recycling"), "comes never in 3 epochs; lower recycle.every"),
         (("--set", "subnetwork.selection.ramp_epochs=4"), "ramp_epochs: expected at most the 3 epochs of the run"),
-        (("--method", "snap"), "subnetwork.method: unknown 'snap'; did you mean 'snip'"),
+        (("--method", "snap"), "Invalid value for '--method': unknown 'snap'; did you mean 'snip'"),
         (("--method", "magnitude", "--set", "subnetwork.distribution=signed-constant"), "differ in sign only"),
         (
             ("--model", "torchvision:resnet18", "--width", 1.0, "--set", "model.activation=binary"),

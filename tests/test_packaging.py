@@ -50,10 +50,15 @@ def modules_after(*arguments: str) -> set[str]:
         ["eval", "--help"],
         ["recover", "--help"],
         ["theory", "--help"],
+        ["models", "--help"],
     ],
 )
 def test_help_imports_neither_torch_nor_numpy(arguments):
     assert not {"torch", "numpy", "onnx", "onnxruntime", "torchvision"} & modules_after(*arguments)
+
+
+def test_recipes_are_listed_without_torch():
+    assert not {"torch", "torchvision"} & modules_after("recipes")
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "recover"])
