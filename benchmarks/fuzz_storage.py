@@ -93,8 +93,8 @@ def kinds(rng: np.random.Generator, coding: str) -> bytes:
     few = np.where(rng.random(1200) < 0.2, 3, 0).astype(np.uint8)
     add("normal", current=rng.integers(0, 256, 1200).astype(np.uint8))
     add("uniform", frozen=True, current=random_bytes(seed, 0, 1200, draw=0, tensor=1) ^ few)
-    add("signed-constant", frozen=True, draws=few, coats=rng.geometric(0.6, 1200).astype(np.uint8))
-    add("signed-constant", coats=(1 + few // 3).astype(np.uint8))
+    add("signed-constant", frozen=True, draws=few, multiplicity=rng.geometric(0.6, 1200).astype(np.uint8))
+    add("signed-constant", multiplicity=(1 + few // 3).astype(np.uint8))
     add("normal", frozen=True, draws=few)
     for dtype in ("float32", "float16", "int8"):
         add("uniform", frozen=dtype == "int8", dtype=dtype)

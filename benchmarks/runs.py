@@ -138,7 +138,8 @@ def stored_score(out: Path) -> Score:
 
 def score_of_network(network: LoadedNetwork, test: Split) -> Score:
     """On the CPU, in float32."""
-    return evaluate(network_logits(network.model, network.normalize), test, batch_size=500, device=torch.device("cpu"))
+    with network_logits(network.model, network.normalize) as logits:
+        return evaluate(logits, test, batch_size=500, device=torch.device("cpu"))
 
 
 def packed_bytes(out: Path, *, with_weights: str | None) -> int:

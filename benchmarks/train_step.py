@@ -39,7 +39,8 @@ from iterand_compress.compress.training.graph import StepGraph
 from iterand_compress.compress.training.optimizer import make_optimizer
 from iterand_compress.compress.training.profile import event_seconds
 
-METHODS = ("dense", "edge-popup", "iterand")
+# The last is edge-popup with one threshold for all layers.
+METHODS = ("dense", "edge-popup", "iterand", "global")
 LEAST = 5  # steps before the clock runs: compilation, and CUDA graphs
 
 
@@ -50,6 +51,8 @@ def stepper(
     options = {} if method == "dense" else {"sparsity": args.sparsity}
     if method == "iterand":
         options["every"] = args.resample_every
+    elif method == "global":
+        method, options["scope"] = "edge-popup", "global"
     recipe = Recipe(
         model=ModelConfig(name=args.model),
         subnetwork=PRESETS[method](**options),
@@ -197,6 +200,10 @@ def main() -> None:
         "seconds_per_step": medians,
         "images_per_second": {method: args.batch_size / median for method, median in medians.items()},
         "edge_popup_over_dense": medians["edge-popup"] / medians["dense"],
+        "global_over_layerwise": medians["global"] / medians["edge-popup"],
+        "global_over_layerwise_paired": statistics.median(
+            a / b for a, b in zip(seconds["global"], seconds["edge-popup"], strict=True)
+        ),
         "iterand_over_dense": amortised / medians["dense"],
         "iterand_over_dense_paired": statistics.median(
             (a + event / args.resample_every) / b for a, b in zip(seconds["iterand"], seconds["dense"], strict=True)
@@ -228,6 +235,10 @@ def main() -> None:
         f"  IteRand / dense    {results['iterand_over_dense']:.3f} (paired {results['iterand_over_dense_paired']:.3f})"
     )
     print(f"  edge-popup / dense {results['edge_popup_over_dense']:.3f}")
+    print(
+        f"  global / layerwise {results['global_over_layerwise']:.3f} "
+        f"(paired {results['global_over_layerwise_paired']:.3f}; both edge-popup)"
+    )
     print(
         f"  IteRand holds {results['iterand_weight_bytes']:.2f} bytes per weight at its peak (14 = scores, momentum, "
         "gradient or masked weight, int8 code, draw count); peak of IteRand / dense: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from .options import FilePath, json_option, max_weights_option, print_json
 from .table import print_table
 
 if TYPE_CHECKING:
-    from ..compress.analysis.compare import Comparison, MaskOverlap, SettingDifference, StateComparison
+    from ..compress.analysis.compare import Comparison, LayerComparison, MaskOverlap, SettingDifference, StateComparison
 
 __all__ = ["command"]
 
@@ -47,17 +48,9 @@ def command(first: Path, second: Path, exit_code: bool, max_weights: int | None,
 
 
 def _overlap_json(overlap: MaskOverlap) -> dict[str, Any]:
-    return {
-        "weights": overlap.weights,
-        "kept": overlap.kept,
-        "hamming": overlap.hamming,
-        "hamming_fraction": overlap.hamming_fraction,
-        "iou": overlap.iou,
-        "iou_by_chance": overlap.iou_by_chance,
-        "kept_in_both": overlap.in_both,
-        "equal_values": overlap.equal_values,
-        "equal_value_share": overlap.equal_value_share,
-    }
+    names = ("weights", "kept", "hamming", "hamming_fraction", "iou", "iou_by_chance", "equal_values")
+    values = {name: getattr(overlap, name) for name in (*names, "equal_value_share")}
+    return values | {"kept_in_both": overlap.in_both}
 
 
 def _as_json(first: Path, second: Path, comparison: Comparison) -> dict[str, Any]:
@@ -68,37 +61,21 @@ def _as_json(first: Path, second: Path, comparison: Comparison) -> dict[str, Any
         "equal_weights": comparison.equal_weights,
         "equal_state": comparison.equal_state,
         "settings": [_setting_json(setting) for setting in comparison.settings],
-        "layers": [
-            {
-                "name": layer.name,
-                "shape": layer.shape,
-                "identical": layer.identical,
-                "index": layer.index,
-                "codebook": layer.codebook,
-                "scale": layer.scale,
-                **_overlap_json(layer.overlap),
-            }
-            for layer in comparison.layers
-        ],
-        "different_shapes": [
-            {"name": shapes.name, "first": shapes.first, "second": shapes.second} for shapes in comparison.shapes
-        ],
+        "layers": [_layer_json(layer) for layer in comparison.layers],
+        "different_shapes": [asdict(shapes) for shapes in comparison.shapes],
         "only_in_first": comparison.only[0],
         "only_in_second": comparison.only[1],
-        "state": [
-            {
-                "name": state.name,
-                "dtype": state.dtype,
-                "shape": state.shape,
-                "identical": state.identical,
-                "largest_difference": state.largest_difference,
-            }
-            for state in comparison.state
-        ],
+        "state": [asdict(state) for state in comparison.state],
         "state_only_in_first": comparison.only_state[0],
         "state_only_in_second": comparison.only_state[1],
         "totals": None if total is None else _overlap_json(total),
     }
+
+
+def _layer_json(layer: LayerComparison) -> dict[str, Any]:
+    values = asdict(layer)
+    del values["overlap"]
+    return values | _overlap_json(layer.overlap)
 
 
 def _setting_json(setting: SettingDifference) -> dict[str, Any]:

@@ -100,18 +100,9 @@ def command(
         redrawn=redrawn,
         allow_import=True,
     )
-    totals = {
-        "weights": found.weights,
-        "kept": found.kept,
-        "mask_bytes": found.mask_bytes,
-        "log_bytes": found.log_bytes,
-        "coat_bytes": found.coat_bytes,
-        "state_bytes": found.state_bytes,
-        "header_bytes": found.header_bytes,
-        "file_bytes": found.file_bytes,
-        "dense_bytes": found.dense_bytes,
-        "ratio": found.dense_bytes / found.file_bytes,
-    }
+    sizes = ("mask", "log", "coat", "state", "header", "file", "dense")
+    totals = {name: getattr(found, name) for name in ("weights", "kept", *(f"{size}_bytes" for size in sizes))}
+    totals["ratio"] = found.dense_bytes / found.file_bytes
     if as_json:
         print_json(
             {

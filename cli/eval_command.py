@@ -139,13 +139,15 @@ def _of_grey(logits: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.
 
 def _torch_classifier(file: Path, model: str | None, device: torch.device, max_weights: int | None) -> _Classifier:
     from ..compress.recover import load_network
-    from ..compress.training.evaluate import network_logits
 
     network = load_network(file, model=model, max_weights=max_weights)
     if network.data is None:
         raise ConfigError(f"{file}: holds neither input shape nor normalisation; evaluate it in Python")
-    logits = network_logits(network.model.to(device), network.normalize)
-    data = network.data
+    plain, data = network.model.to(device), network.data
+
+    def logits(pixels: torch.Tensor) -> torch.Tensor:
+        return plain(network.normalize(pixels))  # type: ignore[no-any-return]
+
     return logits, network.recipe, data.classes, tuple(data.image_shape), data.text, network.unfinished
 
 

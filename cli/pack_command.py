@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -81,21 +82,14 @@ def command(
         print_json(
             {
                 "file": str(target),
-                "file_bytes": report.file_bytes,
+                **{key: value for key, value in asdict(report).items() if key not in ("path", "file_digest")},
                 "dense_bytes": dense_bytes,
-                "weights": report.weights,
-                "kept": report.kept,
-                "mask_bits": report.mask_bits,
-                "log_bits": report.log_bits,
-                "coat_bits": report.coat_bits,
                 "state_dtype": rounding.dtype,
                 "state_bytes": rounding.bytes,
                 "state_exact_bytes": rounding.exact_bytes,
                 "state_largest_relative_error": rounding.largest_relative_error,
                 "with_weights": with_weights,
-                "value_bits": report.value_bits,
                 "values_largest_error": error,
-                "weights_digest": report.weights_digest,
                 "compared": compared,
                 "unfinished": run.unfinished,
             }

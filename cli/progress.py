@@ -29,6 +29,7 @@ def _headline(info: RunInfo) -> str:
     recipe = info.recipe
     begin = f", from step {info.position.step}" if info.position.step else ""
     device = f"{info.processes} × {info.device.type}" if info.processes > 1 else str(info.device)
+    device += " with one thread" if info.one_thread else ""
     empty = f"\nlayers that lost all their weights: {', '.join(info.empty_layers)}" if info.empty_layers else ""
     left_out = f"\n{left_out_line(info.left_out)}" if info.left_out else ""
     return (

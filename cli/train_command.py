@@ -43,7 +43,7 @@ _HEADINGS = {
 }
 # Settings of a run that no recipe has, since they belong to a machine: `--set run.KEY=VALUE`.
 _OF_RUN = "run."
-RUN_SETTINGS: dict[str, click.ParamType] = {
+RUN_SETTINGS: dict[str, click.ParamType[Any]] = {
     "channels_last": click.BOOL,
     "checkpoint_every": click.IntRange(min=0),
     "peer_timeout": click.FLOAT,
@@ -191,6 +191,7 @@ def command(
     from ..compress.training.peers import watched
     from ..compress.training.recipe import override
     from ..compress.training.run import RunOptions
+    from ..compress.training.threads import keep_threads
     from ..compress.training.trainer import train
     from .progress import SilentReporter, reporter
 
@@ -215,25 +216,27 @@ def command(
             base = _base(group, recipe, ticket, ticket_recipe, data, out if resume else None)
             with group.agreed():
                 resolved = override(base, changes)
-        result = train(
-            resolved,
-            RunOptions(
-                out=out,
-                data_dir=data_dir,
-                download=download,
-                device=device,
-                resume=resume,
-                force=force,
-                compile=compile_mode,
-                accumulate=accumulate,
-                profile=profile,
-                # A file never makes us import code: only a name that the user gave may.
-                allow_import=ticket is None or recipe is not None or "model.name" in changes,
-                masks=masks,
-                **of_run,
-            ),
-            silent if quiet or as_json or not group.main else reporter(quiet=False),
-        )
+        with keep_threads():
+            result = train(
+                resolved,
+                RunOptions(
+                    out=out,
+                    data_dir=data_dir,
+                    download=download,
+                    device=device,
+                    resume=resume,
+                    force=force,
+                    compile=compile_mode,
+                    accumulate=accumulate,
+                    profile=profile,
+                    # A file never makes us import code: only a name that the user gave may.
+                    allow_import=ticket is None or recipe is not None or "model.name" in changes,
+                    one_thread_if_small="OMP_NUM_THREADS" not in os.environ,
+                    masks=masks,
+                    **of_run,
+                ),
+                silent if quiet or as_json or not group.main else reporter(quiet=False),
+            )
     except IterandError as error:
         if group.size > 1:
             # Python would end by waiting for threads that wait for the other processes.

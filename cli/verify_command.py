@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -75,17 +76,8 @@ def _verify_onnx(file: Path, as_json: bool) -> None:
 
     found = verify_onnx(file)
     if as_json:
-        print_json(
-            {
-                "file": str(file),
-                "ok": True,
-                "form": found.form,
-                "weights": found.weights,
-                "recovered": found.recovered,
-                "weights_digest": found.weights_digest,
-                "max_abs_difference": found.max_abs_difference,
-            }
-        )
+        values = asdict(found)
+        print_json({"file": str(values.pop("path")), "ok": True, **values})
         return
     click.echo(
         f"{file}: ok: form {found.form}, {found.weights} masked weights have their digests; outputs differ from "

@@ -234,7 +234,7 @@ def _subnetwork_tensor(
         draws=draws.cpu().numpy() if draws is not None and current is None else None,
         current=current.cpu().numpy() if current is not None else None,
         frozen=Frozen(*spec.frozen) if spec.frozen != (0, 0) else None,
-        coats=multiples(scores, spec, fixed).numpy() if spec.multiplicity > 1 else None,
+        multiplicity=multiples(scores, spec, fixed).numpy() if spec.multiplicity > 1 else None,
     )
 
 

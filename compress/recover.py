@@ -26,9 +26,9 @@ from .pack import network_of_checkpoint
 from .rebuild import known_architecture, rebuild
 from .seed.codebooks import get_codebook
 from .seed.philox_torch import bytes_at, random_weights, weight_table, weights_at
-from .seedmask import MAX_WEIGHTS, SeedMask, Trained, dumps, loads, read_seedmask
+from .seedmask import Network, SeedMask, Trained, read_seedmask
 from .seedmask.bits import Row
-from .seedmask.coats import MAX_COAT
+from .seedmask.multiplicity import MAX_MULTIPLICITY
 from .seedmask.tensor_recovery import TensorRecovery
 from .tensors import recovered_state
 
@@ -54,8 +54,8 @@ class LoadedNetwork:
         recipe: settings of the run; ``None`` if the file does not hold a recipe this version knows.
         digest: of the recovered weights (sha256, hex); ``None`` for a checkpoint.
         sparsity: fraction of the masked weights that is pruned; ``None`` for a checkpoint.
-        masked: returns seed, masks and logs of the weights as an open ``.seedmask`` file, in memory for a checkpoint;
-            ``None`` if no weights are masked.
+        masked: returns seed, masks and logs of the weights: the open ``.seedmask`` file, or the network that a
+            checkpoint would be packed as; ``None`` if no weights are masked.
         unfinished: where its run stands, if that is not complete.
     """
 
@@ -64,7 +64,7 @@ class LoadedNetwork:
     recipe: Recipe | None
     digest: str | None = None
     sparsity: float | None = None
-    masked: Callable[[], SeedMask | None] = lambda: None
+    masked: Callable[[], SeedMask | Network | None] = lambda: None
     unfinished: str | None = None
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -97,18 +97,17 @@ def recover_on_device(
     where = device if isinstance(device, torch.device) else resolve_device(device)
 
     def weights(recovery: TensorRecovery) -> tuple[Tensor, str]:
-        found = _weights_on(recovery, where)
-        host = np.ascontiguousarray(found.cpu().numpy(), "<f4")
+        computed = _weights_on(recovery, where)
+        host = np.ascontiguousarray(computed.cpu().numpy(), "<f4")
         digest = hashlib.sha256(host.data).hexdigest()
-        entry = seedmask.tensors[recovery.index]
-        if digest != entry.sha256 and recovery.digest() == entry.sha256:
+        if digest != recovery.sha256 and recovery.digest() == recovery.sha256:
             raise SeedMaskError(
-                f"{seedmask.path}: tensor {entry.name!r}: {where} computed weights with SHA-256 {digest}, expected "
-                f"{entry.sha256}; the file is whole: recover without --device, and report the device"
+                f"{seedmask.path}: tensor {recovery.name!r}: {where} computed weights with SHA-256 {digest}, expected "
+                f"{recovery.sha256}; the file is whole: recover without --device, and report the device"
             )
-        return found, digest
+        return computed.view(recovery.shape), digest
 
-    return {entry.name: found.view(entry.shape) for entry, (found, _) in seedmask.map(weights, names)}
+    return {recovery.name: computed for recovery, computed in seedmask.map(weights, names)}
 
 
 @torch.no_grad()
@@ -117,41 +116,43 @@ def _weights_on(recovery: TensorRecovery, device: torch.device) -> Tensor:
     if recovery.trained is not None:
         return _trained_on(recovery.mask, recovery.trained, device)
     book, log = get_codebook(recovery.codebook), recovery.log
-    about = recovery.seed, recovery.index, book, recovery.scale
-    found = random_weights(*about, recovery.mask.count, device)
+    address = recovery.seed, recovery.index, book, recovery.scale
+    weights = random_weights(*address, recovery.mask.count, device)
     mask = _upload(recovery.mask, device)
     if log.kind != "none":
         kept, values = mask.nonzero().squeeze(1), _upload(log.row, device)
         changed = values.nonzero().squeeze(1)
         index = kept[changed]
         if log.kind == "draws":
-            found[index] = weights_at(*about, index, values[changed])
+            weights[index] = weights_at(*address, index, values[changed])
         elif log.kind == "deltas":
             table = weight_table(book, recovery.scale, device)
             own = bytes_at(recovery.seed, recovery.index, index, torch.zeros_like(index))
-            found[index] = table[own ^ values[changed].long()]
+            weights[index] = table[own ^ values[changed].long()]
         else:
             table = weight_table(book, recovery.scale, device)
             first, second = table[0], table[-1]
-            found[index] = torch.where(found[index] == first, second, first)
-    if recovery.coats is not None:
-        # Codes are -1 and 1: a product has the sign of the code and the magnitude of coats times scale, rounded once.
-        magnitudes = torch.from_numpy(np.arange(1, MAX_COAT + 1, dtype=np.float32) * recovery.scale).to(device)
+            weights[index] = torch.where(weights[index] == first, second, first)
+    if recovery.multiplicity is not None:
+        # Codes are -1 and 1: a product has the sign of the code and the magnitude of multiplicity times scale, rounded
+        # once.
+        multiples = np.arange(1, MAX_MULTIPLICITY + 1, dtype=np.float32)
+        magnitudes = torch.from_numpy(multiples * recovery.scale).to(device)
         kept = mask.nonzero().squeeze(1)
-        found[kept] = magnitudes[_upload(recovery.coats.row, device).long()].copysign(found[kept])
-    return found.masked_fill_(mask == 0, 0.0)
+        weights[kept] = magnitudes[_upload(recovery.multiplicity.row, device).long()].copysign(weights[kept])
+    return weights.masked_fill_(mask == 0, 0.0)
 
 
 def _trained_on(mask: Row, trained: Trained, device: torch.device) -> Tensor:
-    """The same of a tensor whose values were trained."""
+    """All weights of a tensor whose values were trained, float32 ``[n]``."""
     kept = _upload(mask, device).nonzero().squeeze(1)
     values = torch.from_numpy(np.array(trained.values)).to(device).float()
     if trained.scales is not None:
         rows = kept.div(mask.count // len(trained.scales), rounding_mode="floor")
         values *= torch.from_numpy(np.array(trained.scales)).to(device)[rows]
-    found = torch.zeros(mask.count, dtype=torch.float32, device=device)
-    found[kept] = values
-    return found
+    weights = torch.zeros(mask.count, dtype=torch.float32, device=device)
+    weights[kept] = values
+    return weights
 
 
 def _upload(row: Row, device: torch.device) -> Tensor:
@@ -214,9 +215,7 @@ def load_network(path: str | Path, *, model: str | None = None, max_weights: int
         return _from_checkpoint(path, model)
     file = read_seedmask(path, max_weights=max_weights)
     plain = _recovered(file, None, model)
-    weights, kept = (sum(getattr(entry, what) for entry in file.tensors) for what in ("weights", "kept"))
-    digest = file.manifest.digests.weights
-    return LoadedNetwork(plain, data_info(file), known_recipe(file), digest, 1 - kept / weights, lambda: file)
+    return LoadedNetwork(plain, data_info(file), known_recipe(file), file.weights_digest, file.sparsity, lambda: file)
 
 
 def data_info(file: SeedMask) -> DataInfo | None:
@@ -284,13 +283,12 @@ def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
     checkpoint = load_checkpoint(path)
     network = rebuild(checkpoint, path, model)
 
-    def masked() -> SeedMask | None:
+    def masked() -> Network | None:
         config = checkpoint.recipe.subnetwork
         if config.selection is None and config.prune is None:
             return None
         values = "float32" if config.selection is None else None
-        packed = dumps(network_of_checkpoint(checkpoint, with_weights=values), coding="raw")
-        return loads(packed, max_weights=MAX_WEIGHTS)  # our own
+        return network_of_checkpoint(checkpoint, with_weights=values)
 
     plain = to_dense(network).eval()
     return LoadedNetwork(plain, checkpoint.data, checkpoint.recipe, masked=masked, unfinished=checkpoint.unfinished)

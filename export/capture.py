@@ -29,7 +29,7 @@ LOGITS = "logits"
 """Name of the output."""
 
 # The newer exporter of torch 2.6 and today's onnxscript do not fit together (operators with several outputs fail).
-_OLD_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 7)
+_OLD_TORCH = tuple(int(piece) for piece in torch.__version__.split(".")[:2]) < (2, 7)
 _LIMIT = 2**31 - 2**20  # one protobuf message; a MiB is room for the graph
 
 

@@ -12,7 +12,7 @@ from ..compress.data.catalogue import BUNDLED
 from ..compress.errors import ConfigError, ExportError, MissingExtraError
 from ..compress.files.atomic import check_output
 from ..compress.recover import LoadedNetwork, load_network
-from ..compress.seedmask import SeedMask
+from ..compress.seedmask import Network, SeedMask
 from .export_options import ExportOptions
 from .passes.preprocessing import Preprocessing
 from .pipeline import write_model
@@ -89,7 +89,7 @@ def export_network(
     return replace(report, unfinished=network.unfinished)
 
 
-def _provenance(network: LoadedNetwork, weights: SeedMask | None) -> dict[str, str]:
+def _provenance(network: LoadedNetwork, weights: SeedMask | Network | None) -> dict[str, str]:
     values: dict[str, str] = {}
     if network.data is not None and network.data.classes:
         values["iterand.classes"] = json.dumps(network.data.classes)
@@ -97,8 +97,7 @@ def _provenance(network: LoadedNetwork, weights: SeedMask | None) -> dict[str, s
         values["iterand.recipe"] = network.recipe.model_dump_json()
     if weights is not None:
         values[WEIGHTS_DIGEST] = weights.weights_digest
-        count, kept = (sum(getattr(entry, what) for entry in weights.tensors) for what in ("weights", "kept"))
-        values["iterand.sparsity"] = f"{1 - kept / count:.6f}"
+        values["iterand.sparsity"] = f"{weights.sparsity:.6f}"
     return values
 
 

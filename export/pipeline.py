@@ -20,7 +20,7 @@ from ..compress.files.atomic import atomic_path, check_output
 from ..compress.mask.layers import masked_layers, pruned_layers
 from ..compress.mask.masking import to_dense
 from ..compress.pack import network_of
-from ..compress.seedmask import SeedMask, dumps, loads, read_seedmask
+from ..compress.seedmask import Network, SeedMask, read_seedmask
 from .capture import LOGITS, capture, evaluation_copy, plain_module, undisturbed
 from .coded import CodedWeight, coded_weights
 from .export_options import ExportOptions
@@ -54,7 +54,7 @@ def write_model(
     given: ModelInput,
     options: ExportOptions,
     metadata: Mapping[str, str] | None,
-    weights: SeedMask | str | os.PathLike[str] | None,
+    weights: SeedMask | Network | str | os.PathLike[str] | None,
 ) -> ExportReport:
     """What `export_onnx` does.
 
@@ -64,7 +64,7 @@ def write_model(
         given: the model's input, and samples of it.
         options: all choices.
         metadata: further entries for the file.
-        weights: the file that a plain module was recovered from, or its path.
+        weights: the network that a plain module was recovered from: its file, the path of that, or in memory.
 
     Raises:
         IterandError: see `export_onnx`.
@@ -74,7 +74,7 @@ def write_model(
     properties = _properties(given.metadata, metadata, softmax=options.softmax)
     if isinstance(weights, str | os.PathLike):
         weights = read_seedmask(Path(weights))
-    elif not isinstance(weights, SeedMask | None):
+    elif not isinstance(weights, SeedMask | Network | None):
         raise ConfigError(f"weights: expected a .seedmask file that was read, or its path, got {shown(weights)}")
     check_output(path, kind="onnx")
     with atomic_path(path) as temporary:  # first, so that a folder that cannot be written to costs no time
@@ -216,13 +216,13 @@ def _unmasked(graph: Graph) -> int:
     return total
 
 
-def _coded(model: nn.Module, weights: SeedMask | None) -> tuple[nn.Module, dict[str, CodedWeight]]:
+def _coded(model: nn.Module, weights: SeedMask | Network | None) -> tuple[nn.Module, dict[str, CodedWeight]]:
     """The evaluation copy, plain, and its masked weights as far as they are known."""
     if weights is None:
         trained = "float32" if pruned_layers(model) else None
         if trained is None and not masked_layers(model):
             return evaluation_copy(model), {}
-        weights = loads(dumps(network_of(model.state_dict(), with_weights=trained), coding="raw"))
+        weights = network_of(model.state_dict(), with_weights=trained)
         model = to_dense(model)
     own = model.state_dict()
     copied = evaluation_copy(model)
@@ -232,8 +232,9 @@ def _coded(model: nn.Module, weights: SeedMask | None) -> tuple[nn.Module, dict[
         values = torch.from_numpy(weight.values())
         # A network in bfloat16 or float16 computes with rounded weights; the file gets those that recover() gives.
         if name not in own or not torch.equal(parameters[name], values.to(own[name].dtype).float()):
-            found = "other values" if name in own else "no such weight"
-            raise ExportError(f"{name}: {weights.path} does not belong to this model: expected its weight, got {found}")
+            got = "other values" if name in own else "no such weight"
+            source = weights.path if isinstance(weights, SeedMask) else "the network"
+            raise ExportError(f"{name}: {source} does not belong to this model: expected its weight, got {got}")
         parameters[name].copy_(values)
     return copied, coded
 

@@ -39,8 +39,8 @@ def expected_weights(network: Network) -> dict[str, np.ndarray]:
             codes = random_codes(network.seed, index, book, 0, tensor.weights, tensor.draws).astype(np.int64)
             if tensor.current is not None:
                 codes = np.array([book.entries[byte] for byte in tensor.current], np.int64)
-            if tensor.coats is not None:
-                codes = codes * tensor.coats
+            if tensor.multiplicity is not None:
+                codes = codes * tensor.multiplicity
             weights[tensor.mask] = codes[tensor.mask].astype(np.float32) * tensor.scale
         result[tensor.name] = weights.reshape(tensor.shape)
     return result
@@ -75,7 +75,7 @@ def networks_of_every_kind(draw: st.DrawFn) -> Network:
         elif kind == "trained":
             fields["trained"] = values(rng, draw(st.sampled_from(["F32", "F16", "I8"])), int(mask.sum()), shape)
         if kind != "trained" and book.two_valued and draw(st.booleans()):
-            fields["coats"] = rng.integers(1, draw(st.sampled_from([2, 3, 6, 128])), count).astype(np.uint8)
+            fields["multiplicity"] = rng.integers(1, draw(st.sampled_from([2, 3, 6, 128])), count).astype(np.uint8)
         scale = book.scale(draw(st.integers(1, 9999)))
         tensors.append(MaskedTensor(f"layer{index}", shape, book.name, scale, mask, frozen=thresholds, **fields))
     return Network(seed=seed, tensors=tuple(tensors))

@@ -163,7 +163,7 @@ def test_coats_move_with_the_mask():
     coats = (np.arange(600) % 4 + 1).astype(np.uint8)
     original = network(multiplicity=coats)
     for index, tensor in enumerate(shuffled(original, 3).tensors):
-        np.testing.assert_array_equal(tensor.coats, coats[order_of(3, index)])
+        np.testing.assert_array_equal(tensor.multiplicity, coats[order_of(3, index)])
     signs = random_codes(7, 1, get_codebook("signed-constant"), 0, 600)
     moved = coats[order_of(3, 1)].astype(np.int8) * original.tensors[1].mask[order_of(3, 1)]
     np.testing.assert_array_equal(start_weights(shuffled(original, 3), 1), (signs * moved).astype(np.float32) * SCALE)
@@ -175,7 +175,7 @@ def test_reinit_keeps_masks_and_coats_and_changes_values():
     changed = reinitialised(original, 8)
     for index, (mine, other) in enumerate(zip(changed.tensors, original.tensors, strict=True)):
         assert mine.mask.tobytes() == other.mask.tobytes()
-        assert mine.coats.tobytes() == coats.tobytes()
+        assert mine.multiplicity.tobytes() == coats.tobytes()
         assert (mine.scale, mine.codebook) == (other.scale, other.codebook)
         signs = random_codes(8, index, get_codebook("signed-constant"), 0, 600)
         expected = np.where(mine.mask, (signs * coats.astype(np.int8)).astype(np.float32) * SCALE, 0)

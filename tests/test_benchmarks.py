@@ -100,7 +100,8 @@ def test_labels_are_moved_apart_and_no_further():
 
 def in_torch(path: Path, data) -> int:
     network = load_network(path)
-    return evaluate(network_logits(network.model, network.normalize), data.test, batch_size=100, device=CPU).correct
+    with network_logits(network.model, network.normalize) as logits:
+        return evaluate(logits, data.test, batch_size=100, device=CPU).correct
 
 
 def test_right_answers_are_those_of_torch_in_every_form(digits, data, tmp_path):

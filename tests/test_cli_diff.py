@@ -276,11 +276,11 @@ def test_exit_codes(tmp_path, digits):
 
 def test_digests_of_both_files_are_checked(tmp_path, monkeypatch):
     """Files whose weights are not those of their digests, the payload digest being right."""
-    from iterand_compress.compress.seedmask import writer
+    from iterand_compress.compress.seedmask import network as definition
 
     right = write(tmp_path, "right", tensor("a", "1010"))
-    monkeypatch.setattr(writer, "weights_digest", lambda chunks, scale: [*chunks] and "0" * 64)
-    monkeypatch.setattr(writer.TensorRecovery, "digest", lambda self: "0" * 64)
+    monkeypatch.setattr(definition, "digest_of_codes", lambda chunks, scale: [*chunks] and "0" * 64)
+    monkeypatch.setattr(definition.TensorRecovery, "digest", lambda self: "0" * 64)
     wrong = write(tmp_path, "wrong", tensor("a", "1010"))
     monkeypatch.undo()
     for pair in ((right, wrong), (wrong, right)):

@@ -142,7 +142,7 @@ def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     [
         (
             ("--method", "snip", "--set", "subnetwork.selection.multiplicity=2"),
-            "subnetwork.prune: a mask is found in training (selection) or before it (prune); give one of them",
+            "subnetwork.prune: a mask is found in training (selection) or before it",
         ),
         (("--method", "recycling"), "comes never in 3 epochs; lower recycle.every"),
         (("--set", "subnetwork.selection.ramp_epochs=4"), "ramp_epochs: expected at most the 3 epochs of the run"),

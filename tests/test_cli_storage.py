@@ -404,10 +404,10 @@ def test_a_device_that_computes_wrong_is_told_from_a_damaged_file(packed, monkey
 
 
 def test_a_file_with_wrong_digests_is_called_damaged_on_a_device_too(tmp_path, monkeypatch):
-    from iterand_compress.compress.seedmask import writer
+    from iterand_compress.compress.seedmask import network as definition
 
-    monkeypatch.setattr(writer, "weights_digest", lambda chunks, scale: [*chunks] and "0" * 64)
-    monkeypatch.setattr(writer.TensorRecovery, "digest", lambda self: "0" * 64)
+    monkeypatch.setattr(definition, "digest_of_codes", lambda chunks, scale: [*chunks] and "0" * 64)
+    monkeypatch.setattr(definition.TensorRecovery, "digest", lambda self: "0" * 64)
     content = dumps(network())
     monkeypatch.undo()
     path = tmp_path / "wrong.seedmask"

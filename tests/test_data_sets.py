@@ -2,6 +2,7 @@
 
 import os
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -548,3 +549,28 @@ def test_workers_default_to_none_for_few_images():
     assert few._workers == 0
     assert many._workers == min(8, os.cpu_count() - 1)
     assert StreamSplit(Many(), torch.zeros(10_000), transform, 0, None, os.cpu_count())._workers == 0
+
+
+def test_an_epoch_of_imagenet_is_planned_batch_by_batch():
+    count = 1_281_167
+
+    class Many:
+        def __len__(self):
+            return count
+
+        def image(self, index):
+            return Image.new("RGB", (8, 8), (index % 256, 0, 0))
+
+    transform = StreamTransform(8, 8, False, Augmentation(flip=True))
+    split = StreamSplit(Many(), torch.arange(count), transform, 3, 0)
+    order = epoch_order(3, 5, count)
+    tracemalloc.start()
+    try:
+        batches = split.train_batches(5, 4, "cpu", start=2)
+        pixels, labels = next(batches)
+        size = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert labels.tolist() == order[8:12].tolist()
+    assert np.rint(pixels[:, 0, 0, 0].numpy() * 255).tolist() == (order[8:12] % 256).tolist()
+    assert size < count * (8 + 4 * 8) + 2**22, "the order and the random words of all images, and no more"

@@ -197,7 +197,7 @@ def test_kinds_across_chunks(built: Path, tmp_path: Path) -> None:
     mask, coats = rng.random(count) < 0.6, rng.integers(1, 128, count).astype(np.uint8)
     tensors = [
         MaskedTensor("frozen", (count,), "uniform", np.float32(1), mask & ~pruned | kept, coats, frozen=thresholds),
-        MaskedTensor("coats", (count,), "signed-constant", np.float32(0.3), mask, coats=coats),
+        MaskedTensor("coats", (count,), "signed-constant", np.float32(0.3), mask, multiplicity=coats),
         MaskedTensor("deltas", (count,), "normal", np.float32(0.3), mask, current=coats),
     ]
     for shape in ((83, 241), (3, 6667), (20_000, 1), (1, 20_001)):

@@ -475,7 +475,7 @@ def test_coded_weights_stay_coded() -> None:
         codes = rng.integers(-3, 4, layer_of(model, name).shape).astype(np.int8)
         if name == "2":
             codes[[1, 4]] = codes[:, 3] = 0
-        coded[f"{name}.weight"] = CodedWeight(codes, rng.uniform(0.5, 1, scale).astype(np.float32), codes.shape)
+        coded[f"{name}.weight"] = CodedWeight(codes, rng.uniform(0.5, 1, scale).astype(np.float32))
         layer_of(model, name)[:] = torch.from_numpy(coded[f"{name}.weight"].values())
     graph = graph_of(model, images(), coded)
     before = run(graph, images())

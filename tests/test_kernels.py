@@ -29,7 +29,7 @@ from iterand_compress.compress.mask import kernels
 from iterand_compress.compress.mask.kernels import LayerTable, available
 from iterand_compress.compress.mask.topk import select
 from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook, random_codes
-from iterand_compress.compress.seed.philox import Purpose, random_words
+from iterand_compress.compress.seed.philox import KNOWN_ANSWERS, Purpose, random_words
 
 CPU = torch.device("cpu")
 INFINITY = np.float32(np.inf)
@@ -317,20 +317,10 @@ def test_resampling_has_the_bits_of_numpy(worker, seed, book, chance, cycle):
     )
 
 
-#: Of Random123.
-KNOWN = [
-    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
-    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
-]
-
-
-@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
-def test_known_answers_of_random123(worker, counter, key, expected):
-    words = [int(word, 16) for word in counter.split()]
-    low, high = (int(word, 16) for word in key.split())
-    first, other = worker("philox_of", [words, [7, 7, 7, 7]], low, high)
-    assert [f"{word:08x}" for word in first] == expected.split()
+@pytest.mark.parametrize(("counter", "seed", "expected"), KNOWN_ANSWERS)
+def test_known_answers_of_random123(worker, counter, seed, expected):
+    first, other = worker("philox_of", [list(counter), [7, 7, 7, 7]], seed & 0xFFFFFFFF, seed >> 32)
+    assert first == list(expected)
     assert other != first
 
 

@@ -383,7 +383,7 @@ def test_impossible_combinations(method, options, message):
         ({"method": "snip", "prune": {"rounds": 3}}, "subnetwork.prune.rounds: snip has no rounds; leave it out"),
         (
             {"method": "snip", "selection": {}},
-            "subnetwork.prune: a mask is found in training (selection) or before it (prune)",
+            "subnetwork.prune: a mask is found in training (selection) or before it",
         ),
         ({"method": "snip", "resample": {}}, "subnetwork.resample: snip trains weights, and has no scores"),
         (3, "subnetwork: expected a table of settings, got 3"),

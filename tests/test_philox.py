@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iterand_compress.compress.errors import ConfigError
-from iterand_compress.compress.seed.philox import MAX_SEED, check_seed, philox4x32, random_bytes, random_words
+from iterand_compress.compress.seed.philox import (
+    KNOWN_ANSWERS,
+    MAX_SEED,
+    check_seed,
+    philox4x32,
+    random_bytes,
+    random_words,
+)
 
 MASK = 0xFFFFFFFF
 
@@ -42,6 +49,8 @@ def test_known_answers_of_random123(counter: str, key: str, expected: str) -> No
     words = philox4x32(high << 32 | low, np.array([block], np.uint64), draw, tensor, purpose)
     assert [f"{word:08x}" for word in words[0]] == expected.split()
     assert naive_philox([block, draw, tensor, purpose], [low, high]) == words[0].tolist()
+    assert ((block, draw, tensor, purpose), high << 32 | low, tuple(words[0].tolist())) in KNOWN_ANSWERS
+    assert len(KNOWN_ANSWERS) == len(KNOWN)
 
 
 def test_the_ten_thousandth_output_that_the_cpp26_standard_demands() -> None:

@@ -9,8 +9,16 @@ from hypothesis.extra import numpy as hnp
 
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.mask import topk_cpu as host_selection
-from iterand_compress.compress.mask.topk import device_mask, kept_count, select, selection_keys, topk_mask
-from iterand_compress.compress.mask.topk_cpu import new_bracket
+from iterand_compress.compress.mask.topk import (
+    LayerKeys,
+    allocate,
+    device_mask,
+    kept_count,
+    select,
+    selection_keys,
+    topk_mask,
+)
+from iterand_compress.compress.mask.topk_cpu import HostKeys, new_bracket
 
 
 def reference_mask(keys: np.ndarray, kept: int) -> np.ndarray:
@@ -175,3 +183,130 @@ def test_fewer_are_kept_than_are_fixed_to_be_kept():
     fixed = (pruned, always)
     assert torch.equal(select(scores, 60, "signed", fixed), expected)
     assert torch.equal(device_mask(selection_keys(scores, "signed", fixed), 60), expected)
+
+
+# --- One threshold for several layers ----------------------------------------------------------------------
+
+
+def reference_counts(keys: list[torch.Tensor], kept: int, floors: list[int]) -> list[int]:
+    """Sort the keys of all layers in every round."""
+    counts: dict[int, int] = {}
+    while len(counts) < len(keys):
+        free = [i for i in range(len(keys)) if i not in counts]
+        order = torch.cat([keys[i] for i in free]).double().argsort(descending=True, stable=True)
+        layer_of = torch.cat([torch.full((len(keys[i]),), i) for i in free])
+        chosen = layer_of[order[: kept - sum(counts.values())]]
+        wanted = {i: int((chosen == i).sum()) for i in free}
+        counts |= {i: floors[i] for i in free if wanted[i] < floors[i]} or wanted
+    return [counts[i] for i in range(len(keys))]
+
+
+# Neighbours of 1 and of 2, so that different scores have the same quotient.
+NEIGHBOURS = [*np.nextafter(np.float32(1), np.float32([0, 1, 2])).tolist(), 2.0, 2.0000002, -1.0000001]
+# The first one's quotient may be infinite.
+INFINITE = [3e38, float("inf"), float("inf"), float("-inf"), float("-inf"), 1.0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_run_of_allocations_equals_a_sort_whatever_was_remembered(data):
+    """Ties, floors in several rounds, fixed weights, infinite scores; brackets that are absent, wrong or useless."""
+    selection = data.draw(st.sampled_from(["signed", "magnitude"]))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
+    sizes = data.draw(st.lists(st.integers(1, 25), min_size=1, max_size=4))
+    units = [data.draw(st.sampled_from([1.0, 0.1, 1 / 3, 0.7, 5.0])) for _ in sizes]
+    pool = data.draw(st.sampled_from([SCORES, NEIGHBOURS, INFINITE]))
+    fixed, floors = [], []
+    for size in sizes:
+        kinds = np.array(data.draw(st.lists(st.sampled_from(["free", "pruned", "kept"]), min_size=size, max_size=size)))
+        is_fixed = data.draw(st.booleans())
+        fixed.append((torch.from_numpy(kinds == "pruned"), torch.from_numpy(kinds == "kept")) if is_fixed else None)
+        floors.append(data.draw(st.integers(0, size)))
+    odd = data.draw(st.sampled_from([[], [[0.2, 0.3, 0.25, 5]], [[-1, 1, 0, 1], [9, 9, 9, 9]], [[1, 2, 1.5, 1]] * 3]))
+    brackets = [torch.tensor(values).double() for values in odd]
+    for _ in range(3):
+        layers = [
+            LayerKeys(
+                torch.tensor([data.draw(st.sampled_from(pool)) for _ in range(size)]).to(dtype), selection, pair, unit
+            )
+            for size, pair, unit in zip(sizes, fixed, units, strict=True)
+        ]
+        kept = data.draw(st.integers(sum(floors), sum(sizes)))
+        keys = [
+            selection_keys(layer.scores, selection, pair) / unit
+            for layer, pair, unit in zip(layers, fixed, units, strict=True)
+        ]
+        assert allocate(layers, kept, floors, brackets) == reference_counts(keys, kept, floors)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    unit=st.floats(1e-3, 1e3),
+    exponent=st.integers(-30, 30),
+    magnitude=st.booleans(),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_the_ends_of_a_bracket_are_those_of_the_quotients(seed, unit, exponent, magnitude, dtype):
+    """Scores are compared, and not divided; every one here is a neighbour of a score whose quotient is an end."""
+    rng = np.random.default_rng(seed)
+    base = (rng.standard_normal(20) * 2.0**exponent).astype(dtype)
+    around = [base]
+    for _ in range(4):
+        around = [np.nextafter(around[0], dtype(-np.inf)), *around, np.nextafter(around[-1], dtype(np.inf))]
+    scores = np.concatenate(around)
+    keys = (torch.from_numpy(np.abs(scores) if magnitude else scores) / unit).numpy()
+    low, high = sorted(keys[rng.integers(0, len(keys), 2)].tolist())
+    split = HostKeys(torch.from_numpy(scores), None, None, magnitude=magnitude, unit=unit).split(low, high)
+    np.testing.assert_array_equal(split.mask, keys >= high)
+    np.testing.assert_array_equal(split.inside, np.flatnonzero((keys >= low) & (keys < high)))
+    np.testing.assert_array_equal(split.values, keys[split.inside])
+    assert split.above == (keys >= high).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_allocations_of_other_types_divide_in_them(dtype):
+    generator = torch.Generator().manual_seed(0)
+    layers = [
+        LayerKeys(torch.randn(500, generator=generator).to(dtype), "magnitude", None, unit) for unit in (0.3, 0.7, 1.9)
+    ]
+    for kept in range(100, 1500, 100):
+        expected = reference_counts([layer.scores.abs() / layer.unit for layer in layers], kept, [0, 0, 0])
+        assert allocate(layers, kept, [0, 0, 0]) == expected
+
+
+def test_scores_that_are_not_numbers_still_give_an_allocation():
+    layers = [LayerKeys(torch.tensor([1.0, float("nan"), 3.0]), "signed", None, 2.0) for _ in range(2)]
+    brackets: list[torch.Tensor] = []
+    for kept, counts in ((3, [2, 1]), (5, [3, 2]), (4, [2, 2])):
+        assert allocate(layers, kept, [0, 0], brackets) == counts
+
+
+@pytest.mark.parametrize("selection", ["signed", "magnitude"])
+def test_only_few_scores_of_all_layers_are_sorted(monkeypatch, selection):
+    """Otherwise counts would be right, but the brackets pointless; the third layer gets its floor, so two rounds."""
+    sizes = []
+    real = np.partition
+
+    def counting(values, place):
+        sizes.append(len(values))
+        return real(values, place)
+
+    monkeypatch.setattr(host_selection.np, "partition", counting)
+    rng = np.random.default_rng(1)
+    scores = [rng.standard_normal(size).astype(np.float32) * scale for size, scale in ((200_000, 0.1), (100_000, 2))]
+    scores.append(rng.standard_normal(3_000).astype(np.float32) * np.float32(0.001))
+    brackets: list[torch.Tensor] = []
+    for step in range(12):
+        layers = [
+            LayerKeys(torch.from_numpy(values), selection, None, unit)
+            for values, unit in zip(scores, (0.1, 1.7, 0.9), strict=True)
+        ]
+        counts = allocate(layers, 120_000, [0, 0, 2_000], brackets)
+        assert counts == reference_counts([layer.values() for layer in layers], 120_000, [0, 0, 2_000])
+        for values in scores:
+            values *= np.float32(1 + 1e-4 * step)
+            values += rng.standard_normal(len(values)).astype(np.float32) * np.float32(1e-4) * values.std()
+    assert len(sizes) == 24, "no bracket missed"
+    assert max(sizes[:2]) < 50_000, "from the sample"
+    assert max(sizes[2:]) < 6_000, "around the last thresholds"

@@ -71,10 +71,12 @@ def test_round_trip(network: Network, coding: str) -> None:
     for before, after, entry in zip(network.tensors, back.tensors, seedmask.tensors, strict=True):
         assert before.frozen == after.frozen
         assert np.array_equal(before.mask, seedmask.mask(before.name))
-        if before.coats is not None:
-            coats = before.coats[before.mask]
+        if before.multiplicity is not None:
+            coats = before.multiplicity[before.mask]
             assert (entry.coats is None) == (coats.max(initial=1) == 1)
-            assert np.array_equal(coats, after.coats[before.mask] if after.coats is not None else np.ones_like(coats))
+            assert np.array_equal(
+                coats, after.multiplicity[before.mask] if after.multiplicity is not None else np.ones_like(coats)
+            )
         if before.trained is None:
             codes = seedmask.codes(before.name)
             assert np.array_equal(codes != 0, before.mask.reshape(before.shape)), "0 = pruned, and only that"
@@ -84,7 +86,7 @@ def test_round_trip(network: Network, coding: str) -> None:
             assert after.trained.values.tobytes() == before.trained.values.tobytes()
     assert ("frozen" in features) == any(tensor.frozen is not None for tensor in network.tensors)
     assert ("values" in features) == any(tensor.trained is not None for tensor in network.tensors)
-    assert ("coats" in features) == any(tensor.coats is not None for tensor in back.tensors)
+    assert ("coats" in features) == any(tensor.multiplicity is not None for tensor in back.tensors)
     assert ("deltas" in features) == any(tensor.current is not None for tensor in back.tensors)
 
 
@@ -110,7 +112,7 @@ def test_tensors_of_several_chunks(coding: str, tmp_path: Path) -> None:
     tensors = [
         MaskedTensor("current", (count,), "normal", np.float32(0.1), mask, current=recycled),
         MaskedTensor("frozen", (count,), "uniform", np.float32(0.1), mask & ~fixed[0] | fixed[1], frozen=thresholds),
-        MaskedTensor("coats", (count,), "signed-constant", np.float32(0.1), mask, coats % 3, coats=coats),
+        MaskedTensor("coats", (count,), "signed-constant", np.float32(0.1), mask, coats % 3, multiplicity=coats),
     ]
     for dtype in ("float32", "float16", "int8"):
         own = quantise(weights, few, shape, dtype)
@@ -141,7 +143,7 @@ def test_absent_fields_leave_the_bytes_as_they_were() -> None:
     assert dumps(Network(seed=7, tensors=(masked(current=own ^ 0),))) == plain
     signs = dumps(Network(seed=7, tensors=(masked("signed-constant"),)))
     once = np.ones(40, np.uint8)
-    assert dumps(Network(seed=7, tensors=(masked("signed-constant", coats=once),))) == signs
+    assert dumps(Network(seed=7, tensors=(masked("signed-constant", multiplicity=once),))) == signs
     assert dumps(Network(seed=7, tensors=(masked("signed-constant", current=own | 1),))) == signs, "the same signs"
     for text in (b"coats", b"frozen", b"values", b"deltas", b'null,\\"kept'):
         assert text not in plain
@@ -151,11 +153,11 @@ def test_numbers_of_pruned_weights_change_nothing() -> None:
     mask = np.arange(40) % 2 == 0
     rng = np.random.default_rng(3)
     noise = rng.integers(0, 256, (2, 40)).astype(np.uint8)
-    for codebook, field, least in (("normal", "current", 0), ("signed-constant", "coats", 1)):
+    for codebook, field, least in (("normal", "current", 0), ("signed-constant", "multiplicity", 1)):
         found = []
         for row in noise:
             numbers = np.where(mask, np.uint8(3), np.maximum(row, least)).astype(np.uint8)
-            if field == "coats":
+            if field == "multiplicity":
                 numbers[1] = 0
             found.append(dumps(Network(seed=7, tensors=(masked(codebook, mask, **{field: numbers}),))))
         assert found[0] == found[1]
@@ -270,19 +272,19 @@ FLOATS = Trained("F32", np.zeros(40, np.float32))
     [
         (lambda: masked(draws=several(1), current=several(1)), "expected draws or current, got both"),
         (lambda: masked(current=np.zeros(3, np.uint8)), r"expected current as uint8 of shape \[40\]"),
-        (lambda: masked("signed-constant", coats=several(1).astype(int)), "expected coats as uint8 of shape"),
-        (lambda: masked("normal", coats=several(2)), "expected coats with a two-valued codebook only, got 'normal'"),
-        (lambda: masked("signed-constant", coats=several(128)), "expected coats from 1 to 127 .*, got 128 to 128"),
-        (lambda: masked("signed-constant", coats=several(0)), "expected coats from 1 to 127 .*, got 0 to 0"),
+        (lambda: masked("signed-constant", multiplicity=several(1).astype(int)), "expected multiplicity as uint8"),
+        (lambda: masked("normal", multiplicity=several(2)), "expected multiplicity with a two-valued codebook only"),
+        (lambda: masked("signed-constant", multiplicity=several(128)), "expected multiplicity from .*got 128 to 128"),
+        (lambda: masked("signed-constant", multiplicity=several(0)), "expected multiplicity from .*got 0 to 0"),
         (
-            lambda: replace(masked("signed-constant", coats=several(2)), scale=np.float32(1e38)),
+            lambda: replace(masked("signed-constant", multiplicity=several(2)), scale=np.float32(1e38)),
             "expected a positive, finite, normal float32 as scale, got 9.99",
         ),
         (lambda: masked(draws=several(1), trained=FLOATS), "expected no draws beside trained values"),
         (lambda: masked(current=several(1), trained=FLOATS), "expected no current beside trained values"),
         (
-            lambda: masked("signed-constant", coats=several(1), trained=FLOATS),
-            "expected no coats beside trained values",
+            lambda: masked("signed-constant", multiplicity=several(1), trained=FLOATS),
+            "expected no multiplicity beside trained values",
         ),
         (
             lambda: masked(mask=np.arange(40) < 39, trained=FLOATS),
@@ -409,7 +411,7 @@ def every_kind() -> Network:
         seed=1,
         tensors=(
             MaskedTensor("frozen", shape, signs, np.float32(1), mask & ~fixed[0] | fixed[1], frozen=thresholds),
-            MaskedTensor("coats", shape, signs, np.float32(1), mask, coats=coats),
+            MaskedTensor("coats", shape, signs, np.float32(1), mask, multiplicity=coats),
             MaskedTensor("recycled", shape, "uniform", np.float32(1), mask, current=coats),
             MaskedTensor("int8", shape, "uniform", np.float32(1), mask, trained=values(rng, "I8", mask.sum(), shape)),
             MaskedTensor("half", shape, "uniform", np.float32(1), mask, trained=values(rng, "F16", mask.sum(), shape)),

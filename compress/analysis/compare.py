@@ -215,8 +215,8 @@ def compare(first: SeedMask, second: SeedMask) -> Comparison:
     )
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 1.0
+def _ratio(chunk: float, whole: float) -> float:
+    return chunk / whole if whole else 1.0
 
 
 def _settings(first: Manifest, second: Manifest) -> Iterator[SettingDifference]:
@@ -243,32 +243,30 @@ def _flat(prefix: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def _layers(first: SeedMask, second: SeedMask, names: list[str]) -> Iterator[LayerComparison]:
-    found = {entry.name: (i, entry) for i, entry in enumerate(first.tensors)}
-    others = {entry.name: (i, entry) for i, entry in enumerate(second.tensors)}
+    mine, others = ({entry.name: (i, entry) for i, entry in enumerate(file.tensors)} for file in (first, second))
 
     def overlap(recovery: TensorRecovery) -> tuple[MaskOverlap, str]:
-        """Of one tensor; both files check the digests of their weights."""
-        name = first.tensors[recovery.index].name
+        """Compare one tensor; both files check the digests of their weights."""
 
         def with_other(other: TensorRecovery) -> tuple[tuple[MaskOverlap, str], str]:
             in_both, equal, digests = _walk(recovery, other)
-            kept = found[name][1].kept, others[name][1].kept
+            kept = recovery.mask.ones(), other.mask.ones()
             count = recovery.mask.count
             return (MaskOverlap(count, kept, in_both, equal, kept[0] * kept[1] / count), digests[0]), digests[1]
 
-        ((_, (result, _)),) = second.map(with_other, [name])
+        ((_, result),) = second.map(with_other, [recovery.name])
         return result
 
-    for entry, (result, _) in first.map(overlap, names):
-        (index, mine), (other_index, other) = found[entry.name], others[entry.name]
+    for recovery, result in first.map(overlap, names):
+        (index, entry), (other_index, other) = mine[recovery.name], others[recovery.name]
         yield LayerComparison(
             name=entry.name,
             shape=entry.shape,
             index=(index, other_index),
-            codebook=(mine.codebook, other.codebook),
-            scale=(_scale(mine), _scale(other)),
+            codebook=(entry.codebook, other.codebook),
+            scale=(_scale(entry), _scale(other)),
             overlap=result,
-            identical=mine.sha256 == other.sha256,
+            identical=entry.sha256 == other.sha256,
         )
 
 
@@ -280,11 +278,11 @@ def _walk(first: TensorRecovery, second: TensorRecovery) -> tuple[int, int, tupl
     """Weights that both keep, how many of these are equal, and the digests of all weights; chunk by chunk."""
     in_both = equal = 0
     digests = hashlib.sha256(), hashlib.sha256()
-    for (part, mine), (_, other) in zip(first.weights(), second.weights(), strict=True):
+    for (chunk, mine), (_, other) in zip(first.weight_chunks(), second.weight_chunks(), strict=True):
         digests[0].update(mine.data)
         digests[1].update(other.data)
         # Not by the weights: a trained value may be 0.
-        both = (first.mask.values(part.start, part.stop) & second.mask.values(part.start, part.stop)).view(np.bool_)
+        both = (first.mask.values(chunk.start, chunk.stop) & second.mask.values(chunk.start, chunk.stop)).view(np.bool_)
         in_both += int(np.count_nonzero(both))
         equal += int(np.count_nonzero(both & (mine == other)))
     return in_both, equal, (digests[0].hexdigest(), digests[1].hexdigest())

@@ -30,16 +30,6 @@ DISTRIBUTIONS = (
     "click", "rich", "scikit-learn", "tensorboard", "matplotlib",
 )  # fmt: skip
 
-# Counter, key and output words of Philox4x32-10, from the known-answer vectors of Random123.
-_KNOWN_ANSWERS = (
-    ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((0xFFFFFFFF,) * 4, 2**64 - 1, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-        0x299F31D0A4093822,
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-    ),
-)
 _GOLDEN_SEED = 0x0123456789ABCDEF
 #: SHA-256 that stands for the recovered weights of `_golden_network`, for ever.
 _GOLDEN_DIGEST = "8b64447c51620c4839fb83095d1ec06ee616f9a2b333914019f347dbdef5add5"
@@ -156,20 +146,20 @@ def _import_torch() -> tuple[ModuleType | None, str]:
     return torch, ""
 
 
-def _expect(what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise _FoundWrongError(f"{what}: expected {expected}, got {found}")
+def _expect(what: str, result: object, expected: object) -> None:
+    if result != expected:
+        raise _FoundWrongError(f"{what}: expected {expected}, got {result}")
 
 
 def _known_answers_numpy() -> str:
     import numpy as np
 
-    from ..seed.philox import philox4x32
+    from ..seed.philox import KNOWN_ANSWERS, philox4x32
 
-    for (block, draw, tensor, purpose), key, words in _KNOWN_ANSWERS:
-        found = philox4x32(key, np.array([block], np.uint64), draw, tensor, purpose)
-        _expect(f"Philox4x32-10 of block {block:#x}", tuple(found[0].tolist()), words)
-    return f"{len(_KNOWN_ANSWERS)} published vectors of Philox4x32-10"
+    for (block, draw, tensor, purpose), key, words in KNOWN_ANSWERS:
+        result = philox4x32(key, np.array([block], np.uint64), draw, tensor, purpose)
+        _expect(f"Philox4x32-10 of block {block:#x}", tuple(result[0].tolist()), words)
+    return f"{len(KNOWN_ANSWERS)} published vectors of Philox4x32-10"
 
 
 def _device(device: torch.device) -> str:
@@ -177,18 +167,19 @@ def _device(device: torch.device) -> str:
     import torch
 
     from ..recover import recover_on_device
+    from ..seed.philox import KNOWN_ANSWERS
     from ..seed.philox_torch import philox4x32
     from ..seedmask import dumps, loads
 
-    for (block, draw, tensor, purpose), key, words in _KNOWN_ANSWERS:
-        found = philox4x32(key, torch.tensor([block], device=device), draw, tensor, purpose)
-        _expect(f"Philox4x32-10 of block {block:#x}", tuple(int(word) for word in found), words)
+    for (block, draw, tensor, purpose), key, words in KNOWN_ANSWERS:
+        result = philox4x32(key, torch.tensor([block], device=device), draw, tensor, purpose)
+        _expect(f"Philox4x32-10 of block {block:#x}", tuple(int(word) for word in result), words)
     seedmask = loads(dumps(_golden_network()))
     recovered = recover_on_device(seedmask, device)  # raises unless every weight has the bits of NumPy
     for name, weights in seedmask.weights().items():
         _expect(name, recovered[name].cpu().numpy().tobytes() == weights.tobytes(), True)
     count = sum(entry.weights for entry in seedmask.tensors)
-    return f"{len(_KNOWN_ANSWERS)} published vectors, and {count:,} weights equal to NumPy's bit for bit"
+    return f"{len(KNOWN_ANSWERS)} published vectors, and {count:,} weights equal to NumPy's bit for bit"
 
 
 def _golden_network() -> Network:
@@ -242,9 +233,9 @@ def _codings() -> str:
     for coding in CODINGS:
         rows = [sparse] if coding == "gaps" else [dense, sparse, values]
         coded = encode_rows([plan(row, only=(coding,)) for row in rows], "rans")
-        _expect("coding", {part.coding for part in coded}, {coding})
-        found = decode_rows([(coding, part) for part in coded])
-        same = [row.packed() == again.packed() for row, again in zip(rows, found, strict=True)]
+        _expect("coding", {piece.coding for piece in coded}, {coding})
+        result = decode_rows([(coding, piece) for piece in coded])
+        same = [row.packed() == again.packed() for row, again in zip(rows, result, strict=True)]
         _expect(f"rows that came back from coding {coding}", same, [True] * len(rows))
     return f"{', '.join(CODINGS)}: rows of {len(noise):,} values there and back"
 

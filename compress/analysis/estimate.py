@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,16 +13,14 @@ from torch import nn
 from ..config import ModelConfig, Recipe, SubnetworkConfig
 from ..errors import ConfigError, IterandError
 from ..inputs import InputSpec, TextInput, TextSpec
-from ..mask.layers import masked_layers, pruned_layers
 from ..mask.masking import mask_model
 from ..mask.topk import kept_count
 from ..models import AnyArchitecture, TextArchitecture, build_model, resolve, resolve_text
-from ..pack import masked_keys
-from ..seed.codebooks import get_codebook
-from ..seedmask.bits import Row
-from ..seedmask.codings import plan
-from ..seedmask.container import build_header
-from ..seedmask.manifest import FORMAT_VERSION, NO_DIGEST, build_manifest
+from ..pack import MaskedKeys, masked_keys
+from ..seed.frozen import Frozen, frozen_masks
+from ..seed.philox import random_bytes
+from ..seedmask import MaskedTensor, Network, dumps, loads
+from ..tensors import to_stored
 
 __all__ = ["DEFAULT_REDRAWN", "Estimate", "LayerEstimate", "draw_distribution", "estimate"]
 
@@ -36,22 +33,22 @@ DEFAULT_REDRAWN = {"resample": 0.5, "recycle": 0.33, "none": 0.0}
 # redrawn); what is left of the probability falls off geometrically up to 22, the largest count seen there.
 _FIRST_DRAWS = (0.11 / 0.39, 0.07 / 0.39, 0.06 / 0.39)
 _DECAY, _LARGEST_DRAW = 0.72, 22
-_STAND_IN = 1 << 20  # values of a row that stands for a longer one
-_ABOUT_DTYPE = {1: "U8", 2: "F16", 4: "F32", 8: "I64"}
+#: Weights of a tensor that are packed; the sizes of larger tensors are extrapolated from so many.
+SAMPLE = 1 << 18
 
 
 @dataclass(frozen=True)
 class LayerEstimate:
-    """A masked tensor of the file to be.
+    """A masked tensor of the estimated file.
 
     Attributes:
         name: of the tensor.
         shape: its shape.
         weights: number of weights.
         kept: how many are not pruned; exact, unless one threshold holds for all layers.
-        mask_bytes: about the size of the mask.
-        log_bytes: about the size of the resampling log.
-        coat_bytes: about the size of the multiples of multicoated masks.
+        mask_bytes: size of the mask, estimated.
+        log_bytes: size of the resampling log, estimated.
+        coat_bytes: size of the multiplicities of multicoated masks, estimated.
     """
 
     name: str
@@ -65,7 +62,7 @@ class LayerEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The file to be.
+    """Size of the file that training and packing will make.
 
     Attributes:
         architecture: of the network.
@@ -74,7 +71,7 @@ class Estimate:
         redrawn: share of kept weights assumed to have been redrawn or overwritten.
         recycled: whether overwritten.
         state_bytes: size of the unmasked state; exact.
-        header_bytes: about the size of header and manifest.
+        header_bytes: size of header and manifest, estimated.
     """
 
     architecture: AnyArchitecture
@@ -97,22 +94,22 @@ class Estimate:
 
     @property
     def mask_bytes(self) -> int:
-        """About the size of all masks."""
+        """Size of all masks, estimated."""
         return sum(layer.mask_bytes for layer in self.layers)
 
     @property
     def log_bytes(self) -> int:
-        """About the size of all resampling logs."""
+        """Size of all resampling logs, estimated."""
         return sum(layer.log_bytes for layer in self.layers)
 
     @property
     def coat_bytes(self) -> int:
-        """About the size of the multiples of multicoated masks."""
+        """Size of all multiplicities, estimated."""
         return sum(layer.coat_bytes for layer in self.layers)
 
     @property
     def file_bytes(self) -> int:
-        """About the size of the file."""
+        """Size of the file, estimated."""
         return self.mask_bytes + self.log_bytes + self.coat_bytes + self.state_bytes + self.header_bytes
 
     @property
@@ -131,10 +128,10 @@ def estimate(
     redrawn: float | None = None,
     allow_import: bool = False,
 ) -> Estimate:
-    """Estimate the file of a trained subnetwork whose masks and redraws are independent random bits.
+    """Pack a synthetic network with independent random masks and redraws, and tell the sizes in its file.
 
-    Trained masks are close to that: coders that model their structure gained 2 % at most. No memory is taken for
-    weights, unless the model cannot be built without.
+    Trained masks are close to that: coders that model their structure gained 2 % at most. No memory is allocated for
+    weights, unless the model cannot be built without; of large tensors a sample is packed.
 
     Args:
         model: the architecture.
@@ -163,34 +160,87 @@ def estimate(
         architecture = resolve(model, num_classes=num_classes, image_shape=image_shape)
     else:
         raise ConfigError("estimate: expected image_shape or text, got neither")
-    network = _skeleton(architecture, subnetwork, allow_import=allow_import)
-    fixed = subnetwork.frozen
-    frozen = (fixed.pruned / 65536, fixed.kept / 65536) if fixed else (0.0, 0.0)
-    book = get_codebook("signed-constant") if subnetwork.binarised else subnetwork.codebook
-    multiplicity = subnetwork.selection.multiplicity if subnetwork.selection else 1
-    layers = []
-    searched = [(name, part.spec, part.spec.kept) for name, part, _ in masked_layers(network)]
-    pruned = [(name, part.spec, None) for name, part, _ in pruned_layers(network)]
-    for name, spec, number in (*searched, *pruned):
-        weights = math.prod(spec.shape)
-        kept = kept_count(spec.selectable, subnetwork.sparsity, name) if number is None else number
-        free, chosen = round(weights * (1 - sum(frozen))), round(kept - weights * frozen[1])
-        mask = _bit_bytes(free, max(0, min(chosen, free))) if free else 0
-        log = _log_bytes(kept, share, book.name, recycled=subnetwork.recycle is not None)
-        coats = _coat_bytes(kept, multiplicity) if multiplicity > 1 else 0
-        layers.append(LayerEstimate(name, spec.shape, weights, kept, mask, log, coats))
-    masked, rest = masked_keys(network.state_dict())
-    by_name = {layer.name: layer for layer in layers}
-    for keys in masked:
-        if not keys.first:  # a second name of a layer, whose weights are told by their bytes
-            first = by_name[masked[keys.spec.tensor].name]
-            log = _log_bytes(first.kept, 1.0, book.name, recycled=True)
-            layers.append(replace(first, name=keys.name, log_bytes=log))
-    header = _header_bytes(architecture, Recipe(model=model, subnetwork=subnetwork), book.name, layers, rest)
-    state_bytes = sum(value.numel() * value.element_size() for value in rest.values())
-    return Estimate(
-        architecture, tuple(layers), subnetwork.distribution, share, subnetwork.recycle is not None, state_bytes, header
+    skeleton = _skeleton(architecture, subnetwork, allow_import=allow_import)
+    masked, rest = masked_keys(skeleton.state_dict())
+    kept = [
+        kept_count(keys.spec.selectable, subnetwork.sparsity, keys.name)
+        if keys.spec.selection in ("fixed", "unpruned")
+        else keys.spec.kept
+        for keys in masked
+    ]
+    recycled = subnetwork.recycle is not None
+    network = Network(
+        seed=subnetwork.seed,
+        tensors=tuple(_tensor(i, keys, kept[i], share, recycled=recycled) for i, keys in enumerate(masked)),
+        state={name: to_stored(torch.zeros(value.shape, dtype=value.dtype), name) for name, value in rest.items()},
+        architecture=architecture.to_dict(),
+        input=_placeholder_input(architecture),
+        classes=[f"class {i}" for i in range(num_classes)],
+        recipe=Recipe(model=model, subnetwork=subnetwork).model_dump(exclude_none=True),
     )
+    content = dumps(network)
+    entries = loads(content, verify=False).tensors
+    state_bytes = sum(stored.data.nbytes for stored in network.state.values())
+    payloads = sum(entry.mask.bytes + entry.log.bytes + entry.coat_bits // 8 for entry in entries)
+    layers = []
+    for keys, number, entry in zip(masked, kept, entries, strict=True):
+        weights = math.prod(keys.spec.shape)
+        sizes = entry.mask.bytes, entry.log.bytes, entry.coat_bits // 8
+        scaled = (-(-size * weights // entry.weights) for size in sizes)
+        layers.append(LayerEstimate(keys.name, keys.spec.shape, weights, number, *scaled))
+    return Estimate(
+        architecture,
+        tuple(layers),
+        subnetwork.distribution,
+        share,
+        recycled,
+        state_bytes,
+        len(content) - payloads - state_bytes,
+    )
+
+
+def _tensor(index: int, keys: MaskedKeys, kept: int, redrawn: float, *, recycled: bool) -> MaskedTensor:
+    """A tensor with a random mask and random redraws; of a large one, a flat sample of `SAMPLE` weights.
+
+    Args:
+        index: of the tensor in the network.
+        keys: name and spec of the weight.
+        kept: number of weights that the mask keeps of the whole tensor.
+        redrawn: share of the kept weights that do not have their first value.
+        recycled: whether these were overwritten by values of other weights, and not drawn again.
+    """
+    spec, generator = keys.spec, np.random.default_rng(index)
+    weights = math.prod(spec.shape)
+    count = min(weights, SAMPLE)
+    frozen = Frozen(*spec.frozen) if keys.first and spec.frozen != (0, 0) else None
+    mask = _mask(spec.seed, index, count, kept / weights, frozen, generator)
+    codebook = "signed-constant" if spec.binarised else spec.codebook
+    draws = current = None
+    if recycled or not keys.first:  # the bytes of a second name of a layer have nothing to do with its own
+        changed = generator.random(count) < (redrawn if keys.first else 1.0)
+        own = random_bytes(spec.seed, 0, count, draw=0, tensor=index)
+        current = np.where(changed, generator.integers(0, 256, count, np.uint8), own)
+    elif redrawn:
+        shares = draw_distribution(redrawn)
+        draws = generator.choice(len(shares), count, p=shares).astype(np.uint8)
+    # Each nested mask keeps the same number of weights fewer than the one before it.
+    multiplicity = generator.integers(1, spec.multiplicity + 1, count, np.uint8) if spec.multiplicity > 1 else None
+    shape = spec.shape if count == weights else (count,)
+    return MaskedTensor(keys.name, shape, codebook, np.float32(spec.scale), mask, draws, current, frozen, multiplicity)
+
+
+def _mask(
+    seed: int, index: int, count: int, density: float, frozen: Frozen | None, generator: np.random.Generator
+) -> NDArray[np.bool_]:
+    """A random mask, bool ``[count]``, that keeps the share ``density`` and agrees with frozen weights."""
+    mask = np.zeros(count, np.bool_)
+    free = np.arange(count)
+    if frozen is not None:
+        pruned, mask = frozen_masks(seed, index, frozen, count)
+        free = np.flatnonzero(~pruned & ~mask)
+    missing = min(max(round(count * density) - int(mask.sum()), 0), len(free))
+    mask[generator.choice(free, missing, replace=False)] = True
+    return mask
 
 
 def draw_distribution(redrawn: float) -> NDArray[np.float64]:
@@ -201,7 +251,7 @@ def draw_distribution(redrawn: float) -> NDArray[np.float64]:
 
 
 def _skeleton(architecture: AnyArchitecture, subnetwork: SubnetworkConfig, *, allow_import: bool) -> nn.Module:
-    """The subnetwork: on torch's meta device, where tensors have no content, if the model can be built there."""
+    """Build the subnetwork, on torch's meta device, where tensors have no content, if the model can be built there."""
     seed = subnetwork.seed
     try:
         model = build_model(architecture, seed=seed, allow_import=allow_import, device="meta")
@@ -210,97 +260,9 @@ def _skeleton(architecture: AnyArchitecture, subnetwork: SubnetworkConfig, *, al
     return mask_model(model, subnetwork)
 
 
-@cache
-def _bit_bytes(count: int, ones: int) -> int:
-    """About the size of a row of ``count`` independent bits of which ``ones`` are set."""
-    size = min(count, _STAND_IN)
-    bits = np.zeros(size, np.uint8)
-    bits[np.random.Generator(np.random.PCG64(0)).permutation(size)[: round(size * ones / count)]] = 1
-    return _scaled_bytes(Row.pack(bits, 1), count)
-
-
-@cache
-def _log_bytes(kept: int, redrawn: float, distribution: str, *, recycled: bool) -> int:
-    book = get_codebook(distribution)
-    if book.two_valued:
-        flips = round(kept * redrawn / 2)  # a redraw gives the other of two values half of the time
-        return _bit_bytes(kept, flips) if flips else 0
-    size = min(kept, _STAND_IN)
-    if recycled:  # any byte that stands for another value
-        bytes_ = np.flatnonzero(np.r_[True, np.diff(book.entries) != 0]).astype(np.uint8)
-        values = np.resize(bytes_[1:], round(size * redrawn))
-        draws = np.concatenate([np.zeros(size - len(values), np.uint8), values])
-    else:
-        edges = np.rint(np.cumsum(draw_distribution(redrawn)) * size).astype(np.int64)
-        draws = np.searchsorted(edges, np.arange(size), side="right").astype(np.uint8)
-    return _row_bytes(draws, kept) if draws.any() else 0
-
-
-@cache
-def _coat_bytes(kept: int, coats: int) -> int:
-    """The multiples of kept weights less 1: each coat keeps the same number fewer than the one before it."""
-    return _row_bytes((np.arange(min(kept, _STAND_IN)) % coats).astype(np.uint8), kept)
-
-
-def _row_bytes(values: NDArray[np.uint8], count: int) -> int:
-    return _scaled_bytes(Row.pack(values, int(values.max(initial=1)).bit_length()), count)
-
-
-def _scaled_bytes(stand_in: Row, count: int) -> int:
-    """About the size of a row of ``count`` values that is like a shorter one."""
-    return -(-plan(stand_in).bytes * count // stand_in.count)
-
-
-def _about_input(architecture: AnyArchitecture) -> InputSpec | TextInput:
+def _placeholder_input(architecture: AnyArchitecture) -> InputSpec | TextInput:
+    """An input of the right kind, whose fields are about as long as those of a real one."""
     if isinstance(architecture, TextArchitecture):
         return TextInput(length=architecture.length, unit="words", vocabulary=architecture.vocabulary)
     channels, side = architecture.in_channels, architecture.image_size
     return InputSpec(shape=(channels, side, side), mean=(1 / 3,) * channels, std=(1 / 3,) * channels)
-
-
-def _header_bytes(
-    architecture: AnyArchitecture,
-    recipe: Recipe,
-    codebook: str,
-    layers: list[LayerEstimate],
-    rest: dict[str, torch.Tensor],
-) -> int:
-    """Size of the header, from a manifest whose numbers have about the right number of digits."""
-    log = {"kind": "flips", "coding": "rans", "width": 1}
-    if not get_codebook(codebook).two_valued:
-        log |= {"kind": "draws", "width": 5}
-    no_log = {"kind": "none", "coding": "raw", "width": 0}
-    fields = {
-        "format_version": FORMAT_VERSION,
-        "required_features": ["rans"],
-        "generator": "philox4x32-10",
-        "seed": f"{recipe.subnetwork.seed:016x}",
-        "tensors": [
-            {
-                "name": layer.name,
-                "shape": layer.shape,
-                "codebook": codebook,
-                "scale": "0" * 8,
-                "kept": layer.kept,
-                "mask": {"coding": "rans", "bytes": layer.mask_bytes},
-                "log": {**(log if layer.log_bytes else no_log), "bytes": layer.log_bytes},
-                "sha256": NO_DIGEST,
-            }
-            for layer in layers
-        ],
-        "state": [
-            {
-                "name": name,
-                "dtype": _ABOUT_DTYPE[value.element_size()],
-                "shape": value.shape,
-            }
-            for name, value in rest.items()
-        ],
-        "architecture": architecture.to_dict(),
-        "input": _about_input(architecture),
-        "classes": [f"class {i}" for i in range(architecture.num_classes)],
-        "recipe": recipe.model_dump(exclude_none=True),
-        "digests": {"payload": NO_DIGEST, "weights": NO_DIGEST, "manifest": NO_DIGEST},
-    }
-    manifest = build_manifest(fields)
-    return len(build_header(manifest.slots(), {"seedmask": manifest.to_text()}))

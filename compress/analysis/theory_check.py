@@ -98,14 +98,14 @@ def empirical_errors(
     height = max(1, rows // width)
     best = np.full((len(candidates), len(resamples), trials, 2), np.inf)
     for top in range(0, trials, height):
-        part = slice(top, min(top + height, trials))
+        chunk = slice(top, min(top + height, trials))
         for first in range(0, most, width):
-            draws = _draws(seed, range(part.start, part.stop), range(first, min(first + width, most)), max(resamples))
-            found = distances(draws, targets[part], resamples)
+            draws = _draws(seed, range(chunk.start, chunk.stop), range(first, min(first + width, most)), max(resamples))
+            result = distances(draws, targets[chunk], resamples)
             for i, count in enumerate(candidates):
                 if count > first:
-                    closest = found[:, :, : count - first].min(axis=2)
-                    best[i, :, part] = np.minimum(best[i, :, part], closest)
+                    closest = result[:, :, : count - first].min(axis=2)
+                    best[i, :, chunk] = np.minimum(best[i, :, chunk], closest)
     # A mask that keeps nothing is off by |w|.
     return np.asarray(np.minimum(best.max(axis=-1), np.abs(targets)))
 
@@ -135,13 +135,13 @@ def _path_distances(
     v = v.reshape(u.shape)
     w = np.broadcast_to(targets[:, None, None], shape).ravel()
     closest = np.full(len(w), np.inf)
-    found: dict[int, NDArray[np.float64]] = {}
+    result: dict[int, NDArray[np.float64]] = {}
     seen = 0
     for count in sorted(set(resamples)):  # each product is computed once, for the smallest R that has it
         for left, right in ((u[:, seen:count], v[:, :count]), (u[:, :seen], v[:, seen:count])):
             closest = np.minimum(closest, _closest_products(left, right, w))
-        found[count], seen = closest.reshape(shape), count
-    return np.stack([found[count] for count in resamples])
+        result[count], seen = closest.reshape(shape), count
+    return np.stack([result[count] for count in resamples])
 
 
 def _closest_products(
@@ -154,12 +154,12 @@ def _closest_products(
     columns = min(left.shape[1], max(1, _PRODUCTS_AT_A_TIME // right.shape[1]))
     rows = max(1, _PRODUCTS_AT_A_TIME // (columns * right.shape[1]))
     for top in range(0, len(w), rows):
-        part = slice(top, top + rows)
+        chunk = slice(top, top + rows)
         for first in range(0, left.shape[1], columns):
-            products = left[part, first : first + columns, None] * right[part, None, :]
-            products -= w[part, None, None]
+            products = left[chunk, first : first + columns, None] * right[chunk, None, :]
+            products -= w[chunk, None, None]
             np.abs(products, out=products)
-            closest[part] = np.minimum(closest[part], products.min(axis=(1, 2)))
+            closest[chunk] = np.minimum(closest[chunk], products.min(axis=(1, 2)))
     return closest
 
 
@@ -168,8 +168,8 @@ def _weight_distances(
 ) -> NDArray[np.float64]:
     """Of each candidate the distance of its closest draw, twice, float64 ``[resamples, trials, candidates, 2]``."""
     closest = np.minimum.accumulate(np.abs(draws[..., 0] - targets[:, None, None]), axis=2)
-    found = np.stack([closest[:, :, count - 1] for count in resamples])
-    return np.stack([found, found], axis=-1)
+    result = np.stack([closest[:, :, count - 1] for count in resamples])
+    return np.stack([result, result], axis=-1)
 
 
 @dataclass(frozen=True)

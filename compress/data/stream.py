@@ -32,8 +32,9 @@ LARGE_SIDE = 96
 #: Below this many images, starting workers costs more than they save.
 _TINY = 512
 
-# What travels to a worker: the index of an image and its random words (none: no augmentation).
-_Item = tuple[int, NDArray[np.uint32] | None]
+# What travels to a worker: the indices of a batch's images, int64 ``[B]``, and their random words, uint32 ``[B, 8]``
+# (none: no augmentation).
+_Plan = tuple[NDArray[np.int64], NDArray[np.uint32] | None]
 
 
 @dataclass(frozen=True)
@@ -122,41 +123,40 @@ class StreamSplit(Split):
         if workers is None:
             workers = 0 if len(source) < _TINY else min(8, max(0, (os.cpu_count() or 1) // sharing - 1))
         self._workers = workers
-        self._plan = _Plan()
+        self._plans = _Plans()
         self._loader: DataLoader[Any] | None = None
 
     def batches(self, batch_size: int, device: torch.device | str, shard: Shard = WHOLE) -> Iterator[Batch]:
         """See ``Split``."""
-        items: list[_Item] = [(index, None) for index in range(len(self))]
-        starts = range(0, len(items), batch_size)
-        plan = [items[shard.of(start, min(start + batch_size, len(items)))] for start in starts]
-        return self._load([part for part in plan if part], device)
+        count = len(self)
+        own = (shard.of(start, min(start + batch_size, count)) for start in range(0, count, batch_size))
+        return self._load(((np.arange(at.start, at.stop), None) for at in own if at.start < at.stop), device)
 
     def train_batches(
         self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0, shard: Shard = WHOLE
     ) -> Iterator[Batch]:
         """See ``Split``."""
-        order = epoch_order(self._seed, epoch, len(self)).tolist()
+        order = epoch_order(self._seed, epoch, len(self))
         words = augmentation_words(self._seed, epoch, len(self)) if self._augmented else None
-        plan = []
-        for step in range(start, self.steps_per_epoch(batch_size)):
-            part = shard.of(step * batch_size, min((step + 1) * batch_size, len(order)))
-            plan.append([(order[at], None if words is None else words[at]) for at in range(part.start, part.stop)])
-        return self._load(plan, device)
+        own = (
+            shard.of(step * batch_size, min((step + 1) * batch_size, len(order)))
+            for step in range(start, self.steps_per_epoch(batch_size))
+        )
+        return self._load(((order[at], None if words is None else words[at]) for at in own), device)
 
-    def _load(self, plan: list[list[_Item]], device: torch.device | str) -> Iterator[Batch]:
+    def _load(self, plans: Iterator[_Plan], device: torch.device | str) -> Iterator[Batch]:
         pin = torch.device(device).type == "cuda"
         if self._loader is None or self._loader.pin_memory != pin:
             self._loader = DataLoader(
                 self._dataset,
-                batch_sampler=self._plan,
+                batch_size=None,  # the data set makes whole batches
+                sampler=self._plans,
                 num_workers=self._workers,
-                collate_fn=_collate,
                 pin_memory=pin,
                 persistent_workers=self._workers > 0,
                 generator=torch.Generator(),  # else the loader would draw from the global one
             )
-        self._plan.batches = plan
+        self._plans.current = plans
         for batch in self._loader:
             if isinstance(batch, DataError):
                 raise batch
@@ -164,17 +164,14 @@ class StreamSplit(Split):
             yield to_pixels(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
 
 
-class _Plan:
-    """A batch sampler that is told what to hand out, so that one set of workers serves every pass."""
+class _Plans:
+    """A sampler that is told what to hand out, so that one set of workers serves every pass."""
 
     def __init__(self) -> None:
-        self.batches: list[list[_Item]] = []
+        self.current: Iterator[_Plan] = iter(())
 
-    def __iter__(self) -> Iterator[list[_Item]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+    def __iter__(self) -> Iterator[_Plan]:
+        return self.current
 
 
 class _Images(Dataset[Any]):
@@ -183,26 +180,22 @@ class _Images(Dataset[Any]):
         self._labels = labels
         self._transform = transform
 
-    def __getitem__(self, item: _Item) -> tuple[Tensor, Tensor] | DataError:
-        """An image, uint8 ``[C, H, W]``, and its label.
+    def __getitem__(self, plan: _Plan) -> tuple[Tensor, Tensor] | DataError:
+        """A batch: images, uint8 ``[B, C, H, W]``, and their labels, int64 ``[B]``.
 
         An error is returned: raised in a worker, it would reach the user as a traceback.
         """
-        index, words = item
-        try:
-            with without_warnings():
-                image = self._source.image(index)
-        except DataError as error:
-            return error
-        image = self._transform.evaluation(image) if words is None else self._transform.training(image, words)
-        return torch.from_numpy(as_array(image)), self._labels[index]
-
-
-def _collate(samples: list[tuple[Tensor, Tensor] | DataError]) -> tuple[Tensor, Tensor] | DataError:
-    images, labels = [], []
-    for sample in samples:
-        if isinstance(sample, DataError):
-            return sample
-        images.append(sample[0])
-        labels.append(sample[1])
-    return torch.stack(images), torch.stack(labels)
+        indices, words = plan
+        images = []
+        for position, index in enumerate(indices.tolist()):
+            try:
+                with without_warnings():
+                    image = self._source.image(index)
+            except DataError as error:
+                return error
+            if words is None:
+                image = self._transform.evaluation(image)
+            else:
+                image = self._transform.training(image, words[position])
+            images.append(torch.from_numpy(as_array(image)))
+        return torch.stack(images), self._labels[torch.from_numpy(indices)]

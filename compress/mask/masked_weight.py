@@ -19,7 +19,7 @@ from .sparsity import Allocation, LayerSize
 from .spec import WeightSpec, require_same, spec_from_state, state_of_spec
 from .stages import stage
 from .straight_through import CachedWeight, StraightThrough
-from .topk import Fixed, coat_sizes, select, selection_keys
+from .topk import Fixed, LayerKeys, nested_counts, select, selection_keys
 from .topk_cpu import new_bracket
 
 __all__ = ["MaskedWeight", "fixed_by_seed", "multiples"]
@@ -41,7 +41,7 @@ def multiples(scores: Tensor, spec: WeightSpec, fixed: Fixed | None, brackets: l
     memory: list[Tensor | None] = [*brackets] if brackets else [None] * spec.multiplicity
     masks = [
         select(scores, kept, spec.selection, fixed, bracket)
-        for kept, bracket in zip(coat_sizes(spec.kept, spec.multiplicity), memory, strict=True)
+        for kept, bracket in zip(nested_counts(spec.kept, spec.multiplicity), memory, strict=True)
     ]
     return torch.stack(masks).sum(0, dtype=torch.uint8)
 
@@ -163,9 +163,9 @@ class MaskedWeight(nn.Module):
         scores = random_scores(self.spec.seed, self.spec.tensor, self.score_bound, weight.numel(), weight.device)
         return scores.to(weight.dtype)
 
-    def keys(self, scores: Tensor) -> Tensor:
-        """What layers are compared by, float ``[n]``: the keys of the selection, in units of what scores start from."""
-        return selection_keys(scores.detach(), self.spec.selection, self.fixed) / self.score_bound
+    def keys(self, scores: Tensor) -> LayerKeys:
+        """What layers are compared by: the keys of the selection, in units of the bound of the initial scores."""
+        return LayerKeys(scores.detach(), self.spec.selection, self.fixed, self.score_bound)
 
     def mask(self, scores: Tensor) -> Tensor:
         """The mask, bool ``[n]`` with exactly ``spec.kept`` true entries."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .topk import allocate, kept_count
+from .topk import LayerKeys, allocate, kept_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,11 +47,13 @@ class Allocation:
         scope: ``layerwise`` or ``global``.
         sparsity: at the end of the ramp.
         ramp_epochs: its length; 0 = the sparsity holds from the start.
+        brackets: what a CPU remembers of the last thresholds of global selection; it changes no result.
     """
 
     scope: str
     sparsity: float
     ramp_epochs: int = 0
+    brackets: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def varies(self) -> bool:
@@ -91,13 +93,13 @@ class Allocation:
             )
 
     def kept_counts(
-        self, layers: Sequence[LayerSize], keys: Callable[[], Sequence[Tensor]], epoch: int | None
+        self, layers: Sequence[LayerSize], keys: Callable[[], Sequence[LayerKeys]], epoch: int | None
     ) -> list[int]:
         """The number of kept weights of each layer.
 
         Args:
             layers: all that share this rule.
-            keys: gives what the layers are compared by, float ``[n]`` each; called where the scope is global.
+            keys: gives what the layers are compared by; called where the scope is global.
             epoch: 0, 1, …; ``None`` if it is not known.
 
         Raises:
@@ -113,4 +115,4 @@ class Allocation:
             sum(layer.possible(layer.selectable) for layer in layers),
         )
         floors = [self.floor(layer) for layer in layers]
-        return allocate(keys(), max(kept, sum(floors)), floors)
+        return allocate(keys(), max(kept, sum(floors)), floors, self.brackets)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .topk_cpu import host_mask, host_mask_operator, new_bracket
+from .topk_cpu import HostKeys, host_counts, host_mask, host_mask_operator, new_bracket
 
-__all__ = ["Fixed", "allocate", "coat_sizes", "device_mask", "kept_count", "select", "selection_keys", "topk_mask"]
+__all__ = [
+    "Fixed",
+    "LayerKeys",
+    "allocate",
+    "device_mask",
+    "kept_count",
+    "nested_counts",
+    "select",
+    "selection_keys",
+    "topk_mask",
+]
 
 #: Weights that are pruned and weights that are kept whatever their scores, bool ``[n]`` each.
 Fixed = tuple[Tensor, Tensor]
@@ -60,39 +72,83 @@ def select(
     if scores.device.type == "cpu":
         pruned, always = fixed or (None, None)
         memory = new_bracket() if bracket is None else bracket
-        looked_at = torch.compiler.is_compiling() or type(scores) not in (Tensor, torch.nn.Parameter)
-        find = host_mask_operator if looked_at else host_mask
-        mask: Tensor = find(scores, kept, selection == "magnitude", pruned, always, memory)
+        traced = torch.compiler.is_compiling() or type(scores) not in (Tensor, torch.nn.Parameter)
+        search = host_mask_operator if traced else host_mask
+        mask: Tensor = search(scores, kept, selection == "magnitude", pruned, always, memory)
         return mask
     return device_mask(selection_keys(scores, selection, fixed), kept)
 
 
-def coat_sizes(kept: int, coats: int) -> list[int]:
-    """How many weights each of ``coats`` nested masks keeps: ``kept``, and from coat to coat a ``coats``-th less."""
-    return [-(-kept * (coats - i) // coats) for i in range(coats)]
+def nested_counts(kept: int, multiplicity: int) -> list[int]:
+    """How many weights each of ``multiplicity`` nested masks keeps: ``kept``, and each one an equal share less."""
+    return [-(-kept * (multiplicity - i) // multiplicity) for i in range(multiplicity)]
 
 
-def allocate(keys: Sequence[Tensor], kept: int, floors: Sequence[int]) -> list[int]:
+@dataclass(frozen=True)
+class LayerKeys:
+    """What the weights of one layer are compared by with those of other layers.
+
+    Attributes:
+        scores: float ``[n]``.
+        selection: see `selection_keys`.
+        fixed: see `selection_keys`.
+        unit: what the keys of the selection are divided by: the bound of the layer's initial scores.
+    """
+
+    scores: Tensor
+    selection: str
+    fixed: Fixed | None
+    unit: float
+
+    def values(self) -> Tensor:
+        """The keys, float ``[n]``, of the type of the scores."""
+        return selection_keys(self.scores, self.selection, self.fixed) / self.unit
+
+    def on_host(self) -> HostKeys:
+        """The keys without a copy of them, on a CPU."""
+        pruned, always = self.fixed or (None, None)
+        return HostKeys(self.scores, pruned, always, magnitude=self.selection == "magnitude", unit=self.unit)
+
+
+def allocate(
+    layers: Sequence[LayerKeys], kept: int, floors: Sequence[int], brackets: list[Tensor] | None = None
+) -> list[int]:
     """How many weights each layer keeps if one threshold holds for all of them, but no layer may collapse.
 
-    Layers that would keep fewer than their floors keep just that, and the others share what is left, again by one
-    threshold.
+    Layers that would keep fewer than their floors keep just that, and the others share the remaining ones, again by
+    one threshold, and so on.
 
     Args:
-        keys: float ``[n]`` for each layer, see `selection_keys`; of equal keys that of the earlier layer is kept.
-        kept: of all layers together, at least the sum of the floors.
+        layers: of equal keys that of the earlier layer is kept.
+        kept: number of weights that all layers together keep, at least the sum of the floors.
         floors: the least number for each layer.
+        brackets: what a CPU remembers of each threshold (`new_bracket`), to be quicker the next time; it grows as
+            needed. It changes no result.
     """
-    found: dict[int, int] = {}
-    while len(found) < len(keys):
-        free = [i for i in range(len(keys)) if i not in found]
-        left = kept - sum(found.values())
-        parts = [keys[i] for i in free]
-        mask = topk_mask(torch.cat(parts), left)
-        counts = torch.stack([part.sum() for part in torch.split(mask, [part.numel() for part in parts])]).tolist()
-        wanted = dict(zip(free, counts, strict=True))
-        found |= {i: floors[i] for i in free if wanted[i] < floors[i]} or wanted
-    return [found[i] for i in range(len(keys))]
+    brackets = [] if brackets is None else brackets
+    counts: dict[int, int] = {}
+    for threshold in itertools.count():
+        free = [i for i in range(len(layers)) if i not in counts]
+        if not free:
+            break
+        if len(brackets) == threshold:
+            brackets.append(new_bracket())
+        shares = _shares([layers[i] for i in free], kept - sum(counts.values()), brackets[threshold])
+        wanted = dict(zip(free, shares, strict=True))
+        counts |= {i: floors[i] for i in free if wanted[i] < floors[i]} or wanted
+    return [counts[i] for i in range(len(layers))]
+
+
+def _shares(layers: Sequence[LayerKeys], kept: int, bracket: Tensor) -> list[int]:
+    """How many of the ``kept`` largest keys of all layers each layer has; reads back from a GPU."""
+    counts = None
+    if all(layer.scores.device.type == "cpu" for layer in layers):
+        counts = host_counts([layer.on_host() for layer in layers], kept, bracket)
+    if counts is None:
+        mask = topk_mask(torch.cat([layer.values() for layer in layers]), kept)
+        own = torch.split(mask, [layer.scores.numel() for layer in layers])
+        counts = torch.stack([chosen.sum() for chosen in own]).tolist()
+    return counts
 
 
 def topk_mask(keys: Tensor, kept: int) -> Tensor:
@@ -109,9 +165,9 @@ def topk_mask(keys: Tensor, kept: int) -> Tensor:
 
 
 def device_mask(keys: Tensor, kept: int) -> Tensor:
-    """Without a look at any value from the host, so that a GPU never waits."""
+    """The same as `topk_mask`, without a value read back to the host, so that a GPU never waits."""
     threshold = keys.kthvalue(keys.numel() - kept + 1).values
     above = keys > threshold
     tied = keys == threshold
-    room = kept - above.sum()
-    return above | (tied & (tied.cumsum(0, dtype=torch.int32) <= room))
+    missing = kept - above.sum()
+    return above | (tied & (tied.cumsum(0, dtype=torch.int32) <= missing))

@@ -1,35 +1,41 @@
-"""The mask of a layer on a CPU: a bracket around the last threshold, proven by counting, and a selection inside it.
+"""The k largest keys of a layer, or of several layers together, on a CPU, from a bracket around the last threshold.
 
 From step to step scores move little, so the threshold does. Two comparisons of all scores with the ends of a bracket
 count how many lie above either; if the number of kept weights is in between, the mask is known but for the few scores
-inside, and only those are sorted out. A bracket that misses costs time, never exactness: the next one comes from a
-sample of the scores, and the last one holds all numbers.
+inside, and only those are sorted. A bracket that misses costs time, never exactness: the next one comes from a sample
+of the scores, and the last one holds all numbers.
+
+Several layers are compared by their keys divided by a unit of each layer. That copy is never made: division keeps the
+order, so each end of a bracket becomes the smallest score of the layer whose quotient reaches it, and only the scores
+inside are divided.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["host_mask", "host_mask_operator", "new_bracket"]
+__all__ = ["HostKeys", "host_counts", "host_mask", "host_mask_operator", "new_bracket"]
 
 #: Scores at a time where a temporary is needed: it stays in the cache.
 CHUNK = 1 << 18
 _SAMPLE_STRIDE = 64
-# Ranks between the threshold and either end of its bracket, as shares of a layer: at least, at first, at most.
+# Ranks between the threshold and either end of its bracket, as shares of all keys: at least, at first, at most.
 _NARROWEST, _FIRST, _WIDEST = 1 / 1024, 1 / 128, 1 / 8
 # How many times as far as the threshold moved last time, in ranks, the next bracket reaches.
 _REACH = 4
+# Columns of a bracket.
 _LOW, _HIGH, _THRESHOLD, _RANKS = range(4)
 
 
 def new_bracket() -> Tensor:
-    """What `host_mask` remembers of a layer, float64 ``[4]``: low end, high end, threshold, ranks to either end."""
+    """The memory of a search, float64 ``[4]``: low end, high end, threshold, ranks to either end; NaN at first."""
     return torch.full((4,), math.nan, dtype=torch.float64, device="cpu")
 
 
@@ -47,33 +53,14 @@ def host_mask(
         bracket: see `new_bracket`; updated.
 
     Returns:
-        bool ``[n]`` with exactly ``kept`` true entries; where ``kept`` leaves no room for all that is fixed to kept,
-        those of them with the lowest indices.
+        bool ``[n]`` with exactly ``kept`` true entries; where ``kept`` is less than the number of ``always``, those of
+        them with the lowest indices.
     """
-    keys = _Keys(scores, pruned, always, magnitude=magnitude)
+    keys = HostKeys(scores, pruned, always, magnitude=magnitude)
     memory: NDArray[np.float64] = bracket.numpy()
-    for low, high in _brackets(keys, kept, memory):
-        mask, unsure, above = keys.split(low, high)
-        missing = kept - above
-        inside = np.flatnonzero(unsure)
-        if not 0 <= missing <= len(inside):
-            continue
-        values = keys.at(inside)
-        threshold, spacing = high, (high - low) / max(len(inside), 1)
-        if missing:
-            place = len(inside) - missing
-            threshold = float(np.partition(values, place)[place])
-            if math.isinf(spacing):
-                spacing = _spacing_around(values, place)
-            chosen = values > threshold
-            mask[inside[chosen]] = True
-            mask[inside[values == threshold][: missing - int(np.count_nonzero(chosen))]] = True
-        ranks = keys.count * _FIRST
-        if not np.isnan(memory[_THRESHOLD]):
-            shift = abs(above + int(np.count_nonzero(values >= memory[_THRESHOLD])) - kept)
-            ranks = max(_REACH * shift, memory[_RANKS] / 2)
-        memory[:] = _next(threshold, ranks, spacing, keys.count)
-        return torch.from_numpy(mask)
+    result = _search([keys], kept, memory)
+    if result is not None:
+        return torch.from_numpy(result.masks[0])
     # Fewer than what is fixed, as the inner ones of nested masks may keep; or scores that are not numbers, for which
     # the training loop ends the run.
     memory[:] = math.nan
@@ -102,57 +89,187 @@ def _(
     return torch.empty_like(scores, dtype=torch.bool)
 
 
-class _Keys:
-    """What a layer is sorted by."""
+def host_counts(layers: Sequence[HostKeys], kept: int, bracket: Tensor) -> list[int] | None:
+    """How many of the ``kept`` largest keys of all layers each layer has; of equal keys the earlier layer's count.
 
-    def __init__(self, scores: Tensor, pruned: Tensor | None, always: Tensor | None, *, magnitude: bool) -> None:
-        # NumPy has no bfloat16, and the order is the same in float32.
-        self.scores = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
-        self.magnitude, self.pruned, self.always = magnitude, pruned, always
+    Args:
+        layers: the keys of each.
+        kept: from 0 to the number of all keys.
+        bracket: see `new_bracket`; updated.
+
+    Returns:
+        One number for each layer; ``None`` where the threshold is not a finite number.
+    """
+    result = _search(layers, kept, bracket.numpy())
+    if result is None or math.isinf(result.threshold):
+        return None
+    return [int(np.count_nonzero(mask)) for mask in result.masks]
+
+
+class _Split(NamedTuple):
+    """The keys of a layer and a bracket.
+
+    Attributes:
+        mask: where keys are at least the high end, bool ``[n]``.
+        above: how many these are.
+        inside: indices of the keys in [low, high), in ascending order.
+        values: these keys.
+    """
+
+    mask: NDArray[np.bool_]
+    above: int
+    inside: NDArray[np.int64]
+    values: NDArray[np.floating]
+
+
+class _Result(NamedTuple):
+    """The largest keys.
+
+    Attributes:
+        threshold: the smallest of them, or a number between it and the largest of the others.
+        masks: where they are, bool ``[n]`` for each layer.
+    """
+
+    threshold: float
+    masks: list[NDArray[np.bool_]]
+
+
+class HostKeys:
+    """The numbers that the weights of a layer are compared by.
+
+    Args:
+        scores: float ``[n]`` on the CPU.
+        pruned: weights whose key is -∞, bool ``[n]``.
+        always: weights whose key is ∞, bool ``[n]``; given if ``pruned`` is.
+        magnitude: whether the others have the absolute values of their scores for keys.
+        unit: what these are divided by, a positive number, rounded in the type of the scores.
+
+    Attributes:
+        count: number of weights.
+    """
+
+    def __init__(
+        self, scores: Tensor, pruned: Tensor | None, always: Tensor | None, *, magnitude: bool, unit: float = 1.0
+    ) -> None:
+        if scores.dtype not in (torch.float32, torch.float64):
+            # NumPy has no bfloat16, and the order is the same in float32.
+            scores, unit = (scores / unit).float(), 1.0
+        self._scores: NDArray[np.floating] = scores.detach().numpy()
+        self._unit = self._scores.dtype.type(unit)
+        self._magnitude, self._pruned, self._always = magnitude, pruned, always
         self.count = scores.numel()
 
-    def split(self, low: float, high: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_], int]:
-        """Where keys are at least ``high``, where they are in [low, high), and the number of the former."""
+    def split(self, low: float, high: float) -> _Split:
+        """Compare all keys with the ends of a bracket."""
         upper, lower = np.empty(self.count, np.bool_), np.empty(self.count, np.bool_)
-        scores: NDArray[np.floating] = self.scores.numpy()
-        room = np.empty(min(CHUNK, self.count) if self.magnitude else 0, scores.dtype)
+        lowest, highest = self._least_score(low), self._least_score(high)
+        scratch = np.empty(min(CHUNK, self.count) if self._magnitude else 0, self._scores.dtype)
         for start in range(0, self.count, CHUNK):
-            part = slice(start, start + CHUNK)
-            keys, above, below = scores[part], upper[part], lower[part]
-            if self.magnitude:
-                keys = np.abs(keys, out=room[: len(keys)])
-            # NumPy compares ten times as fast as torch; the second time, keys come from the cache.
-            np.greater_equal(keys, high, out=above)
-            np.greater_equal(keys, low, out=below)
-            if self.pruned is not None and self.always is not None:
-                pruned, always = self.pruned[part].numpy(), self.always[part].numpy()
-                for found in (above, below):
-                    np.bitwise_or(np.greater(found, pruned, out=found), always, out=found)
+            chunk = slice(start, start + CHUNK)
+            scores, above, below = self._scores[chunk], upper[chunk], lower[chunk]
+            if self._magnitude:
+                scores = np.abs(scores, out=scratch[: len(scores)])
+            # NumPy compares ten times as fast as torch; the second time, scores come from the cache.
+            np.greater_equal(scores, highest, out=above)
+            np.greater_equal(scores, lowest, out=below)
+            if self._pruned is not None and self._always is not None:
+                pruned, always = self._pruned[chunk].numpy(), self._always[chunk].numpy()
+                for mask in (above, below):
+                    np.bitwise_or(np.greater(mask, pruned, out=mask), always, out=mask)
             np.bitwise_xor(below, above, out=below)
-        return upper, lower, int(np.count_nonzero(upper))
+        inside = np.flatnonzero(lower)
+        return _Split(upper, int(np.count_nonzero(upper)), inside, self.at(inside))
 
     def at(self, index: NDArray[np.int64]) -> NDArray[np.floating]:
-        """The keys at some places."""
-        values: NDArray[np.floating] = self.scores.numpy()[index]
-        return np.abs(values) if self.magnitude else values
+        """The keys of some weights, as if none were fixed."""
+        return self._keys(self._scores[index])
+
+    def fixed(self) -> tuple[int, int]:
+        """How many weights are pruned, and kept, whatever their scores."""
+        if self._pruned is None or self._always is None:
+            return 0, 0
+        return int(np.count_nonzero(self._pruned.numpy())), int(np.count_nonzero(self._always.numpy()))
 
     def sample(self) -> NDArray[np.floating]:
-        """Every 64th key of those that are not fixed, in ascending order."""
-        values: NDArray[np.floating] = self.scores.numpy()[::_SAMPLE_STRIDE]
-        if self.pruned is not None and self.always is not None:
-            values = values[~(self.pruned | self.always).numpy()[::_SAMPLE_STRIDE]]
-        return np.sort(np.abs(values) if self.magnitude else values)
+        """The key of every 64th weight, but of those that are fixed."""
+        scores = self._scores[::_SAMPLE_STRIDE]
+        if self._pruned is not None and self._always is not None:
+            scores = scores[~(self._pruned | self._always).numpy()[::_SAMPLE_STRIDE]]
+        return self._keys(scores)
+
+    def _keys(self, scores: NDArray[np.floating]) -> NDArray[np.floating]:
+        keys: NDArray[np.floating] = np.abs(scores) if self._magnitude else scores
+        if self._unit != 1:
+            with np.errstate(over="ignore", under="ignore"):
+                keys = keys / self._unit
+        return keys
+
+    def _least_score(self, key: float) -> np.floating:
+        """The smallest score whose key is at least ``key``; NaN, which no score reaches, if it is hard to find.
+
+        It is within three steps of the product, unless that is so small or large that its precision is lost.
+        """
+        unit = self._unit
+        with np.errstate(over="ignore", under="ignore"):
+            wanted: np.floating = self._scores.dtype.type(key)
+            if unit == 1 or np.isinf(wanted):
+                return wanted
+            score: np.floating = wanted * unit
+            for _ in range(8):
+                before: np.floating = np.nextafter(score, -np.inf, dtype=score.dtype)
+                if before / unit >= wanted:
+                    score = before
+                elif score / unit >= wanted:
+                    break
+                else:
+                    score = np.nextafter(score, np.inf, dtype=score.dtype)
+            else:
+                score = score * math.nan
+        return score
 
 
-def _brackets(keys: _Keys, kept: int, memory: NDArray[np.float64]) -> Iterator[tuple[float, float]]:
+def _search(layers: Sequence[HostKeys], kept: int, memory: NDArray[np.float64]) -> _Result | None:
+    """The ``kept`` largest keys of all layers; of equal ones those of earlier layers, and of lower indices.
+
+    ``None`` if no bracket has the right number of keys: ``kept`` is less than what is fixed to be kept, or more than
+    what is not fixed to be pruned, or there are scores that are not numbers. Otherwise ``memory`` is updated.
+    """
+    count = sum(keys.count for keys in layers)
+    for low, high in _brackets(layers, kept, memory):
+        splits = [keys.split(low, high) for keys in layers]
+        above = sum(split.above for split in splits)
+        values = np.concatenate([split.values for split in splits])
+        missing = kept - above
+        if not 0 <= missing <= len(values):
+            continue
+        threshold, spacing = high, (high - low) / max(len(values), 1)
+        if missing:
+            place = len(values) - missing
+            threshold = float(np.partition(values, place)[place])
+            if math.isinf(spacing):
+                spacing = _spacing_around(values, place)
+            chosen = values > threshold
+            chosen[np.flatnonzero(values == threshold)[: missing - int(np.count_nonzero(chosen))]] = True
+            start = 0
+            for split in splits:
+                split.mask[split.inside[chosen[start : start + len(split.inside)]]] = True
+                start += len(split.inside)
+        ranks = count * _FIRST
+        if not np.isnan(memory[_THRESHOLD]):
+            shift = abs(above + int(np.count_nonzero(values >= memory[_THRESHOLD])) - kept)
+            ranks = max(_REACH * shift, memory[_RANKS] / 2)
+        memory[:] = _next(threshold, ranks, spacing, count)
+        return _Result(threshold, [split.mask for split in splits])
+    return None
+
+
+def _brackets(layers: Sequence[HostKeys], kept: int, memory: NDArray[np.float64]) -> Iterator[tuple[float, float]]:
     """Brackets to try: around the last threshold; by a sample, four standard deviations wide; all numbers."""
     if not np.isnan(memory[_LOW]):
         yield float(memory[_LOW]), float(memory[_HIGH])
-    free, wanted = keys.count, kept
-    if keys.always is not None and keys.pruned is not None:
-        always, pruned = (int(np.count_nonzero(part.numpy())) for part in (keys.always, keys.pruned))
-        free, wanted = free - always - pruned, wanted - always
-    sample = keys.sample()
+    pruned, always = (sum(numbers) for numbers in zip(*(keys.fixed() for keys in layers), strict=True))
+    free, wanted = sum(keys.count for keys in layers) - always - pruned, kept - always
+    sample = np.sort(np.concatenate([keys.sample() for keys in layers]))
     margin = 4 * math.isqrt(len(sample)) + 1
     if len(sample) > 8 * margin and np.isfinite(sample[[0, -1]]).all():
         place = (free - wanted) * len(sample) // max(free, 1)

@@ -65,8 +65,8 @@ class Codebook:
     def codes(self, raw: NDArray[np.uint8]) -> NDArray[np.int8]:
         """``entries[raw]``, int8 of the shape of ``raw``."""
         if self._steps is None:
-            found: NDArray[np.int8] = self.entries.take(raw)
-            return found
+            result: NDArray[np.int8] = self.entries.take(raw)
+            return result
         shift, step, first = self._steps
         # Modulo 256, so that uint8 arithmetic read as int8 is right.
         codes: NDArray[np.uint8] = raw >> np.uint8(shift)
@@ -76,8 +76,8 @@ class Codebook:
 
     def other(self, raw: NDArray[np.uint8], flips: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bytes that stand for the other value of a two-valued codebook where ``flips`` is 1; uint8, 0 or 1."""
-        found: NDArray[np.uint8] = raw ^ (flips << np.uint8(7))
-        return found
+        result: NDArray[np.uint8] = raw ^ (flips << np.uint8(7))
+        return result
 
     def scale(self, fan_in: float) -> np.float32:
         """The scale of a tensor: computed in double precision, rounded once to float32."""
@@ -148,5 +148,5 @@ def random_bytes_at(seed: int, tensor: int, index: NDArray[np.int64], draws: NDA
     """The bytes of single weights, uint8 ``[k]``: of those at ``index`` (int64 ``[k]``), each at its draw."""
     words = philox4x32(seed, (index // 16).astype(np.uint64), draws.astype(np.uint64), tensor, Purpose.WEIGHTS)
     place = np.arange(0, 16 * len(index), 16) + index % 16
-    found: NDArray[np.uint8] = words.view(np.uint8).reshape(-1).take(place)
-    return found
+    result: NDArray[np.uint8] = words.view(np.uint8).reshape(-1).take(place)
+    return result

@@ -89,16 +89,16 @@ def frozen_masks(seed: int, tensor: int, frozen: Frozen, count: int) -> tuple[ND
     """
     check_frozen_weights(count)
     pruned, kept = np.empty(count, np.bool_), np.empty(count, np.bool_)
-    for part, numbers in frozen_numbers(seed, tensor, count):
-        np.less(numbers, frozen.pruned, out=pruned[part])
-        np.less(numbers, frozen.end, out=kept[part])
-        kept[part] &= ~pruned[part]
+    for chunk, numbers in frozen_numbers(seed, tensor, count):
+        np.less(numbers, frozen.pruned, out=pruned[chunk])
+        np.less(numbers, frozen.end, out=kept[chunk])
+        kept[chunk] &= ~pruned[chunk]
     return pruned, kept
 
 
 def frozen_numbers(seed: int, tensor: int, count: int) -> Iterator[tuple[slice, NDArray[np.uint32]]]:
     """The number of each weight, chunk by chunk: its place, and uint32 values below 65536."""
     for start in range(0, count, _CHUNK):
-        part = slice(start, min(start + _CHUNK, count))
-        raw = random_bytes(seed, 2 * part.start, 2 * part.stop, draw=0, tensor=tensor, purpose=Purpose.FREEZING)
-        yield part, raw.view("<u2").astype(np.uint32)  # which can be compared with 65536, too
+        chunk = slice(start, min(start + _CHUNK, count))
+        raw = random_bytes(seed, 2 * chunk.start, 2 * chunk.stop, draw=0, tensor=tensor, purpose=Purpose.FREEZING)
+        yield chunk, raw.view("<u2").astype(np.uint32)  # which can be compared with 65536, too

@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 
-__all__ = ["DECISION_STEPS", "MAX_SEED", "Purpose", "check_seed", "philox4x32", "random_bytes", "random_words"]
+__all__ = [
+    "DECISION_STEPS",
+    "KNOWN_ANSWERS",
+    "MAX_SEED",
+    "Purpose",
+    "check_seed",
+    "philox4x32",
+    "random_bytes",
+    "random_words",
+]
 
 MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85
@@ -25,12 +34,24 @@ ROUNDS = 10
 #: Decisions about single weights compare 16 random bits with a threshold: shares are in units of 1 / 65536.
 DECISION_STEPS = 1 << 16
 MAX_SEED = 2**64 - 1
+#: Counter, key and output words of Philox4x32-10: the known-answer vectors of Random123.
+KNOWN_ANSWERS = (
+    ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, MAX_SEED, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        0x299F31D0A4093822,
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+)
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(MULTIPLIER_0), np.uint64(MULTIPLIER_1)
 # Blocks at a time: six arrays of them stay inside an L2 cache, and are long enough for threads not to fight over the
 # interpreter's lock between two operations (with 4096, two threads were slower than one).
 CHUNK_BLOCKS = 1 << 14
+#: The same in weights, of which each takes a byte.
+CHUNK_WEIGHTS = 16 * CHUNK_BLOCKS
 
 
 class Purpose(IntEnum):
@@ -88,11 +109,11 @@ def philox4x32(
     draws = np.broadcast_to(np.asarray(draw, dtype=np.uint64), block.shape)
     keys = [(np.uint64(key0), np.uint64(key1)) for key0, key1 in round_keys(seed)]
     # In place: allocating each intermediate anew costs half as much again.
-    room = np.empty((6, min(CHUNK_BLOCKS, len(block))), np.uint64)
+    scratch = np.empty((6, min(CHUNK_BLOCKS, len(block))), np.uint64)
     for start in range(0, len(block), CHUNK_BLOCKS):
-        part = slice(start, min(start + CHUNK_BLOCKS, len(block)))
-        x0, x1, x2, x3, product0, product1 = room[:, : part.stop - start]
-        x0[...], x1[...], x2[...], x3[...] = block[part], draws[part], tensor, purpose
+        chunk = slice(start, min(start + CHUNK_BLOCKS, len(block)))
+        x0, x1, x2, x3, product0, product1 = scratch[:, : chunk.stop - start]
+        x0[...], x1[...], x2[...], x3[...] = block[chunk], draws[chunk], tensor, purpose
         for key0, key1 in keys:
             np.multiply(x0, _MULTIPLIER_0, out=product0)
             np.multiply(x2, _MULTIPLIER_1, out=product1)
@@ -105,7 +126,7 @@ def philox4x32(
             np.bitwise_and(product1, _LOW, out=x1)
             np.bitwise_and(product0, _LOW, out=x3)
         for column, word in enumerate((x0, x1, x2, x3)):
-            out[part, column] = word
+            out[chunk, column] = word
     return out
 
 

@@ -42,18 +42,18 @@ def pack_values(values: NDArray[np.uint8], width: int) -> bytes:
         return np.packbits(values, bitorder="little").tobytes()
     if width == 8:
         return values.tobytes()
-    parts = []
+    chunks = []
     for start in range(0, len(values), _CHUNK):
-        part = values[start : start + _CHUNK]
-        groups = np.zeros((-(-len(part) // 8), 8), np.uint64)
-        groups.reshape(-1)[: len(part)] = part
+        chunk = values[start : start + _CHUNK]
+        groups = np.zeros((-(-len(chunk) // 8), 8), np.uint64)
+        groups.reshape(-1)[: len(chunk)] = chunk
         # Eight values fill exactly `width` bytes: gather them in one 64-bit word and keep its low bytes.
         words = np.zeros(len(groups), "<u8")
         for column in range(8):
             words |= groups[:, column] << np.uint64(width * column)
         packed = words.view(np.uint8).reshape(-1, 8)[:, :width].tobytes()
-        parts.append(packed[: packed_bytes(len(part), width)])
-    return b"".join(parts)
+        chunks.append(packed[: packed_bytes(len(chunk), width)])
+    return b"".join(chunks)
 
 
 def unpack_values(payload: bytes | memoryview, count: int, width: int) -> NDArray[np.uint8]:
@@ -80,11 +80,11 @@ def unpack_values(payload: bytes | memoryview, count: int, width: int) -> NDArra
     out = np.empty(count, np.uint8)
     limit = np.uint64((1 << width) - 1)
     for start in range(0, count, _CHUNK):
-        part = data[start * width // 8 : packed_bytes(min(start + _CHUNK, count), width)]
-        groups = np.zeros((-(-len(part) // width), 8), np.uint8)
-        full = len(part) // width
-        groups[:full, :width] = part[: full * width].reshape(full, width)
-        groups[full:, : len(part) - full * width] = part[full * width :]
+        chunk = data[start * width // 8 : packed_bytes(min(start + _CHUNK, count), width)]
+        groups = np.zeros((-(-len(chunk) // width), 8), np.uint8)
+        full = len(chunk) // width
+        groups[:full, :width] = chunk[: full * width].reshape(full, width)
+        groups[full:, : len(chunk) - full * width] = chunk[full * width :]
         words = groups.view("<u8").reshape(-1)
         values = np.empty((len(groups), 8), np.uint8)
         for column in range(8):
@@ -156,8 +156,8 @@ class Row:
         stop = self.count if stop is None else stop
         if self.width > 1:
             return self.symbols[start:stop]
-        part = self.symbols[start // 8 : -(-stop // 8)]
-        bits: NDArray[np.uint8] = np.unpackbits(part, count=start % 8 + stop - start, bitorder="little")
+        chunk = self.symbols[start // 8 : -(-stop // 8)]
+        bits: NDArray[np.uint8] = np.unpackbits(chunk, count=start % 8 + stop - start, bitorder="little")
         return bits[start % 8 :]
 
     def spread(self, mask: NDArray[np.uint8], start: int) -> NDArray[np.uint8]:
@@ -181,10 +181,10 @@ class Row:
 
     def histogram(self) -> NDArray[np.int64]:
         """How often each symbol occurs, int64 ``[256]``."""
-        found = np.zeros(256, np.int64)
+        result = np.zeros(256, np.int64)
         for start in range(0, len(self.symbols), _CHUNK):  # `bincount` makes 64-bit integers of its input
-            found += np.bincount(self.symbols[start : start + _CHUNK], minlength=256)
-        return found
+            result += np.bincount(self.symbols[start : start + _CHUNK], minlength=256)
+        return result
 
     def ones(self) -> int:
         """Number of ones; for bits."""

@@ -76,11 +76,11 @@ class FileSource(Source):
             try:
                 os.lseek(self._descriptor, start, os.SEEK_SET)
                 while start < stop:
-                    part = os.read(self._descriptor, stop - start)
-                    if not part:
+                    piece = os.read(self._descriptor, stop - start)
+                    if not piece:
                         raise SeedMaskError(f"truncated while it was read: {stop - start} bytes are gone; get it again")
-                    parts.append(part)
-                    start += len(part)
+                    parts.append(piece)
+                    start += len(piece)
             except OSError as error:
                 raise _unreadable(error) from None
         return b"".join(parts)

@@ -38,7 +38,7 @@ def packer_coding(seedmask: SeedMask) -> str | None:
             write_seedmask(network, again, coding=coding)
             # Its own digest covers the manifest, and the manifest determines every byte of a file outside the
             # payloads, which it holds the digest of.
-            found = read_seedmask(again, verify=False, max_weights=sum(entry.weights for entry in seedmask.tensors))
-            if found.manifest == seedmask.manifest:
+            result = read_seedmask(again, verify=False, max_weights=sum(entry.weights for entry in seedmask.tensors))
+            if result.manifest == seedmask.manifest:
                 return coding
     return None

@@ -118,8 +118,8 @@ def encode_rows(plans: Sequence[Plan], choice: str = "auto") -> list[Coded]:
         if choice == "rans" or len(payload) < packed_bytes(item.row.count, item.row.width):
             coded[i] = Coded(item.coding, payload, item.row.count, item.row.width)
     return [
-        found or Coded("raw", item.row.packed(), item.row.count, item.row.width)
-        for found, item in zip(coded, plans, strict=True)
+        result or Coded("raw", item.row.packed(), item.row.count, item.row.width)
+        for result, item in zip(coded, plans, strict=True)
     ]
 
 
@@ -132,20 +132,20 @@ def decode_rows(rows: Sequence[tuple[str, Coded]]) -> list[Row]:
     Raises:
         SeedMaskError: a payload is none that `encode_rows` can have produced.
     """
-    found: list[Row | None] = [None] * len(rows)
+    result: list[Row | None] = [None] * len(rows)
     busy: list[tuple[int, Stream]] = []
     for i, (where, coded) in enumerate(rows):
         with located(where):
             if check_coding(coded.coding) == "raw":
-                found[i] = Row.unpack(coded.payload, coded.count, coded.width)
+                result[i] = Row.unpack(coded.payload, coded.count, coded.width)
             else:
                 busy.append((i, _parse(coded)))
     for (i, _), symbols in zip(busy, decode([(rows[i][0], stream) for i, stream in busy]), strict=True):
         where, coded = rows[i]
         with located(where):
             symbols = _bits_of(symbols, coded.count) if coded.coding == "gaps" else symbols
-            found[i] = Row(coded.count, coded.width, symbols).checked()
-    return [row for row in found if row is not None]
+            result[i] = Row(coded.count, coded.width, symbols).checked()
+    return [row for row in result if row is not None]
 
 
 def _plan(coding: str, row: Row, symbols: Alphabet, counts: list[int], shift: int) -> Plan:
@@ -260,24 +260,24 @@ def _gap_histogram(row: Row) -> NDArray[np.int64]:
 
 def _gaps_of(row: Row) -> NDArray[np.uint8]:
     """The symbols of a row: for each one, escapes and then the zeros that are left before it."""
-    parts = []
+    chunks = []
     for gaps in _gaps(row):
         each = gaps // ESCAPE + 1
         symbols = np.full(int(each.sum()), ESCAPE, np.uint8)
         symbols[np.cumsum(each) - 1] = gaps % ESCAPE
-        parts.append(symbols)
-    return np.concatenate(parts)
+        chunks.append(symbols)
+    return np.concatenate(chunks)
 
 
 def _gaps(row: Row) -> Sequence[NDArray[np.int64]]:
     """Number of zeros before each one, in parts."""
-    last, parts = -1, []
+    last, chunks = -1, []
     for start in range(0, row.count, 8 * _CHUNK):
         ones = np.flatnonzero(row.values(start, min(start + 8 * _CHUNK, row.count))) + start
         if len(ones):
-            parts.append(np.diff(ones, prepend=last) - 1)
+            chunks.append(np.diff(ones, prepend=last) - 1)
             last = int(ones[-1])
-    return parts
+    return chunks
 
 
 def _bits_of(symbols: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
@@ -287,12 +287,12 @@ def _bits_of(symbols: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     out = np.zeros(packed_bytes(count, 1), np.uint8)
     position = -1
     for start in range(0, len(symbols), _CHUNK):
-        part = symbols[start : start + _CHUNK]
-        places = position + np.cumsum(part.astype(np.int64) + (part != ESCAPE))
+        chunk = symbols[start : start + _CHUNK]
+        places = position + np.cumsum(chunk.astype(np.int64) + (chunk != ESCAPE))
         position = int(places[-1])
         if position >= count:
             raise SeedMaskError(f"expected gaps that fill {count} bits, got more; {DAMAGED}")
-        ones = places[part != ESCAPE]
+        ones = places[chunk != ESCAPE]
         if len(ones):
             byte = ones >> 3
             first = np.flatnonzero(np.diff(byte, prepend=-1))

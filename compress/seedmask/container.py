@@ -82,16 +82,16 @@ def read_header(source: Source) -> tuple[bytes, dict[str, Any]]:
     return raw, parse_json(raw[8:], "header")
 
 
-def explain_difference(found: dict[str, Any], slots: Slots) -> str:
+def explain_difference(result: dict[str, Any], slots: Slots) -> str:
     """Say in what a header differs from the one that its manifest implies."""
     implied = parse_json(build_header(slots)[8:], "header")
     for name, entry in implied.items():
-        if name not in found:
+        if name not in result:
             return f"tensor {name!r}: declared by the manifest, but absent from the header"
-        if found[name] != entry:
-            expected, got = canonical_json(entry), canonical_json(found[name])[:200]
+        if result[name] != entry:
+            expected, got = canonical_json(entry), canonical_json(result[name])[:200]
             return f"tensor {name!r}: expected the header entry {expected}, got {got}"
-    for name in found:
+    for name in result:
         if name != "__metadata__" and name not in implied:
             return f"tensor {name[:80]!a}: in the header, but not declared by the manifest"
     return "header: not in canonical form"

@@ -19,19 +19,19 @@ def free_row(seed: int, tensor: int, frozen: Frozen, mask: NDArray[np.bool_]) ->
     Raises:
         SeedMaskError: the mask disagrees with a frozen weight, which is named.
     """
-    parts = []
-    for part, numbers in frozen_numbers(seed, tensor, len(mask)):
-        free, own = numbers >= frozen.end, mask[part]
+    chunks = []
+    for chunk, numbers in frozen_numbers(seed, tensor, len(mask)):
+        free, own = numbers >= frozen.end, mask[chunk]
         wrong = ~free & (own != (numbers >= frozen.pruned))
         if wrong.any():
-            index = part.start + int(wrong.argmax())
+            index = chunk.start + int(wrong.argmax())
             said, got = ("pruned", "keeps") if mask[index] else ("kept", "prunes")
             raise SeedMaskError(
                 f"expected a mask that agrees with frozen weights, got one that {got} weight {index}, which seed "
                 f"{seed} and tensor index {tensor} fix to {said}; train with `frozen_masks` of the same"
             )
-        parts.append(own[free])
-    return Row.pack(np.concatenate(parts).view(np.uint8), 1)
+        chunks.append(own[free])
+    return Row.pack(np.concatenate(chunks).view(np.uint8), 1)
 
 
 def expanded(seed: int, tensor: int, frozen: Frozen, count: int, free: Row) -> Row:
@@ -42,12 +42,12 @@ def expanded(seed: int, tensor: int, frozen: Frozen, count: int, free: Row) -> R
     """
     out = np.empty(packed_bytes(count, 1), np.uint8)
     position = 0
-    for part, numbers in frozen_numbers(seed, tensor, count):
+    for chunk, numbers in frozen_numbers(seed, tensor, count):
         where = np.packbits(numbers >= frozen.end, bitorder="little")
         bits = np.packbits((numbers >= frozen.pruned) & (numbers < frozen.end), bitorder="little")
         if free.count:
             bits |= free.spread(where, position)
-        out[part.start // 8 : -(-part.stop // 8)] = bits
+        out[chunk.start // 8 : -(-chunk.stop // 8)] = bits
         position += int(ONES[where].sum(dtype=np.int64))
     if position != free.count:
         raise SeedMaskError(f"frozen: expected {position} free weights by the generator, got {free.count}; {DAMAGED}")

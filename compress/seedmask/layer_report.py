@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .bits import Row, binary_entropy
-from .coats import Coats
 from .log import ResamplingLog
 from .manifest import TensorEntry
+from .multiplicity import Multiplicity
 
-__all__ = ["PARTS", "LayerReport"]
+__all__ = ["SECTIONS", "LayerReport"]
 
 #: What a file stores of a tensor; columns of the report begin with one of them.
-PARTS = ("mask", "log", "coats", "values")
+SECTIONS = ("mask", "log", "coats", "values")
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class LayerReport:
         log_bound: what an ideal coder of independent symbols needs for the log.
         frozen_pruned: share of the weights that the generator fixes to pruned; 0 if it fixes none.
         frozen_kept: the same of those that it fixes to kept.
-        coats_coding: as of the mask; ``None`` if all coats are 1.
-        coats_bits_per_weight: size of the payload of coats.
-        coats_bound: what an ideal coder of independent symbols needs for the coats.
+        coats_coding: as of the mask; ``None`` if all multiplicities are 1.
+        coats_bits_per_weight: size of the payload of multiplicities.
+        coats_bound: what an ideal coder of independent symbols needs for the multiplicities.
         values_dtype: ``F32``, ``F16`` or ``I8``; ``None`` if the weights were not trained.
         values_coding: as of the mask; ``None`` if the weights were not trained.
         values_bits_per_weight: size of the trained values and their scales.
@@ -68,18 +68,18 @@ class LayerReport:
     @property
     def bits_per_weight(self) -> float:
         """Size of mask, log, coats and values."""
-        total: float = sum(getattr(self, f"{part}_bits_per_weight") for part in PARTS)
+        total: float = sum(getattr(self, f"{section}_bits_per_weight") for section in SECTIONS)
         return total
 
     @property
     def bound(self) -> float:
         """The bounds of mask, log, coats and values together."""
-        total: float = sum(getattr(self, f"{part}_bound") for part in PARTS)
+        total: float = sum(getattr(self, f"{section}_bound") for section in SECTIONS)
         return total
 
     @classmethod
     def of(
-        cls, entry: TensorEntry, ones: int, log: ResamplingLog, coats: Coats | None, values: Row | None
+        cls, entry: TensorEntry, ones: int, log: ResamplingLog, multiplicity: Multiplicity | None, values: Row | None
     ) -> LayerReport:
         """The row of a tensor.
 
@@ -87,7 +87,7 @@ class LayerReport:
             entry: of the tensor.
             ones: ones among the bits of the mask that are stored.
             log: its resampling log.
-            coats: its coats; ``None`` = all 1.
+            multiplicity: of its kept weights; ``None`` = all 1.
             values: its trained values, if they are of I8.
         """
         frozen, value_bits = entry.frozen, entry.value_bits
@@ -108,7 +108,7 @@ class LayerReport:
             frozen_kept=0.0 if frozen is None else frozen.kept / 65536,
             coats_coding=None if entry.coats is None else entry.coats.coding,
             coats_bits_per_weight=entry.coat_bits / entry.weights,
-            coats_bound=0.0 if coats is None else coats.row.entropy() / entry.weights,
+            coats_bound=0.0 if multiplicity is None else multiplicity.row.entropy() / entry.weights,
             values_dtype=None if entry.values is None else entry.values.dtype,
             values_coding=None if entry.values is None else entry.values.coding,
             values_bits_per_weight=value_bits / entry.weights,

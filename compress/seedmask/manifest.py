@@ -29,6 +29,7 @@ from .json_text import DAMAGED, canonical_json, located, parse_json
 from .log import LOG_KINDS
 from .network import JsonScalar, check_names, check_scale, check_settings
 from .stored import ITEM_SIZE, check_shape
+from .tensor_recovery import combined_digest
 from .trained import VALUE_DTYPES, rows_of
 
 __all__ = ["FORMAT_VERSION", "Manifest", "TensorEntry", "parse_manifest"]
@@ -41,18 +42,18 @@ UPDATE = "update: pip install --upgrade iterand-compress"
 NO_DIGEST = "0" * 64
 
 
-class _Part(BaseModel):
+class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class MaskEntry(_Part):
-    """How the mask of a tensor, or its free part, is stored: the coding, and the size of the payload in bytes."""
+class MaskEntry(_Entry):
+    """How the mask of a tensor, or of its free weights, is stored: the coding, and the size of the payload in bytes."""
 
     coding: str
     bytes: int = Field(ge=0)
 
 
-class LogEntry(_Part):
+class LogEntry(_Entry):
     """How the resampling log of a tensor is stored; ``width`` is the bits of a value before coding."""
 
     kind: str
@@ -61,7 +62,7 @@ class LogEntry(_Part):
     bytes: int = Field(ge=0)
 
 
-class FrozenEntry(_Part):
+class FrozenEntry(_Entry):
     """Thresholds of the weights that the generator fixes (see `Frozen`), and how many weights it leaves free."""
 
     pruned: int
@@ -74,7 +75,7 @@ class FrozenEntry(_Part):
         return Frozen(self.pruned, self.kept)
 
 
-class CoatsEntry(_Part):
+class CoatsEntry(_Entry):
     """How the coats of a tensor are stored; ``width`` is the bits of a value before coding."""
 
     coding: str
@@ -82,7 +83,7 @@ class CoatsEntry(_Part):
     bytes: int = Field(ge=0)
 
 
-class ValuesEntry(_Part):
+class ValuesEntry(_Entry):
     """How the trained values of a tensor are stored."""
 
     dtype: str
@@ -90,10 +91,11 @@ class ValuesEntry(_Part):
     bytes: int = Field(ge=0)
 
 
-class TensorEntry(_Part):
+class TensorEntry(_Entry):
     """One masked tensor; its index in the manifest is the tensor word of its random numbers.
 
-    Fields that may be absent are ``None`` then: no part of the mask is frozen, all coats are 1, values are not trained.
+    Fields that may be absent are ``None`` then: the seed fixes no bit of the mask, all multiplicities are 1, values are
+    not trained.
     """
 
     name: str
@@ -140,8 +142,8 @@ class TensorEntry(_Part):
     @property
     def features(self) -> set[str]:
         """What a reader must know to recover the tensor."""
-        parts = (self.mask, self.log, self.coats, self.values)
-        used = {part.coding for part in parts if part is not None} | {self.log.kind}
+        sections = (self.mask, self.log, self.coats, self.values)
+        used = {section.coding for section in sections if section is not None} | {self.log.kind}
         used |= {name for name in ("frozen", "coats", "values") if getattr(self, name) is not None}
         return used & FEATURES
 
@@ -166,7 +168,7 @@ class TensorEntry(_Part):
         return value
 
 
-class StateEntry(_Part):
+class StateEntry(_Entry):
     """One tensor that is stored as it is."""
 
     name: str
@@ -174,7 +176,7 @@ class StateEntry(_Part):
     shape: tuple[int, ...] = Field(strict=False)
 
 
-class Digests(_Part):
+class Digests(_Entry):
     """SHA-256 digests in hexadecimal; see docs/FORMAT.md for what each one covers."""
 
     payload: str = Field(pattern="^[0-9a-f]{64}$")
@@ -182,7 +184,7 @@ class Digests(_Part):
     manifest: str = Field(pattern="^[0-9a-f]{64}$")
 
 
-class Manifest(_Part):
+class Manifest(_Entry):
     """The manifest of format version 1; field by field in docs/FORMAT.md."""
 
     format_version: int
@@ -224,11 +226,6 @@ def sealed(manifest: Manifest) -> Manifest:
     return manifest.model_copy(update={"digests": blank.digests.model_copy(update={"manifest": digest})})
 
 
-def combined_digest(hex_digests: Iterable[str]) -> str:
-    """SHA-256 over the raw digests of the tensors, in their order."""
-    return hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in hex_digests)).hexdigest()
-
-
 def build_manifest(fields: dict[str, Any]) -> Manifest:
     """Validate fields by their types.
 
@@ -239,7 +236,7 @@ def build_manifest(fields: dict[str, Any]) -> Manifest:
         return Manifest.model_validate(fields)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        place = [str(part) for part in problem["loc"]]
+        place = [str(section) for section in problem["loc"]]
         if place[:1] == ["input"]:
             del place[1:2]  # pydantic's word for the kind of input
         where = ascii(".".join(place))[1:-1]  # may be the file's own words
@@ -322,7 +319,7 @@ def _check_tensor(tensor: TensorEntry) -> None:
         known = ", ".join(CODEBOOKS)
         raise SeedMaskError(f"unknown codebook {tensor.codebook[:80]!a}; known: {known}; {UPDATE}")
     book = get_codebook(tensor.codebook)
-    check_scale(tensor.scale_value, book, "scale", coated=tensor.coats is not None)
+    check_scale(tensor.scale_value, book, "scale", multiplied=tensor.coats is not None)
     if tensor.kept > tensor.weights:
         raise SeedMaskError(f"expected at most {tensor.weights} kept weights, got {tensor.kept}; {DAMAGED}")
     check_coding(tensor.mask.coding)

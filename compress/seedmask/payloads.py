@@ -8,14 +8,15 @@ import numpy as np
 
 from ..errors import SeedMaskError
 from .bits import Row
-from .coats import Coats
 from .codings import Coded, decode_rows
 from .free_bits import expanded
 from .json_text import DAMAGED, located
-from .layer_report import PARTS
+from .layer_report import SECTIONS
 from .log import NO_LOG, ResamplingLog
 from .manifest import TensorEntry
-from .tensor_recovery import TensorRecovery, thread_map
+from .multiplicity import Multiplicity
+from .parallel import thread_map
+from .tensor_recovery import TensorRecovery
 from .trained import VALUE_DTYPES, Trained
 
 __all__ = ["Payloads", "load"]
@@ -45,31 +46,41 @@ class Payloads:
 
         def recovery(item: tuple[int, TensorEntry, Mapping[str, Row]]) -> TensorRecovery:
             index, entry, rows = item
-            mask, log, coats = self.mask(*item), self.log(entry, rows), self.coats(entry, rows)
-            about = self._seed, index, entry.codebook, entry.scale_value
-            return TensorRecovery(*about, mask, log, coats, self.trained(entry, rows))
+            return TensorRecovery(
+                name=entry.name,
+                shape=entry.shape,
+                sha256=entry.sha256,
+                seed=self._seed,
+                index=index,
+                codebook=entry.codebook,
+                scale=entry.scale_value,
+                mask=self.mask(*item),
+                log=self.log(entry, rows),
+                multiplicity=self.multiplicity(entry, rows),
+                trained=self.trained(entry, rows),
+            )
 
         if all(entry.frozen is None for _, entry in entries):
             return [recovery(item) for item in work]
         return thread_map(recovery, work, lambda item: item[1].weights)  # the generator is busy
 
-    def rows(self, entries: Sequence[TensorEntry], parts: Collection[str] = PARTS) -> list[dict[str, Row]]:
-        """The rows of values that are stored of each tensor, by part; of a frozen mask the free bits.
+    def rows(self, entries: Sequence[TensorEntry], sections: Collection[str] = SECTIONS) -> list[dict[str, Row]]:
+        """The rows of values that are stored of each tensor, by section; of a frozen mask the free bits.
 
         Raises:
             SeedMaskError: a payload is damaged.
         """
-        stored = [{part: row for part, row in _stored(entry).items() if part in parts} for entry in entries]
+        stored = [{section: row for section, row in _stored(entry).items() if section in sections} for entry in entries]
         rows = iter(
             decode_rows(
                 [
-                    (self._where(entry), Coded(coding, self._read(f"{part}/{entry.name}"), count, width))
+                    (self._where(entry), Coded(coding, self._read(f"{section}/{entry.name}"), count, width))
                     for entry, shapes in zip(entries, stored, strict=True)
-                    for part, (coding, count, width) in shapes.items()
+                    for section, (coding, count, width) in shapes.items()
                 ]
             )
         )
-        return [{part: next(rows) for part in shapes} for shapes in stored]
+        return [{section: next(rows) for section in shapes} for shapes in stored]
 
     def mask(self, index: int, entry: TensorEntry, rows: Mapping[str, Row]) -> Row:
         """The whole mask of a tensor.
@@ -96,14 +107,14 @@ class Payloads:
         with located(self._where(entry)):
             return ResamplingLog(entry.log.kind, rows["log"]) if "log" in rows else NO_LOG
 
-    def coats(self, entry: TensorEntry, rows: Mapping[str, Row]) -> Coats | None:
-        """The coats of a tensor; ``None`` if all are 1.
+    def multiplicity(self, entry: TensorEntry, rows: Mapping[str, Row]) -> Multiplicity | None:
+        """The multiplicities of a tensor; ``None`` if all are 1.
 
         Raises:
             SeedMaskError: the packer writes no such values.
         """
         with located(self._where(entry)):
-            return Coats(rows["coats"]) if "coats" in rows else None
+            return Multiplicity(rows["coats"]) if "coats" in rows else None
 
     def trained(self, entry: TensorEntry, rows: Mapping[str, Row]) -> Trained | None:
         """The trained values of a tensor; ``None`` if they are random.
@@ -129,11 +140,11 @@ def load(entry: TensorEntry) -> int:
 
 def _stored(entry: TensorEntry) -> dict[str, tuple[str, int, int]]:
     """Coding, number of values and bits of a value of each row that is stored."""
-    found = {"mask": (entry.mask.coding, entry.mask_values, 1)}
+    result = {"mask": (entry.mask.coding, entry.mask_values, 1)}
     if entry.log.kind != "none":
-        found["log"] = entry.log.coding, entry.kept, entry.log.width
+        result["log"] = entry.log.coding, entry.kept, entry.log.width
     if entry.coats is not None:
-        found["coats"] = entry.coats.coding, entry.kept, entry.coats.width
+        result["coats"] = entry.coats.coding, entry.kept, entry.coats.width
     if entry.values is not None and entry.values.dtype == "I8":
-        found["values"] = entry.values.coding, entry.kept, 8
-    return found
+        result["values"] = entry.values.coding, entry.kept, 8
+    return result

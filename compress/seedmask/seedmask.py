@@ -16,13 +16,14 @@ from ..seed.philox import random_bytes
 from .byte_source import Source
 from .container import layout
 from .json_text import DAMAGED, located
-from .layer_report import PARTS, LayerReport
-from .log import ResamplingLog
+from .layer_report import SECTIONS, LayerReport
+from .log import ResamplingLog, find_draws
 from .manifest import Manifest, TensorEntry
 from .network import MaskedTensor, Network
+from .parallel import ahead, grouped
 from .payloads import Payloads, load
 from .stored import StoredTensor
-from .tensor_recovery import TensorRecovery, ahead, find_draws, grouped, thread_map
+from .tensor_recovery import TensorRecovery, map_checked
 
 __all__ = ["SeedMask"]
 
@@ -70,6 +71,11 @@ class SeedMask:
         """SHA-256 that stands for all recovered weights."""
         return self.manifest.digests.weights
 
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the masked weights that is pruned."""
+        return 1 - sum(entry.kept for entry in self.tensors) / sum(entry.weights for entry in self.tensors)
+
     def state(self) -> dict[str, StoredTensor]:
         """The tensors that are stored as they are, by parameter name.
 
@@ -110,11 +116,8 @@ class SeedMask:
             SeedMaskError: there is no such tensor, its payload is damaged, or its values were trained.
         """
         entry = self._entry(name)
-        out = np.empty(entry.weights, np.int8)
         with self._tensor(entry):
-            for part, codes in self._decoded([entry])[0].codes():
-                out[part] = codes
-        return out.reshape(entry.shape)
+            return self._decoded([entry])[0].codes()
 
     def weight(self, name: str) -> NDArray[np.float32]:
         """The weights of a tensor in its shape, float32, compared with its digest.
@@ -133,8 +136,7 @@ class SeedMask:
         Raises:
             SeedMaskError: there is no such tensor, or the weights are not those that were packed.
         """
-        found = self.map(TensorRecovery.whole, names)
-        return {entry.name: weights.reshape(entry.shape) for entry, (weights, _) in found}
+        return {recovery.name: weights for recovery, weights in self.map(TensorRecovery.weights, names)}
 
     def verify(self) -> None:
         """Recover all weights and compare them with their digests, in memory bounded by the payloads of the largest.
@@ -148,36 +150,29 @@ class SeedMask:
 
     def map(
         self, function: Callable[[TensorRecovery], tuple[ResultT, str]], names: Sequence[str] | None = None
-    ) -> Iterator[tuple[TensorEntry, tuple[ResultT, str]]]:
+    ) -> Iterator[tuple[TensorRecovery, ResultT]]:
         """Apply a function to masked tensors, on all cores, in groups of bounded size.
 
         Args:
-            function: from a decoded tensor to any result, and the SHA-256 of the weights, little-endian.
+            function: from a tensor to any result, and the SHA-256 of its weights, little-endian.
             names: which tensors; by default all.
 
         Yields:
-            The entry of a tensor, and what the function returned.
+            Each tensor, and what the function returned.
 
         Raises:
             SeedMaskError: there is no such tensor, a payload is damaged, or a digest is not that of the tensor.
         """
         entries = self.tensors if names is None else [self._entry(name) for name in names]
-        decoded = ((group, self._decoded(group)) for group in grouped(entries, load, GROUP))
-        for group, recoveries in ahead(decoded) if sum(map(load, entries)) > GROUP else decoded:
-            results = thread_map(function, recoveries, lambda recovery: recovery.mask.count)
-            for entry, result in zip(group, results, strict=True):
-                if result[1] != entry.sha256:
-                    with self._tensor(entry):
-                        raise SeedMaskError(
-                            f"expected recovered weights with SHA-256 {entry.sha256}, got {result[1]}; {DAMAGED}"
-                        )
-                yield entry, result
+        decoded = map(self._decoded, grouped(entries, load, GROUP))
+        for recoveries in ahead(decoded) if sum(map(load, entries)) > GROUP else decoded:
+            yield from map_checked(function, recoveries, f"{self.path}: ", DAMAGED)
 
     def network(self) -> Network:
         """The network that was packed, as far as recovery needs it; packing it again gives the same bytes.
 
         Draws are those of the file; where it holds flips, they are the first draws that have the other value; where
-        it holds deltas, there are current bytes instead. Those of pruned weights are 0, and so are their coats.
+        it holds deltas, there are current bytes instead. Those of pruned weights are 0, and so is their multiplicity.
 
         Raises:
             SeedMaskError: a payload is damaged.
@@ -196,12 +191,12 @@ class SeedMask:
         """
         reports = []
         for group in grouped(self.tensors, load, GROUP):
-            # A whole mask has as many ones as its entry says; those of a free part have to be counted.
+            # A whole mask has as many ones as its entry says; those of free weights have to be counted.
             masks = iter(self._payloads.rows([entry for entry in group if entry.frozen is not None], ("mask",)))
-            for entry, rows in zip(group, self._payloads.rows(group, PARTS[1:]), strict=True):
+            for entry, rows in zip(group, self._payloads.rows(group, SECTIONS[1:]), strict=True):
                 ones = entry.kept if entry.frozen is None else next(masks)["mask"].ones()
-                log, coats = self._payloads.log(entry, rows), self._payloads.coats(entry, rows)
-                reports.append(LayerReport.of(entry, ones, log, coats, rows.get("values")))
+                log, multiplicity = self._payloads.log(entry, rows), self._payloads.multiplicity(entry, rows)
+                reports.append(LayerReport.of(entry, ones, log, multiplicity, rows.get("values")))
         return reports
 
     def _network(self, tensors: Sequence[MaskedTensor]) -> Network:
@@ -243,7 +238,7 @@ class SeedMask:
             draws,
             current,
             None if entry.frozen is None else entry.frozen.thresholds,
-            None if recovery.coats is None else spread(recovery.coats.numbers),
+            None if recovery.multiplicity is None else spread(recovery.multiplicity.values()),
             recovery.trained,
         )
 

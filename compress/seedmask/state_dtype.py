@@ -65,16 +65,16 @@ def round_state(state: Mapping[str, StoredTensor], dtype: str) -> tuple[dict[str
     """
     if dtype not in STATE_DTYPES:
         raise ConfigError(f"state dtype: unknown {dtype!r}{did_you_mean(dtype, STATE_DTYPES)}")
-    found, rounded, worst, where = dict(state), 0, 0.0, None
+    result, rounded, worst, where = dict(state), 0, 0.0, None
     for name, stored in state.items():
         if dtype == "float16" and stored.dtype in _WIDE:
             with located(f"state {name!r}"):
-                found[name], error = _round(stored, is_variance=name.split(".")[-1] == "running_var")
+                result[name], error = _round(stored, is_variance=name.split(".")[-1] == "running_var")
             rounded += 1
             if error > worst:
                 worst, where = error, name
-    before, after = (sum(stored.data.nbytes for stored in tensors.values()) for tensors in (state, found))
-    return found, StateRounding(dtype, after, before, rounded, worst, where)
+    before, after = (sum(stored.data.nbytes for stored in tensors.values()) for tensors in (state, result))
+    return result, StateRounding(dtype, after, before, rounded, worst, where)
 
 
 def _round(stored: StoredTensor, *, is_variance: bool) -> tuple[StoredTensor, float]:

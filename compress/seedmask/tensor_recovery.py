@@ -1,67 +1,67 @@
-"""From a seed and decoded payloads to weights, bit for bit, on all cores and in chunks that fit the cache."""
+"""A masked tensor as recovery sees it: seed, mask and log, and the weights that follow from them, bit for bit.
+
+An open file (`SeedMask.map`) and a network in memory (`Network.map`) give the same view.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SeedMaskError
-from ..seed.codebooks import Codebook, get_codebook, random_codes
-from ..seed.philox import CHUNK_BLOCKS, random_bytes
+from ..seed.codebooks import get_codebook, random_codes
+from ..seed.philox import CHUNK_WEIGHTS, random_bytes
 from .bits import Row
-from .coats import Coats
 from .log import ResamplingLog
+from .multiplicity import Multiplicity
+from .parallel import thread_map
 from .trained import Trained
 
-__all__ = [
-    "CHUNK",
-    "TensorRecovery",
-    "ahead",
-    "find_deltas",
-    "find_draws",
-    "grouped",
-    "thread_map",
-    "weights_digest",
-]
+__all__ = ["TensorRecovery", "combined_digest", "digest_of_codes", "map_checked"]
 
-CHUNK = 16 * CHUNK_BLOCKS  # weights at a time
-ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, eq=False)
 class TensorRecovery:
-    """All that determines the weights of a tensor.
+    """All that determines the weights of a tensor, in memory packed to bits.
 
     Attributes:
+        name: parameter name in the plain model.
+        shape: its shape.
+        sha256: of the weights as they were packed, little-endian float32, hexadecimal.
         seed: seed of the network.
         index: index of the tensor in the network.
         codebook: name of its distribution.
         scale: float32 factor on the codes.
         mask: bits, 1 = kept.
         log: its resampling log, one value for each kept weight.
-        coats: what codes are multiplied by; ``None`` = by 1.
-        trained: the values of kept weights; ``None`` = they are random, as codebook, log and coats say.
+        multiplicity: what codes are multiplied by; ``None`` = by 1.
+        trained: the values of kept weights; ``None`` = they are random, as codebook, log and multiplicity say.
     """
 
+    name: str
+    shape: tuple[int, ...]
+    sha256: str
     seed: int
     index: int
     codebook: str
     scale: np.float32
     mask: Row
     log: ResamplingLog
-    coats: Coats | None = None
+    multiplicity: Multiplicity | None = None
     trained: Trained | None = None
 
-    def codes(self) -> Iterator[tuple[slice, NDArray[np.int8]]]:
-        """The codes, chunk by chunk: its place, and int8 codes; 0 = pruned.
+    def code_chunks(self) -> Iterator[tuple[slice, NDArray[np.int8]]]:
+        """Compute the codes chunk by chunk.
+
+        Yields:
+            The slice of the flat tensor, and its codes, int8; 0 = pruned.
 
         Raises:
             SeedMaskError: the values were trained, so they are no codes.
@@ -70,8 +70,8 @@ class TensorRecovery:
             raise SeedMaskError("its values were trained, so they are not codes times one scale; ask for its weights")
         book = get_codebook(self.codebook)
         position = 0
-        for start in range(0, self.mask.count, CHUNK):
-            stop = min(start + CHUNK, self.mask.count)
+        for start in range(0, self.mask.count, CHUNK_WEIGHTS):
+            stop = min(start + CHUNK_WEIGHTS, self.mask.count)
             kept = self.mask.values(start, stop)
             if self.log.kind == "none":
                 codes = random_codes(self.seed, self.index, book, start, stop)
@@ -86,41 +86,93 @@ class TensorRecovery:
             else:
                 raw = random_bytes(self.seed, start, stop, draw=0, tensor=self.index)
                 codes = book.codes(raw ^ _spread(self.log.row, kept, position))
-            if self.coats is not None:
-                codes = codes * (_spread(self.coats.row, kept, position) + np.uint8(1)).view(np.int8)
+            if self.multiplicity is not None:
+                codes = codes * (_spread(self.multiplicity.row, kept, position) + np.uint8(1)).view(np.int8)
             position += int(np.count_nonzero(kept))
             codes &= -kept.view(np.int8)
             yield slice(start, stop), codes
 
-    def weights(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """The weights, chunk by chunk: its place, and float32 weights in little-endian order."""
-        return self._filled(lambda part: np.empty(part.stop - part.start, "<f4"))
+    def codes(self) -> NDArray[np.int8]:
+        """The codes in the shape of the tensor, int8; 0 = pruned.
 
-    def whole(self) -> tuple[NDArray[np.float32], str]:
-        """All weights, float32 ``[n]``, and the SHA-256 of their little-endian bytes."""
+        Raises:
+            SeedMaskError: the values were trained, so they are no codes.
+        """
+        out = np.empty(self.mask.count, np.int8)
+        for chunk, codes in self.code_chunks():
+            out[chunk] = codes
+        return out.reshape(self.shape)
+
+    def weight_chunks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Compute the weights chunk by chunk.
+
+        Yields:
+            The slice of the flat tensor, and its weights, float32 in little-endian order.
+        """
+        return self._filled(lambda chunk: np.empty(chunk.stop - chunk.start, "<f4"))
+
+    def weights(self) -> tuple[NDArray[np.float32], str]:
+        """All weights, float32 in the shape of the tensor, and the SHA-256 of their little-endian bytes."""
         out = np.empty(self.mask.count, "<f4")
         digest = _digest(self._filled(out.__getitem__))
-        return out.astype(np.float32, copy=False), digest
+        return out.astype(np.float32, copy=False).reshape(self.shape), digest
 
     def digest(self) -> str:
-        """The digest that `whole` returns, without holding the weights."""
-        buffer = np.empty(CHUNK, "<f4")
-        return _digest(self._filled(lambda part: buffer[: part.stop - part.start]))
+        """The digest that `weights` returns, without keeping the weights in memory."""
+        buffer = np.empty(CHUNK_WEIGHTS, "<f4")
+        return _digest(self._filled(lambda chunk: buffer[: chunk.stop - chunk.start]))
 
-    def _filled(self, room: Callable[[slice], NDArray[np.float32]]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """The weights, chunk by chunk, in the room that is given for each."""
+    def _filled(self, output: Callable[[slice], NDArray[np.float32]]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """The weights, chunk by chunk, written to the array that ``output`` gives for each."""
         if self.trained is not None:
-            yield from self.trained.chunks(self.mask, CHUNK, room)
+            yield from self.trained.chunks(self.mask, CHUNK_WEIGHTS, output)
             return
-        for part, codes in self.codes():
-            yield part, _scaled(codes, self.scale, room(part))
+        for chunk, codes in self.code_chunks():
+            yield chunk, _scaled(codes, self.scale, output(chunk))
 
 
-def _spread(row: Row, kept: NDArray[np.uint8], position: int) -> NDArray[np.uint8]:
-    """Values of a row, from ``position`` on, at the kept weights of a chunk; anything at the others."""
-    ranks = np.cumsum(kept, dtype=np.int64)  # 1 at the first kept weight of the chunk
-    own = row.values(position, position + int(ranks[-1]))
-    return np.append(np.uint8(0), own).take(ranks)
+def map_checked(
+    function: Callable[[TensorRecovery], tuple[ResultT, str]],
+    recoveries: Sequence[TensorRecovery],
+    where: str,
+    advice: str,
+) -> Iterator[tuple[TensorRecovery, ResultT]]:
+    """Apply a function to tensors on all cores and compare the digests that it returns.
+
+    Args:
+        function: from a tensor to any result, and the SHA-256 of the weights that it computed, little-endian.
+        recoveries: the tensors.
+        where: what to say in front of an error about a tensor.
+        advice: what to do about a wrong digest.
+
+    Yields:
+        Each tensor and its result, in their order.
+
+    Raises:
+        SeedMaskError: a digest is not that of the tensor.
+    """
+    results = thread_map(function, recoveries, lambda recovery: recovery.mask.count)
+    for recovery, (result, digest) in zip(recoveries, results, strict=True):
+        if digest != recovery.sha256:
+            raise SeedMaskError(
+                f"{where}tensor {recovery.name!r}: expected recovered weights with SHA-256 {recovery.sha256}, "
+                f"got {digest}; {advice}"
+            )
+        yield recovery, result
+
+
+def combined_digest(hex_digests: Iterable[str]) -> str:
+    """SHA-256 over the raw digests of all tensors, in their order: it stands for all weights of a network."""
+    return hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in hex_digests)).hexdigest()
+
+
+def digest_of_codes(chunks: Iterable[NDArray[np.int8]], scale: np.float32) -> str:
+    """SHA-256 of the little-endian float32 weights that chunks of codes stand for."""
+    digest = hashlib.sha256()
+    buffer = np.empty(CHUNK_WEIGHTS, "<f4")
+    for codes in chunks:
+        digest.update(_scaled(codes, scale, buffer[: len(codes)]).data)
+    return digest.hexdigest()
 
 
 def _digest(chunks: Iterable[tuple[slice, NDArray[np.float32]]]) -> str:
@@ -130,13 +182,11 @@ def _digest(chunks: Iterable[tuple[slice, NDArray[np.float32]]]) -> str:
     return digest.hexdigest()
 
 
-def weights_digest(chunks: Iterable[NDArray[np.int8]], scale: np.float32) -> str:
-    """SHA-256 of the little-endian float32 weights that chunks of codes stand for."""
-    digest = hashlib.sha256()
-    buffer = np.empty(CHUNK, "<f4")
-    for codes in chunks:
-        digest.update(_scaled(codes, scale, buffer[: len(codes)]).data)
-    return digest.hexdigest()
+def _spread(row: Row, kept: NDArray[np.uint8], position: int) -> NDArray[np.uint8]:
+    """Values of a row, from ``position`` on, at the kept weights of a chunk; anything at the others."""
+    ranks = np.cumsum(kept, dtype=np.int64)  # 1 at the first kept weight of the chunk
+    own = row.values(position, position + int(ranks[-1]))
+    return np.append(np.uint8(0), own).take(ranks)
 
 
 def _scaled(codes: NDArray[np.int8], scale: np.float32, out: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -144,108 +194,3 @@ def _scaled(codes: NDArray[np.int8], scale: np.float32, out: NDArray[np.float32]
     out[...] = codes
     np.multiply(out, scale, out=out)
     return out
-
-
-def find_deltas(codebook: Codebook, raw: NDArray[np.uint8], codes: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """The smallest numbers that give bytes with these codes when they are XORed to others; 0 where codes are equal.
-
-    Args:
-        codebook: which byte has which code.
-        raw: uint8 ``[n]``, bytes.
-        codes: int8 ``[n]``, each an entry of the codebook.
-
-    Returns:
-        uint8 ``[n]``.
-    """
-    return _delta_table(codebook.name).take(raw.astype(np.uint16) << 8 | codes.view(np.uint8))
-
-
-@cache
-def _delta_table(codebook: str) -> NDArray[np.uint8]:
-    """uint8 ``[65536]``: entry ``256 b + c mod 256`` is the delta from byte ``b`` to code ``c``."""
-    entries, raw = get_codebook(codebook).entries.view(np.uint8), np.arange(256)
-    table = np.zeros((256, 256), np.uint8)
-    for delta in reversed(range(256)):  # so that the smallest is written last
-        table[raw, entries[raw ^ delta]] = delta
-    return table.reshape(-1)
-
-
-def find_draws(seed: int, index: int, codebook: Codebook, flipped: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """For weights known to differ from draw 0, the first draw at which they do; 0 for the others.
-
-    Args:
-        seed: seed of the network.
-        index: index of the tensor.
-        codebook: a two-valued codebook.
-        flipped: bool ``[n]``.
-
-    Returns:
-        uint8 ``[n]``.
-
-    Raises:
-        SeedMaskError: a weight has one value at all 256 draws (probability 2**-255).
-    """
-    draws = np.zeros(len(flipped), np.uint8)
-    for start in range(0, len(flipped), CHUNK):
-        stop = min(start + CHUNK, len(flipped))
-        open_ = flipped[start:stop].copy()
-        first = random_codes(seed, index, codebook, start, stop)
-        for draw in range(1, 256):
-            if not open_.any():
-                break
-            tried = np.where(open_, np.uint8(draw), np.uint8(0))
-            found = open_ & (random_codes(seed, index, codebook, start, stop, tried) != first)
-            draws[start:stop][found] = draw
-            open_ &= ~found
-        else:
-            raise SeedMaskError(f"tensor {index}: no draw gives the other value of a weight")
-    return draws
-
-
-def grouped(items: Iterable[ItemT], size: Callable[[ItemT], int], limit: int) -> Iterator[list[ItemT]]:
-    """Neighbouring items in groups, each as soon as its sizes sum to ``limit`` or more.
-
-    Nothing here holds on to an item once the caller has emptied its group.
-    """
-    group: list[ItemT] = []
-    total = 0
-    for item in items:
-        group.append(item)
-        total += size(item)
-        del item
-        if total >= limit:
-            yield group
-            group, total = [], 0
-    if group:
-        yield group
-
-
-def ahead(items: Iterator[ItemT]) -> Iterator[ItemT]:
-    """The same items, each made in the background while the one before it is worked on."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    end = object()
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(next, items, end)
-        while (item := following.result()) is not end:
-            following = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]
-
-
-def thread_map(
-    function: Callable[[ItemT], ResultT], items: Sequence[ItemT], size: Callable[[ItemT], int]
-) -> list[ResultT]:
-    """Apply a function to all items on all cores, the largest first (NumPy and hashlib release the GIL).
-
-    Returns:
-        The results in the order of the items.
-    """
-    workers = min(os.cpu_count() or 1, len(items))
-    if workers <= 1:
-        return [function(item) for item in items]
-    from concurrent.futures import ThreadPoolExecutor  # here, for `inspect` to start without it
-
-    order = sorted(range(len(items)), key=lambda i: -size(items[i]))
-    with ThreadPoolExecutor(workers) as pool:
-        results = dict(zip(order, pool.map(function, [items[i] for i in order]), strict=True))
-    return [results[i] for i in range(len(items))]

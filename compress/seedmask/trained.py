@@ -68,31 +68,31 @@ class Trained:
         _refuse(self.scales, ~fine, "scales", "positive, finite, normal numbers, 127 times them finite too")
 
     def chunks(
-        self, mask: Row, size: int, room: Callable[[slice], NDArray[np.float32]]
+        self, mask: Row, size: int, output: Callable[[slice], NDArray[np.float32]]
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """The weights of a whole tensor, 0 where they are pruned.
 
         Args:
             mask: which weights are kept.
             size: weights of a chunk.
-            room: float32 of a chunk's length, little-endian, for the weights of each.
+            output: returns the float32 array of a chunk's length, little-endian, that its weights are written to.
 
         Yields:
             The place of a chunk, and its weights.
         """
         position = 0
         for start in range(0, mask.count, size):
-            part = slice(start, min(start + size, mask.count))
-            where = np.flatnonzero(mask.values(part.start, part.stop))
+            chunk = slice(start, min(start + size, mask.count))
+            where = np.flatnonzero(mask.values(chunk.start, chunk.stop))
             here = slice(position, position + len(where))
-            found = self.values[here].astype("<f4")
+            kept_values = self.values[here].astype("<f4")
             if self.scales is not None:
-                found *= self.scales[(where + start) // (mask.count // len(self.scales))]
-            out = room(part)
+                kept_values *= self.scales[(where + start) // (mask.count // len(self.scales))]
+            out = output(chunk)
             out[...] = 0
-            out[where] = found
+            out[where] = kept_values
             position = here.stop
-            yield part, out
+            yield chunk, out
 
     def largest_error(self, weights: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
         """The largest absolute difference between kept weights and what is recovered; 0 if there are none.
@@ -102,10 +102,10 @@ class Trained:
             mask: bool ``[n]``.
         """
         row = Row.pack(mask.view(np.uint8), 1)
-        found = np.empty(len(mask), "<f4")
-        for _ in self.chunks(row, max(len(mask), 1), found.__getitem__):
+        recovered = np.empty(len(mask), "<f4")
+        for _ in self.chunks(row, max(len(mask), 1), recovered.__getitem__):
             pass
-        differences = np.abs(weights[mask].astype(np.float64) - found[mask])
+        differences = np.abs(weights[mask].astype(np.float64) - recovered[mask])
         return float(differences.max(initial=0.0))
 
 
@@ -173,9 +173,9 @@ def rows_of(shape: tuple[int, ...]) -> int:
 
 
 def _refuse(
-    values: NDArray[np.generic], found: NDArray[np.bool_], what: str, expected: str, *, wrong: bool = True
+    values: NDArray[np.generic], flags: NDArray[np.bool_], what: str, expected: str, *, wrong: bool = True
 ) -> None:
-    """Refuse values where ``found`` is ``wrong``, naming the first."""
-    index = int((found == wrong).argmax()) if len(found) else 0
-    if len(found) and found[index] == wrong:
+    """Refuse values where ``flags`` is ``wrong``, naming the first."""
+    index = int((flags == wrong).argmax()) if len(flags) else 0
+    if len(flags) and flags[index] == wrong:
         raise SeedMaskError(f"{what}: expected {expected}, got {values[index].item()!r} at {index}")

@@ -64,10 +64,10 @@ def _write(
         def put(recovery: TensorRecovery) -> tuple[None, str]:
             digest = hashlib.sha256()
             with temporary.open("r+b", buffering=0) as stream:
-                stream.seek(len(header) + places[seedmask.tensors[recovery.index].name][0])
-                for part, weights in recovery.weights():
+                stream.seek(len(header) + places[recovery.name][0])
+                for chunk, weights in recovery.weight_chunks():
                     digest.update(weights.data)
-                    data = weights.data if dtype == "F32" else recovery.mask.values(part.start, part.stop).data
+                    data = weights.data if dtype == "F32" else recovery.mask.values(chunk.start, chunk.stop).data
                     _write_all(stream, data.cast("B"))
             return None, digest.hexdigest()
 

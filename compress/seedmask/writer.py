@@ -10,37 +10,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import IterandError, SeedMaskError
+from ..errors import IterandError
 from ..files.atomic import atomic_path
-from ..seed.codebooks import get_codebook, random_codes
-from ..seed.philox import random_bytes
 from .bits import Row
-from .coats import Coats
 from .codings import Coded, Plan, encode_rows, plan
 from .container import build_header, layout
 from .free_bits import free_row
 from .json_text import located
-from .log import NO_LOG, ResamplingLog, choose_log
 from .manifest import (
     FORMAT_VERSION,
     NO_DIGEST,
+    FrozenEntry,
     Manifest,
     TensorEntry,
     build_manifest,
-    combined_digest,
     parse_manifest,
     required_features,
     sealed,
 )
-from .network import MaskedTensor, Network
+from .network import PACKER_BUG, MaskedTensor, Network
+from .parallel import grouped, thread_map
 from .payloads import Payloads
-from .tensor_recovery import CHUNK, TensorRecovery, find_deltas, grouped, thread_map, weights_digest
-from .trained import Trained
+from .tensor_recovery import TensorRecovery, combined_digest, map_checked
 
 __all__ = ["PackReport", "dumps", "write_seedmask"]
 
@@ -214,19 +210,17 @@ def _pieces(spool: BinaryIO, places: list[tuple[int, int]]) -> Iterator[bytes]:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A tensor without its large arrays: the digest of its weights, from the definition, and plans for payloads.
+    """A tensor with the digest of its weights, and how its payloads shall be coded.
 
     Attributes:
-        index: of the tensor.
-        fields: those of its entry that do not depend on how payloads are coded.
-        log: its resampling log.
-        plans: rows of values, by part.
-        stored: arrays that are stored as they are, by part.
+        recovery: the tensor.
+        frozen: the field of its entry, if the seed fixes bits of its mask.
+        plans: rows to encode, by section of the file.
+        stored: arrays that are stored as they are, by section.
     """
 
-    index: int
-    fields: dict[str, Any]
-    log: ResamplingLog
+    recovery: TensorRecovery
+    frozen: FrozenEntry | None
     plans: dict[str, Plan]
     stored: dict[str, NDArray[np.generic]]
 
@@ -236,117 +230,63 @@ def _encode(
 ) -> Iterator[tuple[TensorEntry, dict[str, bytes | memoryview]]]:
     """For each tensor its entry and payloads, decoded again and compared with the definition. Empties ``group``."""
     prepared = thread_map(lambda item: _prepare(seed, *item, coding), group, lambda item: item[1].weights)
-    group.clear()  # tensors that were made on demand make room
+    group.clear()  # frees tensors that were made on demand
     coded = iter(encode_rows([plan_ for item in prepared for plan_ in item.plans.values()], coding))
     entries: list[tuple[int, TensorEntry]] = []
     payloads: list[dict[str, bytes | memoryview]] = []
     for item in prepared:
-        rows = {part: next(coded) for part in item.plans}
+        rows = {section: next(coded) for section in item.plans}
         entry = _entry(item, rows)
-        entries.append((item.index, entry))
+        entries.append((item.recovery.index, entry))
         payloads.append(
-            {f"{part}/{entry.name}": row.payload for part, row in rows.items()}
-            | {f"{part}/{entry.name}": array.view(np.uint8).data for part, array in item.stored.items()}
+            {f"{section}/{entry.name}": row.payload for section, row in rows.items()}
+            | {f"{section}/{entry.name}": array.view(np.uint8).data for section, array in item.stored.items()}
         )
-    slots = {slot: data for parts in payloads for slot, data in parts.items()}
-    recoveries = Payloads(seed, slots.__getitem__, lambda entry: f"tensor {entry.name!r}").recoveries(entries)
-    found = thread_map(TensorRecovery.digest, recoveries, lambda recovery: recovery.mask.count)
-    for (_, entry), parts, digest in zip(entries, payloads, found, strict=True):
-        if digest != entry.sha256:
-            raise SeedMaskError(
-                f"tensor {entry.name!r}: expected recovered weights with SHA-256 {entry.sha256}, got {digest}; "
-                "this is a bug in the packer, please report it"
-            )
-        yield entry, parts
+    slots = {slot: data for sections in payloads for slot, data in sections.items()}
+    decoded = Payloads(seed, slots.__getitem__, lambda entry: f"tensor {entry.name!r}").recoveries(entries)
+    checked = map_checked(lambda recovery: (None, recovery.digest()), decoded, "", PACKER_BUG)
+    for (_, entry), sections, _ in zip(entries, payloads, checked, strict=True):
+        yield entry, sections
 
 
 def _entry(item: _Prepared, rows: dict[str, Coded]) -> TensorEntry:
-    sizes = {part: {"coding": row.coding, "bytes": len(row.payload)} for part, row in rows.items()}
-    fields = item.fields | {"mask": sizes["mask"]}
+    recovery, trained = item.recovery, item.recovery.trained
+    sizes = {section: {"coding": row.coding, "bytes": len(row.payload)} for section, row in rows.items()}
     empty = {"coding": "raw", "bytes": 0}
-    fields["log"] = {"kind": item.log.kind, "width": item.log.width, **sizes.get("log", empty)}
+    fields = {
+        "name": recovery.name,
+        "shape": recovery.shape,
+        "codebook": recovery.codebook,
+        "scale": struct.pack(">f", recovery.scale).hex(),
+        "kept": recovery.mask.ones(),
+        "mask": sizes["mask"],
+        "log": {"kind": recovery.log.kind, "width": recovery.log.width, **sizes.get("log", empty)},
+        "sha256": recovery.sha256,
+        "frozen": item.frozen,
+    }
     if "coats" in rows:
         fields["coats"] = {"width": rows["coats"].width, **sizes["coats"]}
-    if "values" in rows:
-        fields["values"] = {"dtype": "I8", **sizes["values"]}
+    if trained is not None:
+        plain = {"coding": "raw", "bytes": trained.values.nbytes}
+        fields["values"] = {"dtype": trained.dtype, **sizes.get("values", plain)}
     return TensorEntry.model_validate(fields)
 
 
 def _prepare(seed: int, index: int, tensor: MaskedTensor, coding: str) -> _Prepared:
     with located(f"tensor {tensor.name!r}"):
-        fields: dict[str, Any] = {
-            "name": tensor.name,
-            "shape": tensor.shape,
-            "codebook": tensor.codebook,
-            "scale": struct.pack(">f", tensor.scale).hex(),
-            "kept": int(np.count_nonzero(tensor.mask)),
-        }
-        mask = Row.pack(tensor.mask.view(np.uint8), 1)
-        plans = {"mask": plan(mask, coding)}
-        if tensor.frozen is not None:
-            free = free_row(seed, index, tensor.frozen, tensor.mask)
-            plans["mask"] = plan(free, coding)
-            fields["frozen"] = {"pruned": tensor.frozen.pruned, "kept": tensor.frozen.kept, "free": free.count}
-        if tensor.trained is not None:
-            fields["sha256"], stored = _prepare_trained(tensor.trained, mask, fields, plans, coding)
-            return _Prepared(index, fields, NO_LOG, plans, stored)
-        fields["sha256"], log = _prepare_random(seed, index, tensor, plans, coding)
-        return _Prepared(index, fields, log, plans, {})
-
-
-def _prepare_trained(
-    trained: Trained, mask: Row, fields: dict[str, Any], plans: dict[str, Plan], coding: str
-) -> tuple[str, dict[str, NDArray[np.generic]]]:
-    """Digest of the weights, and arrays that are stored as they are."""
-    digest = hashlib.sha256()
-    for _, weights in trained.chunks(mask, CHUNK, lambda part: np.empty(part.stop - part.start, "<f4")):
-        digest.update(weights.data)
-    if trained.scales is not None:
-        plans["values"] = plan(Row(len(trained.values), 8, trained.values.view(np.uint8)), coding)
-        return digest.hexdigest(), {"scales": np.ascontiguousarray(trained.scales, "<f4")}
-    values = np.ascontiguousarray(trained.values, trained.values.dtype.newbyteorder("<"))
-    fields["values"] = {"dtype": trained.dtype, "coding": "raw", "bytes": values.nbytes}
-    return digest.hexdigest(), {"values": values}
-
-
-def _prepare_random(
-    seed: int, index: int, tensor: MaskedTensor, plans: dict[str, Plan], coding: str
-) -> tuple[str, ResamplingLog]:
-    """Digest of the weights, and the log."""
-    book = get_codebook(tensor.codebook)
-    kept = int(np.count_nonzero(tensor.mask))
-    values, differs = np.zeros(kept, np.uint8), np.zeros(kept, np.bool_)
-
-    def chunks() -> Iterator[NDArray[np.int8]]:
-        """Codes (0 = pruned); draws, or deltas, and differences from draw 0 of kept weights are noted on the way."""
-        position = 0
-        for start in range(0, tensor.weights, CHUNK):
-            part = slice(start, min(start + CHUNK, tensor.weights))
-            mask = tensor.mask[part]
-            raw = random_bytes(seed, part.start, part.stop, draw=0, tensor=index)
-            codes = book.codes(raw)
-            own: NDArray[np.uint8] | None = None
-            if tensor.draws is not None:
-                own = tensor.draws[part] * mask
-                now = random_codes(seed, index, book, part.start, part.stop, own)
-            elif tensor.current is not None:
-                now = book.codes(tensor.current[part])
-                own = find_deltas(book, raw, now)
-            if own is not None:
-                where = np.flatnonzero(mask)
-                here = slice(position, position + len(where))
-                values[here], differs[here] = own.take(where), (now != codes).take(where)
-                position, codes = here.stop, now
-            if tensor.coats is not None:
-                codes = codes * tensor.coats[part].view(np.int8)
-            yield np.where(mask, codes, np.int8(0))
-
-    digest = weights_digest(chunks(), tensor.scale)
-    kind = "draws" if tensor.current is None else "deltas"
-    log, log_plan = choose_log(values, differs, two_valued=book.two_valued, kind=kind, coding=coding)
-    if log_plan is not None:
-        plans["log"] = log_plan
-    coats = None if tensor.coats is None else Coats.of(tensor.coats[tensor.mask])
-    if coats is not None:
-        plans["coats"] = plan(coats.row, coding)
-    return digest, log
+        recovery, frozen, trained = tensor.recovery(seed, index), tensor.frozen, tensor.trained
+        rows, stored = {"mask": recovery.mask}, {}
+        entry = None
+        if frozen is not None:
+            rows["mask"] = free_row(seed, index, frozen, tensor.mask)
+            entry = FrozenEntry(pruned=frozen.pruned, kept=frozen.kept, free=rows["mask"].count)
+        if recovery.log.kind != "none":
+            rows["log"] = recovery.log.row
+        if recovery.multiplicity is not None:
+            rows["coats"] = recovery.multiplicity.row
+        if trained is not None and trained.scales is not None:
+            rows["values"] = Row(len(trained.values), 8, trained.values.view(np.uint8))
+            stored["scales"] = np.ascontiguousarray(trained.scales, "<f4")
+        elif trained is not None:
+            stored["values"] = np.ascontiguousarray(trained.values, trained.values.dtype.newbyteorder("<"))
+        return _Prepared(recovery, entry, {section: plan(row, coding) for section, row in rows.items()}, stored)

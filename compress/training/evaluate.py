@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,13 @@ __all__ = ["EVAL_BATCH", "Score", "evaluate", "network_logits"]
 
 @dataclass(frozen=True)
 class Score:
-    """Result of an evaluation: right answers, images, mean cross entropy."""
+    """Result of an evaluation.
+
+    Attributes:
+        correct: number of right answers.
+        images: number of images (or texts).
+        loss: mean cross entropy, in nats.
+    """
 
     correct: int
     images: int
@@ -61,19 +68,24 @@ def evaluate(
     return Score(int(group.total(correct)), len(split), float(group.total(loss)) / len(split))
 
 
-def network_logits(model: nn.Module, normalize: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The classifier from pixels to logits: normalise, then the module in evaluation mode."""
+@contextmanager
+def network_logits(model: nn.Module, normalize: Callable[[Tensor], Tensor]) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A classifier from pixels to logits for `evaluate`: normalise, then the module in evaluation mode.
 
-    def logits(pixels: Tensor) -> Tensor:
-        was_training = model.training
-        model.eval()
-        try:
-            with parametrize.cached():
-                return model(normalize(pixels))  # type: ignore[no-any-return]
-        finally:
-            model.train(was_training)
+    Inside the block the module is in evaluation mode, weights do not change, and each masked weight is computed once
+    for all batches. Afterwards the module is in the mode that it was in.
 
-    return logits
+    Args:
+        model: takes normalised inputs, and gives logits ``[B, classes]``.
+        normalize: from pixels (or tokens) to what the model takes.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with parametrize.cached():
+            yield lambda pixels: model(normalize(pixels))
+    finally:
+        model.train(was_training)
 
 
 #: Images at a time when a network is evaluated.

@@ -23,7 +23,7 @@ class RunInfo:
 
     ``weights`` counts trained parameters; ``empty_layers`` names those whose weights were all pruned before training;
     ``processes`` train together, each on a device of its own; ``left_out`` counts files and folders of the data that
-    were not taken, by what they are.
+    were not taken, by what they are; ``one_thread`` says that the network got one thread because it is small.
     """
 
     recipe: Recipe
@@ -36,6 +36,7 @@ class RunInfo:
     empty_layers: tuple[str, ...] = ()
     processes: int = 1
     left_out: Mapping[str, int] = field(default_factory=dict)
+    one_thread: bool = False
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from .run_options import RunOptions
 from .schedule import learning_rate
 from .step import TrainingStep, clash_with_accumulation
 from .sync_batchnorm import synchronise_batchnorm
+from .threads import is_small
 
 __all__ = ["EVAL_BATCH", "Run", "RunOptions", "build_network", "describe"]
 
@@ -72,6 +73,14 @@ class Run:
             _check_classes(self.data)
             self.architecture = architecture_of(recipe, self.data)
             self.model = build_network(recipe, self.architecture, allow_import=options.allow_import)
+            example = self.data.example(1)
+            self.one_thread = (
+                options.one_thread_if_small
+                and device.type == "cpu"
+                and is_small(self.model, example.shape[1:], self.batch_size)
+            )
+            if self.one_thread:
+                torch.set_num_threads(1)
             check_output(self.model, self.data)
             check_training(self.model, self.data, self.batch_size, recipe, group.size * options.accumulate)
             self.model.to(device)
@@ -194,16 +203,16 @@ class Run:
     def evaluate(self, split: Split) -> Score:
         """Score of the network as it is."""
         equalise_buffers(self.model, self.group)
-        classifier = network_logits(self.model, self.data.normalize)
         batch_size = EVAL_BATCH
-        while True:
-            try:
-                return evaluate(classifier, split, batch_size=batch_size, device=self.device, group=self.group)
-            except torch.OutOfMemoryError:
-                if batch_size == 1:
-                    raise TrainingError(f"{self.device} has no memory to evaluate a single example") from None
-            batch_size //= 2
-            release()
+        with network_logits(self.model, self.data.normalize) as classifier:
+            while True:
+                try:
+                    return evaluate(classifier, split, batch_size=batch_size, device=self.device, group=self.group)
+                except torch.OutOfMemoryError:
+                    if batch_size == 1:
+                        raise TrainingError(f"{self.device} has no memory to evaluate a single example") from None
+                batch_size //= 2
+                release()
 
     def save(self, test: Score | None = None) -> None:
         """Write the checkpoint; with the final score, without what only a running search needs."""
@@ -256,6 +265,7 @@ class Run:
             weights=weights,
             empty_layers=tuple(name for name, part, _ in pruned_layers(self.model) if not part.spec.kept),
             processes=self.group.size,
+            one_thread=self.one_thread,
             left_out=self.data.left_out,
         )
 

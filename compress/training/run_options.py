@@ -36,6 +36,8 @@ class RunOptions:
             memory: the step is that of so many times as many processes.
         profile: trace some of the first steps, and tell the reporter where their time goes.
         peer_timeout: seconds that one of several processes waits for the others.
+        one_thread_if_small: whether a network whose steps are tiny gets one thread of a CPU (see ``threads.py``);
+            otherwise torch keeps the number that the caller has set.
         masks: of a ticket, bool ``[n]`` by the names of weights, for a new run of a method that prunes at
             initialisation: instead of finding them.
     """
@@ -55,4 +57,5 @@ class RunOptions:
     accumulate: int = 1
     profile: bool = False
     peer_timeout: float = PEER_TIMEOUT
+    one_thread_if_small: bool = False
     masks: Mapping[str, NDArray[np.bool_]] | None = None

@@ -34,9 +34,9 @@ class Emitter:
         """The operators that read the weight."""
         return {node.op_type for node in self._graph.users().get(self.weight, [])}
 
-    def tensor(self, part: str, array: NDArray[Any]) -> str:
-        """Add an initialiser ``weight.part``, and return its name."""
-        name = self._graph.fresh(f"{self.weight}.{part}")
+    def tensor(self, suffix: str, array: NDArray[Any]) -> str:
+        """Add an initialiser ``weight.suffix``, and return its name."""
+        name = self._graph.fresh(f"{self.weight}.{suffix}")
         self._graph.put(name, array)
         return name
 
@@ -46,18 +46,18 @@ class Emitter:
             self._graph.put(name, array)
         return name
 
-    def shape(self, part: str, *sizes: int) -> str:
+    def shape(self, suffix: str, *sizes: int) -> str:
         """Add an initialiser int64 ``[len(sizes)]``."""
-        return self.tensor(part, np.array(sizes, np.int64))
+        return self.tensor(suffix, np.array(sizes, np.int64))
 
-    def call(self, function: str, inputs: list[str], part: str) -> str:
+    def call(self, function: str, inputs: list[str], suffix: str) -> str:
         """Call one of our functions, and return the name of its value."""
         self.functions.add(function)
-        return self.node(function, inputs, part, domain=DOMAIN)
+        return self.node(function, inputs, suffix, domain=DOMAIN)
 
-    def node(self, operator: str, inputs: list[str], part: str, **settings: Any) -> str:
-        """Add a node, and return the name of its value: ``weight.part``, or that of the weight if ``part`` is empty."""
-        name = f"{self.weight}.{part}" if part else self.weight
+    def node(self, operator: str, inputs: list[str], suffix: str, **settings: Any) -> str:
+        """Add a node, and return the name of its value: ``weight.suffix``, or the name of the weight without one."""
+        name = f"{self.weight}.{suffix}" if suffix else self.weight
         # A node is known by its value; a name of its own would be a quarter of what small networks take.
         self._nodes.append(helper.make_node(operator, inputs, [name], **settings))
         return name

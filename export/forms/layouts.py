@@ -203,19 +203,19 @@ def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emi
 
 def _planes(width: int) -> list[int]:
     """The widths into which fields are split; their bits add up to ``width``, lowest first."""
-    return [part for part in (8, 4, 2, 1) if width & part]
+    return [piece for piece in (8, 4, 2, 1) if width & piece]
 
 
 def _fields_size(count: int, width: int) -> int:
     return sum(packed_bytes(count, plane) for plane in _planes(width))
 
 
-def _write_fields(emitter: Emitter, part: str, fields: NDArray[np.uint8], width: int) -> str:
+def _write_fields(emitter: Emitter, suffix: str, fields: NDArray[np.uint8], width: int) -> str:
     """Write fields below ``2**width``, and return the name of their expansion: uint8, or int32 where they are split."""
-    planes, found, shift = _planes(width), "", 0
-    count = emitter.shape(f"{part}.count", len(fields)) if width < 8 else ""
+    planes, result, shift = _planes(width), "", 0
+    count = emitter.shape(f"{suffix}.count", len(fields)) if width < 8 else ""
     for plane in planes:
-        name = part if len(planes) == 1 else f"{part}.{plane}"
+        name = suffix if len(planes) == 1 else f"{suffix}.{plane}"
         values = fields >> np.uint8(shift) & np.uint8(2**plane - 1)
         packed = emitter.tensor(f"{name}.bits", np.frombuffer(pack_values(values, plane), np.uint8))
         if plane == 8:
@@ -224,6 +224,6 @@ def _write_fields(emitter: Emitter, part: str, fields: NDArray[np.uint8], width:
         entries = emitter.shared(f"iterand.fields{plane}.{shift}", table.astype(np.uint8) << np.uint8(shift))
         expanded = emitter.call("Fields", [packed, entries, count], name)
         last = plane == planes[-1]
-        found = emitter.call("Sum", [found, expanded], part if last else f"{name}.sum") if found else expanded
+        result = emitter.call("Sum", [result, expanded], suffix if last else f"{name}.sum") if result else expanded
         shift += plane
-    return found
+    return result

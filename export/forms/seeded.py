@@ -6,6 +6,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from ...compress.seed.codebooks import get_codebook
+from ...compress.seed.philox import KNOWN_ANSWERS
 from ..coded import CodedWeight
 from ..graph import Graph
 from .emitter import Emitter
@@ -18,27 +19,17 @@ CHECK = "iterand.check"
 """The value that outputs are multiplied with: 1, or NaN where the generator is wrong."""
 _PASSES_NAN = frozenset({"Softmax", "LogSoftmax", "Flatten", "Reshape", "Squeeze", "Identity"})
 _BLOCK = 16  # bytes
-# Known answers of Random123 for Philox4x32-10: counter, key, output.
-_KNOWN = (
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-        (0xA4093822, 0x299F31D0),
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-    ),
-)
 
 
 def write_seeded(emitter: Emitter, weight: CodedWeight) -> None:
     """Write a weight as seed, mask and log; one whose values were trained, as packed values."""
     origin = weight.origin
-    if origin is None:
+    if origin is None or origin.trained is not None:
         write_packed(emitter, weight)
         return
     mask, log = origin.mask.values(), origin.log
     kept = mask.view(np.bool_)
-    size, whole = emitter.shape("size", len(mask)), emitter.shape("whole", *weight.shape)
+    size, whole = emitter.shape("size", len(mask)), emitter.shape("whole", *origin.shape)
     stream = [
         emitter.tensor("seed.low", np.array([[origin.seed & 0xFFFFFFFF]], np.int64)),
         emitter.tensor("seed.high", np.array([[origin.seed >> 32]], np.int64)),
@@ -54,8 +45,8 @@ def write_seeded(emitter: Emitter, weight: CodedWeight) -> None:
         numbers = mask.astype(np.int8)
         if log.kind == "flips":
             numbers[np.flatnonzero(kept)[log.values == 1]] = -1
-        if origin.coats is not None:
-            numbers[kept] *= origin.coats.numbers.view(np.int8)
+        if origin.multiplicity is not None:
+            numbers[kept] *= origin.multiplicity.values().view(np.int8)
         factors, own = write_numbers(emitter, numbers, size), random(0)
     else:
         symbols = np.zeros(len(mask), np.int32)
@@ -82,9 +73,9 @@ def write_known_answers(graph: Graph, functions: set[str]) -> None:
     A product of constants costs nothing once it is folded. Where no layer is the last, outputs are multiplied.
     """
     emitter = Emitter(graph, CHECK, functions)
-    words = [[counter[i] for counter, _, _ in _KNOWN] for i in range(4)]
-    keys = [[key[i] for _, key, _ in _KNOWN] for i in range(2)]
-    answers = np.array([[answer[i] for _, _, answer in _KNOWN] for i in range(4)], np.int64)
+    words = [[counter[i] for counter, _, _ in KNOWN_ANSWERS] for i in range(4)]
+    keys = [[seed >> shift & 0xFFFFFFFF for _, seed, _ in KNOWN_ANSWERS] for shift in (0, 32)]
+    answers = np.array([[answer[i] for _, _, answer in KNOWN_ANSWERS] for i in range(4)], np.int64)
     inputs = [emitter.tensor(f"x{i}", np.array(values, np.int64)) for i, values in enumerate(words)]
     inputs += [emitter.tensor(f"key{i}", np.array([values], np.int64)) for i, values in enumerate(keys)]
     inputs.append(emitter.tensor("answers", np.concatenate([answers & 0xFFFF, answers >> 16])))

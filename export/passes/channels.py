@@ -101,11 +101,11 @@ class Analysis:
         self._readings = {name: len(nodes) for name, nodes in graph.users().items()}
         for node in graph.nodes:
             rule = _RULES.get(node.op_type) if node.domain == "" and len(node.output) == 1 else None
-            found = rule(self, node) if rule is not None else None
-            if found is None:
+            result = rule(self, node) if rule is not None else None
+            if result is None:
                 self.fix(node.input)
             else:
-                self.channels[node.output[0]] = found
+                self.channels[node.output[0]] = result
         self.fix([*graph.output_names(), *graph.captured()])
 
     def roots(self) -> NDArray[np.intp]:
@@ -136,15 +136,15 @@ class Analysis:
             Which results are known, and the results.
         """
         count = len(parts[0].units)
-        known = np.logical_and.reduce([part.known for part in parts])
+        known = np.logical_and.reduce([piece.known for piece in parts])
         if not known.any():
             return known, np.zeros(count, np.float32)
         feeds, inputs = [], []
         for index, name in enumerate(node.input):
-            part = self.channels.get(name)
-            if part is not None:
-                filled = np.where(known, part.values, np.zeros_like(part.values))
-                tensor = numpy_helper.from_array(filled.reshape(1, -1, *[1] * (-part.axis - 1)))
+            piece = self.channels.get(name)
+            if piece is not None:
+                filled = np.where(known, piece.values, np.zeros_like(piece.values))
+                tensor = numpy_helper.from_array(filled.reshape(1, -1, *[1] * (-piece.axis - 1)))
             elif name:
                 tensor = self.graph.initializers[name]
             inputs.append(f"constant_{index}" if name else "")
@@ -153,11 +153,11 @@ class Analysis:
         copy = NodeProto()
         copy.CopyFrom(node)
         copy.input[:] = inputs
-        found = evaluate([*feeds, copy], self.graph.opsets)[node.output[0]]
-        if found.size != count:  # a constant that varies over positions
+        result = evaluate([*feeds, copy], self.graph.opsets)[node.output[0]]
+        if result.size != count:  # a constant that varies over positions
             return np.zeros(count, np.bool_), np.zeros(count, np.float32)
-        found = found.reshape(-1)
-        return known & np.isfinite(found), found
+        result = result.reshape(-1)
+        return known & np.isfinite(result), result
 
     def layer(self, node: NodeProto) -> Channels | None:
         """A layer begins units; a constant input plays no part where it is 0, or where there is no border."""
@@ -199,16 +199,18 @@ class Analysis:
         if not parts or len(parts) != len(names):
             return None
         first, count = parts[0], len(parts[0].units)
-        if any(part.axis != first.axis or len(part.units) != count for part in parts):
+        if any(piece.axis != first.axis or len(piece.units) != count for piece in parts):
             return None
         extents = {slot: self._extent(name, first.axis) for slot, name in constants.items()}
         if not set(extents.values()) <= {1, count}:
             return None
-        for part in parts[1:]:
-            self.tie(first.units, part.units)
+        for piece in parts[1:]:
+            self.tie(first.units, piece.units)
         self.slices += [Slice(node, slot, first.axis, node.output[0]) for slot, size in extents.items() if size > 1]
         known, values = self.computed(node, parts)
-        ranks = [part.rank for part in parts] + [len(self.graph.initializers[name].dims) for name in constants.values()]
+        ranks = [piece.rank for piece in parts] + [
+            len(self.graph.initializers[name].dims) for name in constants.values()
+        ]
         rank = None if None in ranks else max(rank for rank in ranks if rank is not None)
         return Channels(first.axis, rank, first.units, known, values)
 
@@ -266,8 +268,8 @@ class Analysis:
             if target[0] not in (-1, 0) or (target[0] == 0 and settings(node).get("allowzero", 0)):
                 return None
             self.reshapes.append(node)
-        found = (np.repeat(part, each) for part in (source.units, source.known, source.values))
-        return Channels(-1, 2, *found)
+        result = (np.repeat(piece, each) for piece in (source.units, source.known, source.values))
+        return Channels(-1, 2, *result)
 
     def transpose(self, node: NodeProto) -> Channels | None:
         """The channels move."""
@@ -287,15 +289,15 @@ class Analysis:
         for name in node.input:
             shape = self.graph.shape_of(name)
             size = shape[axis] if shape is not None and len(shape) == rank else None
-            part = self.channels.get(name)
-            if part is None and size is not None:
-                part = Channels(axis, rank, self.new(size), np.zeros(size, np.bool_), np.zeros(size, np.float32))
-                self.fixed.update(part.units.tolist())
-            if part is None or part.axis != axis:
+            piece = self.channels.get(name)
+            if piece is None and size is not None:
+                piece = Channels(axis, rank, self.new(size), np.zeros(size, np.bool_), np.zeros(size, np.float32))
+                self.fixed.update(piece.units.tolist())
+            if piece is None or piece.axis != axis:
                 return None
-            parts.append(part)
+            parts.append(piece)
         units, known, values = (
-            np.concatenate([getattr(part, field) for part in parts]) for field in ("units", "known", "values")
+            np.concatenate([getattr(piece, field) for piece in parts]) for field in ("units", "known", "values")
         )
         return Channels(axis, rank, units, known, values)
 

@@ -56,10 +56,10 @@ class Layer:
 
     def shift(self, graph: Graph) -> NDArray[np.float64]:
         """The bias, zeros where there is none, ``[outputs]``."""
-        found = graph.array(self.bias)
-        if found is None:
+        result = graph.array(self.bias)
+        if result is None:
             return np.zeros(graph.initializers[self.weight].dims[self.outputs])
-        return found.astype(np.float64).reshape(-1)
+        return result.astype(np.float64).reshape(-1)
 
 
 def bias_name(weight: str) -> str:

@@ -80,8 +80,8 @@ class _Change:
         """The whole."""
         name, before = self.layer.weight, self.before
         after = _size(graph, self.layer) if name in graph.initializers else (0, 0, 0)
-        found = (self.constant, self.unread, self.stuck)
-        return LayerShrink(name, before[0], after[0], before[1], after[1], *found, before[2], after[2])
+        result = (self.constant, self.unread, self.stuck)
+        return LayerShrink(name, before[0], after[0], before[1], after[1], *result, before[2], after[2])
 
 
 def _size(graph: Graph, layer: Layer) -> tuple[int, int, int]:
@@ -92,7 +92,7 @@ def _size(graph: Graph, layer: Layer) -> tuple[int, int, int]:
 def _cut(graph: Graph, analysis: Analysis, multiple: int) -> dict[str, Bools]:
     """Remove what need not stay; return which output channels each layer keeps, by the name of its weight."""
     live = _live(graph, analysis, multiple)
-    keep = {name: live[part.units] for name, part in analysis.channels.items()}
+    keep = {name: live[piece.units] for name, piece in analysis.channels.items()}
     for layer in analysis.layers:
         _absorb(graph, analysis, layer, keep)
     _slice(graph, analysis, keep)
@@ -121,27 +121,27 @@ def _replace_constants(graph: Graph, analysis: Analysis) -> bool:
 
     This is what becomes of a residual branch that was pruned all over.
     """
-    found = False
+    result = False
     for node in graph.nodes:
         if node.output[0] not in analysis.channels or node.op_type not in ("Add", "Sub", "Mul", "Div"):
             continue
         for slot, name in enumerate(node.input):
-            part, other = analysis.channels.get(name), node.input[1 - slot]
+            piece, other = analysis.channels.get(name), node.input[1 - slot]
             varies = other in analysis.channels and not analysis.channels[other].known.all()
             shape = graph.shape_of(node.output[0])
-            if part is None or not part.known.all() or not varies or shape is None or graph.shape_of(other) != shape:
+            if piece is None or not piece.known.all() or not varies or shape is None or graph.shape_of(other) != shape:
                 continue
-            found = True
-            if node.op_type == "Add" and not part.values.any():
+            result = True
+            if node.op_type == "Add" and not piece.values.any():
                 node.op_type, node.input[:] = "Identity", [other]
             else:
                 node.input[slot] = graph.fresh(f"{name}.constant")
-                graph.put(node.input[slot], part.values.reshape(-1, *[1] * (-part.axis - 1)))
+                graph.put(node.input[slot], piece.values.reshape(-1, *[1] * (-piece.axis - 1)))
             break
-    if found:
+    if result:
         remove_identities(graph)
         drop_unused(graph)
-    return found
+    return result
 
 
 def _live(graph: Graph, analysis: Analysis, multiple: int) -> Bools:
@@ -158,8 +158,8 @@ def _live(graph: Graph, analysis: Analysis, multiple: int) -> Bools:
             readers.append((reads, roots[source.units], roots[output.units]))
     convolved = {layer.node.input[0] for layer in analysis.layers if layer.node.op_type == "Conv" and layer.group == 1}
     values = [
-        (roots[part.units], part.known, multiple if name in convolved and len(part.units) % multiple == 0 else 1)
-        for name, part in reversed(analysis.channels.items())
+        (roots[piece.units], piece.known, multiple if name in convolved and len(piece.units) % multiple == 0 else 1)
+        for name, piece in reversed(analysis.channels.items())
     ]
     while True:
         count = -1
@@ -169,8 +169,8 @@ def _live(graph: Graph, analysis: Analysis, multiple: int) -> Bools:
                 live[inputs[reads[live[outputs]].any(axis=0)]] = True
         short = next(((units, known) for units, known, each in values if _is_short(live[units], each)), None)
         if short is None:
-            found: Bools = live[roots]
-            return found
+            result: Bools = live[roots]
+            return result
         units, known = short
         dead = ~live[units]
         live[units[np.argmax(dead & known if (dead & known).any() else dead)]] = True  # constants read nothing
@@ -189,8 +189,8 @@ def _absorbs(layer: Layer, output: Channels) -> bool:
 
 def _free(source: Channels, layer: Layer, output: Channels) -> Bools:
     """Return which inputs the layer can do without, whatever its weights."""
-    found: Bools = source.known & ((source.values == 0) | _absorbs(layer, output))
-    return found
+    result: Bools = source.known & ((source.values == 0) | _absorbs(layer, output))
+    return result
 
 
 def _absorb(graph: Graph, analysis: Analysis, layer: Layer, keep: Mapping[str, Bools]) -> None:
@@ -228,8 +228,8 @@ def _slice(graph: Graph, analysis: Analysis, keep: Mapping[str, Bools]) -> None:
             _take(graph, layer.holder, layer.slot, layer.inputs, keep[source])
         if layer.holder is not layer.node:
             graph.values.pop(layer.holder.output[0], None)
-    for part in analysis.slices:
-        _take(graph, part.node, part.slot, part.axis, keep[part.value])
+    for piece in analysis.slices:
+        _take(graph, piece.node, piece.slot, piece.axis, keep[piece.value])
     for node in analysis.reshapes:
         kept = keep[node.output[0]]
         shape = graph.array(node.input[1])

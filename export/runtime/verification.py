@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from ...compress.errors import ExportError
 from ...compress.inputs import probe_pixels, probe_tokens
-from ...compress.seedmask.manifest import combined_digest
+from ...compress.seedmask.tensor_recovery import combined_digest
 from ..forms import DOMAIN
 from ..graph import producers
 from ..passes.softmax import OUTPUT, PROBABILITIES, softmax

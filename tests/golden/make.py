@@ -165,7 +165,7 @@ def coats() -> Network:
 
     def coated(tensor: MaskedTensor, largest: int) -> MaskedTensor:
         bits = random_bytes(2022, 0, tensor.weights, draw=0, tensor=largest, purpose=Purpose.SHUFFLING)
-        return replace(tensor, coats=(1 + bits.astype(np.int64) ** 2 * largest // 65536).astype(np.uint8))
+        return replace(tensor, multiplicity=(1 + bits.astype(np.int64) ** 2 * largest // 65536).astype(np.uint8))
 
     thresholds = Frozen(16384, 6554)
     tensor = sown("both", (25, 40), "signed-constant", 40, 0.4, 0.3, 3)

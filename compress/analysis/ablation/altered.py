@@ -41,8 +41,8 @@ def start_weights(network: Network, index: int) -> NDArray[np.float32]:
     else:
         draws = None if tensor.draws is None else tensor.draws * tensor.mask
         codes = random_codes(network.seed, index, book, 0, tensor.weights, draws)
-    if tensor.coats is not None:
-        codes = codes * tensor.coats.view(np.int8)
+    if tensor.multiplicity is not None:
+        codes = codes * tensor.multiplicity.view(np.int8)
     return np.where(tensor.mask, codes.astype(np.float32) * tensor.scale, np.float32(0))
 
 
@@ -84,7 +84,7 @@ def _shuffled(seed: int, index: int, tensor: MaskedTensor, repetition: int) -> M
     return replace(
         _stripped(tensor),
         mask=tensor.mask[order],
-        coats=None if tensor.coats is None else tensor.coats[order],
+        multiplicity=None if tensor.multiplicity is None else tensor.multiplicity[order],
         draws=None if tensor.draws is None else tensor.draws * tensor.mask,
         current=current,
     )

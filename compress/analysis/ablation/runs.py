@@ -81,12 +81,12 @@ def as_they_are(source: AblationSource, recipe: Recipe, options: AblationOptions
     bundle = _data(source, recipe, options)
     model = load_network(source.path, model=options.model, max_weights=options.max_weights).model.to(device)
     weights = model.state_dict()
-    classifier = network_logits(model, bundle.normalize)
 
     def score_of(_: str, network: Network) -> Score:
         for index, tensor in enumerate(network.tensors):
             weights[tensor.name].copy_(torch.from_numpy(start_weights(network, index).reshape(tensor.shape)))
-        return evaluate(classifier, bundle.test, batch_size=EVAL_BATCH, device=device)
+        with network_logits(model, bundle.normalize) as classifier:
+            return evaluate(classifier, bundle.test, batch_size=EVAL_BATCH, device=device)
 
     yield score_of
 

@@ -61,8 +61,8 @@ def ks_statistic(first: Sample, second: Sample) -> float | None:
         >>> ks_statistic(np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 4.0, 5.0, 6.0]))
         0.5
     """
-    found = _differences(first, second)
-    return None if found is None else float(found[1].max())
+    result = _differences(first, second)
+    return None if result is None else float(result[1].max())
 
 
 def wasserstein(first: Sample, second: Sample) -> float | None:
@@ -79,8 +79,8 @@ def wasserstein(first: Sample, second: Sample) -> float | None:
         >>> wasserstein(np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 4.0, 5.0, 6.0]))
         2.0
     """
-    found = _differences(first, second)
-    return None if found is None else float((np.diff(found[0]) * found[1][:-1]).sum())
+    result = _differences(first, second)
+    return None if result is None else float((np.diff(result[0]) * result[1][:-1]).sum())
 
 
 def _differences(first: Sample, second: Sample) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
