@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import json_option, print_json
+from .options import DISTRIBUTION_CHOICES, METHOD_CHOICES, NamedChoice, json_option, print_json
 from .table import print_table
 
 __all__ = ["command"]
@@ -25,13 +25,22 @@ __all__ = ["command"]
     help="Built-in name, torchvision:NAME, or package.module:factory.",
 )
 @click.option("--sparsity", type=float, required=True, help="Fraction of weights pruned, in [0, 1).")
-@click.option("--method", default="iterand", show_default=True, metavar="NAME", help="As in train; not dense.")
+@click.option(
+    "--method",
+    type=NamedChoice(METHOD_CHOICES),
+    default="iterand",
+    show_default=True,
+    metavar="NAME",
+    help="As in train; not dense.",
+)
 @click.option("--width", type=float, help="Factor on the number of channels.")
 @click.option("--affine/--no-affine", default=None, help="Trained scales and shifts in BatchNorm.")
 @click.option(
     "--distribution",
+    type=NamedChoice(DISTRIBUTION_CHOICES),
     metavar="NAME",
-    help="signed-constant, uniform or normal; by default as the method has it.",
+    show_default="by the method",
+    help="signed-constant, uniform or normal.",
 )
 @click.option("--multiplicity", type=int, help="Number of nested masks.")
 @click.option("--frozen", type=float, help="Share of the mask that follows from the seed.")

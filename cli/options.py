@@ -15,6 +15,7 @@ from ..compress.errors import did_you_mean
 
 __all__ = [
     "DATA_CHOICES",
+    "DISTRIBUTION_CHOICES",
     "FORM_CHOICES",
     "METHOD_CHOICES",
     "RUNTIME_CHOICES",
@@ -60,6 +61,7 @@ DATA_CHOICES = (
     *("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder"),
     *("sentences", "text"),
 )
+DISTRIBUTION_CHOICES = ("signed-constant", "uniform", "normal")
 METHOD_CHOICES = (
     *("iterand", "edge-popup", "recycling", "biprop", "biprop-recycling"),
     *("magnitude", "random", "snip", "grasp", "synflow", "dense"),

@@ -138,7 +138,6 @@ def test_accuracy_and_loss_of_an_epoch_count_all_parts(tmp_path):
             ),
             "BatchNorm cannot be synchronised over parts that are computed one after the other (sync_batchnorm); leave",
         ),
-        (("--cuda-graph",), "accumulate: a recorded step computes the batch at once (--cuda-graph); leave out one"),
         (
             ("--compile", "reduce-overhead"),
             "accumulate: CUDA graphs write over the gradients of the part before (--compile reduce-overhead); leave",

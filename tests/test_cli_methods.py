@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from conftest import fail, invoke, succeed
-from iterand_compress.cli.options import DATA_CHOICES, METHOD_CHOICES
+from iterand_compress.cli.options import DATA_CHOICES, DISTRIBUTION_CHOICES, METHOD_CHOICES
 from iterand_compress.cli.train_command import RUN_SETTINGS, command
+from iterand_compress.compress.config import DISTRIBUTIONS
 from iterand_compress.compress.data.catalogue import DATASETS
 from iterand_compress.compress.methods.presets import PRESETS
 from iterand_compress.compress.recover import load_network
@@ -93,6 +94,7 @@ def test_recovers_bit_for_bit_and_scores_the_same(options, tmp_path):
 def test_choices_and_defaults_of_the_help_are_those_of_the_library():
     assert tuple(PRESETS) == METHOD_CHOICES
     assert DATA_CHOICES == DATASETS
+    assert DISTRIBUTION_CHOICES == DISTRIBUTIONS
     shown = " ".join(invoke("train", "--help").output.split())
     assert all(name in shown for name in (*PRESETS, *DATASETS))
     recipe = load_recipe(DEFAULT_RECIPE).model_dump()

@@ -213,12 +213,6 @@ def test_a_recorded_run_is_stopped_and_resumed_without_recording(tmp_path, monke
     assert all(torch.equal(plain[key], resumed[key]) for key in plain)
 
 
-def test_a_recorded_step_needs_a_gpu(tmp_path):
-    line = fail(2, "train", "--cuda-graph", "--device", "cpu", "--out", tmp_path / "m.ckpt")
-    assert "cuda_graph: only for one process on a GPU, not for 1 on cpu; leave out --cuda-graph" in line
-    assert not (tmp_path / "m.ckpt").exists()
-
-
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_modes_of_compile_reach_torch(tmp_path, monkeypatch, mode):
     modes = []
