@@ -5,7 +5,10 @@ BIN    := $(VENV)/bin
 PACKAGES := api compress export cli
 CHECKED  := $(PACKAGES) tests examples benchmarks docs
 
-.PHONY: demo test test-quick lint format types wheel-test bench bench-gpu clean
+# One process of pytest keeps little more than one core busy: so one process a core, with one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+.PHONY: demo check test test-all test-quick lint format types wheel-test bench bench-gpu clean
 
 # The stamp follows pyproject.toml, so a changed dependency is installed again.
 $(VENV)/.installed: pyproject.toml
@@ -17,10 +20,16 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --folder demo-run
 
-test: lint types test-quick wheel-test
+# While you work: under a minute on 2 cores.
+check: lint types test-quick
+
+test: lint types test-all wheel-test
+
+test-all: $(VENV)/.installed
+	$(PYTEST)
 
 test-quick: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(PYTEST) -m 'not slow and not processes and not browser'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check $(CHECKED)
@@ -35,7 +44,7 @@ types: $(VENV)/.installed
 	rm -rf build/types && mkdir -p build/types/iterand_compress
 	for file in api/*; do ln -s ../../../$$file build/types/iterand_compress; done
 	for package in compress export cli; do ln -s ../../../$$package build/types/iterand_compress; done
-	cd build/types && MYPYPATH=. $(abspath $(BIN))/mypy --config-file ../../pyproject.toml -p iterand_compress
+	cd build/types && MYPYPATH=. $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p iterand_compress
 
 # What users get: the wheel, in an environment without this tree.
 wheel-test: $(VENV)/.installed

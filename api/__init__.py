@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         TrainConfig,
     )
     from .compress.errors import IterandError, SeedMaskError
+    from .compress.inputs import ImageInput, TextInput
     from .compress.mask.masking import to_dense
     from .compress.methods.presets import (
         Biprop,
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
     from .compress.recover import load, load_network
     from .compress.seedmask import read_seedmask
     from .compress.subnetwork import Subnetwork, prune_at_init
+    from .compress.training.loop import train
     from .compress.training.recipe import load_recipe
     from .compress.training.run_options import RunOptions
-    from .compress.training.trainer import train
     from .export import OnnxClassifier, export_onnx, load_session, verify_onnx
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Dense",
     "EdgePopup",
     "Grasp",
+    "ImageInput",
     "IteRand",
     "IterandError",
     "MagnitudePruning",
@@ -68,6 +70,7 @@ __all__ = [
     "Subnetwork",
     "SubnetworkConfig",
     "SynFlow",
+    "TextInput",
     "TrainConfig",
     "WeightRecycling",
     "check_bound",
@@ -119,7 +122,7 @@ _MODULES = {
     "compress.subnetwork": ("Subnetwork", "prune_at_init"),
     "compress.training.recipe": ("load_recipe",),
     "compress.training.run_options": ("RunOptions",),
-    "compress.training.trainer": ("train",),
+    "compress.training.loop": ("train",),
     "export": ("OnnxClassifier", "export_onnx", "load_session", "verify_onnx"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

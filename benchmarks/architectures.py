@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import nn
 
 from common import environment, save
-from iterand_compress import EdgePopup
+from iterand_compress import EdgePopup, ImageInput
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.export import export_onnx, load_session
 
@@ -67,7 +67,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     sizes, same, wanted = {}, {}, b""
     for form in FORMS:
         path = folder / f"{form}.onnx"
-        image = {"image_shape": (3, side, side), "mean": [0.5] * 3, "std": [0.2] * 3}
+        image = {"input": ImageInput((3, side, side), [0.5] * 3, [0.2] * 3)}
         sizes[form] = export_onnx(model, path, form=form, **image).file_bytes
         found = load_session(path, onnxruntime.SessionOptions()).run(None, {"pixels": pixels})[0].tobytes()
         wanted = wanted or found

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from common import environment, save
-from iterand_compress.compress.inputs import InputSpec
+from iterand_compress.compress.inputs import ImageInput
 from iterand_compress.compress.seed.codebooks import CODEBOOKS
 from iterand_compress.compress.seedmask import MaskedTensor, Network, StoredTensor, read_seedmask, write_seedmask
 
@@ -56,7 +56,7 @@ def network() -> Network:
             for name, size, dtype in (("ß.bias", 10, np.float32), ("bias", 64, np.float64), ("İ", 3, np.float16))
         },
         architecture={"name": "x", "width": 0.1, "ı": None},
-        input=InputSpec(shape=(1, 8, 8), mean=(0.1,), std=(1 / 3,)),
+        input=ImageInput(shape=(1, 8, 8), mean=(0.1,), std=(1 / 3,)),
         classes=["größer", "Ⅳ", "i"],
         recipe={"lr": 1e-5, "π": [3.14159, 2**53, True, {"z": 1, "a": ""}]},
     )

@@ -16,7 +16,7 @@ import torch
 import torchvision
 from torch import nn
 
-from iterand_compress import SubnetworkConfig
+from iterand_compress import ImageInput, SubnetworkConfig
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
 from iterand_compress.compress.mask.masking import mask_model, refresh
@@ -73,7 +73,7 @@ def plain_network(name: str) -> nn.Module:
         model = Rows()
     elif name == "conv6":
         config = ModelConfig(name="conv6")
-        model = build_model(resolve(config, num_classes=10, image_shape=(3, 32, 32)), seed=0)
+        model = build_model(resolve(config, num_classes=10, input=ImageInput((3, 32, 32), 0, 1)), seed=0)
     else:
         model = getattr(torchvision.models, name)(num_classes=1000)
     for layer in model.modules():
@@ -142,7 +142,7 @@ def redrawn_share(model: nn.Module) -> float:
 def export(model: nn.Module, case: Case, path: Path, variant: str) -> int:
     """Write a variant; return the bytes of the file."""
     options = VARIANTS[variant]
-    return export_onnx(model, path, image_shape=case.image_shape, mean=MEAN, std=STD, **options).file_bytes
+    return export_onnx(model, path, input=ImageInput(case.image_shape, MEAN, STD), **options).file_bytes
 
 
 def unchecked(path: Path, out: Path) -> None:

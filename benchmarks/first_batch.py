@@ -28,13 +28,13 @@ def worker(words: Sequence[str]) -> None:
     from iterand_compress.cli import main as command_line
 
     # Imported by the command in any case, a moment later.
-    from iterand_compress.compress.training.step import TrainingStep
+    from iterand_compress.compress.training import loop
 
     def first_step(*_: object) -> None:
         print(time.time() - float(os.environ[STARTED]), flush=True)
         os._exit(0)
 
-    TrainingStep.__call__ = first_step  # type: ignore[assignment,method-assign]
+    loop.training_step = first_step  # type: ignore[assignment]
     sys.argv = ["iterand-compress", "train", "--quiet", *words]
     command_line()
 

@@ -35,6 +35,7 @@ from iterand_compress.compress.pack import network_of_checkpoint
 from iterand_compress.compress.recover import load_network
 from iterand_compress.compress.seedmask import write_seedmask
 from iterand_compress.export import export_onnx
+from iterand_compress.export.export_options import ExportOptions
 from iterand_compress.export.from_file import export_network
 from methods import CRITERIA, SUBNETWORKS, TRAINED, configurations
 from points import Point, beaten, pareto, table
@@ -184,7 +185,9 @@ def our_points(run: TrainingRun, name: str, sparsity: int, cache: Cache, width: 
         write_seedmask(network_of_checkpoint(load_checkpoint(out), with_weights=dtype), path)
 
     seedmask = cache.file(f"{out.stem}.frontier.seedmask", out, pack)
-    packed = cache.file(f"{out.stem}.packed.onnx", seedmask, lambda path: export_network(seedmask, path, form="packed"))
+    packed = cache.file(
+        f"{out.stem}.packed.onnx", seedmask, lambda path: export_network(seedmask, path, ExportOptions("packed"))
+    )
     files = {".seedmask": seedmask, "packed ONNX": packed}
     for form, path in list(files.items()):
         files[f"{form} + zstd"] = cache.file(f"{path.name}.zst", path, lambda target, path=path: compress(path, target))
@@ -249,7 +252,7 @@ def pruned_points(
             device = resolve_device(args.device)
             trained = load_network(out).model
             tuned = prune_and_fine_tune(trained, data, sparsity / 100, tuning, device=device, first=dense.epochs)
-            export_onnx(tuned, path, image_shape=data.image_shape, mean=data.mean, std=data.std)
+            export_onnx(tuned, path, input=data.input)
 
         name, settings = f"magnitude-tuned-{sparsity}-{args.seed}.exported.onnx", tuning.model_dump_json()
         if args.no_train and not cache.has(name, out, settings=settings):

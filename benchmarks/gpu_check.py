@@ -96,7 +96,7 @@ def configurations(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     "batch-size": batch,
                     "image-size": args.image_size or side,
                     "classes": classes,
-                    **({} if mode is None else {"graph": True} if mode == "graph" else {"compile": mode}),
+                    **({} if mode is None else {"compile": mode}),
                 }
 
 
@@ -105,7 +105,7 @@ def step(configuration: dict[str, Any], args: argparse.Namespace, limit: float) 
     command = [sys.executable, str(HERE / "train_step.py"), "--device", args.device, "--precision", "bfloat16"]
     command += ["--rounds", str(args.rounds)]
     for name, value in configuration.items():
-        command += [f"--{name}", *([] if value is True else [str(value)])]
+        command += [f"--{name}", str(value)]
     return {"configuration": configuration, **run(command, limit)}
 
 
@@ -186,9 +186,8 @@ def table(results: dict[str, Any]) -> str:
         lines += [f"    {key:<40} {value:9.3f}" for key, value in part.items() if "_ms" in key]
     for part in results["steps"]:
         about = part["configuration"]
-        label = f"{about['model']} {about['image-size']} px, batch {about['batch-size']}, " + (
-            "CUDA graph" if "graph" in about else about.get("compile", "eager")
-        )
+        mode = about.get("compile", "eager")
+        label = f"{about['model']} {about['image-size']} px, batch {about['batch-size']}, {mode}"
         if "iterand_over_dense" not in part:
             lines.append(f"{label}: {part.get('error', 'no result')}")
             continue
@@ -220,8 +219,8 @@ def main() -> None:
     parser.add_argument(
         "--modes",
         nargs="*",
-        default=["graph", "reduce-overhead", "default"],
-        help="of the step, besides eager: graph, and modes of torch.compile",
+        default=["reduce-overhead", "default"],
+        help="of torch.compile, besides a step that is not compiled",
     )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--width", type=float, help="of the network that is trained")

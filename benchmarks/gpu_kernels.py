@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from common import environment, save
-from iterand_compress import IteRand, pack, read_seedmask
+from iterand_compress import ImageInput, IteRand, pack, read_seedmask
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.mask.fused import FusedLayers
 from iterand_compress.compress.mask.kernels import (
@@ -115,7 +115,7 @@ class Layers:
     """Random scores and codes of the layers of ResNet-50, of at most ``limit`` weights each."""
 
     def __init__(self, device: torch.device, limit: int | None, selection: str = "signed") -> None:
-        architecture = resolve(ModelConfig(name="resnet50"), num_classes=1000, image_shape=(3, 224, 224))
+        architecture = resolve(ModelConfig(name="resnet50"), num_classes=1000, input=ImageInput((3, 224, 224), 0, 1))
         network = build_model(architecture, seed=0)
         shapes = [tuple(layer.weight.shape) for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         kernels = [(shape[1], math.prod(shape[2:])) for shape in shapes]

@@ -138,7 +138,7 @@ def stored_score(out: Path) -> Score:
 
 def score_of_network(network: LoadedNetwork, test: Split) -> Score:
     """On the CPU, in float32."""
-    with network_logits(network.model, network.normalize) as logits:
+    with network_logits(network.model, network.data.input.normalize) as logits:
         return evaluate(logits, test, batch_size=500, device=torch.device("cpu"))
 
 

@@ -169,7 +169,7 @@ def prune_and_fine_tune(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, epoch)
         for pixels, labels in data.train.train_batches(first + epoch, settings.batch_size, device):
-            images = data.normalize(pixels).contiguous(memory_format=torch.channels_last)
+            images = data.input.normalize(pixels).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss = F.cross_entropy(model(images).float(), labels)
             optimizer.zero_grad(set_to_none=True)

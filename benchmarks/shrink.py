@@ -24,6 +24,7 @@ from rich.table import Table
 from common import environment, save
 from iterand_compress import load_network
 from iterand_compress.cli.app import cli
+from iterand_compress.export.export_options import ExportOptions
 from iterand_compress.export.from_file import export_network
 
 SPARSITIES = (0.95, 0.98)
@@ -81,9 +82,9 @@ def measure(checkpoint: Path, rounds: int) -> dict[str, Any]:
         files = [Path(folder) / name for name in ("whole.onnx", "shrunk.onnx")]
         packed = Path(folder) / "packed.onnx"
         whole = export_network(checkpoint, files[0])
-        shrunk = export_network(checkpoint, files[1], shrink=True)
-        both = export_network(checkpoint, packed, shrink=True, form="packed")
-        pixels = np.random.default_rng(0).random((256, *network.data.image_shape), np.float32)
+        shrunk = export_network(checkpoint, files[1], ExportOptions(shrink=True))
+        both = export_network(checkpoint, packed, ExportOptions("packed", shrink=True))
+        pixels = np.random.default_rng(0).random((256, *network.data.input.shape), np.float32)
         outputs = [session(file).run(None, {"pixels": pixels})[0] for file in files]
         seconds = {str(size): latencies(files, pixels[:size], rounds) for size in (1, 32)}
         report = shrunk.shrink

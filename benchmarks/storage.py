@@ -40,7 +40,6 @@ from iterand_compress.compress.seedmask import (
     Network,
     StoredTensor,
     read_seedmask,
-    write_safetensors,
     write_seedmask,
     write_weights,
 )
@@ -187,6 +186,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    from safetensors.numpy import save_file
     from safetensors.torch import load, load_file
 
     sparsity, repeat, coding = options.sparsity, options.repeat, options.coding
@@ -194,8 +194,8 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, A
     packed, dense = folder / f"{case}.seedmask", folder / f"{case}.safetensors"
     report = write_seedmask(network, packed, coding=coding)
     seedmask = read_seedmask(packed)
-    weights = {name: StoredTensor.from_numpy(values) for name, values in seedmask.weights().items()}
-    dense_bytes = write_safetensors(dense, {**weights, **seedmask.state()})
+    save_file({**seedmask.weights(), **{name: stored.numpy() for name, stored in seedmask.state().items()}}, dense)
+    dense_bytes = dense.stat().st_size
 
     def read_dense() -> None:
         for tensor in load_file(dense).values():

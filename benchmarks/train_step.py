@@ -1,7 +1,7 @@
 """Cost of a training step with scores, as a ratio to a dense step of the same network in the same run.
 
     python benchmarks/train_step.py --model resnet18 --batch-size 128 --rounds 10
-    python benchmarks/train_step.py --device cuda --precision bfloat16 --graph
+    python benchmarks/train_step.py --device cuda --precision bfloat16 --compile reduce-overhead
 
 Steps of the methods alternate, so a drift of the machine meets all of them; the ratio is that of the medians, and
 the median of the ratios of neighbouring steps is printed beside it. Peak memory is that of a fresh process per method.
@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from common import environment, save
+from iterand_compress import ImageInput
 from iterand_compress.compress.config import ModelConfig, Recipe, TrainConfig
 from iterand_compress.compress.mask.fused import FusedLayers
 from iterand_compress.compress.mask.layers import masked_layers
@@ -35,7 +35,6 @@ from iterand_compress.compress.methods.presets import PRESETS
 from iterand_compress.compress.models import resolve
 from iterand_compress.compress.networks import build_network
 from iterand_compress.compress.training.allocator import keep_freed_memory
-from iterand_compress.compress.training.graph import StepGraph
 from iterand_compress.compress.training.optimizer import make_optimizer
 from iterand_compress.compress.training.profile import event_seconds
 
@@ -47,7 +46,7 @@ LEAST = 5  # steps before the clock runs: compilation, and CUDA graphs
 def stepper(
     method: str, args: argparse.Namespace, device: torch.device
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer, Callable[[int], None]]:
-    """A step as the trainer's, without what is the same for all methods: data, and counting of right answers."""
+    """The step of `training/loop.py` without what is the same for all methods: data, and counting of right answers."""
     options = {} if method == "dense" else {"sparsity": args.sparsity}
     if method == "iterand":
         options["every"] = args.resample_every
@@ -59,14 +58,14 @@ def stepper(
         train=TrainConfig(lr=0.1, momentum=0.9, weight_decay=5e-4),
     )
     shape = (3, args.image_size, args.image_size)
-    architecture = resolve(recipe.model, num_classes=args.classes, image_shape=shape)
+    architecture = resolve(recipe.model, num_classes=args.classes, input=ImageInput(shape, 0, 1))
     model = build_network(recipe, architecture, allow_import=False).to(device)
     channels_last = device.type == "cuda"
     if channels_last:  # what is best for dense weights; scores are flat
         model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, recipe.train, adjustable=args.graph)
+    optimizer = make_optimizer(model, recipe.train)
     layers = masked_layers(model)
-    fused = FusedLayers.of(model, masked_layers(model), channels_last=channels_last)
+    fused = FusedLayers.of(model, layers, channels_last=channels_last)
     forward = torch.compile(model, mode=args.compile) if args.compile else model
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(args.batch_size, *shape, generator=generator).to(device)
@@ -76,7 +75,8 @@ def stepper(
     bf16 = args.precision == "bfloat16"
     model.train()
 
-    def compute(images: Tensor, labels: Tensor) -> Tensor:
+    def step(index: int) -> None:
+        refresh(layers, index, fused=fused)
         optimizer.zero_grad(set_to_none=True)
         if args.compile:
             torch.compiler.cudagraph_mark_step_begin()
@@ -87,13 +87,6 @@ def stepper(
             loss = F.cross_entropy(forward(images).float(), labels)
         loss.backward()
         optimizer.step()
-        return loss.detach()
-
-    computed = StepGraph(compute) if args.graph else compute
-
-    def step(index: int) -> None:
-        refresh(layers, index, fused=fused)
-        computed(images, labels)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -120,7 +113,6 @@ def peak_memory(method: str, args: argparse.Namespace) -> dict[str, int]:
     ]
     command += ["--image-size", str(args.image_size), "--device", args.device, "--precision", args.precision]
     command += ["--classes", str(args.classes), *(["--compile", args.compile] if args.compile else [])]
-    command += ["--graph"] if args.graph else []
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result: dict[str, int] = json.loads(output.splitlines()[-1])
     return result
@@ -162,13 +154,10 @@ def main() -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--compile", metavar="MODE", help="of torch.compile: default, reduce-overhead, max-autotune …")
-    parser.add_argument("--graph", action="store_true", help="record the step as a CUDA graph")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", choices=METHODS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = torch.device(args.device)
-    if args.graph and device.type != "cuda":
-        parser.error("--graph needs --device cuda")
     keep_freed_memory()  # as the command line does
     if args.worker:
         worker(args, device)
@@ -195,7 +184,6 @@ def main() -> None:
         "device": args.device,
         "precision": args.precision,
         "compile": args.compile,
-        "graph": args.graph,
         "rounds": args.rounds,
         "seconds_per_step": medians,
         "images_per_second": {method: args.batch_size / median for method, median in medians.items()},

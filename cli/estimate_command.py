@@ -80,7 +80,7 @@ def command(
     --state-dtype float16 halves it); names of classes and settings of the recipe change the header a little.
     """
     from ..compress.analysis.estimate import estimate
-    from ..compress.inputs import TextSpec
+    from ..compress.inputs import AnyInput, ImageInput, TextInput
     from ..compress.methods.presets import read_recipe
 
     def given(**settings: Any) -> dict[str, Any]:
@@ -98,14 +98,17 @@ def command(
     }
     if (tokens is None) != (vocabulary is None):
         raise click.UsageError("--tokens and --vocabulary belong together: give both, for a model that takes texts.")
-    text = None if tokens is None or vocabulary is None else TextSpec(tokens, vocabulary)
+    network_input: AnyInput
+    if tokens is None or vocabulary is None:
+        network_input = ImageInput((channels, image_size, image_size), 1 / 3, 1 / 3)
+    else:
+        network_input = TextInput(tokens, vocabulary)
     recipe = read_recipe(sections, "options")
     found = estimate(
         recipe.model,
         recipe.subnetwork,
         num_classes=classes,
-        image_shape=None if text else (channels, image_size, image_size),
-        text=text,
+        input=network_input,
         redrawn=redrawn,
         allow_import=True,
     )

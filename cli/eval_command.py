@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..compress.config import DataConfig, Recipe
-    from ..compress.inputs import TextSpec
+    from ..compress.inputs import AnyInput
 
 __all__ = ["command"]
 
@@ -57,34 +57,38 @@ def command(
     from ..compress.data import load_data
     from ..compress.data.catalogue import TEXT_DATASETS
     from ..compress.data.class_folders import left_out_line
+    from ..compress.inputs import ImageInput
     from ..compress.networks import resolve_device
     from ..compress.training.evaluate import evaluate
 
     onnx = file.suffix.lower() == ".onnx"
     where = torch.device("cpu") if onnx else resolve_device(device)
-    logits, recipe, classes, shape, text, unfinished = (
+    logits, recipe, classes, own, unfinished = (
         _onnx_classifier(file) if onnx else _torch_classifier(file, model, where, max_weights)
     )
     if recipe is None and data is None:
         raise ConfigError(f"{file}: the file does not say what it was trained on; give --data")
-    config = _data_config(recipe, data, text)
-    if (text is None) == (config.name in TEXT_DATASETS):
-        raise DataError(f"{file} takes {'images' if text is None else 'texts'}, which {config.name} does not have")
+    config = _data_config(recipe, data, own)
+    if (own.noun == "text") != (config.name in TEXT_DATASETS):
+        raise DataError(f"{file} takes {own.noun}s, which {config.name} does not have")
     seed = recipe.subnetwork.seed if recipe else 0
     bundle = load_data(config, data_dir=data_dir, download=download, seed=seed)
-    found = tuple(bundle.image_shape)
-    if found[:1] == (1,) and shape == (3, *found[1:]):
-        logits = _of_grey(logits)
-    elif shape != found:
-        raise DataError(
-            f"{file} takes images of shape {shape}, {bundle.name} has {found}: "
-            "give images of these channels (1: grey, 3: colour), height and width"
-        )
+    if isinstance(own, ImageInput) and isinstance(bundle.input, ImageInput):
+        shape = bundle.input.shape
+        if shape[0] == 1 and own.shape == (3, *shape[1:]):
+            logits = _of_grey(logits)
+        elif own.shape != shape:
+            raise DataError(
+                f"{file} takes images of shape {own.shape}, {bundle.name} has {shape}: "
+                "give images of these channels (1: grey, 3: colour), height and width"
+            )
     if classes is not None and len(classes) != len(bundle.classes):
         raise DataError(f"{file} tells {len(classes)} classes apart, {bundle.name} has {len(bundle.classes)}")
-    for number, (own, other) in enumerate(zip(classes or (), bundle.classes, strict=False)):
-        if own != other:  # an accuracy would compare numbers that mean different things
-            raise DataError(f"{file}: class {number} is {own!r}, in {bundle.name} {other!r}: give data of its classes")
+    for number, (known, other) in enumerate(zip(classes or (), bundle.classes, strict=False)):
+        if known != other:  # an accuracy would compare numbers that mean different things
+            raise DataError(
+                f"{file}: class {number} is {known!r}, in {bundle.name} {other!r}: give data of its classes"
+            )
     images = bundle.test if split == "test" else bundle.val
     if images is None:
         raise DataError(f"{bundle.name}: no validation images (validation = {config.validation}); use --split test")
@@ -112,13 +116,14 @@ def command(
         click.echo(left_out_line(bundle.left_out))
 
 
-def _data_config(recipe: Recipe | None, name: str | None, text: TextSpec | None) -> DataConfig:
+def _data_config(recipe: Recipe | None, name: str | None, own: AnyInput) -> DataConfig:
     from ..compress.config import DataConfig
+    from ..compress.inputs import TextInput
 
     config = recipe.data if recipe else DataConfig()
     changes: dict[str, object] = {} if name in {None, config.name} else {"name": name}
-    if text is not None:  # texts become tokens as the network was taught, whatever the data set
-        changes |= {"tokens": text.length, "vocabulary": text.vocabulary, "unit": text.unit}
+    if isinstance(own, TextInput):  # texts become tokens as the network was taught, whatever the data set
+        changes |= {"tokens": own.length, "vocabulary": own.vocabulary, "unit": own.unit}
     return config.model_copy(update=changes)
 
 
@@ -126,8 +131,7 @@ _Classifier = tuple[
     "Callable[[torch.Tensor], torch.Tensor]",
     "Recipe | None",
     "Sequence[str] | None",
-    tuple[int, ...],
-    "TextSpec | None",
+    "AnyInput",
     str | None,
 ]
 
@@ -146,9 +150,9 @@ def _torch_classifier(file: Path, model: str | None, device: torch.device, max_w
     plain, data = network.model.to(device), network.data
 
     def logits(pixels: torch.Tensor) -> torch.Tensor:
-        return plain(network.normalize(pixels))  # type: ignore[no-any-return]
+        return plain(data.input.normalize(pixels))  # type: ignore[no-any-return]
 
-    return logits, network.recipe, data.classes, tuple(data.image_shape), data.text, network.unfinished
+    return logits, network.recipe, data.classes, data.input, network.unfinished
 
 
 def _onnx_classifier(file: Path) -> _Classifier:
@@ -164,4 +168,4 @@ def _onnx_classifier(file: Path) -> _Classifier:
     def logits(inputs: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(classifier.logits(inputs.numpy()))
 
-    return logits, recipe, classifier.classes, tuple(classifier.image_shape), classifier.text, None
+    return logits, recipe, classifier.classes, classifier.input, None

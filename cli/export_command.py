@@ -105,25 +105,12 @@ def command(
     """
     source, target = _input_and_output(file, onnx, out)
     from ..compress.files.outputs import beside
+    from ..export.export_options import ExportOptions
     from ..export.from_file import export_network
 
     target = target or beside(source, ".onnx")
-    report = export_network(
-        source,
-        target,
-        opset=opset,
-        normalize=normalize,
-        data_dir=data_dir,
-        model=model,
-        max_weights=max_weights,
-        softmax=softmax,
-        form=form,
-        runtime=runtime,
-        ir_version=ir_version,
-        keep_quantized=keep_quantized,
-        inline=inline,
-        shrink=shrink,
-    )
+    options = ExportOptions(form, runtime, normalize, softmax, opset, ir_version, keep_quantized, inline, shrink)
+    report = export_network(source, target, options, data_dir=data_dir, model=model, max_weights=max_weights)
     if as_json:
         print_json(
             {

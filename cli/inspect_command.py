@@ -59,7 +59,7 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
                 "format_version": manifest.format_version,
                 "seed": seedmask.seed,
                 "architecture": manifest.architecture,
-                "input": None if manifest.input is None else manifest.input.model_dump(),
+                "input": None if manifest.input is None else manifest.input.to_dict(),
                 "classes": manifest.classes,
                 "recipe": manifest.recipe,
                 "layers": [asdict(row) for row in rows],

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_SHAPE, _CLASSES = (3, 32, 32), 10
-
 
 @click.command(
     "models",
@@ -76,12 +74,13 @@ def _own_settings(name: str) -> list[str]:
 
 def _architecture(name: str) -> AnyArchitecture:
     from ..compress.config import ModelConfig
-    from ..compress.models import TextArchitecture, resolve
+    from ..compress.inputs import ImageInput, TextInput
+    from ..compress.models import resolve
     from ..compress.models.architecture import TEXT_MODELS
 
-    if name in TEXT_MODELS:
-        return TextArchitecture(name, _CLASSES, length=28, vocabulary=512)  # as the data set sentences
-    return resolve(ModelConfig(name=name), num_classes=_CLASSES, image_shape=_SHAPE)
+    text = name in TEXT_MODELS
+    takes = TextInput(length=28, vocabulary=512) if text else ImageInput((3, 32, 32), (0.0,) * 3, (1.0,) * 3)
+    return resolve(ModelConfig(name=name), num_classes=10, input=takes)
 
 
 def _tensors(architecture: AnyArchitecture) -> list[dict[str, Any]]:

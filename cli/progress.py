@@ -44,7 +44,7 @@ def _step_of(step: int, total: int) -> str:
 
 
 def _noun(info: RunInfo) -> str:
-    return "images" if info.data.text is None else "texts"
+    return f"{info.data.input.noun}s"
 
 
 def _epoch_line(report: EpochReport, epochs: int, noun: str) -> str:

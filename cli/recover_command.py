@@ -72,12 +72,19 @@ def command(
 
 
 def _write_from_device(seedmask: SeedMask, target: Path, names: list[str] | None, device: str) -> tuple[int, int]:
-    from ..compress.recover import recover_on_device
-    from ..compress.seedmask import write_safetensors
-    from ..compress.tensors import to_stored
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
-    weights = recover_on_device(seedmask, device, names)
-    tensors = {name: to_stored(weights.pop(name), name) for name in list(weights)}
+    from ..compress.files.atomic import atomic_path
+    from ..compress.recover import recover_on_device
+    from ..compress.tensors import from_stored
+
+    tensors = recover_on_device(seedmask, device, names)
     if names is None:
-        tensors |= seedmask.state()
-    return write_safetensors(target, tensors, {"format": "pt"}), len(tensors)
+        tensors |= {name: from_stored(stored, name) for name, stored in seedmask.state().items()}
+    with atomic_path(target) as temporary:
+        try:
+            save_file(tensors, temporary, {"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        return temporary.stat().st_size, len(tensors)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..compress.config import Recipe
-    from ..compress.training.group import Group
+    from ..compress.training.distributed import Group
 
 __all__ = ["RUN_SETTINGS", "command", "recipe_changes"]
 
@@ -148,7 +148,7 @@ class _Command(click.Command):
     default=1,
     show_default=True,
     metavar="N",
-    help="Compute each batch as N micro-batches, one after the other, to need less memory.",
+    help="Compute each batch in N micro-batches, one after the other, to need less memory.",
 )
 @click.option("--profile", is_flag=True, help="Trace some steps, and print where their time goes.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
@@ -181,18 +181,15 @@ def command(
     Several GPUs, or machines: torchrun --nproc-per-node 4 --no-python iterand-compress train … trains one network in
     four processes, with the same result; --batch-size is that of all of them together.
     """
-    # Of several processes, those that lose one say so in a line; torch's log would add pages.
+    # Of several processes, one that loses another says so in a line; torch's log would add pages.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from ..compress.files.atomic import check_output
     from ..compress.files.names import shell_word
     from ..compress.training.allocator import keep_freed_memory
-    from ..compress.training.launch import join
-    from ..compress.training.metrics import metrics_path
-    from ..compress.training.peers import watched
+    from ..compress.training.distributed import join
+    from ..compress.training.loop import train
     from ..compress.training.recipe import override
-    from ..compress.training.run import RunOptions
+    from ..compress.training.run_options import RunOptions
     from ..compress.training.threads import keep_threads
-    from ..compress.training.trainer import train
     from .progress import SilentReporter, reporter
 
     silent = SilentReporter()
@@ -200,13 +197,8 @@ def command(
     keep_freed_memory()
     group = join(of_run["peer_timeout"])
     try:
-        with watched(group):
+        with group.together():
             with group.agreed():
-                if group.main:
-                    given = (ticket, data_dir, None if recipe is None else Path(recipe))
-                    for output in (out, metrics_path(out)):
-                        others = (path for path in given if path is not None)
-                        check_output(output, *others, kind="any" if resume else "torch" if output == out else None)
                 changes = recipe_changes({**flags, "data": data, "settings": settings})
                 if ticket is not None and resume:
                     raise ConfigError(
@@ -229,6 +221,7 @@ def command(
                     compile=compile_mode,
                     accumulate=accumulate,
                     profile=profile,
+                    inputs=tuple(Path(path) for path in (ticket, data_dir, recipe) if path is not None),
                     # A file never makes us import code: only a name that the user gave may.
                     allow_import=ticket is None or recipe is not None or "model.name" in changes,
                     one_thread_if_small="OMP_NUM_THREADS" not in os.environ,
@@ -270,8 +263,8 @@ def _base(
 ) -> Recipe:
     """The recipe that options change: the one that was named, or that of the run to resume, or of the ticket."""
     from ..compress.data.catalogue import TEXT_DATASETS
+    from ..compress.training.prepare import stored_recipe
     from ..compress.training.recipe import DEFAULT_RECIPE, TEXT_RECIPE, load_recipe
-    from ..compress.training.trainer import stored_recipe
 
     if recipe is None and stored is not None:
         return stored_recipe(stored, group)

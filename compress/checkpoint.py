@@ -20,7 +20,7 @@ from .config import Recipe
 from .errors import CheckpointError, first_line
 from .files.atomic import atomic_path
 from .files.kinds import check_kind
-from .inputs import TextSpec
+from .inputs import AnyInput, ImageInput, TextInput
 from .methods.presets import stored_recipe
 from .models import AnyArchitecture, read_architecture
 from .models.state import module_versions, with_versions
@@ -43,36 +43,32 @@ class Position:
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a network must know about its data: names of the classes, and what an input is.
+    """What is kept of a data set.
 
     Attributes:
         name: of the data set.
-        classes: names by label.
-        image_shape: channels, height, width; empty for texts, as are mean and std.
-        mean: per channel, of pixels in [0, 1].
-        std: per channel, of pixels in [0, 1].
-        text: how texts become tokens; ``None`` for images.
+        classes: names of the classes; the index is the label.
+        input: the images or texts that the network takes.
     """
 
     name: str
     classes: list[str]
-    image_shape: list[int]
-    mean: list[float]
-    std: list[float]
-    text: TextSpec | None = None
+    input: AnyInput
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values; those of images are the ones that every version has read."""
-        values = asdict(self)
-        if self.text is None:
-            del values["text"]
-        return values
+        """Return plain values, under the keys that checkpoints have always had."""
+        values = {"name": self.name, "classes": self.classes}
+        if isinstance(self.input, TextInput):
+            return {**values, "image_shape": [], "mean": [], "std": [], "text": self.input.to_dict()}
+        image = self.input.to_dict()
+        return {**values, "image_shape": image["shape"], "mean": image["mean"], "std": image["std"]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataInfo:
-        """Inverse of ``to_dict``."""
-        text = values.get("text")
-        return cls(**{**values, "text": TextSpec.from_dict(text) if text else None})
+        """Read what ``to_dict`` gave."""
+        if text := values.get("text"):
+            return cls(values["name"], values["classes"], TextInput.from_dict(text))
+        return cls(values["name"], values["classes"], ImageInput(values["image_shape"], values["mean"], values["std"]))
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ class Checkpoint:
     Attributes:
         recipe: the resolved settings.
         architecture: what ``build_model`` rebuilds the network from.
-        data: classes, and what an input is.
+        data: data set, classes and input.
         position: where the run stands.
         model: state dict of the (parametrized) network, with the versions of its modules.
         optimizer: state dict of the optimizer; ``None`` once the run is complete.

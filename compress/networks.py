@@ -10,7 +10,7 @@ from .config import Recipe
 from .data import DataBundle
 from .errors import ConfigError
 from .mask.masking import mask_model
-from .models import AnyArchitecture, build_model, resolve, resolve_text
+from .models import AnyArchitecture, build_model, resolve
 
 __all__ = ["architecture_of", "build_network", "describe", "resolve_device", "step_seed"]
 
@@ -23,16 +23,12 @@ def build_network(recipe: Recipe, architecture: AnyArchitecture, *, allow_import
 
 def architecture_of(recipe: Recipe, data: DataBundle) -> AnyArchitecture:
     """What a recipe and its data make of a model name."""
-    classes = len(data.classes)
-    if data.text is not None:
-        return resolve_text(recipe.model, num_classes=classes, text=data.text)
-    channels, height, width = data.image_shape
-    return resolve(recipe.model, num_classes=classes, image_shape=(channels, height, width))
+    return resolve(recipe.model, num_classes=len(data.classes), input=data.input)
 
 
 def describe(data: DataBundle) -> DataInfo:
-    """What a network must know about its data."""
-    return DataInfo(data.name, list(data.classes), list(data.image_shape), list(data.mean), list(data.std), data.text)
+    """What a checkpoint keeps of a data set."""
+    return DataInfo(data.name, list(data.classes), data.input)
 
 
 def step_seed(seed: int, step: int, micro_batch: int = 0) -> int:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import Checkpoint, DataInfo
+from .checkpoint import Checkpoint
 from .errors import CheckpointError, SeedMaskError
 from .files.atomic import check_output
-from .inputs import InputSpec, TextInput
+from .inputs import AnyInput
 from .mask.codes import codes_of
 from .mask.layers import masked_layers, pruned_layers
 from .mask.masked_weight import fixed_by_seed, multiples
@@ -131,7 +131,7 @@ def network_of(
     state: Mapping[str, Any],
     *,
     architecture: dict[str, Any] | None = None,
-    input: InputSpec | TextInput | None = None,  # noqa: A002
+    input: AnyInput | None = None,  # noqa: A002
     classes: list[str] | None = None,
     recipe: dict[str, Any] | None = None,
     with_weights: str | None = None,
@@ -244,7 +244,7 @@ def network_of_checkpoint(checkpoint: Checkpoint, *, with_weights: str | None = 
     return network_of(
         checkpoint.model,
         architecture=checkpoint.architecture.to_dict(),
-        input=_input_of(data),
+        input=data.input,
         classes=data.classes,
         recipe=checkpoint.recipe.model_dump(exclude_none=True),
         with_weights=with_weights,
@@ -272,12 +272,6 @@ def trained_error(network: Network, checkpoint: Checkpoint) -> tuple[float, str 
     return worst, where
 
 
-def _input_of(data: DataInfo) -> InputSpec | TextInput:
-    if data.text is not None:
-        return TextInput(**data.text.to_dict())
-    return InputSpec(shape=data.image_shape, mean=data.mean, std=data.std)
-
-
 def with_state_dtype(network: Network, dtype: str) -> tuple[Network, StateRounding]:
     """The network with its state in another dtype (see ``round_state``), and what that costs. Masks do not change.
 
@@ -296,7 +290,7 @@ def pack(
     coding: str = "auto",
     state_dtype: str = "exact",
     with_weights: str | None = None,
-    input: InputSpec | TextInput | None = None,  # noqa: A002
+    input: AnyInput | None = None,  # noqa: A002
     classes: Sequence[str] | None = None,
     architecture: dict[str, Any] | None = None,
     recipe: dict[str, Any] | None = None,

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checkpoint import Checkpoint, DataInfo
-from .data.bundle import normalize
+from .checkpoint import Checkpoint
 from .errors import CheckpointError, ConfigError, SeedMaskError
-from .inputs import probe_pixels, probe_tokens
+from .inputs import AnyInput
 from .models import AnyArchitecture, read_architecture
 from .models.copying import independent_copy
 from .models.state import load_state, mismatch
@@ -25,22 +24,18 @@ from .networks import build_network
 __all__ = ["known_architecture", "probe_answers", "rebuild", "require_same_answers"]
 
 
-def probe_answers(model: nn.Module, data: DataInfo) -> torch.Tensor:
+def probe_answers(model: nn.Module, input: AnyInput) -> torch.Tensor:  # noqa: A002
     """What a network answers to the probe inputs, float32 ``[2, classes]``: on the CPU, in evaluation mode.
 
     Args:
         model: with or without masks, on any device and in any type; it is not changed.
-        data: what its inputs are.
+        input: what it takes.
     """
     # With its masks on: what the plain network computes otherwise is then seen.
     copied = independent_copy(model).to("cpu").eval()
-    if data.text is not None:
-        inputs = torch.from_numpy(probe_tokens(data.text))
-    else:
-        inputs = normalize(torch.from_numpy(probe_pixels(tuple(data.image_shape))), data.mean, data.std)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)  # for dropout that is always on
-        answers: torch.Tensor = copied(inputs)
+        answers: torch.Tensor = copied(torch.from_numpy(input.normalize(input.probe())))
     return answers.float()
 
 
@@ -56,7 +51,7 @@ def require_same_answers(model: nn.Module, checkpoint: Checkpoint, where: object
     expected = checkpoint.probe
     if expected is None:
         return
-    got = probe_answers(model, checkpoint.data)
+    got = probe_answers(model, checkpoint.data.input)
     spread = float(expected.max() - expected.min())
     difference = float((got - expected).abs().max()) if got.shape == expected.shape else math.inf
     if not difference <= 0.01 * spread + 1e-5 * float(expected.abs().max()) and bool(expected.isfinite().all()):

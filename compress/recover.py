@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from .checkpoint import DataInfo, is_checkpoint, load_checkpoint
 from .config import Recipe
-from .data.bundle import normalize
 from .errors import ConfigError, SeedMaskError
-from .inputs import InputSpec, TextInput
 from .mask.masking import to_dense
 from .methods.presets import PRESETS, stored_recipe
 from .models import build_model
@@ -50,7 +48,7 @@ class LoadedNetwork:
 
     Attributes:
         model: stock layers only, on the CPU.
-        data: classes, and what an input is; ``None`` if the file does not say.
+        data: data set, classes and input; ``None`` if the file does not say what the network takes.
         recipe: settings of the run; ``None`` if the file does not hold a recipe this version knows.
         digest: of the recovered weights (sha256, hex); ``None`` for a checkpoint.
         sparsity: fraction of the masked weights that is pruned; ``None`` for a checkpoint.
@@ -66,12 +64,6 @@ class LoadedNetwork:
     sparsity: float | None = None
     masked: Callable[[], SeedMask | Network | None] = lambda: None
     unfinished: str | None = None
-
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """Pixels (float32 ``[N, C, H, W]`` in [0, 1]) to network inputs; tokens stay as they are."""
-        if self.data is None or self.data.text is not None:
-            return pixels
-        return normalize(pixels, self.data.mean, self.data.std)
 
 
 def recover_on_device(
@@ -225,7 +217,7 @@ def data_info(file: SeedMask) -> DataInfo | None:
         return None
     section = (manifest.recipe or {}).get("data")
     name = str(section.get("name", "")) if isinstance(section, dict) else ""
-    return _data_info(name, list(manifest.classes or []), manifest.input)
+    return DataInfo(name, list(manifest.classes or []), manifest.input)
 
 
 def known_recipe(file: SeedMask) -> Recipe | None:
@@ -271,12 +263,6 @@ def load_ticket(path: str | Path, *, max_weights: int | None = None) -> PackedTi
             f"them in training; a ticket comes from one of {tickets}"
         )
     return PackedTicket({entry.name: file.mask(entry.name) for entry in file.tensors}, recipe)
-
-
-def _data_info(name: str, classes: list[str], given: InputSpec | TextInput) -> DataInfo:
-    if isinstance(given, TextInput):
-        return DataInfo(name, classes, [], [], [], given.spec())
-    return DataInfo(name, classes, list(given.shape), list(given.mean), list(given.std))
 
 
 def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:

@@ -11,7 +11,7 @@ from torch import nn
 
 from .config import SubnetworkConfig
 from .errors import CheckpointError, ConfigError
-from .inputs import InputSpec, TextInput
+from .inputs import AnyInput
 from .mask.fused import FusedForward
 from .mask.layers import cached_masks, masked_layers
 from .mask.masking import mask_model, refresh, to_dense, update_kept_counts
@@ -148,7 +148,7 @@ class Subnetwork:
         self,
         path: str | Path,
         *,
-        input: InputSpec | TextInput | None = None,  # noqa: A002
+        input: AnyInput | None = None,  # noqa: A002
         classes: Sequence[str] | None = None,
         coding: str = "auto",
         state_dtype: str = "exact",

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .exporter import export_onnx, export_text_onnx
+    from .exporter import export_onnx
     from .opsets import supported_opsets
     from .report import ExportReport, LayerShrink, ShrinkReport
     from .runtime.classifier import OnnxClassifier
@@ -23,7 +23,6 @@ __all__ = [
     "OnnxVerification",
     "ShrinkReport",
     "export_onnx",
-    "export_text_onnx",
     "load_session",
     "supported_opsets",
     "verify_onnx",
@@ -36,7 +35,6 @@ _HOME = {
     "OnnxVerification": "runtime.verification",
     "ShrinkReport": "report",
     "export_onnx": "exporter",
-    "export_text_onnx": "exporter",
     "load_session": "runtime.expansion",
     "supported_opsets": "opsets",
     "verify_onnx": "runtime.verification",

@@ -1,4 +1,4 @@
-"""What a user can choose about a file, checked before any work is done."""
+"""The choices about an exported file, checked before any work is done."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ RUNTIMES = {
     "openvino": ("dense", "packed", "int8"),
     "other": ("dense", "int8"),
 }
-"""The forms that are right on a runtime. OpenVINO computes 64-bit integers in 32 bits, so not ``seeded``; of others
-only operators are expected that every runtime has."""
+"""The forms that give right results on a runtime. OpenVINO computes 64-bit integers in 32 bits, so it cannot expand
+``seeded``; ``other`` stands for runtimes that know only the common operators."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Choices that all exports share; see `export_onnx` for what they mean.
+    """The choices about a file; `export_onnx` documents each of them.
 
     Raises:
         ConfigError: a choice that does not exist, or that does not go with another.
     """
 
-    opset: int = BASE_OPSET
-    ir_version: int | None = None
-    softmax: bool = False
     form: str = "dense"
     runtime: str = "onnxruntime"
+    normalize: bool = True
+    softmax: bool = False
+    opset: int = BASE_OPSET
+    ir_version: int | None = None
     keep_quantized: bool = False
     inline: bool = False
     shrink: bool = False

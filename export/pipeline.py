@@ -27,11 +27,12 @@ from .export_options import ExportOptions
 from .forms import write_form
 from .forms.dense import write_dense
 from .graph import Graph
+from .input_metadata import CLASSES
 from .opsets import convert
 from .passes.batchnorm import fold_batch_norms
 from .passes.cleanup import drop_unused, remove_identities
 from .passes.constants import drop_zero_biases, fix_reshapes, fold_constants
-from .passes.preprocessing import CLASSES
+from .passes.preprocessing import PIXELS
 from .passes.shrink import shrink as remove_dead_units
 from .passes.softmax import OUTPUT, PROBABILITIES, add_softmax
 from .report import ExportReport, ShrinkReport
@@ -85,7 +86,7 @@ def write_model(
                 f"form {options.form}: {type(model).__name__} is a plain module, whose weights may be any numbers; "
                 "give the subnetwork itself, or weights= the file that it was recovered from, or take form dense"
             )
-        taken = {given.name, LOGITS, *(["pixels"] if given.bake else []), *([PROBABILITIES] if options.softmax else [])}
+        taken = {given.name, LOGITS, *([PIXELS] if given.bake else []), *([PROBABILITIES] if options.softmax else [])}
         for name in sorted(taken & copied.state_dict().keys()):
             raise ExportError(f"{name}: a parameter or buffer has the name of the graph's input or output; rename it")
         forms = _possible(options, coded)

@@ -1,7 +1,8 @@
-"""What goes into a model: samples as users have them, and how they reach the network."""
+"""The input of an export: samples as users have them, and what the network and the file take for them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +13,20 @@ from numpy.typing import NDArray
 
 from ..compress.data.tokens import tokenise_all
 from ..compress.errors import ConfigError
-from ..compress.inputs import PADDING, TextSpec, probe_pixels, probe_tokens
+from ..compress.inputs import PADDING, AnyInput, ImageInput, TextInput
 from .graph import Graph
-from .passes.preprocessing import Preprocessing
+from .input_metadata import input_metadata
+from .passes.preprocessing import bake_normalization
 from .session import first_line, shown
-from .tokeniser import TOKENS, text_metadata
 
-__all__ = ["ModelInput", "image_input", "text_input"]
+__all__ = ["GraphPass", "ModelInput", "Samples", "model_input"]
+
+Samples = Sequence[str] | torch.Tensor | NDArray[Any] | None
+GraphPass = Callable[[Graph], None]
 
 _RANDOM_SAMPLES = 8
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-GraphPass = Callable[[Graph], None]
+_LARGEST_IMAGE = 2**28  # numbers: 1 GiB
 
 
 @dataclass(frozen=True)
@@ -30,95 +34,99 @@ class ModelInput:
     """The one input of a model.
 
     Attributes:
-        name: in the graph, as the network takes it.
+        input: images or texts.
         samples: pixels float32 ``[N, C, H, W]`` in [0, 1] or tokens int64 ``[N, length]``, to compare on.
-        probe: more of them, that can be made again from the metadata.
-        metadata: entries that describe the input.
-        apply: from samples to what the network takes.
-        bake: puts ``apply`` in front of a graph; ``None`` if the file takes what the network takes.
+        baked: whether the graph normalises its input.
     """
 
-    name: str
+    input: AnyInput
     samples: torch.Tensor
-    probe: torch.Tensor
-    metadata: dict[str, str]
-    apply: Callable[[NDArray[Any]], NDArray[Any]]
-    bake: GraphPass | None = None
+    baked: bool
+
+    @property
+    def name(self) -> str:
+        """Name of the graph's input, as the network takes it."""
+        return "tokens" if isinstance(self.input, TextInput) else "input"
+
+    @property
+    def probe(self) -> torch.Tensor:
+        """More samples, which can be made again from the metadata."""
+        return torch.from_numpy(self.input.probe())
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The entries that describe the input."""
+        return input_metadata(self.input, baked=self.baked)
+
+    @property
+    def bake(self) -> GraphPass | None:
+        """The pass that puts the normalisation in front of a graph; None if the file takes what the network takes."""
+        image = self.input
+        if not self.baked or isinstance(image, TextInput):
+            return None
+        return lambda graph: bake_normalization(graph, image)
 
     def network(self, samples: torch.Tensor) -> torch.Tensor:
-        """What the network takes for samples."""
-        return torch.from_numpy(self.apply(samples.numpy()))
+        """Turn samples into what the network takes."""
+        return self.input.normalize(samples)
 
     def file(self, samples: torch.Tensor) -> torch.Tensor:
-        """What the file takes for samples."""
-        return samples if self.bake is not None else self.network(samples)
+        """Turn samples into what the file takes."""
+        return samples if self.baked else self.network(samples)
 
 
-def image_input(
-    preprocessing: Preprocessing, samples: torch.Tensor | NDArray[Any] | None, *, normalize: bool
-) -> ModelInput:
-    """The input of a model that takes images.
+def model_input(input: AnyInput, samples: Samples, *, normalize: bool) -> ModelInput:  # noqa: A002
+    """Check the samples of an export, or make random ones.
 
     Args:
-        preprocessing: shape and normalisation.
-        samples: float32 ``[N, C, H, W]`` in [0, 1]; random ones when None.
-        normalize: whether the graph normalises.
+        input: the images or texts that the model takes.
+        samples: images, floating-point ``[N, C, H, W]`` in [0, 1]; texts, or their tokens, integers ``[N, length]``.
+        normalize: whether the graph normalises images.
 
     Raises:
-        ConfigError: samples of another shape or type.
+        ConfigError: ``input`` is something else; samples of another shape or type; texts without ``normalize``.
     """
-    shape = preprocessing.image_shape
+    if isinstance(input, ImageInput):
+        return ModelInput(input, _images(input, samples), normalize)
+    if not isinstance(input, TextInput):
+        raise ConfigError(f"input: expected an ImageInput or a TextInput, got {shown(input)}")
+    if not normalize:
+        raise ConfigError("normalize: texts have no normalisation to leave out; drop normalize=False (--no-normalize)")
+    return ModelInput(input, _texts(input, samples), baked=False)
+
+
+def _images(image: ImageInput, samples: Samples) -> torch.Tensor:
+    if math.prod(image.shape) > _LARGEST_IMAGE:
+        raise ConfigError(f"input: expected images of at most {_LARGEST_IMAGE:,} values, got the shape {image.shape}")
     if samples is None:
         generator = torch.Generator("cpu").manual_seed(0)  # of its own: the global one is not touched
-        samples = torch.rand(_RANDOM_SAMPLES, *shape, generator=generator, device="cpu", dtype=torch.float32)
-    found = _host(samples)
-    if found.ndim != 4 or found.shape[1:] != shape or len(found) == 0:
-        expected = f"[N, {', '.join(map(str, shape))}]"
-        raise ConfigError(f"samples have the shape {list(found.shape)}, expected {expected}")
-    if not found.is_floating_point() or not found.isfinite().all():
-        what = "values that are not finite" if found.is_floating_point() else f"the type {found.dtype}"
+        samples = torch.rand(_RANDOM_SAMPLES, *image.shape, generator=generator, device="cpu", dtype=torch.float32)
+    pixels = _on_host(samples)
+    if pixels.ndim != 4 or pixels.shape[1:] != image.shape or len(pixels) == 0:
+        expected = f"[N, {', '.join(map(str, image.shape))}]"
+        raise ConfigError(f"samples have the shape {list(pixels.shape)}, expected {expected}")
+    if not pixels.is_floating_point() or not pixels.isfinite().all():
+        what = "values that are not finite" if pixels.is_floating_point() else f"the type {pixels.dtype}"
         raise ConfigError(f"samples have {what}, expected pixels in [0, 1] (of 8-bit images: divided by 255)")
-    return ModelInput(
-        name="input",
-        samples=found.to(torch.float32).contiguous(),
-        probe=torch.from_numpy(probe_pixels(shape)),
-        metadata=preprocessing.metadata(baked=normalize),
-        apply=preprocessing.apply,
-        bake=preprocessing.bake if normalize else None,
-    )
+    return pixels.to(torch.float32).contiguous()
 
 
-def text_input(text: TextSpec, samples: Sequence[str] | torch.Tensor | NDArray[Any] | None) -> ModelInput:
-    """The input of a model that takes texts.
-
-    Args:
-        text: the tokeniser.
-        samples: texts, or tokens int64 ``[N, length]``; random tokens when None.
-
-    Raises:
-        ConfigError: samples of another shape or type.
-    """
+def _texts(text: TextInput, samples: Samples) -> torch.Tensor:
     if samples is None:
         samples = _random_tokens(text)
     if isinstance(samples, Sequence) and not isinstance(samples, str) and all(isinstance(one, str) for one in samples):
         samples = tokenise_all(samples, text)
-    found = _host(samples)
-    if found.ndim != 2 or found.shape[1] != text.length or len(found) == 0:
-        raise ConfigError(f"samples have the shape {list(found.shape)}, expected tokens [N, {text.length}]")
-    if found.dtype not in _INTEGERS or not 0 <= int(found.min()) <= int(found.max()) < text.vocabulary:
-        what = f"tokens up to {int(found.max())}" if found.dtype in _INTEGERS else f"the type {found.dtype}"
+    tokens = _on_host(samples)
+    if tokens.ndim != 2 or tokens.shape[1] != text.length or len(tokens) == 0:
+        raise ConfigError(f"samples have the shape {list(tokens.shape)}, expected tokens [N, {text.length}]")
+    if tokens.dtype not in _INTEGERS or not 0 <= int(tokens.min()) <= int(tokens.max()) < text.vocabulary:
+        what = f"tokens up to {int(tokens.max())}" if tokens.dtype in _INTEGERS else f"the type {tokens.dtype}"
         raise ConfigError(f"samples have {what}, expected whole numbers from 0 to {text.vocabulary - 1}")
-    return ModelInput(
-        name=TOKENS,
-        samples=found.to(torch.int64).contiguous(),
-        probe=torch.from_numpy(probe_tokens(text)),
-        metadata=text_metadata(text),
-        apply=np.asarray,
-    )
+    return tokens.to(torch.int64).contiguous()
 
 
-def _random_tokens(text: TextSpec) -> torch.Tensor:
-    """Texts of random tokens and lengths, the first of them empty."""
+def _random_tokens(text: TextInput) -> torch.Tensor:
+    """Make texts of random tokens and lengths, the first of them empty."""
     generator = torch.Generator("cpu").manual_seed(0)  # of its own: the global one is not touched
     tokens = torch.randint(1, text.vocabulary, (_RANDOM_SAMPLES, text.length), generator=generator, device="cpu")
     lengths = torch.randint(1, text.length + 1, (_RANDOM_SAMPLES, 1), generator=generator, device="cpu")
@@ -126,8 +134,8 @@ def _random_tokens(text: TextSpec) -> torch.Tensor:
     return tokens.masked_fill(torch.arange(text.length, device="cpu") >= lengths, PADDING)
 
 
-def _host(samples: object) -> torch.Tensor:
-    """Samples as a dense tensor of its own on the CPU.
+def _on_host(samples: object) -> torch.Tensor:
+    """Copy samples into a dense tensor on the CPU.
 
     Raises:
         ConfigError: they are no numbers.

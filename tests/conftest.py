@@ -10,6 +10,26 @@ from click.testing import CliRunner, Result
 
 from iterand_compress.cli.app import cli
 
+#: Files of which `make check` leaves every test out.
+MARKS = {
+    "browser": ("test_web_page",),
+    "processes": (
+        "test_distributed",
+        "test_edge_c",
+        "test_example_classify",
+        "test_fused",
+        "test_kernels",
+        "test_kernels_compile",
+    ),
+    "slow": ("test_accumulation", "test_profile_and_memory"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in (mark for mark, files in MARKS.items() if item.path.stem in files):
+            item.add_marker(mark)
+
 
 def invoke(*arguments: object) -> Result:
     """Run a command in this process; standard output and error are kept apart."""

@@ -15,7 +15,7 @@ from networks import refresh, settings
 from PIL import Image
 
 from conftest import fail, succeed
-from iterand_compress import load_network, read_seedmask
+from iterand_compress import ImageInput, load_network, read_seedmask
 from iterand_compress.compress.analysis.ablation import (
     AblationOptions,
     ablate,
@@ -229,6 +229,7 @@ def test_a_file_is_changed_as_its_network_is(method, options):
             assert start_weights(mine, index).tobytes() != effective.tobytes()
 
 
+@pytest.mark.slow
 def test_data_seed_of_a_recipe_wins():
     for own, given, same in ((3, 9, True), (None, 9, False)):
         expected = next(load_data(DataConfig(), seed=3).train.train_batches(0, 64, "cpu"))[1]
@@ -244,6 +245,7 @@ def subnetwork(digits):
     return json.loads(succeed("ablate", digits.seedmask, "--seeds", 2, "--json", "--device", "cpu"))
 
 
+@pytest.mark.slow
 def test_a_subnetwork_falls_to_guessing(digits, subnetwork):
     baseline, reinit, shuffle = subnetwork["variants"]
     (original,) = baseline["repetitions"]
@@ -282,7 +284,7 @@ def test_accuracy_of_a_shuffled_subnetwork_by_hand(digits, subnetwork):
             loaded.model.get_parameter(entry.name).copy_(torch.from_numpy(weights))
     pixels, labels = next(load_data(DataConfig()).test.batches(500, "cpu"))
     with torch.no_grad():
-        correct = int((loaded.model(loaded.normalize(pixels)).argmax(1) == labels).sum())
+        correct = int((loaded.model(loaded.data.input.normalize(pixels)).argmax(1) == labels).sum())
     assert correct == subnetwork["variants"][2]["repetitions"][1]["correct"]
 
 
@@ -322,6 +324,7 @@ def retrained(ticket, tmp_path_factory):
     return folder, json.loads(found)
 
 
+@pytest.mark.slow
 def test_a_ticket_keeps_its_accuracy(ticket, retrained):
     baseline, reinit, shuffle = retrained[1]["variants"]
     assert baseline["repetitions"][0]["correct"] == load_checkpoint(ticket.checkpoint).test["correct"]
@@ -379,6 +382,7 @@ def test_finished_runs_are_read_and_strange_ones_refused(ticket, retrained, tmp_
     assert "train.epochs: 2 → 1" in line
 
 
+@pytest.mark.slow
 def test_a_packed_ticket_trains_its_baseline_too(ticket, tmp_path):
     """Other epochs do the same for a checkpoint."""
     options = ("--shuffle", "--epochs", 1, "--device", "cpu")
@@ -399,6 +403,7 @@ class Interrupting(Reporter):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_an_interrupted_ablation_goes_on(ticket, retrained, tmp_path):
     options = AblationOptions(changes=("shuffle",), device="cpu", folder=tmp_path / "runs")
     with pytest.raises(IterandError, match=r"stopped in run shuffle-1; .*give the same command again") as caught:
@@ -414,6 +419,7 @@ def test_an_interrupted_ablation_goes_on(ticket, retrained, tmp_path):
 # The picture
 
 
+@pytest.mark.slow
 def test_plot(ticket, digits, retrained, tmp_path):
     out = tmp_path / "a.png"
     succeed("ablate", ticket.checkpoint, "--folder", retrained[0], "--plot", out, "-q", "--device", "cpu")
@@ -491,6 +497,7 @@ def test_options_that_make_no_sense(digits, ticket, tmp_path):
 def test_other_data_are_refused_before_anything_is_trained(digits, ticket, tmp_path):
     for file in (digits.checkpoint, ticket.checkpoint):
         run = load_checkpoint(file)
-        save_checkpoint(replace(run, data=replace(run.data, mean=[0.5])), tmp_path / "other.ckpt")
+        image = ImageInput(run.data.input.shape, mean=0.5, std=run.data.input.std)
+        save_checkpoint(replace(run, data=replace(run.data, input=image)), tmp_path / "other.ckpt")
         line = fail(1, "ablate", tmp_path / "other.ckpt", "--device", "cpu")
         assert "was trained on other data: expected mean [0.5], got [0.30" in line

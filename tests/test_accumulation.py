@@ -1,5 +1,7 @@
-"""Batches that are computed in parts, one after the other. That they are those of several processes, bit for bit, is in
-test_distributed.py."""
+"""Batches that are computed in micro-batches, one after the other.
+
+That they are those of several processes, bit for bit, is in test_distributed.py.
+"""
 
 import json
 import math
@@ -9,16 +11,16 @@ import torch
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import masked_layers
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.data.shard import Shard
 from iterand_compress.compress.errors import ConfigError
-from iterand_compress.compress.training import run as run_module
+from iterand_compress.compress.mask.layers import masked_layers
+from iterand_compress.compress.training import loop
+from iterand_compress.compress.training.loop import train
 from iterand_compress.compress.training.recipe import override
-from iterand_compress.compress.training.run import Run
-from iterand_compress.compress.training.trainer import RunOptions, train
+from iterand_compress.compress.training.run_options import RunOptions
 
-# 20 steps of a network without BatchNorm, which makes parts of a batch other than the whole.
+# 20 steps of a network without BatchNorm, whose statistics are those of each micro-batch.
 PLAIN = override(
     Recipe(),
     {
@@ -35,26 +37,24 @@ def plain(num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, num_classes))
 
 
-def trained(recipe, out, **options):
+def trained(recipe, out, monkeypatch, **options):
     """Train; masks and losses after each step, the scores at the end, and how many images were seen at a time."""
     masks, losses, scores, sizes = [], [], [], []
-    original = Run.step
+    original = loop.training_step
 
-    def step(self, *arguments):
-        handle = self.model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-        loss = original(self, *arguments)
+    def step(run, *arguments):
+        handle = run.model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+        loss = original(run, *arguments)
         handle.remove()
         losses.append(loss.clone())
-        layers = masked_layers(self.model)
-        masks.append(torch.cat([part.mask(scores) for _, part, scores in layers]))
+        layers = masked_layers(run.model)
+        masks.append(torch.cat([masked.mask(scores) for _, masked, scores in layers]))
         scores[:] = [score.detach().clone() for _, _, score in layers]
         return loss
 
-    Run.step = step
-    try:
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_step", step)
         train(recipe, RunOptions(out, device="cpu", **options))
-    finally:
-        Run.step = original
     return torch.stack(masks), torch.stack(losses), torch.cat(scores), sizes
 
 
@@ -62,17 +62,17 @@ def tensors_of(path):
     return {k: v for k, v in torch.load(path, weights_only=True)["model"].items() if isinstance(v, torch.Tensor)}
 
 
-@pytest.mark.parametrize("parts", [2, 5])
-def test_gradients_of_parts_add_up_to_those_of_the_batch(tmp_path, parts):
-    masks, losses, scores, sizes = trained(PLAIN, tmp_path / "whole.ckpt")
-    in_parts, sums, other, pieces = trained(PLAIN, tmp_path / "parts.ckpt", accumulate=parts)
+@pytest.mark.parametrize("count", [2, 5])
+def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(tmp_path, monkeypatch, count):
+    masks, losses, scores, sizes = trained(PLAIN, tmp_path / "whole.ckpt", monkeypatch)
+    accumulated, sums, other, micro = trained(PLAIN, tmp_path / "micro.ckpt", monkeypatch, accumulate=count)
     assert sizes == [63] * 20
-    assert max(pieces) == math.ceil(63 / parts)
-    assert sum(pieces) == sum(sizes)
+    assert max(micro) == math.ceil(63 / count)
+    assert sum(micro) == sum(sizes)
     torch.testing.assert_close(other, scores, rtol=1e-3, atol=1e-5)  # of sums of floats in another order, 20 times
     torch.testing.assert_close(sums, losses, rtol=1e-5, atol=1e-6)
     assert not torch.equal(masks[0], masks[-1])
-    assert torch.equal(in_parts, masks)
+    assert torch.equal(accumulated, masks)
 
 
 @pytest.mark.parametrize(
@@ -85,25 +85,25 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(tmp_path, parts):
     ],
     ids=["coats", "biprop", "snip", "dense"],
 )
-def test_other_methods_in_parts(tmp_path, changes):
+def test_other_methods_in_micro_batches(tmp_path, changes):
     recipe = override(PLAIN, changes)
     train(recipe, RunOptions(tmp_path / "whole.ckpt", device="cpu"))
-    train(recipe, RunOptions(tmp_path / "parts.ckpt", device="cpu", accumulate=3))
-    whole, parts = tensors_of(tmp_path / "whole.ckpt"), tensors_of(tmp_path / "parts.ckpt")
+    train(recipe, RunOptions(tmp_path / "micro.ckpt", device="cpu", accumulate=3))
+    whole, micro = tensors_of(tmp_path / "whole.ckpt"), tensors_of(tmp_path / "micro.ckpt")
     for name, tensor in whole.items():
-        torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(micro[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_a_compiled_network_in_parts(tmp_path, monkeypatch):
+def test_a_compiled_network_in_micro_batches(tmp_path, monkeypatch):
     real = torch.compile
-    monkeypatch.setattr(run_module.torch, "compile", lambda module, mode: real(module, backend="eager"))
+    monkeypatch.setattr(torch, "compile", lambda module, mode: real(module, backend="eager"))
     for name, compiled in (("eager", None), ("compiled", "default")):
         train(PLAIN, RunOptions(tmp_path / f"{name}.ckpt", device="cpu", accumulate=2, compile=compiled))
     eager, compiled = tensors_of(tmp_path / "eager.ckpt"), tensors_of(tmp_path / "compiled.ckpt")
     assert all(torch.equal(eager[name], compiled[name]) for name in eager)
 
 
-def test_pieces_are_the_parts_of_more_processes():
+def test_micro_batches_are_the_shards_of_more_processes():
     for size in (64, 63, 7):
         for processes in (1, 2, 3):
             for count in (1, 2, size // processes):
@@ -111,20 +111,20 @@ def test_pieces_are_the_parts_of_more_processes():
                 for rank in range(processes):
                     own = Shard(rank, processes)
                     begin = own.of(0, size).start
-                    found += [(begin + piece.start, begin + piece.stop) for piece in own.pieces(size, count)]
-                of_more = [Shard(part, processes * count).of(0, size) for part in range(processes * count)]
-                assert found == [(part.start, part.stop) for part in of_more]
+                    found += [(begin + each.start, begin + each.stop) for each in own.micro_batches(size, count)]
+                of_more = [Shard(rank, processes * count).of(0, size) for rank in range(processes * count)]
+                assert found == [(shard.start, shard.stop) for shard in of_more]
 
 
-def test_accuracy_and_loss_of_an_epoch_count_all_parts(tmp_path):
+def test_accuracy_and_loss_of_an_epoch_count_all_micro_batches(tmp_path):
     lines = []
-    for parts in (1, 2):
-        out = tmp_path / f"{parts}.ckpt"
-        succeed("train", "--model", "test_accumulation:plain", "--epochs", 1, "--accumulate", parts, "--out", out)
+    for count in (1, 2):
+        out = tmp_path / f"{count}.ckpt"
+        succeed("train", "--model", "test_accumulation:plain", "--epochs", 1, "--accumulate", count, "--out", out)
         lines.append(json.loads(out.with_suffix(".metrics.jsonl").read_text().splitlines()[0]))
-    whole, in_parts = lines
-    assert in_parts["loss"] == pytest.approx(whole["loss"], rel=1e-5)
-    assert in_parts["accuracy"] == pytest.approx(whole["accuracy"], abs=0.002)
+    whole, accumulated = lines
+    assert accumulated["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert accumulated["accuracy"] == pytest.approx(whole["accuracy"], abs=0.002)
     assert whole["accuracy"] > 0
 
 
@@ -132,29 +132,26 @@ def test_accuracy_and_loss_of_an_epoch_count_all_parts(tmp_path):
     ("words", "text"),
     [
         (
-            (
-                "--set",
-                "train.sync_batchnorm=true",
-            ),
-            "BatchNorm cannot be synchronised over parts that are computed one after the other (sync_batchnorm); leave",
+            ("--set", "train.sync_batchnorm=true"),
+            "BatchNorm cannot be synchronised over micro-batches that are computed in turn (sync_batchnorm); leave",
         ),
         (
             ("--compile", "reduce-overhead"),
-            "accumulate: CUDA graphs write over the gradients of the part before (--compile reduce-overhead); leave",
+            "accumulate: CUDA graphs overwrite the gradients of the micro-batch before (--compile reduce-overhead);",
         ),
         (
             ("--batch-size", 1),
-            "accumulate: a batch of 1 cannot be computed in 2 parts by each of 1 processes; give 1 at most",
+            "accumulate: a batch of 1 cannot be computed in 2 micro-batches by each of 1 processes; give 1 at most",
         ),
     ],
 )
-def test_what_cannot_be_computed_in_parts(tmp_path, words, text):
+def test_what_cannot_be_computed_in_micro_batches(tmp_path, words, text):
     out = tmp_path / "m.ckpt"
     assert text in fail(2, "train", "--device", "cpu", "--accumulate", 2, *words, "--out", out)
     assert not out.exists()
 
 
-def test_numbers_of_parts_that_make_no_sense(tmp_path):
+def test_numbers_of_micro_batches_that_make_no_sense(tmp_path):
     assert "0 is not in the range x>=1" in fail(2, "train", "--accumulate", 0, "--out", tmp_path / "m.ckpt")
     with pytest.raises(ConfigError, match="accumulate: expected at least 1, got -1"):
         train(PLAIN, RunOptions(tmp_path / "m.ckpt", device="cpu", accumulate=-1))

@@ -118,6 +118,7 @@ def test_a_name_of_a_file_means_one_thing() -> None:
     assert {stem: paths for stem, paths in stems.items() if len(paths) > 1} == {}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("room", ["config", "errors", "files", "inputs", "seedmask", "seed.philox", "seed.codebooks"])
 def test_rooms_without_torch(room: str) -> None:
     code = f"import sys, iterand_compress.compress.{room}; sys.exit('torch' in sys.modules)"

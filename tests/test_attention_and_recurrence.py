@@ -14,7 +14,7 @@ from networks import refresh, settings
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iterand_compress import load, to_dense
+from iterand_compress import ImageInput, load, to_dense
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
@@ -284,6 +284,7 @@ def test_a_network_in_several_processes(kind: str) -> None:
     assert torch.equal(outputs(model), outputs(alone))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attention to itself", "encoder", "gru"])
 def test_a_compiled_network(kind: str) -> None:
     model = network(kind)
@@ -317,6 +318,8 @@ class Everything(nn.Module):
         return self.head(self.cell(x.mean(1)))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("captured_once")
 @pytest.mark.parametrize("distribution", ["normal", "signed-constant"])
 def test_every_form_of_an_onnx_file_computes_the_same_bits(distribution: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -324,7 +327,7 @@ def test_every_form_of_an_onnx_file_computes_the_same_bits(distribution: str, tm
     learn(model)
     found = []
     for form in ("dense", "packed", "int8", "seeded"):
-        image = {"image_shape": (4, 2, 3), "mean": [0.0] * 4, "std": [1.0] * 4}
+        image = {"input": ImageInput((4, 2, 3), [0.0] * 4, [1.0] * 4)}
         report = export_onnx(model, tmp_path / "m.onnx", form=form, **image)
         assert report.unmasked_bytes == 0
         verified = verify_onnx(tmp_path / "m.onnx")

@@ -23,6 +23,7 @@ from iterand_compress.compress.data import load_data
 from iterand_compress.compress.recover import load_network
 from iterand_compress.compress.training.evaluate import evaluate, network_logits
 from iterand_compress.compress.training.schedule import check_refresh, check_schedule
+from iterand_compress.export.export_options import ExportOptions
 from iterand_compress.export.from_file import export_network
 from methods import SPARSITIES, SUBNETWORKS, configurations
 from points import Point, beaten, pareto, table
@@ -42,6 +43,7 @@ def point(series: str, file_bytes: int, correct: int, *, ours: bool = False, for
 # Time
 
 
+@pytest.mark.slow
 def test_the_clock_stops_where_the_first_step_would_begin(tmp_path, capfd):
     waited = first_batch.seconds(["--width", "0.25", "--epochs", "1000000"], tmp_path)
     assert 0 < waited < 600
@@ -100,15 +102,16 @@ def test_labels_are_moved_apart_and_no_further():
 
 def in_torch(path: Path, data) -> int:
     network = load_network(path)
-    with network_logits(network.model, network.normalize) as logits:
+    with network_logits(network.model, network.data.input.normalize) as logits:
         return evaluate(logits, data.test, batch_size=100, device=CPU).correct
 
 
+@pytest.mark.slow
 def test_right_answers_are_those_of_torch_in_every_form(digits, data, tmp_path):
     expected = in_torch(digits.checkpoint, data)
     assert 180 < expected < 360
     packed, small = tmp_path / "packed.onnx", tmp_path / "packed.onnx.zst"
-    export_network(digits.seedmask, packed, form="packed")
+    export_network(digits.seedmask, packed, ExportOptions("packed"))
     shipped.compress(packed, small)
     shipped.compress(digits.seedmask, tmp_path / "model.seedmask.zst")
     assert small.stat().st_size < packed.stat().st_size
@@ -235,6 +238,7 @@ def test_the_frontier_knows_every_method_at_every_sparsity(model):
 # Runs
 
 
+@pytest.mark.slow
 def test_reproducing_resumes_and_says_what_was_not_as_published(tmp_path, capsys, monkeypatch):
     folder, report = tmp_path / "runs", tmp_path / "smoke.json"
     words = ["smoke", "--folder", str(folder), "--jobs", "2", "--device", "cpu", "--only", "iter*", "dense"]

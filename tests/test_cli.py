@@ -95,6 +95,7 @@ def test_recover_loads_strictly_into_the_dense_model(digits, tmp_path):
         assert torch.equal(tensors[name], value)
 
 
+@pytest.mark.slow
 def test_export_without_names_takes_the_one_file(digits, tmp_path, monkeypatch):
     shutil.copy(digits.seedmask, tmp_path / "net.seedmask")
     monkeypatch.chdir(tmp_path)
@@ -122,6 +123,7 @@ def test_export_without_normalisation_evaluates_the_same(digits, tmp_path):
     assert {entry.version for entry in onnx.load(out).opset_import if entry.domain == ""} == {20}
 
 
+@pytest.mark.slow
 def test_exporting_twice_gives_the_same_bytes(digits, tmp_path):
     succeed("export", digits.seedmask, "--onnx", tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == digits.onnx.read_bytes()

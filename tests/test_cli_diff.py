@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 from test_packaging import modules_after
+from test_storage_bad_input import misstated
 
 from conftest import fail, invoke, succeed
 from iterand_compress import read_seedmask
 from iterand_compress.compress.analysis.compare import compare
-from iterand_compress.compress.inputs import InputSpec
+from iterand_compress.compress.inputs import ImageInput
 from iterand_compress.compress.seedmask import MaskedTensor, Network, StoredTensor, write_seedmask
 
 
@@ -218,7 +219,7 @@ def test_settings(tmp_path):
     def about(**changes):
         fields = {
             "architecture": {"name": "conv2", "width": 0.5},
-            "input": InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.25,)),
+            "input": ImageInput(shape=(1, 8, 8), mean=(0.5,), std=(0.25,)),
             "classes": ["a", "b"],
             "recipe": {"train": {"lr": 0.1, "epochs": 3}, "note": None},
         }
@@ -232,7 +233,7 @@ def test_settings(tmp_path):
         seed=2**64 - 1,
         **about(
             architecture={"name": "conv4", "width": 0.5},
-            input=InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.5,)),
+            input=ImageInput(shape=(1, 8, 8), mean=(0.5,), std=(0.5,)),
             classes=["a", "c"],
             recipe={"train": {"lr": 0.2, "epochs": 3}},
         ),
@@ -274,15 +275,10 @@ def test_exit_codes(tmp_path, digits):
     assert "Missing argument 'SECOND'" in fail(2, "diff", first)
 
 
-def test_digests_of_both_files_are_checked(tmp_path, monkeypatch):
-    """Files whose weights are not those of their digests, the payload digest being right."""
-    from iterand_compress.compress.seedmask import network as definition
-
+def test_digests_of_both_files_are_checked(tmp_path):
     right = write(tmp_path, "right", tensor("a", "1010"))
-    monkeypatch.setattr(definition, "digest_of_codes", lambda chunks, scale: [*chunks] and "0" * 64)
-    monkeypatch.setattr(definition.TensorRecovery, "digest", lambda self: "0" * 64)
-    wrong = write(tmp_path, "wrong", tensor("a", "1010"))
-    monkeypatch.undo()
+    wrong = tmp_path / "wrong.seedmask"
+    wrong.write_bytes(misstated(right.read_bytes()))
     for pair in ((right, wrong), (wrong, right)):
         assert "wrong.seedmask: tensor 'a': expected recovered weights with SHA-256 0000" in fail(1, "diff", *pair)
 

@@ -120,6 +120,7 @@ def test_shrink_reports_even_if_there_is_nothing(digits, tmp_path):
     assert answers(tmp_path / "a.onnx").tobytes() == answers(digits.onnx).tobytes()
 
 
+@pytest.mark.slow
 def test_shrink_of_a_sparse_network(tmp_path):
     options = (
         "--set",
@@ -147,6 +148,7 @@ def test_shrink_of_a_sparse_network(tmp_path):
     assert verified["weights"] > verified["recovered"], "a shrunk weight cannot be traced back to that of the seed"
 
 
+@pytest.mark.slow
 def test_trained_values(ticket, tmp_path):
     succeed("export", ticket.checkpoint, "--onnx", tmp_path / "dense.onnx")
     wanted = answers(tmp_path / "dense.onnx")
@@ -182,6 +184,7 @@ def test_requests_that_make_no_sense(options, words, digits, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_dense_training_has_no_other_form(tmp_path):
     succeed("train", "--method", "dense", "--width", 0.25, "--epochs", 1, "-q", "--out", tmp_path / "dense.ckpt")
     line = fail(2, "export", tmp_path / "dense.ckpt", "--onnx", tmp_path / "a.onnx", "--form", "packed")

@@ -9,10 +9,15 @@ from conftest import fail, succeed
 from iterand_compress.cli.models_command import _own_settings
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.errors import ConfigError
+from iterand_compress.compress.inputs import ImageInput
 from iterand_compress.compress.methods.presets import PRESETS
 from iterand_compress.compress.models import model_names, resolve
 from iterand_compress.compress.models.architecture import TEXT_MODELS
 from iterand_compress.compress.training.recipe import load_recipe, override, recipe_names, to_toml
+
+
+def image(side):
+    return ImageInput((3, side, side), (0.0,) * 3, (1.0,) * 3)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -65,17 +70,17 @@ def test_all_models_are_listed_with_their_weights():
 def test_settings_that_are_listed_are_those_that_are_taken(name, setting):
     taken = next(iter(setting)) in _own_settings(name)
     with nullcontext() if taken else pytest.raises(ConfigError, match="does not take"):
-        resolve(ModelConfig(name=name, **setting), num_classes=10, image_shape=(3, 32, 32))
+        resolve(ModelConfig(name=name, **setting), num_classes=10, input=image(32))
 
 
 def test_smallest_images_are_the_smallest():
     for row in json.loads(succeed("models", "--json"))["models"]:
         side = row["smallest_image"]
         if side is not None:
-            resolve(ModelConfig(name=row["name"]), num_classes=10, image_shape=(3, side, side))
+            resolve(ModelConfig(name=row["name"]), num_classes=10, input=image(side))
         if side is not None and side > 1:
             with pytest.raises(ConfigError, match="needs images of at least"):
-                resolve(ModelConfig(name=row["name"]), num_classes=10, image_shape=(3, side - 1, side - 1))
+                resolve(ModelConfig(name=row["name"]), num_classes=10, input=image(side - 1))
 
 
 def test_one_model():

@@ -1,6 +1,8 @@
 """Every method from train to a recovered file, through the command line."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ from iterand_compress.compress.config import DISTRIBUTIONS
 from iterand_compress.compress.data.catalogue import DATASETS
 from iterand_compress.compress.methods.presets import PRESETS
 from iterand_compress.compress.recover import load_network
+from iterand_compress.compress.training import loop
 from iterand_compress.compress.training.recipe import DEFAULT_RECIPE, load_recipe
-from iterand_compress.compress.training.run import Run
 from iterand_compress.compress.training.run_options import RunOptions
 
 SMALL = ("--recipe", "digits", "--width", 0.25, "--epochs", 3, "--device", "cpu", "--seed", 4)
@@ -74,6 +76,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
 def test_recovers_bit_for_bit_and_scores_the_same(options, tmp_path):
     checkpoint, file = tmp_path / "m.ckpt", tmp_path / "m.seedmask"
@@ -105,6 +108,7 @@ def test_choices_and_defaults_of_the_help_are_those_of_the_library():
     assert all(key in RunOptions.__dataclass_fields__ for key in RUN_SETTINGS)
 
 
+@pytest.mark.slow
 def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     options = (
         *SMALL,
@@ -119,13 +123,14 @@ def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     )
     whole, cut = tmp_path / "whole.ckpt", tmp_path / "cut.ckpt"
     succeed("train", *options, "--out", whole)
-    original = Run.epoch
+    original = loop.training_step
 
-    def stopped_in_the_third(self, stop, reporter):
-        stop.requested = stop.requested or self.position.epoch == 2
-        return original(self, stop, reporter)
+    def stopped_in_the_third(run, *arguments):
+        if run.position.epoch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(run, *arguments)
 
-    monkeypatch.setattr(Run, "epoch", stopped_in_the_third)
+    monkeypatch.setattr(loop, "training_step", stopped_in_the_third)
     assert invoke("train", *options, "--out", cut).exit_code != 0
     monkeypatch.undo()
     assert torch.load(cut, weights_only=True)["test"] is None

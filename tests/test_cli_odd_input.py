@@ -194,6 +194,7 @@ def foreign(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "cp1251", "ascii", "utf-8"])
 @pytest.mark.parametrize("command", ["inspect", "verify", "diff", "recover"])
 def test_encodings(encoding, command, foreign, tmp_path) -> None:
@@ -224,6 +225,7 @@ def test_encodings(encoding, command, foreign, tmp_path) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.processes
 def test_names_that_are_no_text(digits, tmp_path) -> None:
     out = tmp_path / "\udcff.safetensors"
     done = subprocess.run([*CLI, "recover", digits.seedmask, "--out", out], capture_output=True, check=False)
@@ -236,6 +238,7 @@ def test_substitutes() -> None:
     assert "3×3 → 7 – ± слой".encode("ascii", "iterand-compress") == rb"3x3 -> 7 - +- \u0441\u043b\u043e\u0439"
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
 @pytest.mark.parametrize("words", [("inspect",), ("verify",), ("inspect", "--json"), ("--help",), ("--version",)])
 def test_a_full_disk_under_the_output(words, digits) -> None:
@@ -247,6 +250,7 @@ def test_a_full_disk_under_the_output(words, digits) -> None:
     assert done.stderr == line
 
 
+@pytest.mark.processes
 def test_a_full_disk_under_errors() -> None:
     with Path("/dev/full").open("w") as full:
         for unbuffered in ("", "1"):
@@ -256,6 +260,7 @@ def test_a_full_disk_under_errors() -> None:
             assert (done.returncode, done.stdout) == (1, b"")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("words", [("inspect",), ("verify",)])
 def test_a_closed_pipe_is_quiet(words, digits) -> None:
     reading, writing = os.pipe()
@@ -324,6 +329,7 @@ def pasted(command: str, folder: Path) -> list[bytes]:
     return done.stdout.split(b"\0")[:-1]
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("bash") is None, reason="what is pasted is pasted into bash")
 @pytest.mark.parametrize(("name", "encoding"), ODD_NAMES, ids=lambda value: ascii(value))
 def test_a_command_that_is_printed_can_be_pasted(name, encoding, digits, tmp_path) -> None:
@@ -354,6 +360,7 @@ def test_the_model_in_a_command_that_is_printed(monkeypatch) -> None:
         assert str(refused.value).endswith(f"give it yourself with --model {word}")
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("bash") is None, reason="what is pasted is pasted into bash")
 def test_the_next_command_after_training_can_be_pasted(tmp_path) -> None:
     name = b"l\xe9.ckpt"
@@ -363,32 +370,35 @@ def test_the_next_command_after_training_can_be_pasted(tmp_path) -> None:
     assert pasted(command, tmp_path) == [b"pack", name]
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        (b"caf\xe9.onnx", {}),
-        ("猫.onnx".encode(), {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
-    ],
-    ids=["not UTF-8", "an ASCII locale"],
-)
-def test_onnx_files_whose_names_are_not_utf8(name, settings, digits, tmp_path) -> None:
-    """Both onnx and onnxruntime take names for UTF-8."""
+def commands_on_onnx(run, name, digits, folder) -> None:
+    """Export, verify and evaluate a file of a name that onnx and onnxruntime, which expect UTF-8, do not take."""
+    run("export", digits.seedmask, "--onnx", name)
+    assert [os.fsencode(path.name) for path in folder.iterdir()] == [os.fsencode(name)]
+    run("verify", name)
+    found, expected = (
+        json.loads(text) for text in (run("eval", name, "--json"), succeed("eval", digits.onnx, "--json"))
+    )
+    assert found["correct"] == expected["correct"]
+
+
+def test_onnx_files_whose_names_are_not_utf8(digits, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands_on_onnx(succeed, "caf\udce9.onnx", digits, tmp_path)
+
+
+@pytest.mark.processes
+def test_onnx_files_in_an_ascii_locale(digits, tmp_path) -> None:
+    settings = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
     def run(*words: object) -> bytes:
-        done = subprocess.run(
-            [*CLI, *words], capture_output=True, cwd=tmp_path, env={**os.environ, **settings}, check=False
-        )
+        done = subprocess.run([*CLI, *words], capture_output=True, cwd=tmp_path, env=settings, check=False)
         assert (done.returncode, done.stderr) == (0, b"")
         return done.stdout
 
-    run("export", digits.seedmask, "--onnx", name)
-    assert [os.fsencode(path.name) for path in tmp_path.iterdir()] == [name]
-    found = {words: run(*words, name) for words in (("verify",), ("eval", "--json"))}
-    assert (
-        json.loads(found["eval", "--json"])["correct"] == json.loads(succeed("eval", digits.onnx, "--json"))["correct"]
-    )
+    commands_on_onnx(run, "猫.onnx", digits, tmp_path)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("output", ["full", "closed"])
 def test_training_goes_on_without_its_output(output, tmp_path) -> None:
     if output == "full" and not Path("/dev/full").exists():

@@ -9,6 +9,7 @@ import torch
 from networks import settings
 from safetensors.numpy import load_file
 from test_packaging import modules_after
+from test_storage_bad_input import misstated
 
 from conftest import fail, succeed
 from iterand_compress import load_network, pack, read_seedmask
@@ -86,6 +87,7 @@ def test_files_are_read_without_torch(options, packed, tmp_path):
 # --- pack --coding
 
 
+@pytest.mark.slow
 def test_codings_change_the_size_and_not_the_weights(digits, tmp_path):
     reports = {}
     for coding in CODING_CHOICES:
@@ -147,6 +149,7 @@ def test_exact_is_the_default_and_reports_no_error(digits, tmp_path):
     assert report["state_bytes"] == report["state_exact_bytes"]
 
 
+@pytest.mark.slow
 def test_a_file_with_float16_state_loads_everywhere(digits, half, tmp_path):
     path, report = half
     exact, rounded = (json.loads(succeed("eval", file, "--json")) for file in (digits.seedmask, path))
@@ -297,6 +300,7 @@ def test_max_weights(command, digits, tmp_path):
 # --- verify --deep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coding", CODING_CHOICES)
 def test_deep_names_the_coding(coding, tmp_path):
     path = tmp_path / "net.seedmask"
@@ -403,15 +407,9 @@ def test_a_device_that_computes_wrong_is_told_from_a_damaged_file(packed, monkey
     assert not packed.with_suffix(".safetensors").exists()
 
 
-def test_a_file_with_wrong_digests_is_called_damaged_on_a_device_too(tmp_path, monkeypatch):
-    from iterand_compress.compress.seedmask import network as definition
-
-    monkeypatch.setattr(definition, "digest_of_codes", lambda chunks, scale: [*chunks] and "0" * 64)
-    monkeypatch.setattr(definition.TensorRecovery, "digest", lambda self: "0" * 64)
-    content = dumps(network())
-    monkeypatch.undo()
+def test_a_file_with_wrong_digests_is_called_damaged_on_a_device_too(tmp_path):
     path = tmp_path / "wrong.seedmask"
-    path.write_bytes(content)
+    path.write_bytes(misstated(dumps(network())))
     for more in ((), ("--device", "cpu")):
         assert "the file is damaged, get it again" in fail(1, "recover", path, *more)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from iterand_compress import ImageInput
 from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data.augment import Augmentation, augment
-from iterand_compress.compress.data.bundle import DataBundle
 from iterand_compress.compress.data.memory_split import MemorySplit
 from iterand_compress.compress.data.order import (
     augmentation_words,
@@ -19,7 +19,6 @@ from iterand_compress.compress.data.order import (
     held_out,
 )
 from iterand_compress.compress.data.shard import Shard
-from iterand_compress.compress.data.text_loading import TokenSplit
 from iterand_compress.compress.errors import DataError
 from iterand_compress.compress.seed.philox import Purpose, random_words
 
@@ -29,7 +28,7 @@ def images(count: int, channels: int = 3, height: int = 12, width: int = 12) -> 
 
 
 def split(count: int = 50, seed: int = 3, **augmentation) -> MemorySplit:
-    return MemorySplit(images(count), torch.arange(count), Augmentation(**augmentation), seed)
+    return MemorySplit(images(count), torch.arange(count), seed, Augmentation(**augmentation))
 
 
 # --- Order -------------------------------------------------------------------------------------------------
@@ -226,7 +225,7 @@ def test_fewer_images_than_a_batch_are_one_batch():
 def test_shards_are_the_contiguous_parts_of_every_batch(count):
     """Pixels of the parts are those of the whole: what an image looks like does not depend on who computes it."""
     memory = split(50, crop="resized", pad=2, flip=True)
-    tokens = TokenSplit(torch.arange(150, dtype=torch.int32).reshape(50, 3), torch.arange(50), 3)
+    tokens = MemorySplit(torch.arange(150, dtype=torch.int32).reshape(50, 3), torch.arange(50), 3)
     for part in (memory, tokens):
         ways = (
             lambda shard, part=part: list(part.train_batches(1, 12, "cpu", start=1, shard=shard)),
@@ -270,13 +269,13 @@ def test_global_generators_are_neither_used_nor_read():
 
 
 def test_normalize_is_per_channel_and_reusable_under_autograd():
-    part = split(4)
-    bundle = DataBundle("x", ("a",), (3, 12, 12), (0.1, 0.2, 0.3), (0.5, 0.25, 2.0), part, None, part)
+    image = ImageInput((3, 4, 4), (0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
     pixels = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        found = bundle.normalize(pixels)
-    for channel, (mean, std) in enumerate(zip(bundle.mean, bundle.std, strict=True)):
+        found = image.normalize(pixels)
+    assert np.array_equal(image.normalize(pixels.numpy()), found.numpy())
+    for channel, (mean, std) in enumerate(zip(image.mean, image.std, strict=True)):
         torch.testing.assert_close(found[:, channel], (pixels[:, channel] - mean) / std)
     pixels.requires_grad_(True)
-    bundle.normalize(pixels).square().sum().backward()
+    image.normalize(pixels).square().sum().backward()
     assert pixels.grad is not None

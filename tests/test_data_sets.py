@@ -58,7 +58,7 @@ def test_digits_are_the_scans_split_without_overlap():
     data = load_data(DataConfig(validation=0.25), seed=3)
     assert (len(data.train), len(data.val), len(data.test)) == (1078, 359, 360)
     assert data.classes == tuple("0123456789")
-    assert data.image_shape == (1, 8, 8)
+    assert data.input.shape == (1, 8, 8)
     scans = load_digits()
     expected = {
         (np.floor(image * 255 / 16 + 0.5).astype(np.uint8).tobytes(), label)
@@ -79,11 +79,11 @@ def test_digits_test_set_and_statistics_do_not_depend_on_the_seed():
     assert torch.equal(first.test.labels, second.test.labels)
     assert np.array_equal(pixels_of(first.test), pixels_of(second.test))
     assert not np.array_equal(pixels_of(first.val), pixels_of(second.val))
-    assert (first.mean, first.std) == (second.mean, second.std)
+    assert (first.input.mean, first.input.std) == (second.input.mean, second.input.std)
     whole = pixels_of(load_data(DataConfig(validation=0.0)).train).astype(np.float64)
-    assert first.mean == pytest.approx([whole.mean()], abs=6e-7)
-    assert first.std == pytest.approx([whole.std()], abs=6e-7)
-    assert first.mean == tuple(round(value, 6) for value in first.mean)
+    assert first.input.mean == pytest.approx([whole.mean()], abs=6e-7)
+    assert first.input.std == pytest.approx([whole.std()], abs=6e-7)
+    assert first.input.mean == tuple(round(value, 6) for value in first.input.mean)
 
 
 def test_digits_test_set_is_the_same_for_ever():
@@ -113,7 +113,7 @@ def test_digits_without_scikit_learn(monkeypatch):
 
 def test_digits_scaled_up():
     data = load_data(DataConfig(image_size=16))
-    assert data.image_shape == (1, 16, 16)
+    assert data.input.shape == (1, 16, 16)
     assert pixels_of(data.test).shape == (360, 1, 16, 16)
 
 
@@ -144,8 +144,8 @@ def test_mnist_files(tmp_path, name, folder, mean):
     write_idx(raw / "t10k-labels-idx1-ubyte", np.arange(8, dtype=np.uint8))
     data = load_data(DataConfig(name=name, validation=0.2), data_dir=tmp_path, seed=1)
     assert (len(data.train), len(data.val), len(data.test)) == (16, 4, 8)
-    assert data.image_shape == (1, 28, 28)
-    assert data.mean == (mean,)
+    assert data.input.shape == (1, 28, 28)
+    assert data.input.mean == (mean,)
     assert len(data.classes) == 10
     np.testing.assert_array_equal(pixels_of(data.test)[:, 0], test.astype(np.float32) / np.float32(255))
     assert data.test.labels.tolist() == list(range(8))
@@ -171,7 +171,7 @@ def test_cifar(tmp_path, monkeypatch, name, kind):
     monkeypatch.setattr(torchvision.datasets, kind, FakeCifar)
     data = load_data(DataConfig(name=name, validation=0.0), data_dir=tmp_path)
     assert data.classes == FakeCifar.classes
-    assert len(data.mean) == len(data.std) == 3
+    assert len(data.input.mean) == len(data.input.std) == 3
     expected = FakeCifar(str(tmp_path)).data.transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(pixels_of(data.train), expected.astype(np.float32) / np.float32(255))
     assert data.train.labels.tolist() == [k % 3 for k in range(12)]
@@ -195,7 +195,7 @@ def test_imagenet_streams_files(tmp_path, monkeypatch):
     assert isinstance(data.test, StreamSplit)
     assert pixels_of(data.test).shape == (4, 3, 224, 224)
     assert data.test.labels.tolist() == [0, 0, 1, 1]
-    assert data.mean == (0.485, 0.456, 0.406)
+    assert data.input.mean == (0.485, 0.456, 0.406)
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100"])
@@ -243,7 +243,7 @@ def test_folder_images_and_labels(tmp_path):
     (tmp_path / "train" / ".hidden").mkdir()
     data = load_data(folder_config(), data_dir=tmp_path)
     assert data.classes == ("cat", "dog")
-    assert data.image_shape == (3, 10, 10)
+    assert data.input.shape == (3, 10, 10)
     assert isinstance(data.train, MemorySplit)
     assert data.train.labels.tolist() == [0] * 5 + [1] * 5
     expected = np.stack([noise(100 * c + k, 10, 10) for c in range(2) for k in range(5)])
@@ -251,8 +251,8 @@ def test_folder_images_and_labels(tmp_path):
         pixels_of(data.train), expected.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
     )
     scaled = expected.reshape(-1, 3) / 255
-    assert data.mean == pytest.approx(scaled.mean(0), abs=6e-7)
-    assert data.std == pytest.approx(scaled.std(0), abs=6e-7)
+    assert data.input.mean == pytest.approx(scaled.mean(0), abs=6e-7)
+    assert data.input.std == pytest.approx(scaled.std(0), abs=6e-7)
 
 
 def test_many_files_are_decoded_by_processes_to_the_same_pixels_in_the_same_order(tmp_path, monkeypatch):
@@ -274,7 +274,7 @@ def test_folder_validation_comes_from_train_and_never_from_test(tmp_path):
     plain = load_data(folder_config(), data_dir=tmp_path)
     data = load_data(folder_config(validation=0.3), data_dir=tmp_path, seed=8)
     assert (len(data.train), len(data.val), len(data.test)) == (7, 3, 10)
-    assert (data.mean, data.std) == (plain.mean, plain.std)
+    assert (data.input.mean, data.input.std) == (plain.input.mean, plain.input.std)
     together = {x.tobytes() for part in (data.train, data.val) for x in pixels_of(part)}
     assert together == {x.tobytes() for x in pixels_of(plain.train)}
     assert np.array_equal(pixels_of(data.test), pixels_of(plain.test))
@@ -293,17 +293,17 @@ def test_with_val_and_test_each_has_its_name(tmp_path):
     np.testing.assert_allclose(pixels_of(data.val)[0], noise(1000, 10, 10).transpose(2, 0, 1) / 255, atol=1e-6)
     np.testing.assert_allclose(pixels_of(data.test)[0], noise(2000, 10, 10).transpose(2, 0, 1) / 255, atol=1e-6)
     train = pixels_of(data.train).astype(np.float64)
-    assert data.mean == pytest.approx(train.mean((0, 2, 3)), abs=1e-6)
+    assert data.input.mean == pytest.approx(train.mean((0, 2, 3)), abs=1e-6)
 
 
 def test_grey_folder_has_one_channel_until_one_image_has_colour(tmp_path):
     make_folder(tmp_path, channels=1)
     data = load_data(folder_config(), data_dir=tmp_path)
-    assert data.image_shape == (1, 10, 10)
+    assert data.input.shape == (1, 10, 10)
     np.testing.assert_allclose(pixels_of(data.train)[0, 0], noise(0, 10, 10, 1) / 255, atol=1e-6)
     Image.fromarray(noise(5, 10, 10)).save(tmp_path / "test" / "dog" / "9.png")
     data = load_data(folder_config(), data_dir=tmp_path)
-    assert data.image_shape == (3, 10, 10)
+    assert data.input.shape == (3, 10, 10)
     np.testing.assert_allclose(pixels_of(data.train)[0], [noise(0, 10, 10, 1) / 255] * 3, atol=1e-6)
 
 
@@ -319,7 +319,7 @@ def test_palette_images_with_alpha_become_rgb_without_a_warning(tmp_path):
 def test_image_size_scales_the_shorter_side_and_cuts_out_the_centre(tmp_path):
     make_folder(tmp_path, size=(24, 16))
     data = load_data(folder_config(image_size=8), data_dir=tmp_path)
-    assert data.image_shape == (3, 8, 8)
+    assert data.input.shape == (3, 8, 8)
     scaled = np.array(Image.fromarray(noise(0, 24, 16)).resize((8, 12), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(np.rint(pixels_of(data.train)[0] * 255), scaled[2:10].transpose(2, 0, 1))
 
@@ -329,8 +329,8 @@ def test_a_constant_channel_is_not_divided_by_zero(tmp_path):
     for file in tmp_path.glob("train/*/*.png"):
         Image.new("RGB", (10, 10), (51, 0, 255)).save(file)
     data = load_data(folder_config(), data_dir=tmp_path)
-    assert data.mean == (0.2, 0.0, 1.0)
-    assert data.std == (1.0, 1.0, 1.0)
+    assert data.input.mean == (0.2, 0.0, 1.0)
+    assert data.input.std == (1.0, 1.0, 1.0)
 
 
 def _remove(root: Path, name: str) -> None:
@@ -411,14 +411,14 @@ def large_folder(root: Path) -> Path:
 def test_large_images_are_streamed_scaled_with_a_margin_and_cut(tmp_path):
     data = load_data(folder_config(image_size=112), data_dir=large_folder(tmp_path))
     assert isinstance(data.train, StreamSplit)
-    assert data.image_shape == (3, 112, 112)
+    assert data.input.shape == (3, 112, 112)
     ((pixels, labels),) = data.train.batches(64, "cpu")
     assert labels.tolist() == [0] * 4 + [1] * 4
     scaled = Image.fromarray(noise(1, 130, 150)).resize((148, 128), Image.Resampling.BILINEAR)
     expected = np.array(scaled)[8:120, 18:130].transpose(2, 0, 1)
     np.testing.assert_array_equal(pixels[1].numpy(), expected.astype(np.float32) / np.float32(255))
     whole = pixels.double()
-    assert data.mean == pytest.approx(whole.mean((0, 2, 3)).tolist(), abs=1e-6)
+    assert data.input.mean == pytest.approx(whole.mean((0, 2, 3)).tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("crop", ["none", "shift", "resized"])
@@ -427,7 +427,7 @@ def test_streamed_training_equals_a_loop_with_pillow(tmp_path, crop):
     fill = "mean" if crop == "shift" else "black"
     config = folder_config(image_size=112, crop=crop, pad=pad, flip=True, pad_value=fill)
     data = load_data(config, data_dir=large_folder(tmp_path), seed=5)
-    colour = tuple(round(255 * value) for value in data.mean) if fill == "mean" else (0, 0, 0)
+    colour = tuple(round(255 * value) for value in data.input.mean) if fill == "mean" else (0, 0, 0)
     found = list(data.train.train_batches(3, 4, "cpu"))
     order = epoch_order(5, 3, 8)
     assert torch.cat([y for _, y in found]).tolist() == data.train.labels[order].tolist()
@@ -510,10 +510,11 @@ def test_workers_change_nothing_and_report_errors_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_large_images_of_one_size_need_no_image_size(tmp_path):
     make_folder(tmp_path, size=(120, 100), each=2)
     data = load_data(folder_config(), data_dir=tmp_path)
-    assert data.image_shape == (3, 120, 100)
+    assert data.input.shape == (3, 120, 100)
     np.testing.assert_array_equal(np.rint(pixels_of(data.test)[0] * 255), noise(1000, 120, 100).transpose(2, 0, 1))
     Image.fromarray(noise(0, 120, 101)).save(tmp_path / "test" / "dog" / "1.png")
     with pytest.raises(
@@ -529,7 +530,7 @@ def test_many_small_images_are_streamed_to_the_same_pixels(tmp_path, monkeypatch
     monkeypatch.setattr(loading_module, "LARGEST_IN_MEMORY", 100)
     streamed = load_data(config, data_dir=tmp_path)
     assert isinstance(streamed.train, StreamSplit)
-    assert (streamed.mean, streamed.std) == (memory.mean, memory.std)
+    assert (streamed.input.mean, streamed.input.std) == (memory.input.mean, memory.input.std)
     assert np.array_equal(pixels_of(streamed.test), pixels_of(memory.test))
     ((x, y),) = memory.train.train_batches(2, 10, "cpu")
     ((u, v),) = streamed.train.train_batches(2, 10, "cpu")

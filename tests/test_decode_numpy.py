@@ -120,6 +120,7 @@ def networks(draw: st.DrawFn) -> Network:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(networks(), st.sampled_from(["auto", "raw", "rans"]))
 def test_random_networks(network: Network, coding: str) -> None:
@@ -128,6 +129,7 @@ def test_random_networks(network: Network, coding: str) -> None:
     assert coding != "rans" or found <= {"rans", "gaps"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codebook", "coding"),
     [("normal", "auto"), ("uniform", "rans"), ("signed-constant", "rans"), ("signed-constant", "raw")],
@@ -151,6 +153,7 @@ def test_networks_of_many_lanes_and_chunks(codebook: str, coding: str) -> None:
     assert found >= ({"raw"} if coding == "raw" else {"rans", "gaps"})
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(networks_of_every_kind(), st.sampled_from(["auto", "raw", "rans"]))
 def test_random_networks_of_every_kind(network: Network, coding: str) -> None:
@@ -196,6 +199,7 @@ def run(*arguments: object, isolated: bool = False) -> subprocess.CompletedProce
     return subprocess.run([sys.executable, *start, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_script_needs_numpy_alone(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "weights.safetensors"
@@ -221,6 +225,7 @@ def network_of(names: tuple[str, ...]) -> Network:
     return Network(3, tuple(MaskedTensor(name, (2, 3), "uniform", np.float32(1), mask) for name in names))
 
 
+@pytest.mark.processes
 def test_names_are_never_paths(tmp_path: Path) -> None:
     path = tmp_path / "in" / "net.seedmask"
     path.parent.mkdir()
@@ -245,6 +250,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], message: str) -> Non
     assert message in done.stderr
 
 
+@pytest.mark.processes
 def test_failures_are_one_line(tmp_path: Path) -> None:
     path, out = tmp_path / "net.seedmask", tmp_path / "out.npz"
     assert_one_line(run(path, "--out", out), "No such file")
@@ -504,6 +510,7 @@ def test_other_files_are_refused(data: bytes) -> None:
         decode(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_damaged_payloads_get_the_verdict_of_the_package(data: st.DataObject) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from iterand_compress import read_seedmask
+from iterand_compress import ImageInput, read_seedmask
 from iterand_compress.compress.config import METHODS, DataConfig, SubnetworkConfig
 from iterand_compress.compress.data import load_data
 from iterand_compress.export import export_onnx
@@ -32,6 +32,7 @@ def run_example(page: str, scope: dict[str, object], containing: str = "") -> No
     exec(compile(code, page, "exec"), scope)
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
@@ -45,6 +46,7 @@ def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
     assert len(read_seedmask("model.seedmask").tensors) == 21
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_methods_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
@@ -60,6 +62,7 @@ def test_the_python_example_of_the_methods_runs(tmp_path, monkeypatch):
     assert kept == pytest.approx(0.1 * total, abs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_python_example_of_image_files_agrees_with_evaluation(normalize, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -79,13 +82,13 @@ def test_the_python_example_of_image_files_agrees_with_evaluation(normalize, tmp
     torch.manual_seed(1)
     model = nn.Sequential(nn.Conv2d(3, 4, 5, stride=3), nn.Tanh(), nn.Flatten(), nn.LazyLinear(5))
     model(torch.zeros(1, 3, 24, 24))
-    statistics = {"mean": (0.4, 0.5, 0.3), "std": (0.2, 0.3, 0.25)}
-    export_onnx(model, "model.onnx", image_shape=(3, 24, 24), normalize=normalize, **statistics)
+    image = ImageInput((3, 24, 24), mean=(0.4, 0.5, 0.3), std=(0.2, 0.3, 0.25))
+    export_onnx(model, "model.onnx", input=image, normalize=normalize)
     scope = {"paths": sorted((tmp_path / "photos" / "test").rglob("*.png"))}
     run_example("docs/EXPORT.md", scope, "def pixels")
     found = np.stack([scope["pixels"](path) for path in scope["paths"]])
     np.testing.assert_array_equal(found, wanted)
-    mean, std = (torch.tensor(statistics[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (image.mean, image.std))
     logits = model.eval()((torch.from_numpy(wanted) - mean) / std)
     assert scope["labels"] == [str(number) for number in logits.argmax(1).tolist()]
 

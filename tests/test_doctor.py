@@ -76,6 +76,7 @@ def test_the_golden_digest_is_that_of_the_specification():
     assert hashlib.sha256(digests).hexdigest() == doctor._GOLDEN_DIGEST
 
 
+@pytest.mark.slow
 def test_wrong_random_numbers(monkeypatch):
     right = philox.round_keys
     monkeypatch.setattr(philox, "round_keys", lambda seed: right(seed)[:9] + right(seed)[:1])
@@ -119,17 +120,20 @@ def test_a_golden_network_that_recovers_to_something_else(monkeypatch):
     assert "golden network: SHA-256 of the recovered weights (coding auto): expected" in fail(1, "doctor")
 
 
+@pytest.mark.slow
 def test_a_coding_that_loses_bits(monkeypatch):
     right = codings._bits_of
     monkeypatch.setattr(codings, "_bits_of", lambda symbols, count: right(symbols, count) & 0xFE)
     assert "codings: rows that came back from coding gaps: expected [True], got [False]" in fail(1, "doctor")
 
 
+@pytest.mark.slow
 def test_a_temporary_folder_that_cannot_be_written(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor.tempfile, "tempdir", str(tmp_path / "absent"))
     assert "writing files: FileNotFoundError" in fail(1, "doctor")
 
 
+@pytest.mark.slow
 def test_content_that_comes_back_changed(monkeypatch):
     from pathlib import Path
 
@@ -154,6 +158,7 @@ def run_without(module: str, error: str, *arguments: str) -> subprocess.Complete
     return subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("error", ["ModuleNotFoundError('No module named torch', name='torch')", "OSError('libcuda')"])
 def test_without_torch(error):
     run = run_without("torch", error, "doctor", "--json")
@@ -166,6 +171,7 @@ def test_without_torch(error):
     assert "inspect, verify, recover and diff work without it" in text
 
 
+@pytest.mark.processes
 def test_without_numpy():
     """Even then a table comes out, and one line."""
     run = run_without("numpy", "ModuleNotFoundError('No module named numpy', name='numpy')", "doctor", "--json")
@@ -178,6 +184,7 @@ def test_without_numpy():
     )
 
 
+@pytest.mark.slow
 def test_distributions_that_are_absent_are_said(monkeypatch):
     monkeypatch.setattr(doctor, "DISTRIBUTIONS", ("numpy", "no-such-distribution"))
     report = json.loads(succeed("doctor", "--json"))

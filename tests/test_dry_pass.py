@@ -1,4 +1,4 @@
-"""What a model does in training only is found out before training, and leaves no trace."""
+"""What a model does only in training is checked before training, and the check leaves no trace."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def digits_data():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (("--batch-size", 1), "a batch of 1 in 1 part comes"),
-        (("--batch-size", 7, "--accumulate", 4), "a batch of 7 in 4 parts"),
+        (("--batch-size", 1), "a batch of 1 in 1 micro-batch comes"),
+        (("--batch-size", 7, "--accumulate", 4), "a batch of 7 in 4 micro-batches"),
     ],
 )
 def test_one_example_before_batchnorm(options, text, tmp_path):
@@ -90,7 +90,7 @@ def test_two_examples_before_batchnorm_train(tmp_path):
 def test_shares_of_processes(digits_data):
     model, recipe = normalised(10), Recipe()
     check_training(model, digits_data, 8, recipe, 4)
-    with pytest.raises(ConfigError, match="a batch of 7 in 4 parts comes to that"):
+    with pytest.raises(ConfigError, match="a batch of 7 in 4 micro-batches comes to that"):
         check_training(model, digits_data, 7, recipe, 4)
     check_training(model, digits_data, 7, override(recipe, {"train.sync_batchnorm": True}), 4)
 

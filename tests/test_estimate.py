@@ -10,7 +10,7 @@ from conftest import fail, succeed
 from iterand_compress import SubnetworkConfig
 from iterand_compress.compress.analysis.estimate import draw_distribution
 from iterand_compress.compress.config import ModelConfig, Recipe
-from iterand_compress.compress.inputs import InputSpec
+from iterand_compress.compress.inputs import ImageInput
 from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.models import build_model, resolve
@@ -23,11 +23,12 @@ def estimate(*arguments) -> dict:
     return json.loads(succeed("estimate", *arguments, "--json"))
 
 
-def random_file(model: str, config: SubnetworkConfig, redrawn: float, *, image_shape=(3, 32, 32), **settings) -> bytes:
+def random_file(model: str, config: SubnetworkConfig, redrawn: float, **settings) -> bytes:
     """A file of this network with random masks, of which ``redrawn`` of the kept weights were redrawn."""
     rng = np.random.default_rng(11)
     section = ModelConfig(name=model, **settings)
-    architecture = resolve(section, num_classes=10, image_shape=image_shape)
+    image = ImageInput((3, 32, 32), mean=0.4914, std=0.247)
+    architecture = resolve(section, num_classes=10, input=image)
     network = mask_model(build_model(architecture, seed=0), config)
     tensors = []
     for name, part, _ in masked_layers(network):
@@ -44,7 +45,7 @@ def random_file(model: str, config: SubnetworkConfig, redrawn: float, *, image_s
             tensors=tuple(tensors),
             state=state,
             architecture=architecture.to_dict(),
-            input=InputSpec(shape=image_shape, mean=(0.4914,) * image_shape[0], std=(0.247,) * image_shape[0]),
+            input=image,
             classes=["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
             recipe=Recipe(model=section, subnetwork=config).model_dump(exclude_none=True),
         )
@@ -64,6 +65,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "sparsity", "method", "distribution", "redrawn", "width"), CASES)
 def test_within_two_per_cent_of_a_real_file(model, sparsity, method, distribution, redrawn, width):
     more = () if redrawn is None else ("--redrawn", redrawn)
@@ -107,6 +109,7 @@ def test_an_estimate_of_the_file_that_training_makes(digits):
     )
 
 
+@pytest.mark.slow
 def test_no_weights_are_allocated(monkeypatch):
     """A ResNet-50 for ImageNet, whose weights are 100 MB."""
     from torch import nn
@@ -124,6 +127,7 @@ def test_no_weights_are_allocated(monkeypatch):
     assert {tensor.device.type for tensor in network.state_dict().values() if hasattr(tensor, "device")} == {"meta"}
 
 
+@pytest.mark.slow
 def test_models_of_torchvision_and_of_the_user(tmp_path, monkeypatch):
     (tmp_path / "peeking.py").write_text(
         "import torch\nfrom torch import nn\n"
@@ -138,6 +142,7 @@ def test_models_of_torchvision_and_of_the_user(tmp_path, monkeypatch):
     assert small["totals"]["weights"] > 1_500_000
 
 
+@pytest.mark.slow
 def test_more_is_larger():
     def size(*more) -> int:
         return estimate("--model", "conv4", "--width", 0.25, *more)["totals"]["file_bytes"]

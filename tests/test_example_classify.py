@@ -19,9 +19,9 @@ from torch import nn
 from iterand_compress import read_seedmask
 from iterand_compress.compress.config import DataConfig, Recipe
 from iterand_compress.compress.data import load_data
-from iterand_compress.compress.inputs import TextSpec
+from iterand_compress.compress.inputs import ImageInput, TextInput
 from iterand_compress.compress.recover import load_network
-from iterand_compress.export import OnnxClassifier, export_onnx, export_text_onnx
+from iterand_compress.export import OnnxClassifier, export_onnx
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "edge" / "classify.py"
 CLASSES = ["apple", "ein Käse", "pear"]
@@ -76,9 +76,9 @@ def network(shape: tuple[int, int, int]) -> nn.Module:
 def exported(
     path: Path, shape: tuple[int, int, int], *, metadata: dict[str, str] | None = None, **options: bool
 ) -> Path:
-    statistics = {"mean": [0.4, 0.5, 0.3][: shape[0]], "std": [0.2, 0.3, 0.25][: shape[0]]}
+    image = ImageInput(shape, [0.4, 0.5, 0.3][: shape[0]], [0.2, 0.3, 0.25][: shape[0]])
     names = {"iterand.classes": json.dumps(CLASSES, ensure_ascii=False)}
-    export_onnx(network(shape), path, image_shape=shape, metadata=names | (metadata or {}), **statistics, **options)
+    export_onnx(network(shape), path, input=image, metadata=names | (metadata or {}), **options)
     return path
 
 
@@ -178,10 +178,10 @@ def test_scans_of_digits(digits, tmp_path):
 @pytest.mark.parametrize("form", ["packed", "int8", "seeded"])
 def test_every_form_gives_the_same_answer(form, digits, tmp_path):
     network = load_network(digits.seedmask)
-    images = {"image_shape": network.data.image_shape, "mean": network.data.mean, "std": network.data.std}
     names = {"iterand.classes": json.dumps(network.data.classes)}
     weights = read_seedmask(digits.seedmask)
-    export_onnx(network.model, tmp_path / "model.onnx", metadata=names, form=form, weights=weights, **images)
+    path = tmp_path / "model.onnx"
+    export_onnx(network.model, path, input=network.data.input, metadata=names, form=form, weights=weights)
     scan = np.random.default_rng(4).integers(0, 256, (8, 8), dtype=np.uint8)
     Image.fromarray(scan).save(tmp_path / "scan.png")
     dense, other = (answers(model, tmp_path / "scan.png") for model in (digits.onnx, tmp_path / "model.onnx"))
@@ -322,9 +322,9 @@ def test_models_that_do_not_describe_themselves(changes, message, small, tmp_pat
 
 
 def test_a_model_of_texts(small, tmp_path):
-    text = TextSpec(length=4, vocabulary=40)
+    text = TextInput(length=4, vocabulary=40)
     model = nn.Sequential(nn.Embedding(40, 2), nn.Flatten(), nn.Linear(8, 3))
-    export_text_onnx(model, tmp_path / "text.onnx", text=text)
+    export_onnx(model, tmp_path / "text.onnx", input=text)
     assert "text.onnx: takes texts, this program classifies images" in refused(
         1, tmp_path / "text.onnx", small / "image.png"
     )

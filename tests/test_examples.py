@@ -14,6 +14,7 @@ from conftest import succeed
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+@pytest.mark.processes
 def test_plot_metrics(digits, tmp_path):
     log, out = tmp_path / "l\udce9 $\\x$.metrics.jsonl", tmp_path / "runs.png"
     log.write_bytes((digits.folder / "model.metrics.jsonl").read_bytes())
@@ -23,6 +24,7 @@ def test_plot_metrics(digits, tmp_path):
         assert len(image.convert("RGB").getcolors(1_000_000)) > 10, "an empty plot has few colours"
 
 
+@pytest.mark.processes
 def test_demo(tmp_path):
     """The demo with one epoch; it fails by itself if the four accuracies differ."""
     command = [sys.executable, EXAMPLES / "demo.py", "--folder", tmp_path / "run", "--epochs", "1"]
@@ -39,6 +41,7 @@ def diversity(monkeypatch, folder: Path, *arguments: object) -> None:
     runpy.run_path(script, run_name="__main__")
 
 
+@pytest.mark.slow
 def test_mask_diversity(tmp_path, monkeypatch, capsys):
     """Masks of different seeds are independent; the numbers are those of `diff`."""
     diversity(monkeypatch, tmp_path, "--seeds", 4, 9, "--json")
@@ -61,6 +64,7 @@ def test_mask_diversity(tmp_path, monkeypatch, capsys):
     assert abs(pair["deviations"]) < 5
 
 
+@pytest.mark.slow
 def test_mask_diversity_as_a_table(tmp_path, monkeypatch, capsys):
     diversity(monkeypatch, tmp_path, "--seeds", 4, 9, 2, "--method", "edge-popup")
     table = capsys.readouterr().out

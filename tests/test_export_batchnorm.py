@@ -14,6 +14,7 @@ from networks import randomise
 from onnx import numpy_helper
 from torch import nn
 
+from iterand_compress import ImageInput
 from iterand_compress.export import export_onnx
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
@@ -24,7 +25,7 @@ def operators(path: Path) -> Counter[str]:
 
 
 def export(model: nn.Module, path: Path, size: int = 8) -> Counter[str]:
-    report = export_onnx(randomise(model), path, image_shape=(3, size, size), mean=MEAN, std=STD)
+    report = export_onnx(randomise(model), path, input=ImageInput((3, size, size), MEAN, STD))
     assert report.argmax_agreement == 1
     return operators(path)
 
@@ -149,6 +150,7 @@ KEPT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDED)
 def test_folded(name: str, tmp_path: Path) -> None:
     count = export(FOLDED[name](), tmp_path / "net.onnx")
@@ -157,15 +159,17 @@ def test_folded(name: str, tmp_path: Path) -> None:
     assert set(count) <= {*layers, "GlobalAveragePool", "Flatten"}, "the graph holds nothing but layers"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KEPT)
 def test_kept_where_folding_would_be_wrong(name: str, tmp_path: Path) -> None:
     build, number = KEPT[name]
     assert export(build(), tmp_path / "net.onnx")["BatchNormalization"] == number
 
 
+@pytest.mark.slow
 def test_names_and_values_are_those_of_the_definition(tmp_path: Path) -> None:
     model = randomise(Residual()).eval()
-    export_onnx(model, tmp_path / "net.onnx", image_shape=(3, 8, 8), mean=MEAN, std=STD)
+    export_onnx(model, tmp_path / "net.onnx", input=ImageInput((3, 8, 8), MEAN, STD))
     tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "net.onnx").graph.initializer}
     assert {name for name in tensors if not name.startswith("val_")} == {
         *(
@@ -189,6 +193,7 @@ def test_names_and_values_are_those_of_the_definition(tmp_path: Path) -> None:
     assert np.array_equal(tensors["head.weight"], state["head.weight"].astype(np.float32)), "no BatchNorm: same bits"
 
 
+@pytest.mark.slow
 def test_a_bias_that_two_layers_share_is_not_overwritten(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 3), *head(3))
     model[2].bias = model[0].bias
@@ -196,6 +201,7 @@ def test_a_bias_that_two_layers_share_is_not_overwritten(tmp_path: Path) -> None
     assert count["BatchNormalization"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "convolutions"), [("resnet18", 20), ("mobilenet_v3_small", 52)])
 def test_torchvision(name: str, convolutions: int, tmp_path: Path) -> None:
     count = export(torchvision.models.get_model(name, weights=None, num_classes=10), tmp_path / "net.onnx", size=64)

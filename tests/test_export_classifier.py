@@ -13,10 +13,11 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from iterand_compress import ImageInput
 from iterand_compress.compress.errors import ExportError
 from iterand_compress.export import OnnxClassifier, export_onnx
 
-IMAGE = {"image_shape": (1, 6, 8), "mean": [0.3], "std": [0.4]}
+IMAGE = {"input": ImageInput((1, 6, 8), [0.3], [0.4])}
 CLASSES = ["zero", "ein Käse"]
 
 
@@ -33,10 +34,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     return paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baked", [True, False])
 def test_it_describes_itself(files: dict[bool, Path], baked: bool) -> None:
     classifier = OnnxClassifier(files[baked])
-    assert classifier.image_shape == (1, 6, 8)
+    assert classifier.input.shape == (1, 6, 8)
     assert classifier.classes == tuple(CLASSES)
     assert classifier.metadata["note"] == "n"
     assert classifier.normalize_baked is baked
@@ -55,7 +57,7 @@ def test_the_same_logits_whether_the_normalisation_is_baked_in_or_not(files: dic
     [np.zeros((1, 6, 8), np.float32), np.zeros((2, 1, 8, 6), np.float32), np.zeros((2, 1, 6, 8), np.uint8)],
 )
 def test_pixels_that_do_not_fit(files: dict[bool, Path], pixels: np.ndarray) -> None:
-    with pytest.raises(ExportError, match=r"expected pixels float32 \[N, 1, 6, 8\], found"):
+    with pytest.raises(ExportError, match=r"expected pixels float32 \[N, 1, 6, 8\], got"):
         OnnxClassifier(files[True]).logits(pixels)
 
 
@@ -70,7 +72,7 @@ def foreign(path: Path, shape: Sequence[int | str], outputs: int = 1) -> Path:
 
 def test_a_foreign_file_with_a_fixed_image_shape(tmp_path: Path) -> None:
     classifier = OnnxClassifier(foreign(tmp_path / "f.onnx", ["n", 1, 2, 2]))
-    assert (classifier.image_shape, classifier.classes, classifier.normalize_baked) == ((1, 2, 2), (), None)
+    assert (classifier.input.shape, classifier.classes, classifier.normalize_baked) == ((1, 2, 2), (), None)
     pixels = np.full((3, 1, 2, 2), 0.25, np.float32)
     np.testing.assert_array_equal(classifier.logits(pixels), pixels.reshape(3, 4))
 
@@ -82,7 +84,7 @@ def test_a_foreign_file_without_an_image_shape(shape: list[int | str], tmp_path:
 
 
 def test_a_foreign_file_with_two_outputs(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="one input and one output, found 1 and 2"):
+    with pytest.raises(ExportError, match="one input and one output, got 1 and 2"):
         OnnxClassifier(foreign(tmp_path / "f.onnx", ["n", 1, 2, 2], outputs=2))
 
 
@@ -112,9 +114,9 @@ def test_no_such_file(tmp_path: Path) -> None:
     ("key", "value", "message"),
     [
         ("iterand.mean", "[0.1", "damaged metadata"),
-        ("iterand.mean", '["a"]', "expected a JSON list of numbers"),
-        ("iterand.std", "[0]", "damaged metadata: std must be positive"),
-        ("iterand.image_shape", "[1, 6]", "damaged metadata: image_shape: expected"),
+        ("iterand.mean", '["a"]', "damaged metadata: image: mean: expected numbers"),
+        ("iterand.std", "[0]", "damaged metadata: image: std: expected finite and positive float32 numbers"),
+        ("iterand.image_shape", "[1, 6]", "damaged metadata: image: shape: expected"),
         ("iterand.normalize", "perhaps", "expected 'baked' or 'none'"),
         ("iterand.classes", "7", "damaged metadata"),
         ("iterand.std", None, "its metadata lack 'iterand.std'"),

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from iterand_compress import ImageInput
 from iterand_compress.compress.errors import ExportError, IterandError
 from iterand_compress.export import export_onnx, pipeline
 from iterand_compress.export.graph import Graph
 from iterand_compress.export.runtime import agreement as check
 
-IMAGE = {"image_shape": (3, 8, 8), "mean": [0.5] * 3, "std": [0.2] * 3}
+IMAGE = {"input": ImageInput((3, 8, 8), [0.5] * 3, [0.2] * 3)}
 OLD = b"\x08\x08\x12old"  # of ONNX, as far as can be seen
 
 
@@ -73,6 +74,7 @@ class NoCopy(Pooled):
         raise TypeError("holds a lock")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -111,6 +113,7 @@ def test_more_than_two_gigabytes(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.5, float("nan")])
 def test_a_wrong_graph_leaves_the_old_file(value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def corrupt(graph: Graph, *_: object) -> None:
@@ -130,6 +133,7 @@ def test_a_wrong_graph_leaves_the_old_file(value: float, tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_an_invalid_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def corrupt(graph: Graph, *_: object) -> None:
         del graph.initializers["last.weight"]
@@ -140,6 +144,7 @@ def test_an_invalid_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_graph_for_one_batch_size_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fix(graph: Graph, *_: object) -> None:
         graph.put("two", np.array([2, 5]))

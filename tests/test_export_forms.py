@@ -21,7 +21,7 @@ from networks import settings as make_settings
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from iterand_compress import to_dense
+from iterand_compress import ImageInput, to_dense
 from iterand_compress.compress.errors import ConfigError, ExportError
 from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.mask.masking import mask_model
@@ -37,7 +37,7 @@ from iterand_compress.export.forms.functions import functions_for
 from iterand_compress.export.forms.layouts import layout_of, write_numbers
 from iterand_compress.export.graph import Graph
 
-IMAGE = {"image_shape": (3, 16, 16), "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+IMAGE = {"input": ImageInput((3, 16, 16), [0.5, 0.4, 0.3], [0.2, 0.25, 0.3])}
 pytestmark = pytest.mark.usefixtures("captured_once")
 CODED = ("packed", "int8", "seeded")
 
@@ -64,6 +64,7 @@ def in_form(network: Network, form: str, keep_quantized: bool = False) -> dict[s
     return evaluate(graph, [tensor.name for tensor in network.tensors])
 
 
+@pytest.mark.slow
 @given(network=networks_of_every_kind())
 @settings(max_examples=60, deadline=None)
 def test_every_kind_of_tensor_expands_to_its_weights(network: Network) -> None:
@@ -75,6 +76,7 @@ def test_every_kind_of_tensor_expands_to_its_weights(network: Network) -> None:
             assert found[name].tobytes() == weight.tobytes(), (form, name)
 
 
+@pytest.mark.slow
 @given(network=networks_of_every_kind())
 @settings(max_examples=20, deadline=None)
 def test_quantised_weights_are_the_same_values(network: Network) -> None:
@@ -93,6 +95,7 @@ NUMBERS = st.sampled_from([0.02, 0.1, 0.4, 0.9]).flatmap(
 )
 
 
+@pytest.mark.slow
 @given(drawn=NUMBERS)
 @settings(max_examples=150, deadline=None)
 def test_layouts_give_numbers_back(drawn: tuple[np.ndarray, tuple[int, ...], int, float]) -> None:
@@ -234,6 +237,7 @@ METHODS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", METHODS)
 def test_all_forms_compute_the_same_bits(kind: str, tmp_path: Path) -> None:
     model = METHODS[kind]()
@@ -252,6 +256,7 @@ def test_all_forms_compute_the_same_bits(kind: str, tmp_path: Path) -> None:
         assert outputs(load_session(path, onnxruntime.SessionOptions())).tobytes() == wanted.tobytes(), form
 
 
+@pytest.mark.slow
 def test_batch_norm_folds_into_the_scale_and_leaves_the_codes(tmp_path: Path) -> None:
     model = network("uniform")
     export_onnx(model, tmp_path / "int8.onnx", form="int8", **IMAGE)
@@ -269,6 +274,7 @@ def test_batch_norm_folds_into_the_scale_and_leaves_the_codes(tmp_path: Path) ->
     np.testing.assert_array_equal(tensors["0.weight.scale"].reshape(-1), scale.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_a_plain_module_with_its_file(tmp_path: Path) -> None:
     model = network()
     file = loads(dumps(network_of(model.state_dict())))
@@ -302,6 +308,7 @@ def test_a_subnetwork_is_not_changed(form: str, tmp_path: Path) -> None:
     assert masked_layers(model)
 
 
+@pytest.mark.slow
 def test_auto_takes_the_smallest_that_the_runtime_supports(tmp_path: Path) -> None:
     model = network("uniform")
     sizes = {form: export_onnx(model, tmp_path / form, form=form, **IMAGE).file_bytes for form in ("dense", *CODED)}
@@ -318,6 +325,7 @@ def test_auto_takes_the_smallest_that_the_runtime_supports(tmp_path: Path) -> No
             assert (tmp_path / "auto").read_bytes() == (tmp_path / report.form).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", CODED)
 def test_inlined_files_hold_standard_operators_only(form: str, tmp_path: Path) -> None:
     model = network("uniform")
@@ -359,6 +367,7 @@ def test_functions_are_readable_and_shared(tmp_path: Path) -> None:
     assert list(calls[0].input) == ["0.weight.digits", "iterand.digits", "0.weight.size"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dense", *CODED])
 def test_every_operator_set(form: str, tmp_path: Path) -> None:
     model = network("uniform")
@@ -405,6 +414,7 @@ def mobilenet() -> nn.Module:
     return torchvision.models.mobilenet_v3_small(num_classes=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [Own, vision_transformer, mobilenet],
@@ -448,6 +458,7 @@ def sabotage(path: Path, name: str) -> None:
     onnx.save(model, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constant", ["m0", "m1", "low_steps", "high_steps"])
 def test_a_wrong_generator_makes_outputs_nan(constant: str, tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"

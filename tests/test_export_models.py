@@ -13,14 +13,14 @@ import torch
 from networks import settings
 from torch import nn
 
-from iterand_compress import load, pack, to_dense
+from iterand_compress import ImageInput, load, pack, to_dense
 from iterand_compress.compress.errors import ExportError
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.export import OnnxClassifier, capture, export_onnx, pipeline, verify_onnx
 from iterand_compress.export.graph import Graph
 from iterand_compress.export.runtime.structure import accepted_difference
 
-IMAGE = {"image_shape": (3, 4, 4), "mean": [0.5] * 3, "std": [0.25] * 3}
+IMAGE = {"input": ImageInput((3, 4, 4), [0.5] * 3, [0.25] * 3)}
 
 
 class Net(nn.Module):
@@ -87,6 +87,7 @@ def test_what_counts_as_rounding() -> None:
     assert np.isnan(accepted_difference(np.array([1, np.nan], np.float32)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "bias"), [(1.0, 0.0), (1e-5, 0.0), (1e-30, 0.0), (1.0, 1e4), (0.0, 0.0), (0.0, 3.0)])
 @pytest.mark.parametrize("softmax", [False, True])
 def test_right_graphs_of_any_scale(
@@ -99,12 +100,14 @@ def test_right_graphs_of_any_scale(
     exported(model, tmp_path, softmax=softmax)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 2, 8])
 def test_one_class(samples: int, tmp_path: Path, captured_once: None) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
     exported(model, tmp_path, samples=torch.rand(samples, 3, 4, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "bias", "error"), [(1e-5, 0.0, 1e-3), (1e-5, 1.0, 2.0), (1.0, 1e4, 0.5)])
 def test_wrong_graphs_of_any_scale(
     scale: float, bias: float, error: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -141,6 +144,7 @@ def test_a_network_that_is_no_function(change: Callable[[Net, torch.Tensor], tor
 # What forward() does to tensors that are not its own.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [lambda n, x: n.head(x.sub_(1)), lambda n, x: n.head(nn.functional.relu(x, True))])
 def test_an_input_that_is_changed_in_place(change: Callable[[Net, torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
     samples = torch.rand(4, 3, 4, 4)
@@ -157,6 +161,7 @@ def keep(net: Net, x: torch.Tensor) -> torch.Tensor:
     return net.head(net.kept["features"][0])
 
 
+@pytest.mark.slow
 def test_features_that_forward_keeps(tmp_path: Path) -> None:
     fresh, used = Net(keep), Net(keep)
     used(torch.rand(2, 3, 4, 4))
@@ -176,6 +181,7 @@ def test_features_out_of_reach(tmp_path: Path) -> None:
     refused(model, "cannot be copied for the export: it keeps a tensor .* has gradients", tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 def test_weights_that_are_computed_by_hooks(tmp_path: Path) -> None:
     for wrap in (nn.utils.weight_norm, nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm):
@@ -189,6 +195,7 @@ def test_weights_that_are_computed_by_hooks(tmp_path: Path) -> None:
 # Types and wrappers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_a_subnetwork_in_another_type(dtype: torch.dtype, tmp_path: Path, captured_once: None) -> None:
     """Its export is that of what load() gives: float32 weights, though the module computes with rounded ones."""
@@ -206,11 +213,13 @@ def test_a_subnetwork_in_another_type(dtype: torch.dtype, tmp_path: Path, captur
     refused(plain, "expected its weight, got other values", tmp_path / "none", weights=tmp_path / "m.seedmask")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda m: nn.DataParallel(torch.compile(m))])
 def test_wrappers_leave_no_trace(wrap: Callable[[nn.Module], nn.Module], tmp_path: Path, captured_once: None) -> None:
     assert exported(wrap(subnetwork()), tmp_path, form="packed") == exported(subnetwork(), tmp_path, form="packed")
 
 
+@pytest.mark.slow
 def test_a_compiled_layer_inside(tmp_path: Path) -> None:
     model = Net()
     wanted = content(exported(model, tmp_path))[1]["iterand.probe"]
@@ -227,6 +236,7 @@ def default(what: str, value: object, normal: object) -> Iterator[None]:
         getattr(torch, f"set_default_{what}")(normal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode",
     [
@@ -252,6 +262,7 @@ def test_modes_of_torch_play_no_part(
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -315,6 +326,7 @@ class Complex(Net):
         return self.head(x) + (self.head(x) * self.turn).imag
 
 
+@pytest.mark.slow
 def test_complex_numbers_do_not_become_real(tmp_path: Path) -> None:
     """They were: the copy that was exported and compared had lost its imaginary parts."""
     with contextlib.suppress(ExportError):
@@ -340,6 +352,7 @@ class Bag(nn.Module):
         return self.last(self.bag(x.flatten(1).abs().clamp(max=9).long()))
 
 
+@pytest.mark.slow
 def test_an_operator_that_would_end_the_process(tmp_path: Path) -> None:
     """A loop that carries a sequence of tensors crashes onnxruntime 1.32."""
     refused(Bag(), r"Bag cannot be exported: aten\.embedding_bag becomes a loop over a sequence of tensors", tmp_path)
@@ -350,6 +363,7 @@ class Auxiliary(Net):
         return (self.head(x), self.head(-x)) if self.training else self.head(x)
 
 
+@pytest.mark.slow
 def test_a_tuple_in_training_only(tmp_path: Path) -> None:
     model = Auxiliary().train()
     exported(model, tmp_path)

@@ -17,10 +17,11 @@ import pytest
 import torch
 from torch import nn
 
+from iterand_compress import ImageInput
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.export import ExportReport, export_onnx, supported_opsets
 
-IMAGE = {"image_shape": (3, 8, 8), "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+IMAGE = {"input": ImageInput((3, 8, 8), [0.5, 0.4, 0.3], [0.2, 0.25, 0.3])}
 HERE = Path(__file__).parent
 
 
@@ -53,9 +54,11 @@ def run(path: Path, values: torch.Tensor) -> np.ndarray:
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
-    return (pixels - torch.tensor(IMAGE["mean"]).view(1, 3, 1, 1)) / torch.tensor(IMAGE["std"]).view(1, 3, 1, 1)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]))
+    return (pixels - mean) / std
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_values_are_those_of_pytorch(exported: tuple[nn.Module, Path, ExportReport], batch: int) -> None:
     model, path, _ = exported
@@ -80,10 +83,8 @@ def test_signature_and_metadata(exported: tuple[nn.Module, Path, ExportReport]) 
     assert (source.name, target.name, shapes) == ("pixels", "logits", [["batch", 3, 8, 8], ["batch", 5]])
     entries = {entry.key: entry.value for entry in model.metadata_props}
     assert list(entries) == sorted(entries)
-    assert {key: json.loads(entries[f"iterand.{key}"]) for key in IMAGE} == {
-        **IMAGE,
-        "image_shape": [3, 8, 8],
-    }
+    expected = {"image_shape": [3, 8, 8], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+    assert {key: json.loads(entries[f"iterand.{key}"]) for key in expected} == expected
     assert (entries["iterand.normalize"], entries["alpha"]) == ("baked", "first")
     assert model.producer_name == "iterand-compress"
     assert model.producer_version not in ("", "unknown")
@@ -101,6 +102,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.processes
 def test_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     export_onnx(network(), tmp_path / "here", **IMAGE)
     code = f"from test_export_onnx import *; export_onnx(network(), {str(tmp_path / 'there')!r}, **IMAGE)"
@@ -171,6 +173,7 @@ def test_the_model_is_not_changed(tmp_path: Path) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_model_in_another_type_is_exported_in_float32(tmp_path: Path) -> None:
     model = network().to(torch.bfloat16)
     export_onnx(model, tmp_path / "net.onnx", **IMAGE)
@@ -186,6 +189,7 @@ def test_given_samples_are_compared(count: int, tmp_path: Path) -> None:
     assert (report.samples, report.argmax_agreement) == (count, 1.0)
 
 
+@pytest.mark.slow
 def test_an_output_of_another_shape_is_fine(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Sigmoid())
     export_onnx(model, tmp_path / "net.onnx", **IMAGE)
@@ -195,10 +199,6 @@ def test_an_output_of_another_shape_is_fine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mean": [0.5]}, "mean has 1 values for 3 channels"),
-        ({"std": [0.5, 0.0, 0.5]}, "std must be positive"),
-        ({"std": [0.5, float("nan"), 0.5]}, "std must be finite"),
-        ({"image_shape": (8, 8)}, "expected channels, height, width"),
         ({"samples": torch.rand(3, 8, 8)}, r"expected \[N, 3, 8, 8\]"),
         ({"samples": torch.rand(0, 3, 8, 8)}, r"expected \[N, 3, 8, 8\]"),
         ({"metadata": {"iterand.mean": "[0]"}}, "iterand.mean cannot be given"),
@@ -210,6 +210,7 @@ def test_options_that_do_not_fit(change: dict[str, object], message: str, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.processes
 def test_importing_the_package_loads_neither_torch_nor_onnx() -> None:
     code = (
         "import sys, iterand_compress.export as e;"

@@ -10,6 +10,7 @@ from networks import settings
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
+from iterand_compress import ImageInput
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.export import export_onnx
 from iterand_compress.export.runtime.records import digest_of, records_of
@@ -29,10 +30,11 @@ def exported(name: str, folder: Path) -> onnx.ModelProto:
     net = nn.Sequential(nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 36, 40))
     mask_model(net, CONFIGS[name])
     path = folder / "net.onnx"
-    export_onnx(net, path, image_shape=(1, 8, 8), mean=[0.5], std=[0.5], form="packed", runtime="openvino")
+    export_onnx(net, path, input=ImageInput((1, 8, 8), [0.5], [0.5]), form="packed", runtime="openvino")
     return onnx.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_bytes_are_not_shifted_as_openvino_rounds_what_falls_out(name, tmp_path):
     """OpenVINO 2026.4 computes 217 >> 4 as 14."""
@@ -43,6 +45,7 @@ def test_bytes_are_not_shifted_as_openvino_rounds_what_falls_out(name, tmp_path)
     assert "BitShift" not in operators
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_reference_implementation_expands_the_recorded_weights(name, tmp_path):
     """An implementation of the operators that is not onnxruntime's gives the same bits."""

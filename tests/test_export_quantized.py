@@ -15,14 +15,14 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
-from iterand_compress import load
+from iterand_compress import ImageInput, load
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.mask.prune_at_init import find_masks
 from iterand_compress.compress.pack import network_of
 from iterand_compress.compress.seedmask import dumps, read_seedmask
 from iterand_compress.export import export_onnx, load_session, verify_onnx
 
-IMAGE = {"image_shape": (1, 6, 8), "mean": [0.4], "std": [0.2]}
+IMAGE = {"input": ImageInput((1, 6, 8), [0.4], [0.2])}
 FORMS = {
     "packed": {"form": "packed"},
     "int8": {"form": "int8"},
@@ -122,6 +122,7 @@ def assert_right(model: nn.Module, path: Path, tolerance: float) -> None:
             assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "distribution"), [("mean", "signed-constant"), *((name, "uniform") for name in NETWORKS)]
 )
@@ -138,6 +139,7 @@ def test_layers_of_any_number_of_dimensions(name: str, distribution: str, tmp_pa
         verify_onnx(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_values_that_were_trained_as_bytes(name: str, tmp_path: Path) -> None:
     """Their scale has a value for each row."""

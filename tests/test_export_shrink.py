@@ -17,10 +17,11 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
-from iterand_compress.compress.inputs import TextSpec
+from iterand_compress import ImageInput
+from iterand_compress.compress.inputs import TextInput
 from iterand_compress.compress.models import build_model
 from iterand_compress.compress.models.architecture import Architecture, TextArchitecture
-from iterand_compress.export import LayerShrink, ShrinkReport, export_onnx, export_text_onnx
+from iterand_compress.export import LayerShrink, ShrinkReport, export_onnx
 from iterand_compress.export.capture import capture, evaluation_copy
 from iterand_compress.export.coded import CodedWeight
 from iterand_compress.export.forms.dense import write_dense
@@ -123,6 +124,7 @@ def chain(*, padding: int = 1, bias: bool = False) -> nn.Module:
     )
 
 
+@pytest.mark.slow
 def test_nothing_dead() -> None:
     report, _ = shrunk(chain())
     assert widths(report) == {"0": (3, 6), "2": (6, 8), "5": (8, 7), "9": (7, 5)}
@@ -144,6 +146,7 @@ def test_dead_inputs_and_outputs_and_what_follows_from_them() -> None:
     assert np.array_equal(graph.array("2.weight"), layer_of(model, "2")[[2, 3, 5, 7]][:, [0, 1, 3, 4, 5]].numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dead", "left"), [(0, 16), (3, 16), (4, 12), (5, 12), (15, 4)])
 def test_convolutions_keep_the_number_of_channels_that_is_fast(dead: int, left: int) -> None:
     """Multiples of 4 stay multiples of 4; what was none is cut to the last dead channel."""
@@ -158,6 +161,7 @@ def test_convolutions_keep_the_number_of_channels_that_is_fast(dead: int, left: 
     assert report.layers[0].stuck == left - (16 - dead)
 
 
+@pytest.mark.slow
 def test_a_constant_goes_into_the_bias_where_there_is_no_border() -> None:
     model = chain(padding=0, bias=True)
     layer_of(model, "0")[2] = 0
@@ -169,6 +173,7 @@ def test_a_constant_goes_into_the_bias_where_there_is_no_border() -> None:
     np.testing.assert_allclose(graph.array("2.bias"), expected.detach().numpy(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_layer_without_bias_gets_one_for_the_constant() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Sigmoid(), nn.Conv2d(6, 4, 3, bias=False), *head(4))
     layer_of(model, "0")[2] = 0
@@ -179,6 +184,7 @@ def test_a_layer_without_bias_gets_one_for_the_constant() -> None:
     np.testing.assert_allclose(graph.array("2.bias"), expected.numpy(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_constant_stays_where_the_border_would_tell() -> None:
     model = chain(bias=True)
     layer_of(model, "0")[[2, 3]] = 0
@@ -188,6 +194,7 @@ def test_a_constant_stays_where_the_border_would_tell() -> None:
     assert (report.layers[0].constant, report.layers[0].stuck) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "stays"), [(nn.AvgPool2d(3, 2, 1), 1), (nn.AvgPool2d(2), 0), (nn.MaxPool2d(3, 2, 1), 0)]
 )
@@ -199,6 +206,7 @@ def test_pooling(pool: nn.Module, stays: int) -> None:
     assert widths(report)["0"] == (3, 5 + stays)
 
 
+@pytest.mark.slow
 def test_batch_norm_makes_the_constant() -> None:
     """A pruned channel is its BatchNorm's shift, through the activation."""
     model = randomise(nn.Sequential(nn.Conv2d(3, 9, 3), nn.BatchNorm2d(9), nn.ReLU(), nn.Conv2d(9, 4, 3), *head(4)))
@@ -207,6 +215,7 @@ def test_batch_norm_makes_the_constant() -> None:
     assert widths(report) == {"0": (3, 6), "3": (6, 4), "6": (4, 5)}
 
 
+@pytest.mark.slow
 def test_batch_norm_that_stayed() -> None:
     model = randomise(
         nn.Sequential(nn.Conv2d(3, 9, 3), nn.ReLU(), nn.BatchNorm2d(9), nn.PReLU(9), nn.Conv2d(9, 4, 3), *head(4))
@@ -249,6 +258,7 @@ def residual(*, shift: float | None) -> Residual:
     return model
 
 
+@pytest.mark.slow
 def test_residual_addition_ties_its_channels() -> None:
     model = residual(shift=0)
     for layer in (model.stem, *model.b):
@@ -308,6 +318,7 @@ class Gated(nn.Module):
         return self.fc(self.c(self.a(x) * self.gate(x.mean((2, 3), keepdim=True)).sigmoid()).flatten(1))
 
 
+@pytest.mark.slow
 def test_a_constant_that_gives_its_shape_stays() -> None:
     model = Gated()
     model.a.weight.data.zero_()
@@ -316,6 +327,7 @@ def test_a_constant_that_gives_its_shape_stays() -> None:
     assert (report.stuck, report.nodes_removed) == (4, 0)
 
 
+@pytest.mark.slow
 def test_a_bias_that_two_layers_share_is_cut_for_each() -> None:
     torch.manual_seed(14)
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), *head(6))
@@ -348,6 +360,7 @@ class Mobile(nn.Module):
         return self.fc(self.project(x * gate).mean((2, 3)))
 
 
+@pytest.mark.slow
 def test_depthwise_convolutions_hand_channels_on() -> None:
     model = randomise(Mobile())
     model.bn1.bias.data.fill_(-5)  # behind the ReLU: 0
@@ -374,6 +387,7 @@ def test_depthwise_border() -> None:
     assert (report.channels_removed, report.stuck) == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", [0, 1])
 def test_flattening(padding: int) -> None:
     places = (3 + padding) ** 2
@@ -405,6 +419,7 @@ class Joined(nn.Module):
         return self.fc(self.c(torch.cat([self.a(x).relu(), x, self.b(x)], 1)).mean((2, 3)))
 
 
+@pytest.mark.slow
 def test_concatenation() -> None:
     model = Joined()
     model.a.weight.data[1] = 0
@@ -415,6 +430,7 @@ def test_concatenation() -> None:
     assert np.array_equal(graph.array("c.weight"), model.c.weight.detach().numpy()[:, kept])
 
 
+@pytest.mark.slow
 def test_transposed_and_grouped_convolutions() -> None:
     """A transposed convolution is a layer like any other; what is grouped, but not depthwise, is left alone."""
     torch.manual_seed(7)
@@ -445,6 +461,7 @@ class Odd(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+@pytest.mark.slow
 def test_what_is_not_understood_is_left_alone() -> None:
     model = Odd()
     for layer in (model.a, model.b, model.c):
@@ -490,6 +507,7 @@ def test_coded_weights_stay_coded() -> None:
     assert np.array_equal(second.values(), graph.array("2.weight"))
 
 
+@pytest.mark.slow
 def test_text_transformer() -> None:
     torch.manual_seed(9)
     arch = TextArchitecture("text-transformer", 4, length=6, vocabulary=20, width=0.5)
@@ -508,6 +526,7 @@ def test_text_transformer() -> None:
     assert len(report.layers) == 13
 
 
+@pytest.mark.slow
 def test_vision_transformer() -> None:
     torch.manual_seed(10)
     model = torchvision.models.VisionTransformer(16, 8, 2, 2, 32, 64, num_classes=10)
@@ -524,6 +543,7 @@ def test_vision_transformer() -> None:
     assert (report.constant, report.stuck) == (0, 1)
 
 
+@pytest.mark.slow
 def test_resnet18_at_50_percent_has_nothing_dead() -> None:
     torch.manual_seed(11)
     model = build_model(Architecture("resnet18", 10, 3, 16, 0.25, "cifar"), seed=0)
@@ -534,6 +554,7 @@ def test_resnet18_at_50_percent_has_nothing_dead() -> None:
     assert report.weights == report.weights_before == 708_288
 
 
+@pytest.mark.slow
 def test_mobilenet() -> None:
     """A large network of many operators: the outputs stay."""
     torch.manual_seed(12)
@@ -579,6 +600,7 @@ def masked(base: bytes, sparsity: float, seed: int) -> Graph:
     return graph
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(sorted(BASES)), sparsity=st.floats(0.8, 0.99), seed=st.integers(0, 2**32))
 def test_outputs_stay(bases: dict[str, bytes], name: str, sparsity: float, seed: int) -> None:
@@ -615,10 +637,11 @@ def test_a_chain_keeps_what_lies_on_a_path(bases: dict[str, bytes], sparsity: fl
         assert np.ptp(run(graph, images()), axis=0).max() == 0
 
 
+@pytest.mark.slow
 def test_export_says_what_it_found(tmp_path: Path) -> None:
     model = chain()
     layer_of(model, "2")[[1, 4, 5, 7]] = 0
-    given_images = {"image_shape": (3, SIZE, SIZE), "mean": [0.5] * 3, "std": [0.2] * 3}
+    given_images = {"input": ImageInput((3, SIZE, SIZE), [0.5] * 3, [0.2] * 3)}
     plain = export_onnx(model, tmp_path / "plain.onnx", **given_images)
     small = export_onnx(model, tmp_path / "small.onnx", shrink=True, **given_images)
     assert plain.shrink is None
@@ -629,9 +652,10 @@ def test_export_says_what_it_found(tmp_path: Path) -> None:
     assert (tensors["2.weight"], tensors["5.weight"]) == ((4, 6, 3, 3), (7, 4, 3, 3))
 
 
+@pytest.mark.slow
 def test_export_of_texts(tmp_path: Path) -> None:
     model = build_model(TextArchitecture("text-transformer", 4, length=6, vocabulary=20, width=0.25), seed=0)
     model.blocks[0].mlp[0].weight.data[0] = 0
-    report = export_text_onnx(model, tmp_path / "net.onnx", text=TextSpec(6, 20), shrink=True)
+    report = export_onnx(model, tmp_path / "net.onnx", input=TextInput(6, 20), shrink=True)
     assert report.shrink is not None
     assert report.shrink.channels_removed == 1

@@ -18,14 +18,14 @@ from networks import settings
 from onnx import ModelProto, TensorProto
 from torch import nn
 
-from iterand_compress import pack
+from iterand_compress import ImageInput, pack
 from iterand_compress.cli.app import cli
 from iterand_compress.compress.errors import ExportError
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.export import export_onnx, load_session, verify_onnx
 
-IMAGE = {"image_shape": (1, 8, 8), "mean": [0.5], "std": [0.25]}
+IMAGE = {"input": ImageInput((1, 8, 8), [0.5], [0.25])}
 pytestmark = pytest.mark.usefixtures("captured_once")
 FORMS = ("dense", "packed", "int8", "seeded")
 
@@ -56,6 +56,7 @@ def verify(path: Path, *options: str) -> Result:
     return CliRunner().invoke(cli, ["verify", str(path), *options])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_right_files(form: str, files: dict[str, Path]) -> None:
     found = verify_onnx(files[form])
@@ -216,6 +217,7 @@ def test_foreign_models_are_named(tmp_path: Path) -> None:
     assert "hold no probe" in verify(tmp_path / "a.onnx").stderr
 
 
+@pytest.mark.processes
 def test_verification_needs_no_torch(files: dict[str, Path]) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"

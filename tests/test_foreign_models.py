@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import load, load_network, pack
+from iterand_compress import ImageInput, load, load_network, pack
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.errors import ExportError, SeedMaskError
 from iterand_compress.compress.mask.masking import mask_model
@@ -87,6 +87,7 @@ PERMUTING = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", DRAWS)
 def test_what_a_constructor_draws_is_drawn_again(network, source):
     found = everywhere(network(PERMUTING.format(draw=DRAWS[source])))
@@ -94,6 +95,7 @@ def test_what_a_constructor_draws_is_drawn_again(network, source):
     assert found == [found[0]] * 4
 
 
+@pytest.mark.processes
 def test_what_a_module_draws_when_it_is_imported_is_drawn_again(network, tmp_path):
     import subprocess
     import sys
@@ -188,6 +190,7 @@ VERSIONED = """
 """
 
 
+@pytest.mark.slow
 def test_a_state_dict_of_the_present_version_is_not_converted(network):
     name = network(VERSIONED)
     found = everywhere(name)
@@ -212,6 +215,7 @@ def test_a_checkpoint_of_an_earlier_version_is_converted_once(network):
     assert load_network("older.ckpt", model=name).model[0].factor.item() == 0.5
 
 
+@pytest.mark.slow
 def test_mnasnet_which_refuses_a_state_dict_without_version(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path("images")
@@ -316,7 +320,7 @@ def test_weights_that_forward_changes_in_place(network):
     model = build_model(Architecture(name, 10, 1, 8), seed=0, allow_import=True)
     model = mask_model(model, settings())
     with pytest.raises(ExportError, match=r"Clamped computes something else without its masks.*changes a masked"):
-        export_onnx(model, "m.onnx", image_shape=(1, 8, 8), mean=0.5, std=0.5)
+        export_onnx(model, "m.onnx", input=ImageInput((1, 8, 8), 0.5, 0.5))
     assert not Path("m.onnx").exists()
 
 
@@ -353,6 +357,7 @@ AUX = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dense", "packed", "int8", "seeded"])
 def test_weights_that_only_training_uses(network, form):
     name = network(AUX)

@@ -83,6 +83,7 @@ def test_chunks_do_not_show(monkeypatch):
     assert torch.equal(whole, parts)
 
 
+@pytest.mark.processes
 def test_same_bits_without_vector_instructions():
     program = (
         "import hashlib, numpy as np, torch\n"

@@ -28,6 +28,7 @@ def test_a_part_that_fails_is_recorded_with_what_it_had_found():
     assert (result["value"], result["error"], result["output"]) == (3, "exit status 1", "no such GPU\n")
 
 
+@pytest.mark.slow
 def test_a_part_that_takes_too_long_is_ended():
     program = WRITE + "import time; print('so far', flush=True); time.sleep(600)"
     result = gpu_check.run(python(program), gpu_check.LEAST)
@@ -49,10 +50,10 @@ def test_epochs_that_fit_into_the_time(seconds, startup, epoch, expected):
 
 def test_every_model_is_measured_eagerly_before_any_is_compiled():
     args = Namespace(
-        models=["resnet50", "resnet18"], batch_sizes=[128, 512], modes=["graph", "default"], image_size=None
+        models=["resnet50", "resnet18"], batch_sizes=[128, 512], modes=["reduce-overhead", "default"], image_size=None
     )
     found = [
-        (part["model"], part["image-size"], part["batch-size"], part.get("compile", part.get("graph")))
+        (part["model"], part["image-size"], part["batch-size"], part.get("compile"))
         for part in gpu_check.configurations(args)
     ]
     assert found[:4] == [
@@ -61,7 +62,7 @@ def test_every_model_is_measured_eagerly_before_any_is_compiled():
         ("resnet18", 32, 512, None),
         ("resnet50", 224, 512, None),
     ]
-    assert [part[3] for part in found[4:]] == [True] * 4 + ["default"] * 4
+    assert [part[3] for part in found[4:]] == ["reduce-overhead"] * 4 + ["default"] * 4
 
 
 def test_a_stopped_run_goes_on(tmp_path):

@@ -76,7 +76,7 @@ def test_images_stand_upright_in_training_and_evaluation(suffix, size, streamed,
     if streamed:
         monkeypatch.setattr(loading, "LARGEST_IN_MEMORY", 100)
     data = load_data(DataConfig(name="folder", validation=0), data_dir=data_folder(tmp_path, suffix, size))
-    assert data.image_shape == (3, *size)
+    assert data.input.shape == (3, *size)
     np.testing.assert_array_equal(pixels_of(data.train), expected_pixels(0, size))
     np.testing.assert_array_equal(pixels_of(data.test), expected_pixels(1, size))
     ((pixels, labels),) = data.train.train_batches(0, 16, "cpu")
@@ -161,6 +161,7 @@ def refused(path: Path, reason: str, edge: ModuleType) -> None:
         assert "\n" not in str(found.value)
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_or_read_alike(tmp_path, edge, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
     # libtiff prints its own lines, from C.

@@ -18,7 +18,7 @@ from iterand_compress import load, to_dense
 from iterand_compress.compress.analysis.estimate import estimate
 from iterand_compress.compress.config import ModelConfig, SubnetworkConfig
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
-from iterand_compress.compress.inputs import InputSpec
+from iterand_compress.compress.inputs import ImageInput
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.mask.prune_at_init import find_masks, use_masks
@@ -28,6 +28,7 @@ from iterand_compress.compress.recover import load_ticket
 from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.compress.tensors import recovered_state
 from iterand_compress.export import export_onnx, load_session, verify_onnx
+from iterand_compress.export.export_options import ExportOptions
 from iterand_compress.export.from_file import export_network
 
 EDGE_POPUP = make_settings(method="edge-popup", seed=5)
@@ -112,6 +113,7 @@ def test_a_pruned_layer_under_two_names(values: str, tmp_path: Path) -> None:
     assert all(torch.equal(*pair) for pair in zip(masks, expected, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dense", "packed", "int8", "seeded"])
 def test_a_layer_under_two_names_is_exported_once(form: str, tmp_path: Path) -> None:
     class Images(Twins):
@@ -120,7 +122,7 @@ def test_a_layer_under_two_names_is_exported_once(form: str, tmp_path: Path) -> 
 
     torch.manual_seed(0)
     model = mask_model(Images(), EDGE_POPUP)
-    image = {"image_shape": (1, 2, 3), "mean": [0.0], "std": [1.0]}
+    image = {"input": ImageInput((1, 2, 3), [0.0], [1.0])}
     export_onnx(model, tmp_path / "twins.onnx", form=form, **image)
     pixels = torch.rand(4, 1, 2, 3)
     (found,) = load_session(tmp_path / "twins.onnx").run(None, {"pixels": pixels.numpy()})
@@ -354,7 +356,7 @@ def test_a_file_has_the_size_that_was_estimated(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     foretold = estimate(
-        ModelConfig(name="ours:Net"), EDGE_POPUP, num_classes=10, image_shape=(3, 10, 10), allow_import=True
+        ModelConfig(name="ours:Net"), EDGE_POPUP, num_classes=10, input=ImageInput((3, 10, 10), 0, 1), allow_import=True
     )
     import ours
 
@@ -367,6 +369,7 @@ def test_a_file_has_the_size_that_was_estimated(tmp_path: Path, monkeypatch: pyt
     assert abs(foretold.mask_bytes + foretold.log_bytes - (report.mask_bits + report.log_bits) / 8) < 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dense", "packed"])
 def test_a_file_with_weights_that_no_graph_has_is_exported(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -387,10 +390,10 @@ def test_a_file_with_weights_that_no_graph_has_is_exported(
     monkeypatch.syspath_prepend(str(tmp_path))
     import unread
 
-    about = resolve(ModelConfig(name="unread:Net"), num_classes=3, image_shape=(3, 2, 2)).to_dict()
-    given = InputSpec(shape=(3, 2, 2), mean=(0.5,) * 3, std=(0.5,) * 3)
+    about = resolve(ModelConfig(name="unread:Net"), num_classes=3, input=ImageInput((3, 2, 2), 0, 1)).to_dict()
+    given = ImageInput(shape=(3, 2, 2), mean=(0.5,) * 3, std=(0.5,) * 3)
     pack(mask_model(unread.Net(3), EDGE_POPUP), tmp_path / "m.seedmask", architecture=about, input=given)
-    export_network(tmp_path / "m.seedmask", tmp_path / "m.onnx", model="unread:Net", form=form)
+    export_network(tmp_path / "m.seedmask", tmp_path / "m.onnx", ExportOptions(form), model="unread:Net")
     assert verify_onnx(tmp_path / "m.onnx").weights == 2
 
 

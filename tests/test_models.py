@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from iterand_compress import ImageInput
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.models import Architecture, build_model, model_names, resolve
@@ -23,7 +24,7 @@ def weights(model: nn.Module) -> int:
 def built(
     name: str, *, classes: int = 10, shape: tuple[int, int, int] = (3, 32, 32), device="cpu", **config
 ) -> nn.Module:
-    architecture = resolve(ModelConfig(name=name, **config), num_classes=classes, image_shape=shape)
+    architecture = resolve(ModelConfig(name=name, **config), num_classes=classes, input=ImageInput(shape, 0, 1))
     return build_model(architecture, seed=0, device=device)
 
 
@@ -114,9 +115,9 @@ def test_width_scales_the_stages_but_not_the_stem(width):
 
 
 def test_stem_follows_the_image_size_and_the_settings():
-    small = resolve(ModelConfig(name="resnet18"), num_classes=10, image_shape=(3, 95, 95))
-    large = resolve(ModelConfig(name="resnet18"), num_classes=10, image_shape=(3, 96, 96))
-    told = resolve(ModelConfig(name="resnet18", stem="cifar"), num_classes=10, image_shape=(3, 224, 224))
+    small = resolve(ModelConfig(name="resnet18"), num_classes=10, input=ImageInput((3, 95, 95), 0, 1))
+    large = resolve(ModelConfig(name="resnet18"), num_classes=10, input=ImageInput((3, 96, 96), 0, 1))
+    told = resolve(ModelConfig(name="resnet18", stem="cifar"), num_classes=10, input=ImageInput((3, 224, 224), 0, 1))
     assert (small.stem, large.stem, told.stem) == ("cifar", "imagenet", "cifar")
     model = build_model(large, seed=0, device="meta")
     assert (model.conv1.kernel_size, model.conv1.stride) == ((7, 7), (2, 2))
@@ -162,6 +163,7 @@ def test_digits_cnn_weights():
     assert weights(model) == sum(p.numel() for p in model.parameters()) == 226_880
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"), [("digits-cnn", (1, 8, 8)), ("resnet18", (3, 16, 16)), ("conv2", (3, 8, 8))]
 )
@@ -170,10 +172,11 @@ def test_models_export_to_onnx(name, shape, tmp_path):
     model = built(name, shape=shape, width=0.25).eval()
     channels = shape[0]
     mean, std = [0.5] * channels, [0.25] * channels
-    report = export_onnx(model, tmp_path / "model.onnx", image_shape=shape, mean=mean, std=std)
+    report = export_onnx(model, tmp_path / "model.onnx", input=ImageInput(shape, mean, std))
     assert report.max_abs_difference < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape"), [("conv2", (3, 8, 8)), ("digits-cnn", (1, 8, 8)), ("resnet18", (3, 8, 8))])
 def test_models_compile_without_a_graph_break(name, shape):
     model = built(name, shape=shape, width=0.125).eval()
@@ -250,7 +253,7 @@ def test_from_dict_names_missing_keys():
 )
 def test_resolve_refuses(config, shape, message):
     with pytest.raises(ConfigError, match=message):
-        resolve(ModelConfig(**config), num_classes=10, image_shape=shape)
+        resolve(ModelConfig(**config), num_classes=10, input=ImageInput(shape, 0, 1))
 
 
 def test_build_refuses_what_resolve_would_not_give():
@@ -322,7 +325,7 @@ def workdir(tmp_path, monkeypatch):
 
 
 def own(name: str) -> Architecture:
-    return resolve(ModelConfig(name=name), num_classes=6, image_shape=(3, 8, 8))
+    return resolve(ModelConfig(name=name), num_classes=6, input=ImageInput((3, 8, 8), 0, 1))
 
 
 def test_own_factory_is_called_with_the_number_of_classes(workdir):
@@ -360,9 +363,10 @@ def test_own_factory_refusals_are_one_line(workdir, name, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.processes
 def test_names_do_not_import_torch():
     code = (
         "import sys; from iterand_compress.compress.models import model_names, Architecture;"
-        "from iterand_compress.compress.data import DATASETS; sys.exit('torch' in sys.modules)"
+        "from iterand_compress.compress.data.catalogue import DATASETS; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

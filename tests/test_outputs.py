@@ -50,6 +50,7 @@ def test_names(name: str, expected: str) -> None:
     assert beside(Path("runs.1") / name, ".X") == Path("runs.1") / expected
 
 
+@pytest.mark.slow
 def test_dots_in_names_of_runs(digits, tmp_path) -> None:
     """`--out runs/sparsity0.5` and `runs/sparsity0.9` shared one log and one .seedmask."""
     assert metrics_path(Path("runs/sparsity0.5")) == Path("runs/sparsity0.5.metrics.jsonl")
@@ -149,6 +150,7 @@ def test_files_of_other_kinds_stay(command, there, folder, digits) -> None:
     assert (folder / there).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_files_of_the_same_kind_are_replaced(folder, digits) -> None:
     for _ in range(2):
         succeed("pack", "c.png", "--out", "new.seedmask")
@@ -160,6 +162,7 @@ def test_files_of_the_same_kind_are_replaced(folder, digits) -> None:
     succeed("pack", "c.png", "--out", "empty")
 
 
+@pytest.mark.slow
 def test_the_log_of_another_run_stays(folder) -> None:
     succeed(*QUICK, "--out", "run.ckpt")
     log = (folder / "run.metrics.jsonl").read_bytes()
@@ -170,6 +173,7 @@ def test_the_log_of_another_run_stays(folder) -> None:
     succeed(*QUICK, "--out", "run", "--force")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_said(folder) -> None:
     content = torch.load(folder / "c.png", weights_only=True)
     content["test"] = None
@@ -274,6 +278,7 @@ def test_two_runs_into_one_checkpoint(tmp_path) -> None:
         assert "another run" in fail(2, "train", "--resume", "-q", "--out", out)
 
 
+@pytest.mark.processes
 def test_a_killed_run_does_not_stand_in_the_way(tmp_path) -> None:
     out = tmp_path / "a.ckpt"
     words = [sys.executable, "-m", "iterand_compress.cli", *map(str, QUICK), "--epochs", "100000", "--out", str(out)]

@@ -40,6 +40,7 @@ def modules_after(*arguments: str) -> set[str]:
     return set(run.stdout.split())
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -57,10 +58,12 @@ def test_help_imports_neither_torch_nor_numpy(arguments):
     assert not {"torch", "numpy", "onnx", "onnxruntime", "torchvision"} & modules_after(*arguments)
 
 
+@pytest.mark.processes
 def test_recipes_are_listed_without_torch():
     assert not {"torch", "torchvision"} & modules_after("recipes")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("command", ["inspect", "verify", "recover"])
 def test_files_are_read_without_torch(command, digits, tmp_path):
     more = ["--out", str(tmp_path / "w.safetensors")] if command == "recover" else []

@@ -236,6 +236,7 @@ def test_another_default_device_changes_nothing(method, tmp_path):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_training_with_another_default_device_gives_the_same_network(tmp_path):
     def run(name: str, **settings) -> dict:
         recipe = override(load_recipe("digits"), {"train.epochs": 1, "model.width": 0.25, **settings})

@@ -10,13 +10,13 @@ from networks import settings as make_settings
 from conftest import fail, succeed
 from iterand_compress.compress.config import DataConfig, ModelConfig, Recipe, TrainConfig
 from iterand_compress.compress.errors import TrainingError
-from iterand_compress.compress.training import allocator, graph
-from iterand_compress.compress.training import run as run_module
+from iterand_compress.compress.training import allocator, prepare
 from iterand_compress.compress.training.allocator import keep_freed_memory
+from iterand_compress.compress.training.loop import train
 from iterand_compress.compress.training.out_of_memory import largest_fitting
-from iterand_compress.compress.training.profile import PARTS
+from iterand_compress.compress.training.profile import STAGES
 from iterand_compress.compress.training.reporter import Reporter
-from iterand_compress.compress.training.trainer import RunOptions, train
+from iterand_compress.compress.training.run_options import RunOptions
 
 RECIPE = Recipe(
     data=DataConfig(name="digits"),
@@ -39,21 +39,21 @@ def state_of(path):
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(64, 8), (250, 2)], ids=["a trace", "an epoch that ends it"])
-def test_a_profile_names_all_parts_and_changes_nothing(tmp_path, batch_size, steps):
+def test_a_profile_names_all_stages_and_changes_nothing(tmp_path, batch_size, steps):
     recipe = RECIPE.model_copy(update={"train": RECIPE.train.model_copy(update={"batch_size": batch_size})})
     train(recipe, RunOptions(out=tmp_path / "plain.ckpt", device="cpu"))
     listener = Listener()
     train(recipe, RunOptions(out=tmp_path / "traced.ckpt", device="cpu", profile=True), listener)
     (report,) = listener.reports
     assert (report.steps, report.every) == (steps, 5)
-    assert tuple(report.shares) == PARTS
+    assert tuple(report.shares) == STAGES
     assert sum(report.shares.values()) == pytest.approx(1)
     assert min(report.shares.values()) > 0
     assert report.shares["refresh"] == pytest.approx(report.event / 5 / report.seconds)
     assert report.shares["network"] == max(report.shares.values())
     assert report.trace == tmp_path / "traced.trace.json"
     names = {event.get("name") for event in json.loads(report.trace.read_text())["traceEvents"]}
-    assert {f"iterand-compress: {part}" for part in PARTS} <= names
+    assert {f"iterand-compress: {name}" for name in STAGES} <= names
     plain, traced = state_of(tmp_path / "plain.ckpt"), state_of(tmp_path / "traced.ckpt")
     assert plain.keys() == traced.keys()
     assert all(torch.equal(plain[key], traced[key]) for key in plain)
@@ -66,7 +66,7 @@ def test_the_command_prints_the_shares(tmp_path):
         "train", "--profile", "--epochs", 1, "--width", 0.25, "--method", "edge-popup", "--out", out, "--device", "cpu"
     )
     shares = dict(re.findall(r"^  (\w+) +([0-9.]+) %", text, re.MULTILINE))
-    assert list(shares) == list(PARTS)
+    assert list(shares) == list(STAGES)
     assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.1)
     assert "m.trace.json" in text
     assert "an event of" not in text, "edge-popup has none"
@@ -79,14 +79,14 @@ def short_of_memory(monkeypatch, most):
         if len(inputs[0]) > most[module.training]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    real = run_module.build_network
+    real = prepare.build_network
 
     def build(*args, **kwargs):
         model = real(*args, **kwargs)
         model.register_forward_pre_hook(look)
         return model
 
-    monkeypatch.setattr(run_module, "build_network", build)
+    monkeypatch.setattr(prepare, "build_network", build)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_evaluation_takes_smaller_batches_where_memory_is_short(tmp_path, monkey
     assert (short.correct, short.images) == (free.correct, free.images)
     assert short.loss == pytest.approx(free.loss)
     short_of_memory(monkeypatch, {True: 64, False: 0})
-    monkeypatch.setattr(run_module, "check_output", lambda *args: None)
+    monkeypatch.setattr(prepare, "check_logits", lambda *args: None)
     with pytest.raises(TrainingError, match="cpu has no memory to evaluate a single example"):
         train(RECIPE, RunOptions(out=tmp_path / "none.ckpt", device="cpu"))
 
@@ -162,57 +162,6 @@ def test_largest_fitting_halves():
     assert tried == [50, 25, 12, 6]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_recorded_step_is_repeated_with_new_inputs_and_learning_rates(tmp_path, monkeypatch, optimizer):
-    """With a recorder that repeats the work on the CPU as a GPU would: the same call, the same places."""
-    calls = []
-
-    def record(work):
-        result = torch.zeros(())
-
-        def repeat():
-            calls.append(1)
-            result.copy_(work())
-
-        return repeat, result
-
-    settings = {"epochs": 2, "batch_size": 64, "lr": 0.125, "optimizer": optimizer}  # half of it, later, is exact, too
-    recipe = RECIPE.model_copy(update={"train": TrainConfig(**settings)})
-    train(recipe, RunOptions(out=tmp_path / "plain.ckpt", device="cpu"))
-    monkeypatch.setattr(graph, "record", record)
-    monkeypatch.setattr(run_module, "_check_graph", lambda *args: None)
-    train(recipe, RunOptions(out=tmp_path / "graph.ckpt", device="cpu", cuda_graph=True))
-    assert len(calls) == 40 - graph.WARM_UP
-    plain, recorded = state_of(tmp_path / "plain.ckpt"), state_of(tmp_path / "graph.ckpt")
-    assert all(torch.equal(plain[key], recorded[key]) for key in plain)
-    lines = [(tmp_path / f"{name}.metrics.jsonl").read_text().splitlines() for name in ("plain", "graph")]
-    for one, other in zip(*(map(json.loads, each) for each in lines), strict=True):
-        assert {k: v for k, v in one.items() if "second" not in k} == {
-            k: v for k, v in other.items() if "second" not in k
-        }
-
-
-def test_a_recorded_run_is_stopped_and_resumed_without_recording(tmp_path, monkeypatch):
-    monkeypatch.setattr(graph, "record", lambda work: (lambda: work(), torch.zeros(())))
-    monkeypatch.setattr(run_module, "_check_graph", lambda *args: None)
-    options = {"device": "cpu", "checkpoint_every": 7}
-    out, seen = tmp_path / "m.ckpt", []
-
-    class Stopping(Reporter):
-        def epoch(self, report):
-            seen.append(report.epoch)
-            raise KeyboardInterrupt
-
-    recipe = RECIPE.model_copy(update={"train": TrainConfig(epochs=2, batch_size=64, lr=0.125)})
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe, RunOptions(out=out, cuda_graph=True, **options), Stopping())
-    assert [group["lr"] for group in torch.load(out, weights_only=True)["optimizer"]["param_groups"]] == [0.125]
-    train(recipe, RunOptions(out=out, resume=True, **options))
-    train(recipe, RunOptions(out=tmp_path / "plain.ckpt", device="cpu"))
-    plain, resumed = state_of(tmp_path / "plain.ckpt"), state_of(out)
-    assert all(torch.equal(plain[key], resumed[key]) for key in plain)
-
-
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_modes_of_compile_reach_torch(tmp_path, monkeypatch, mode):
     modes = []
@@ -222,7 +171,7 @@ def test_modes_of_compile_reach_torch(tmp_path, monkeypatch, mode):
         modes.append(mode)
         return real(module, backend="eager")
 
-    monkeypatch.setattr(run_module.torch, "compile", compile_)
+    monkeypatch.setattr(torch, "compile", compile_)
     plain = train(RECIPE, RunOptions(out=tmp_path / "plain.ckpt", device="cpu")).test
     assert train(RECIPE, RunOptions(out=tmp_path / "compiled.ckpt", device="cpu", compile=mode)).test == plain
     assert modes == [mode]

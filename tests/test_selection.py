@@ -72,6 +72,7 @@ def test_large_layers_on_both_paths(implementation, kind, kept):
 SCORES = [-2.0, -1e-45, -0.0, 0.0, 1e-45, 0.25, 0.5, 3.0]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_run_of_masks_is_exact_whatever_was_remembered(data):

@@ -8,12 +8,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from iterand_compress.compress.errors import IterandError
 from iterand_compress.compress.files.atomic import atomic_path
-from iterand_compress.compress.seedmask import StoredTensor, write_safetensors
 
 
 @pytest.fixture
@@ -223,13 +221,3 @@ def test_concurrent_writers_leave_one_whole_file(target: Path) -> None:
         thread.join()
     assert target.read_text() in {letter * 10000 for letter in "abcd"}
     assert list(target.parent.iterdir()) == [target]
-
-
-def test_write_safetensors_fails_whole(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(IterandError, match="No space left on device"):
-        write_safetensors(target, {"a": StoredTensor.from_numpy(np.zeros(4, np.float32))})
-    assert_untouched(target)

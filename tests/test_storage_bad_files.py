@@ -16,6 +16,7 @@ from bad_files import make
 from bad_files.make import BAD, FILES, FOLDER, ODD
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from conftest import fail, invoke, succeed
 from iterand_compress.compress.errors import SeedMaskError
@@ -129,23 +130,17 @@ def test_odd_names_are_names_and_nothing_else(stem: str, tmp_path: Path) -> None
     for command in (("verify", path), ("inspect", path), ("inspect", path, "--json")):
         assert all(one_printable_line(line) for line in succeed(*command).splitlines() if line)
     out = folder / "out.safetensors"
-    succeed("recover", path, "--out", out)
+    if stem == "odd-name-format":  # a state tensor of the name that safetensors reserves
+        assert "cannot hold a tensor named '__metadata__'" in fail(1, "recover", path, "--out", out)
+        names = [word for tensor in read_seedmask(path).tensors for word in ("--tensor", tensor.name)]
+        succeed("recover", path, "--out", out, *names)
+    else:
+        succeed("recover", path, "--out", out)
     assert [found for found in tmp_path.rglob("*") if not found.is_dir()] == [out]
     seedmask = read_seedmask(path)
-    header, _, data = _safetensors(out)
-    for name, weights in seedmask.weights().items():
-        start, end = header[name]["data_offsets"]
-        assert data[start:end] == weights.astype("<f4").tobytes()
-
-
-def _safetensors(path: Path) -> tuple[dict[str, Any], Any, bytes]:
-    """Header, metadata and data of an ordinary file, read by hand: such names are hard on libraries."""
-    import json
-
-    raw = path.read_bytes()
-    length = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8 : 8 + length])
-    return header, header.pop("__metadata__", None), raw[8 + length :]
+    with safe_open(out, "np") as file:
+        for name, weights in seedmask.weights().items():
+            assert file.get_tensor(name).tobytes() == weights.astype("<f4").tobytes()
 
 
 # Mutants: good files in which something was changed, half of them with digests that are right again.
@@ -213,6 +208,7 @@ def _mutant(seed: bytes, data: st.DataObject) -> bytes:
     return make.join(header, manifest if sealed else make.canonical(manifest), section)
 
 
+@pytest.mark.slow
 @settings(max_examples=900, deadline=None)
 @given(st.data())
 def test_a_mutant_is_refused_or_gives_the_weights_that_it_promises(data: st.DataObject) -> None:

@@ -70,6 +70,7 @@ def test_every_function_refuses_it_and_has_the_option(read) -> None:
         read(BOMB, max_weights=7)
 
 
+@pytest.mark.processes
 def test_it_costs_no_memory() -> None:
     """2.1 GB of float32 were taken before; the numbers of the import alone are subtracted."""
     program = (
@@ -87,6 +88,7 @@ def test_it_costs_no_memory() -> None:
     assert int(found.stdout) < 32, "MB"
 
 
+@pytest.mark.slow
 def test_honest_files_pass_and_extreme_ones_are_named(tmp_path: Path) -> None:
     """99.9 % sparsity at any size; a mask that says next to nothing is for those who ask for it."""
     usual = dumps(sparse(SIDE * SIDE // 1000))

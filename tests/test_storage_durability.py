@@ -33,7 +33,6 @@ from iterand_compress.compress.seedmask import (
     StoredTensor,
     dumps,
     loads,
-    write_safetensors,
     write_seedmask,
     writer,
 )
@@ -44,17 +43,11 @@ OLD = b"the old file, which is longer than some of the new ones " * 99
 Write = Callable[[Path], object]
 
 
-def _write_tensors(path: Path) -> None:
-    tensors = {name: StoredTensor.from_numpy(np.arange(9, dtype=np.float32)) for name in ("a", "b")}
-    write_safetensors(path, tensors)
-
-
 SEEDMASK = loads(dumps(make.flips()))
 WRITERS: dict[str, Write] = {
     "seedmask": lambda path: write_seedmask(make.flips(), path),
     "weights": lambda path: write_weights(SEEDMASK, path),
     "masks": lambda path: write_masks(SEEDMASK, path),
-    "safetensors": _write_tensors,
 }
 
 
@@ -390,6 +383,7 @@ for i in range(int(sys.argv[2])):
 """
 
 
+@pytest.mark.processes
 def test_processes_that_write_to_one_path(target: Path) -> None:
     whole = {OLD, *(dumps(getattr(make, name)()) for name in NETWORKS)}
     processes = [child(WRITE_LOOP, target, 12, *NETWORKS[i % 3 :], *NETWORKS[: i % 3]) for i in range(4)]
@@ -431,6 +425,7 @@ while True:
 """
 
 
+@pytest.mark.processes
 def test_a_writer_that_is_killed(target: Path) -> None:
     rng = random.Random(0)
     found = [hashlib.sha256(OLD).hexdigest()]
@@ -464,6 +459,7 @@ for network in make.GOLDEN.values():
 """
 
 
+@pytest.mark.processes
 def test_identical_bytes_in_every_process() -> None:
     expected = [
         hashlib.sha256(dumps(network(), coding=coding)).hexdigest()

@@ -54,6 +54,7 @@ def packed(tensor: MaskedTensor, seed: int = 7) -> Any:
 # ---- Round trips
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(networks_of_every_kind(), CODINGS)
 def test_round_trip(network: Network, coding: str) -> None:
@@ -90,6 +91,7 @@ def test_round_trip(network: Network, coding: str) -> None:
     assert ("deltas" in features) == any(tensor.current is not None for tensor in back.tensors)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(networks_of_every_kind())
 def test_torch_recovers_the_same_bits(network: Network) -> None:

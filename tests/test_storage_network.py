@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from iterand_compress.compress.errors import ConfigError, IterandError, SeedMaskError
-from iterand_compress.compress.inputs import InputSpec
 from iterand_compress.compress.seedmask import MaskedTensor, Network, StoredTensor, dumps
 
 MASK = np.array([True, False, True, True, False, True])
@@ -162,17 +160,3 @@ def test_a_stored_tensor_that_does_not_fit(dtype: str, shape: tuple[int, ...], d
 def test_an_array_that_cannot_be_stored(dtype: str) -> None:
     with pytest.raises(SeedMaskError, match="state: cannot store"):
         StoredTensor.from_numpy(np.zeros(2, dtype))
-
-
-@pytest.mark.parametrize(
-    ("shape", "mean", "std"),
-    [
-        ((3, 8, 8), (0.5,), (1.0,)),
-        ((1, 0, 8), (0.5,), (1.0,)),
-        ((1, 8, 8), (0.5,), (0.0,)),
-        ((1, 8), (0.5,), (1.0,)),
-    ],
-)
-def test_an_input_that_cannot_be(shape: Any, mean: Any, std: Any) -> None:
-    with pytest.raises(ValidationError):
-        InputSpec(shape=shape, mean=mean, std=std)

@@ -232,6 +232,7 @@ def rows(draw: st.DrawFn, longest: int = 300) -> tuple[list[int], Recipe]:
 # ---- They agree
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(rows(), min_size=1, max_size=4))
 def test_the_plain_coder_agrees_with_itself_and_with_ours(group: list[tuple[list[int], Recipe]]) -> None:
@@ -271,6 +272,7 @@ def test_rows_of_several_lanes(width: int, count: int, share: float, coding: str
     assert plain_decode(coded) == values.astype(int).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "lane"), [(5000, 1), (32769, 32768), (4097, 1), (700, 64), (1300, 65), (1300, 63)])
 def test_extreme_lanes(count: int, lane: int) -> None:
     """More lanes than a batch holds; the longest there are; on the borders of our stages."""
@@ -291,6 +293,7 @@ def test_a_word_for_each_symbol_of_the_longest_lane() -> None:
     assert decoded(coded) == [values]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 4096, 100_001])
 @pytest.mark.parametrize(("width", "value"), [(1, 0), (1, 1), (2, 3), (5, 0), (8, 255)])
 def test_rows_of_one_value(width: int, value: int, count: int) -> None:
@@ -427,6 +430,7 @@ def verdict(decode: Callable[[Coded], list[int]], coded: Coded, error: type[Exce
         return None
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(rows(longest=60), st.data())
 def test_any_change_gets_the_verdict_of_the_plain_decoder(row: tuple[list[int], Recipe], data: st.DataObject) -> None:

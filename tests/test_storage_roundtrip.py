@@ -14,12 +14,13 @@ import pytest
 from golden.make import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import expected_weights
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from iterand_compress.compress.errors import IterandError, SeedMaskError
 from iterand_compress.compress.files import atomic
-from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook, random_codes
+from iterand_compress.compress.seed.codebooks import CODEBOOKS
 from iterand_compress.compress.seed.frozen import frozen_masks
 from iterand_compress.compress.seedmask import (
     MaskedTensor,
@@ -31,25 +32,15 @@ from iterand_compress.compress.seedmask import (
     payloads,
     read_seedmask,
     stored,
-    write_safetensors,
+    write_masks,
     write_seedmask,
+    write_weights,
     writer,
 )
 from iterand_compress.compress.seedmask.bits import Row
 from iterand_compress.compress.seedmask.container import build_header
 
 NAMES = st.text(st.characters(exclude_categories=["C"], exclude_characters="\u2028\u2029"), min_size=1, max_size=9)
-
-
-def expected_weights(network: Network) -> dict[str, np.ndarray]:
-    """What must come back, from the definition: codes of the draws, times the mask, times the scale."""
-    result = {}
-    for index, tensor in enumerate(network.tensors):
-        book = get_codebook(tensor.codebook)
-        codes = random_codes(network.seed, index, book, 0, tensor.weights, tensor.draws)
-        weights = np.where(tensor.mask, codes.astype(np.float32) * tensor.scale, np.float32(0))
-        result[tensor.name] = weights.reshape(tensor.shape)
-    return result
 
 
 @st.composite
@@ -83,6 +74,7 @@ def networks(draw: st.DrawFn) -> Network:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(networks())
 def test_round_trip(network: Network) -> None:
@@ -113,6 +105,7 @@ def test_round_trip(network: Network) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codebook", sorted(CODEBOOKS))
 @pytest.mark.parametrize("redrawn", [False, True])
 def test_tensors_of_several_chunks(codebook: str, redrawn: bool) -> None:
@@ -148,6 +141,7 @@ def test_the_order_of_the_state_changes_nothing() -> None:
     assert dumps(other) == dumps(network)
 
 
+@pytest.mark.processes
 def test_every_process_writes_the_same_bytes(tmp_path: Path) -> None:
     script = (
         "import hashlib, sys; sys.path.insert(0, sys.argv[1]); from golden.make import flips;"
@@ -164,6 +158,7 @@ def test_every_process_writes_the_same_bytes(tmp_path: Path) -> None:
     assert outputs == {hashlib.sha256(dumps(GOLDEN["v1-flips"]())).hexdigest() + "\n"}
 
 
+@pytest.mark.processes
 def test_storage_does_not_import_torch() -> None:
     script = "import sys, iterand_compress.compress.seedmask; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -238,23 +233,30 @@ def test_the_safetensors_library_reads_it(stem: str, tmp_path: Path) -> None:
     assert np.array_equal(bits, first.mask[free])
 
 
-def test_write_safetensors(tmp_path: Path) -> None:
-    arrays = {
-        "b": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "a": np.array(7),
-        "c": np.array([True]),
-        "d": np.zeros((0, 2)),
+def test_recovered_files_have_the_bytes_of_the_safetensors_library(tmp_path: Path) -> None:
+    """Ours is written piece by piece: state of every dtype, an empty tensor, a scalar, and names that need escapes."""
+    import torch
+    from safetensors.torch import save_file
+
+    from iterand_compress.compress.tensors import recovered_state
+
+    rng = np.random.default_rng(3)
+    state = {
+        f"{name}.{dtype}": StoredTensor(dtype, (2, 3), rng.integers(0, 2, 6 * size).astype(np.uint8))
+        for name in ("z", 'quote"', "\\ü重😀")
+        for dtype, size in stored.ITEM_SIZE.items()
     }
-    path = tmp_path / "weights.safetensors"
-    size = write_safetensors(path, {k: StoredTensor.from_numpy(v) for k, v in arrays.items()}, {"x": "ü", "w": "1"})
-    assert size == path.stat().st_size
-    loaded = load_file(path)
-    assert loaded.keys() == arrays.keys()
-    for name, array in arrays.items():
-        assert loaded[name].dtype == array.dtype
-        assert np.array_equal(loaded[name], array)
-    with safe_open(path, "np") as file:
-        assert file.metadata() == {"x": "ü", "w": "1"}
+    state |= {"empty": StoredTensor.from_numpy(np.zeros((0, 2))), "scalar": StoredTensor.from_numpy(np.array(7))}
+    network = GOLDEN["v1-rans"]()
+    file = loads(dumps(Network(network.seed, network.tensors, state)))
+    size, count = write_weights(file, tmp_path / "ours")
+    assert (size, count) == ((tmp_path / "ours").stat().st_size, len(network.tensors) + len(state))
+    save_file(recovered_state(file), tmp_path / "library", {"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "library").read_bytes()
+    write_masks(file, tmp_path / "ours")
+    masks = {tensor.name: torch.from_numpy(tensor.mask.reshape(tensor.shape)) for tensor in network.tensors}
+    save_file(masks, tmp_path / "library", {"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "library").read_bytes()
 
 
 def test_data_stand_in_the_order_of_the_safetensors_library() -> None:

@@ -49,6 +49,7 @@ class OnDemand(Sequence[MaskedTensor]):
         return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", GOLDEN)
 def test_groups_and_tensors_on_demand_change_no_byte(stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = GOLDEN[stem]()
@@ -73,6 +74,7 @@ def test_groups_and_tensors_on_demand_change_no_byte(stem: str, monkeypatch: pyt
     ]
 
 
+@pytest.mark.slow
 def test_names_of_tensors_on_demand_are_checked_when_they_are_packed(tmp_path: Path) -> None:
     (tensor,) = GOLDEN["v1-none"]().tensors
     network = Network(seed=1, tensors=OnDemand([tensor, tensor]))

@@ -210,6 +210,7 @@ def test_conversions_keep_mask_and_weights():
     assert torch.equal(model[0].weight, weight.double())
 
 
+@pytest.mark.slow
 def test_compiled_step_equals_eager_step():
     eager = mask_model(small_net(), ITERAND)
     twin = copy.deepcopy(eager)

@@ -45,13 +45,13 @@ SOUND = {
 def test_sound_tables(name, tmp_path):
     data = read(tmp_path, SOUND[name])
     expected = [("a fine thing", "good"), ("an awful thing", "bad")]
-    assert rows(data) == [(tokenise(text, data.text).tolist(), label) for text, label in expected]
+    assert rows(data) == [(tokenise(text, data.input).tolist(), label) for text, label in expected]
 
 
 def test_fields_of_any_length_and_the_limit_of_others_stays(tmp_path):
     before = csv.field_size_limit()
     data = read(tmp_path, f'label,text\ngood,{LONG}\nbad,"{LONG}, {LONG}"\n')
-    assert rows(data) == [(tokenise(LONG, data.text).tolist(), label) for label in ("good", "bad")]
+    assert rows(data) == [(tokenise(LONG, data.input).tolist(), label) for label in ("good", "bad")]
     assert csv.field_size_limit() == before
     with pytest.raises(DataError, match="line 4: not CSV"):
         read(tmp_path, f'{GOOD}"')

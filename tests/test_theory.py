@@ -319,6 +319,7 @@ def test_more_candidates_or_draws_contain_fewer(monkeypatch):
     assert np.array_equal(empirical_errors(counts, draws, 50, 11, 0.8), errors), "however the work is cut"
 
 
+@pytest.mark.slow
 def test_rates_at_the_border_and_inside():
     """Errors fall with R sqrt(n) for the hardest weights, as in the theorem, and with R^2 n for others."""
     for target, rate in ((1.0, 1), (None, 2)):
@@ -435,6 +436,7 @@ def test_a_broken_bound_is_said(monkeypatch):
     assert {line.split()[-1] for line in lines[1:5]} == {"NO"}
 
 
+@pytest.mark.slow
 def test_plot(tmp_path):
     path = tmp_path / "theory.png"
     found = json.loads(succeed("theory", "--plot", path, *CHECK, "--json"))

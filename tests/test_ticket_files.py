@@ -23,6 +23,7 @@ def test_choices_are_those_of_the_library():
 # train --ticket
 
 
+@pytest.mark.slow
 def test_a_ticket_is_trained_as_the_first_time(ticket, tmp_path):
     out = tmp_path / "again.ckpt"
     succeed("train", "--ticket", ticket.seedmask, "--device", "cpu", "-q", "--out", out)

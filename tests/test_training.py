@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,12 +18,12 @@ from iterand_compress import load_network, read_seedmask
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.errors import CheckpointError, DataError, IterandError, TrainingError
-from iterand_compress.compress.training import run as run_module
-from iterand_compress.compress.training import step as step_module
+from iterand_compress.compress.training import loop
 from iterand_compress.compress.training.interrupt import RunStoppedError
+from iterand_compress.compress.training.loop import train
 from iterand_compress.compress.training.recipe import override
 from iterand_compress.compress.training.reporter import Reporter
-from iterand_compress.compress.training.trainer import RunOptions, train
+from iterand_compress.compress.training.run_options import RunOptions
 
 QUICK = override(
     Recipe(),
@@ -57,6 +58,7 @@ def test_same_seed_same_file_other_seed_other_file(tmp_path, undisturbed):
     assert packed(tmp_path / "b.ckpt") != undisturbed
 
 
+@pytest.mark.slow
 def test_resampling_counts_steps_across_epochs(tmp_path):
     """Two events in 60 steps of three epochs; each redraws every pruned weight."""
     recipe = override(QUICK, {"subnetwork.resample.every": 25, "subnetwork.resample.rate": 1.0})
@@ -69,7 +71,7 @@ def test_resampling_counts_steps_across_epochs(tmp_path):
 
 def test_resuming_on_other_data_is_refused(tmp_path, monkeypatch):
     out = tmp_path / "model.ckpt"
-    monkeypatch.setattr(run_module, "LOOK_EVERY", 1)
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
     with pytest.raises(RunStoppedError):
         train(QUICK, RunOptions(out, device="cpu"), StopAt(2))
     content = torch.load(out, weights_only=True)
@@ -80,7 +82,7 @@ def test_resuming_on_other_data_is_refused(tmp_path, monkeypatch):
 
 
 class StopAt(Reporter):
-    """Sends this process a Ctrl-C during the given step."""
+    """Sends this process a Ctrl-C after the given step, which the run notices after the next one."""
 
     def __init__(self, step: int) -> None:
         self.at = step
@@ -90,13 +92,33 @@ class StopAt(Reporter):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_reports_within_an_epoch_come_by_time(tmp_path, monkeypatch):
+    """With steps of an eighth of a second: after the first one, then every half second, across epochs."""
+    seconds, reported, original = [0.0], [], loop.training_step
+
+    class Listener(Reporter):
+        def step(self, report):
+            reported.append((report.position.epoch, report.position.batch, report.position.step))
+
+    def step(*arguments):
+        seconds[0] += 0.125
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "training_step", step)
+    clock = SimpleNamespace(monotonic=lambda: seconds[0], perf_counter=time.perf_counter)
+    monkeypatch.setattr(loop, "time", clock)
+    train(override(QUICK, {"train.epochs": 2}), RunOptions(tmp_path / "model.ckpt", device="cpu"), Listener())
+    assert reported == [(step > 20, step - 20 * (step > 20), step) for step in range(1, 41, 4)]
+
+
+@pytest.mark.slow
 def test_interrupted_in_the_middle_of_an_epoch_and_resumed(tmp_path, undisturbed, monkeypatch):
-    monkeypatch.setattr(run_module, "LOOK_EVERY", 1)
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
     out = tmp_path / "model.ckpt"
     with pytest.raises(
         RunStoppedError, match=r"stopped at step 27; .*iterand-compress train --resume --out .*model\.ckpt"
     ):
-        train(QUICK, RunOptions(out, device="cpu"), StopAt(27))
+        train(QUICK, RunOptions(out, device="cpu"), StopAt(26))
     position = load_checkpoint(out).position
     assert (position.epoch, position.batch, position.step) == (1, 7, 27)
     train(QUICK, RunOptions(out, device="cpu", resume=True))
@@ -105,6 +127,7 @@ def test_interrupted_in_the_middle_of_an_epoch_and_resumed(tmp_path, undisturbed
     assert [line.get("epoch") for line in lines] == [1, 2, 3, None]
 
 
+@pytest.mark.processes
 def test_killed_and_resumed(tmp_path, undisturbed):
     out = tmp_path / "model.ckpt"
     recipe = tmp_path / "quick.toml"
@@ -160,14 +183,14 @@ def test_metrics_are_logged(digits):
 @pytest.mark.parametrize(("every", "steps"), [(0, 20), (1, 28)])
 def test_a_non_finite_loss_is_named_and_the_last_good_state_kept(tmp_path, monkeypatch, every, steps):
     out = tmp_path / "model.ckpt"
-    real = step_module.F.cross_entropy
+    real = loop.F.cross_entropy
     calls = []
 
     def poisoned(*args, **kwargs):
         calls.append(1)
         return real(*args, **kwargs) * (float("nan") if len(calls) >= 30 else 1.0)
 
-    monkeypatch.setattr(step_module.F, "cross_entropy", poisoned)
+    monkeypatch.setattr(loop.F, "cross_entropy", poisoned)
     with pytest.raises(
         TrainingError, match=r"not finite at step \d+ \(epoch 2, learning rate 0\.075\); .*last good state"
     ):
@@ -200,10 +223,11 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt", "model.metrics.jsonl"]
 
 
+@pytest.mark.processes
 def test_a_file_that_cannot_grow_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     """The same with a real limit of the operating system, so that torch's own writer meets it."""
     out = tmp_path / "model.ckpt"
-    monkeypatch.setattr(run_module, "LOOK_EVERY", 1)
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
     with pytest.raises(RunStoppedError):
         train(override(QUICK, {"model.width": 1.0}), RunOptions(out, device="cpu"), StopAt(2))
     before = out.read_bytes()
@@ -301,6 +325,7 @@ def test_a_checkpoint_of_another_model(tmp_path, digits):
     assert "is of another model" in fail(1, "eval", path)
 
 
+@pytest.mark.slow
 def test_dense_training_and_its_checkpoint(tmp_path):
     out = tmp_path / "dense.ckpt"
     succeed(
@@ -338,6 +363,7 @@ def test_label_smoothing_warm_up_and_bfloat16_run(tmp_path):
     assert list((tmp_path / "board").glob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_a_torchvision_model_trains_packs_and_exports(tmp_path):
     from PIL import Image
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from ..config import ModelConfig, Recipe, SubnetworkConfig
 from ..errors import ConfigError, IterandError
-from ..inputs import InputSpec, TextInput, TextSpec
+from ..inputs import AnyInput
 from ..mask.masking import mask_model
 from ..mask.topk import kept_count
-from ..models import AnyArchitecture, TextArchitecture, build_model, resolve, resolve_text
+from ..models import AnyArchitecture, build_model, resolve
 from ..pack import MaskedKeys, masked_keys
 from ..seed.frozen import Frozen, frozen_masks
 from ..seed.philox import random_bytes
@@ -123,8 +123,7 @@ def estimate(
     subnetwork: SubnetworkConfig,
     *,
     num_classes: int,
-    image_shape: tuple[int, int, int] | None = None,
-    text: TextSpec | None = None,
+    input: AnyInput,  # noqa: A002
     redrawn: float | None = None,
     allow_import: bool = False,
 ) -> Estimate:
@@ -137,8 +136,7 @@ def estimate(
         model: the architecture.
         subnetwork: method, distribution and sparsity.
         num_classes: outputs.
-        image_shape: channels, height, width of an image, for a network that takes images.
-        text: the tokeniser, for a network that takes texts.
+        input: the images or texts that the network takes.
         redrawn: share of the kept weights that are redrawn or overwritten; by default `DEFAULT_REDRAWN`.
         allow_import: whether the model's name may be ``package.module:factory``.
 
@@ -153,13 +151,7 @@ def estimate(
         raise ConfigError(f"redrawn: expected a share from 0 to 1 of the kept weights, got {share}")
     if share and kind == "none":
         raise ConfigError(f"redrawn: {subnetwork.method} redraws nothing; leave it out, or use --method iterand")
-    architecture: AnyArchitecture
-    if text is not None:
-        architecture = resolve_text(model, num_classes=num_classes, text=text)
-    elif image_shape is not None:
-        architecture = resolve(model, num_classes=num_classes, image_shape=image_shape)
-    else:
-        raise ConfigError("estimate: expected image_shape or text, got neither")
+    architecture = resolve(model, num_classes=num_classes, input=input)
     skeleton = _skeleton(architecture, subnetwork, allow_import=allow_import)
     masked, rest = masked_keys(skeleton.state_dict())
     kept = [
@@ -174,7 +166,7 @@ def estimate(
         tensors=tuple(_tensor(i, keys, kept[i], share, recycled=recycled) for i, keys in enumerate(masked)),
         state={name: to_stored(torch.zeros(value.shape, dtype=value.dtype), name) for name, value in rest.items()},
         architecture=architecture.to_dict(),
-        input=_placeholder_input(architecture),
+        input=input,
         classes=[f"class {i}" for i in range(num_classes)],
         recipe=Recipe(model=model, subnetwork=subnetwork).model_dump(exclude_none=True),
     )
@@ -258,11 +250,3 @@ def _skeleton(architecture: AnyArchitecture, subnetwork: SubnetworkConfig, *, al
     except (IterandError, RuntimeError):  # a constructor that looks at values; any other error comes again
         model = build_model(architecture, seed=seed, allow_import=allow_import)
     return mask_model(model, subnetwork)
-
-
-def _placeholder_input(architecture: AnyArchitecture) -> InputSpec | TextInput:
-    """An input of the right kind, whose fields are about as long as those of a real one."""
-    if isinstance(architecture, TextArchitecture):
-        return TextInput(length=architecture.length, unit="words", vocabulary=architecture.vocabulary)
-    channels, side = architecture.in_channels, architecture.image_size
-    return InputSpec(shape=(channels, side, side), mean=(1 / 3,) * channels, std=(1 / 3,) * channels)

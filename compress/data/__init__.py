@@ -1,4 +1,4 @@
-"""Data sets, their splits, and batches that depend on nothing but seed, epoch and position.
+"""Data sets, their splits, and batches that depend only on seed, epoch and position.
 
 Importing this package does not import torch; loading data does.
 """
@@ -27,22 +27,22 @@ def load_data(
 ) -> DataBundle:
     """Load a data set and split it.
 
-    Small images are decoded now and kept in memory (later on the device that asks for batches). Images with a
-    side above 96 pixels, or more than 1 GiB of them, are decoded when a batch needs them. Texts are tokenised now.
+    Small images are decoded at once and kept in memory, later on the device that asks for batches. Images with a
+    side above 96 pixels, or more than 1 GiB of them, are decoded when a batch needs them. Texts are tokenised at once.
 
     Args:
-        config: which data set, the share held out for validation, size and augmentation.
-        data_dir: folder that holds the data (of ``text``: or a CSV file); ``None`` is ``iterand-compress`` in the
-            user's cache folder (``digits`` and ``sentences`` take none, ``folder`` and ``text`` must be told).
+        config: name of the data set, fraction held out for validation, image size and augmentation.
+        data_dir: folder that holds the data (for ``text`` also a CSV file); ``None`` is ``iterand-compress`` in the
+            user's cache folder. ``digits`` and ``sentences`` take none, ``folder`` and ``text`` need one.
         download: fetch an absent data set, where torchvision can.
-        seed: decides the validation split, the order of the training images and their augmentation, unless
+        seed: decides the validation split, the order of the training examples and their augmentation, unless
             ``config`` has a seed of its own.
         workers: processes that decode large images; ``None`` chooses by the number of cores and images.
         sharing: processes of this machine that load the same data and share its cores.
 
     Raises:
-        ConfigError: an unknown data set, or settings that it does not have; a folder for one that is in none.
-        DataError: data that is absent, unreadable or inconsistent.
+        ConfigError: an unknown data set, or settings that it does not have; a folder for a data set without one.
+        DataError: the data are absent, unreadable or inconsistent.
         MissingExtraError: ``digits`` without scikit-learn.
     """
     from .loading import load

@@ -1,4 +1,4 @@
-"""Random crops and flips: drawn in NumPy for a whole epoch, carried out in batches on the device."""
+"""Random crops and flips: drawn with NumPy for one epoch, applied to batches on the device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TOP, _LEFT, _FLIP, _AREA, _ASPECT = range(5)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a training image.
+    """How training images are changed at random.
 
     Attributes:
         pad: pixels added on each side before cropping.
@@ -42,9 +42,9 @@ class Augmentation:
 
     @classmethod
     def from_config(cls, config: DataConfig, mean: Sequence[float]) -> Augmentation:
-        """The augmentation of a data section, for images of a mean colour in [0, 1].
+        """Return the augmentation of a data section, for images of a mean colour in [0, 1].
 
-        Without a crop there is nothing to pad for.
+        Without a crop, images are not padded.
         """
         pad = config.pad if config.crop != "none" else 0
         fill = tuple(round(255 * value) for value in mean) if pad and config.pad_value == "mean" else ()
@@ -81,7 +81,7 @@ def _unit(words: NDArray[np.uint32]) -> NDArray[np.float64]:
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """From uint8 to float32 in [0, 1]."""
+    """Convert uint8 to float32 in [0, 1]."""
     return images.to(torch.float32) / 255
 
 
@@ -91,7 +91,7 @@ def augment(images: Tensor, table: Tensor, augmentation: Augmentation) -> Tensor
     Args:
         images: uint8 ``[B, C, H, W]``.
         table: int64 ``[B, 5]`` on the same device: the ``boxes`` of these images.
-        augmentation: that chose them.
+        augmentation: the one that chose the boxes.
 
     Returns:
         float32 ``[B, C, H, W]`` in [0, 1].

@@ -1,4 +1,4 @@
-"""Known data sets: the digits inside scikit-learn, and what torchvision reads and downloads."""
+"""Known data sets: the digits of scikit-learn, and those that torchvision reads and downloads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, import_extra
-from .image_source import ArraySource, FileSource, Labelled, RawData
+from .image_source import ArraySource, FileSource, LabelledImages
 from .order import fixed_order
+from .raw_data import RawData
 
 __all__ = ["TORCHVISION_LOADERS", "load_digits", "load_from_torchvision"]
 
@@ -26,8 +27,8 @@ _COLOUR_STATISTICS = {
 _IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def load_digits() -> RawData:
-    """1,797 scans of handwritten digits, 8×8, from scikit-learn's package (no download).
+def load_digits() -> RawData[LabelledImages]:
+    """Load 1,797 scans of handwritten digits, 8×8, from scikit-learn's package (no download).
 
     The 360 test images are always the same ones.
 
@@ -36,7 +37,7 @@ def load_digits() -> RawData:
     """
     scans = import_extra("sklearn.datasets", "demo", "the data set 'digits'").load_digits()
     images = np.rint(scans.images * 255 / 16).astype(np.uint8)  # 0..16
-    every = Labelled(ArraySource(images), scans.target.astype(np.int64))
+    every = LabelledImages(ArraySource(images), scans.target.astype(np.int64))
     order = fixed_order(len(images))
     return RawData(
         classes=tuple(str(name) for name in scans.target_names),
@@ -46,15 +47,15 @@ def load_digits() -> RawData:
 
 
 def default_data_dir() -> Path:
-    """Where data sets are kept if the user does not say."""
+    """The folder of data sets if the user names none."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iterand-compress"
 
 
-def load_from_torchvision(name: str, data_dir: Path | None, *, download: bool) -> RawData:
-    """A data set that torchvision reads from ``data_dir``.
+def load_from_torchvision(name: str, data_dir: Path | None, *, download: bool) -> RawData[LabelledImages]:
+    """Load a data set that torchvision reads from ``data_dir``.
 
     Raises:
-        DataError: it is not there (and not to be downloaded), damaged, or the download failed.
+        DataError: it is missing (without ``download``) or damaged, or the download failed.
     """
     folder = data_dir or default_data_dir()
     try:
@@ -72,10 +73,10 @@ def load_from_torchvision(name: str, data_dir: Path | None, *, download: bool) -
         raise DataError(f"{name}: not found, or damaged, in {folder}: {advice} ({reason})") from error
 
 
-def _small(kind: str) -> Callable[[Path, bool], RawData]:
+def _small(kind: str) -> Callable[[Path, bool], RawData[LabelledImages]]:
     statistics = {**_GREY_STATISTICS, **_COLOUR_STATISTICS}[kind]
 
-    def load(folder: Path, download: bool) -> RawData:
+    def load(folder: Path, download: bool) -> RawData[LabelledImages]:
         import torchvision
 
         dataset = getattr(torchvision.datasets, kind)
@@ -85,13 +86,13 @@ def _small(kind: str) -> Callable[[Path, bool], RawData]:
     return load
 
 
-def _in_memory(dataset: Any) -> Labelled:
-    """MNIST's classes hold tensors, CIFAR's an array and a list."""
+def _in_memory(dataset: Any) -> LabelledImages:
+    """Take the images of a torchvision data set: MNIST's classes hold tensors, CIFAR's an array and a list."""
     images = np.asarray(dataset.data, dtype=np.uint8)
-    return Labelled(ArraySource(images), np.asarray(dataset.targets, dtype=np.int64))
+    return LabelledImages(ArraySource(images), np.asarray(dataset.targets, dtype=np.int64))
 
 
-def _imagenet(folder: Path, download: bool) -> RawData:  # noqa: ARG001  (it cannot be downloaded)
+def _imagenet(folder: Path, download: bool) -> RawData[LabelledImages]:  # noqa: ARG001  (it cannot be downloaded)
     import torchvision
 
     train, test = (torchvision.datasets.ImageNet(str(folder), split=split) for split in ("train", "val"))
@@ -104,12 +105,12 @@ def _imagenet(folder: Path, download: bool) -> RawData:  # noqa: ARG001  (it can
     )
 
 
-def _in_files(dataset: Any) -> Labelled:
+def _in_files(dataset: Any) -> LabelledImages:
     paths = [path for path, _ in dataset.samples]
-    return Labelled(FileSource(paths, 3), np.array([label for _, label in dataset.samples], dtype=np.int64))
+    return LabelledImages(FileSource(paths, 3), np.array([label for _, label in dataset.samples], dtype=np.int64))
 
 
-TORCHVISION_LOADERS: dict[str, Callable[[Path, bool], RawData]] = {
+TORCHVISION_LOADERS: dict[str, Callable[[Path, bool], RawData[LabelledImages]]] = {
     "mnist": _small("MNIST"),
     "fashion-mnist": _small("FashionMNIST"),
     "cifar10": _small("CIFAR10"),

@@ -1,26 +1,25 @@
-"""What a loaded data set offers: splits that hand out batches, and what a network must know of its inputs."""
+"""A loaded data set: splits that give batches, the names of the classes, and the network's input."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ..inputs import TextSpec
+from ..inputs import AnyInput
 from .shard import WHOLE, Shard
 
-__all__ = ["Batch", "DataBundle", "Split", "normalize"]
+__all__ = ["Batch", "DataBundle", "Split"]
 
 #: Pixels float32 ``[B, C, H, W]`` in [0, 1], or tokens int64 ``[B, length]``; and labels int64 ``[B]``.
 Batch = tuple[Tensor, Tensor]
 
 
 class Split(ABC):
-    """Images or texts with labels, on their way to a device.
+    """Images or texts with labels, given in batches on a device.
 
     Attributes:
         labels: int64 ``[n]``, on the CPU.
@@ -32,23 +31,33 @@ class Split(ABC):
         return len(self.labels)
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Training batches of an epoch: the last partial batch is dropped, unless it is the only one."""
+        """Count the training batches of an epoch: the last partial batch is dropped, unless it is the only one."""
         return max(1, len(self) // batch_size)
 
     @abstractmethod
     def batches(self, batch_size: int, device: torch.device | str, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """All of them in order, not augmented, the last partial batch included.
+        """Give all examples in order, not augmented, the last partial batch included.
 
-        With a ``shard``, only its part of each batch; a part without anything in it is left out.
+        Args:
+            batch_size: examples of a batch, over all processes.
+            device: receives the batches.
+            shard: the slice of each batch that this process gets; empty slices are left out.
         """
 
     @abstractmethod
     def train_batches(
         self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0, shard: Shard = WHOLE
     ) -> Iterator[Batch]:
-        """The shuffled, augmented batches of an epoch, from batch ``start`` on; with a ``shard``, its part of each.
+        """Give the shuffled, augmented batches of an epoch.
 
-        What an image looks like follows from its place in the order of all, so that it does not depend on the shard.
+        Augmentation follows from the position of an example in the epoch, so it does not depend on the shard.
+
+        Args:
+            epoch: counted from 0.
+            batch_size: examples of a batch, over all processes.
+            device: receives the batches.
+            start: number of the first batch to give.
+            shard: the slice of each batch that this process gets.
         """
 
 
@@ -59,44 +68,17 @@ class DataBundle:
     Attributes:
         name: of the data set.
         classes: names of the classes; the index is the label.
-        image_shape: (channels, height, width); empty for texts, as are mean and std.
-        mean: per channel, of pixels in [0, 1].
-        std: per channel, of pixels in [0, 1].
-        train: what is learned from.
-        val: held out of the training images, ``None`` if nothing was.
-        test: never used for a decision.
-        text: how texts became tokens; ``None`` for images.
-        left_out: how many files and folders were not taken, by what they are.
+        input: the images or texts: shape and normalisation, or tokeniser.
+        train: training examples.
+        val: validation examples, ``None`` if there are none.
+        test: test examples, never used for a decision.
+        left_out: number of files and folders that were not read, by their kind.
     """
 
     name: str
     classes: tuple[str, ...]
-    image_shape: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    input: AnyInput
     train: Split
     val: Split | None
     test: Split
-    text: TextSpec | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
-
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """``(pixels - mean) / std`` per channel of float ``[B, C, H, W]``; tokens stay as they are."""
-        return pixels if self.text is not None else normalize(pixels, self.mean, self.std)
-
-    def example(self, count: int) -> Tensor:
-        """Inputs of the right shape and type that mean nothing, on the CPU."""
-        if self.text is not None:
-            return torch.ones(count, self.text.length, dtype=torch.int64, device="cpu")
-        return torch.zeros(count, *self.image_shape, device="cpu")
-
-
-def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """``(pixels - mean) / std`` per channel of float ``[B, C, H, W]``."""
-    return (pixels - _per_channel(tuple(mean), pixels.device)) / _per_channel(tuple(std), pixels.device)
-
-
-@lru_cache(maxsize=32)
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # the cached tensor must also serve where gradients are recorded
-        return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 __all__ = ["BUNDLED", "DATASETS", "TEXT_DATASETS"]
 
-#: Data sets that come with packages, and are in no folder.
+#: Data sets that need no folder: they come with a package.
 BUNDLED: tuple[str, ...] = ("digits", "sentences")
 
 
-#: Data sets of texts; ``text`` is a folder or a table of the user's.
+#: Data sets of texts; ``text`` is a user's folder or table.
 TEXT_DATASETS: tuple[str, ...] = ("sentences", "text")
 
 
-#: Names of the data sets; ``folder`` is an ImageFolder of the user's.
+#: Names of the data sets; ``folder`` is a user's folder of images.
 DATASETS: tuple[str, ...] = (
     "digits",
     "mnist",

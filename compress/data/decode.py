@@ -1,4 +1,4 @@
-"""Decoding into one uint8 tensor, scaling to the wanted size, and counting pixels."""
+"""Decode images into one uint8 array, scale them, and count pixel values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MANY = 8192
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, which can be fewer than the machine has."""
+    """Count the cores that this process may run on, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -60,15 +60,15 @@ def scale(image: Image.Image, side: int) -> Image.Image:
 
 
 def as_array(image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels of an L or RGB image, uint8 ``[C, H, W]``."""
+    """Return the pixels of an L or RGB image, uint8 ``[C, H, W]``."""
     pixels = np.array(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def decode_all(source: ImageSource, shape: tuple[int, int, int], scaled_to: int | None) -> NDArray[np.uint8]:
-    """Decode every image; many images in processes of their own.
+    """Decode every image; many images in several processes.
 
-    Not in threads: with tiny images these mostly wait for the interpreter's lock, and two took longer than one.
+    Threads would not help: with tiny images they mostly wait for the interpreter's lock.
 
     Args:
         source: the images.
@@ -86,22 +86,22 @@ def decode_all(source: ImageSource, shape: tuple[int, int, int], scaled_to: int 
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     workers = min(8, usable_cores()) if isinstance(source, FileSource) and len(source) >= _MANY else 0
     loader: DataLoader[Any] = DataLoader(
-        _Pieces(source, shape, scaled_to),
+        _Chunks(source, shape, scaled_to),
         batch_size=None,
         num_workers=workers if workers > 1 else 0,
         generator=torch.Generator(),  # else the loader would draw from the global one
     )
     out, start = np.empty((len(source), *shape), dtype=np.uint8), 0
-    for piece in loader:
-        if isinstance(piece, DataError):
-            raise piece
-        out[start : start + len(piece)] = piece.numpy()
-        start += len(piece)
+    for chunk in loader:
+        if isinstance(chunk, DataError):
+            raise chunk
+        out[start : start + len(chunk)] = chunk.numpy()
+        start += len(chunk)
     return out
 
 
-class _Pieces(Dataset[Any]):
-    """Decoded images, some hundred at a time."""
+class _Chunks(Dataset[Any]):
+    """Decoded images, 256 at a time."""
 
     def __init__(self, source: ImageSource, shape: tuple[int, int, int], scaled_to: int | None) -> None:
         self._source, self._shape, self._scaled_to = source, shape, scaled_to
@@ -109,9 +109,9 @@ class _Pieces(Dataset[Any]):
     def __len__(self) -> int:
         return -(-len(self._source) // _CHUNK)
 
-    def __getitem__(self, piece: int) -> Tensor | DataError:
+    def __getitem__(self, chunk: int) -> Tensor | DataError:
         """uint8 ``[k, C, H, W]``. An error is returned: raised in a worker, it would reach the user as a traceback."""
-        indices = range(piece * _CHUNK, min((piece + 1) * _CHUNK, len(self._source)))
+        indices = range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(self._source)))
         try:
             with without_warnings():
                 return torch.from_numpy(np.stack([self._decoded(index) for index in indices]))
@@ -130,7 +130,7 @@ def require_size(name: str, size: tuple[int, int], shape: tuple[int, int, int]) 
     """Refuse an image whose (width, height) is not that of ``shape`` (C, H, W).
 
     Raises:
-        DataError: naming the image and both sizes.
+        DataError: the sizes differ; the message names the image and both.
     """
     if size != (shape[2], shape[1]):
         raise DataError(
@@ -140,19 +140,22 @@ def require_size(name: str, size: tuple[int, int], shape: tuple[int, int, int]) 
 
 
 def pixel_counts(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How often each value occurs in each channel of uint8 ``[n, C, H, W]``: int64 ``[C, 256]``."""
+    """Count how often each value occurs in each channel of uint8 ``[n, C, H, W]``: int64 ``[C, 256]``."""
     counts = np.zeros((images.shape[1], 256), dtype=np.int64)
     for start in range(0, len(images), _CHUNK):
         for channel in range(images.shape[1]):
-            part = images[start : start + _CHUNK, channel]
-            counts[channel] += np.bincount(part.reshape(-1), minlength=256)
+            chunk = images[start : start + _CHUNK, channel]
+            counts[channel] += np.bincount(chunk.reshape(-1), minlength=256)
     return counts
 
 
 def statistics(counts: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], rounded to 6 decimals.
+    """Compute mean and standard deviation per channel of pixels in [0, 1], rounded to 6 decimals.
 
-    Computed from integer sums, so the order of the images plays no part. A channel without variation gets 1.
+    They come from integer sums, so the order of the images does not matter. A channel without variation gets std 1.
+
+    Args:
+        counts: int64 ``[C, 256]``, how often each value occurs in each channel.
     """
     means, stds = [], []
     for channel in counts:

@@ -1,4 +1,4 @@
-"""A folder of the user's: ``train/<class>/*`` and ``test/`` or ``val/`` of the same classes."""
+"""A user's folder of images: ``train/<class>/*``, and ``test/`` or ``val/`` with the same classes."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import numpy as np
 
 from ..errors import DataError
 from ..files.names import printable
-from .class_folders import PARTS, Wanted, list_classes, look_around, require_several, twin, unsplit
+from .class_folders import SPLITS, FileKind, check_splits, list_classes, require_several, same_when_normalised
 from .image_files import image_header, suffixes
-from .image_source import FileSource, Labelled, RawData
+from .image_source import FileSource, LabelledImages
+from .raw_data import RawData
 
 __all__ = ["load_folder"]
 
 _Listing = dict[str, list[str]]
 
 
-def load_folder(data_dir: Path | None) -> RawData:
+def load_folder(data_dir: Path | None) -> RawData[LabelledImages]:
     """Read the layout of an image folder.
 
-    With both ``val/`` and ``test/``, the former is for validation; otherwise the one there is holds the test
+    With both ``val/`` and ``test/``, the former is for validation; otherwise the one that is there holds the test
     images. The images are grey (one channel) if every file is.
 
     Raises:
-        DataError: no such folder, no train or test images, fewer than two classes, classes that differ or that no
-            packed file could name, a file that is not an image.
+        DataError: no such folder, no train or test images, fewer than two classes, classes that differ between
+            splits or that no packed file could name, a file that is not an image.
         OSError: a folder cannot be read.
     """
     if data_dir is None:
@@ -35,33 +36,25 @@ def load_folder(data_dir: Path | None) -> RawData:
     if not data_dir.is_dir():
         raise DataError(f"folder: {shown} is not a folder: give --data-dir with train/ and test/ (or val/)")
     expected = "expected .png, .jpg or other files that Pillow decodes"
-    wanted = Wanted("folder", "images", suffixes(), expected, "not decoded by Pillow")
+    kind = FileKind("folder", "images", suffixes(), expected, "not decoded by Pillow")
     left_out: Counter[str] = Counter()
-    parts = [part for part in PARTS if (data_dir / part).is_dir()]
-    look_around(data_dir, "folder", [data_dir / part for part in parts], left_out)
-    if "train" not in parts:
-        raise DataError(
-            f"folder: {shown} has no train/: expected train/<class>/ with the training images"
-            f"{unsplit(data_dir, wanted)}"
-        )
-    if len(parts) == 1:
-        raise DataError(f"folder: {shown} has neither test/ nor val/: one of them must hold the test images")
-    listings = {part: list_classes(data_dir / part, wanted, left_out) for part in parts}
-    require_several(listings["train"], f"folder: {printable(data_dir / 'train')}")
-    for part, listing in listings.items():
-        _require_same_classes(data_dir / "train", listings["train"], data_dir / part, listing)
+    splits = {split: data_dir / split for split in SPLITS if (data_dir / split).is_dir()}
+    check_splits(data_dir, kind, splits, left_out)
+    listings = {split: list_classes(path, kind, left_out) for split, path in splits.items()}
+    require_several(listings["train"], f"folder: {printable(splits['train'])}")
+    for split, listing in listings.items():
+        _require_same_classes(splits["train"], listings["train"], splits[split], listing)
     paths = [path for listing in listings.values() for files in listing.values() for path in files]
     channels = 1 if all(image_header(path)[1] in ("1", "L") for path in paths) else 3
-    labelled = {part: _labelled(listing, channels) for part, listing in listings.items()}
-    test = labelled.pop("test") if "test" in labelled else labelled.pop("val")
-    return RawData(tuple(listings["train"]), labelled["train"], test, labelled.get("val"), left_out=left_out)
+    examples = {split: _labelled(listing, channels) for split, listing in listings.items()}
+    return RawData.of(tuple(listings["train"]), examples, left_out)
 
 
-def _require_same_classes(train: Path, expected: _Listing, other: Path, found: _Listing) -> None:
-    missing = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected]
+def _require_same_classes(train: Path, expected: _Listing, other: Path, listing: _Listing) -> None:
+    missing = [name for name in expected if name not in listing]
+    extra = [name for name in listing if name not in expected]
     for name in missing:
-        if same := twin(name, extra):
+        if same := same_when_normalised(name, extra):
             raise DataError(
                 f"folder: the classes differ: {printable(train)} has {name!a} and {printable(other)} has {same!a}, "
                 "which differ only in Unicode normalisation: rename one of the folders"
@@ -78,7 +71,7 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
-def _labelled(listing: _Listing, channels: int) -> Labelled:
+def _labelled(listing: _Listing, channels: int) -> LabelledImages:
     paths = [path for files in listing.values() for path in files]
     labels = np.repeat(np.arange(len(listing)), [len(files) for files in listing.values()])
-    return Labelled(FileSource(paths, channels), labels.astype(np.int64))
+    return LabelledImages(FileSource(paths, channels), labels.astype(np.int64))

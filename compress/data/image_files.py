@@ -1,4 +1,4 @@
-"""Image files: which ones Pillow decodes, and their pixels the way up that they are meant to be seen.
+"""Image files: which ones Pillow decodes, and their pixels in the upright orientation.
 
 ``examples/edge/classify.py`` reads files in the same way without this package.
 """
@@ -23,9 +23,9 @@ _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 #: 16-bit and floating-point images would be clipped to white by a conversion.
 _TOO_DEEP = ("I", "F")
 _ORIENTATION = 0x0112
-#: Where formats other than TIFF, which Pillow turns itself, keep it.
+#: Keys under which formats keep the orientation, except TIFF, which Pillow turns itself.
 _METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-#: What brings an image into its upright position, by the EXIF tag Orientation; 1 is upright.
+#: How to turn an image upright, by its EXIF tag Orientation; 1 is upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,22 +40,22 @@ _ON_ITS_SIDE = [_TURNS[tag] for tag in (5, 6, 7, 8)]
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
-    """What Pillow may take a file for, the usual formats first."""
+    """The formats that Pillow may try on a file, the usual ones first."""
     Image.init()
     return tuple(sorted(set(Image.OPEN) - _NOT_DECODED, key=lambda name: (name not in ("JPEG", "PNG"), name)))
 
 
 def suffixes() -> tuple[str, ...]:
-    """Endings, in small letters, of the files that the installed Pillow decodes."""
+    """Return the endings, in small letters, of the files that the installed Pillow decodes."""
     known = {*_formats(), "MPO"}  # several JPEG images in one file, which Pillow opens as JPEG
     return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in known))
 
 
 def read_image(path: str, channels: int) -> Image.Image:
-    """Decode a file to mode L or RGB, as it stands upright by its EXIF orientation.
+    """Decode a file to mode L or RGB, upright by its EXIF orientation.
 
-    Of several frames or pages it is the first. Transparency and colour profiles are left out: what counts are the
-    colours that the file holds for each pixel.
+    Of several frames or pages it takes the first. It ignores transparency and colour profiles and returns the colours
+    that the file holds for each pixel.
 
     Args:
         path: the file.
@@ -83,11 +83,11 @@ def read_image(path: str, channels: int) -> Image.Image:
 
 
 def image_header(path: str, *, turned: bool = False) -> tuple[tuple[int, int], str]:
-    """((width, height), mode) of an image file, mostly without decoding it.
+    """Read ((width, height), mode) of an image file, mostly without decoding it.
 
     Args:
         path: the file.
-        turned: give the size of the upright image, which takes a look at its EXIF data.
+        turned: give the size of the upright image, which needs its EXIF data.
 
     Raises:
         DataError: the file is not an image, or has more than 8 bits a channel.
@@ -109,9 +109,9 @@ def image_header(path: str, *, turned: bool = False) -> tuple[tuple[int, int], s
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keep Pillow's warnings from the user: of large images, and of damaged metadata beside sound pixels.
+    """Silence Pillow's warnings about large images, and about damaged metadata beside sound pixels.
 
-    Not part of `read_image`, as it would take longer than anything else there but decoding.
+    `read_image` does not do this itself: it would take longer than anything else there but decoding.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -136,4 +136,4 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
-        return None  # damaged EXIF data say nothing, and viewers show such images as they are stored
+        return None  # the EXIF data are damaged; viewers show such images as they are stored

@@ -1,10 +1,10 @@
-"""Where images come from: an array, or files. Both hand out PIL images of mode L or RGB by index."""
+"""Sources of images: an array, or files. Both give PIL images of mode L or RGB by their index."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,11 @@ from PIL import Image
 from ..files.names import printable
 from .image_files import read_image
 
-__all__ = ["ArraySource", "FileSource", "ImageSource", "Labelled", "RawData"]
+__all__ = ["ArraySource", "FileSource", "ImageSource", "LabelledImages"]
 
 
 class ImageSource(ABC):
-    """A sequence of images.
+    """A sequence of images, decoded one at a time.
 
     Attributes:
         channels: 1 or 3.
@@ -35,10 +35,10 @@ class ImageSource(ABC):
 
     @abstractmethod
     def subset(self, indices: NDArray[np.int64]) -> ImageSource:
-        """The images at ``indices``, in that order."""
+        """Take the images at ``indices``, in that order."""
 
     def describe(self, index: int) -> str:
-        """How a message names the image."""
+        """Name an image in a message."""
         return f"image {index}"
 
 
@@ -53,11 +53,11 @@ class ArraySource(ImageSource):
         return len(self.images)
 
     def image(self, index: int) -> Image.Image:
-        """See ``ImageSource``."""
+        """Do what `ImageSource` says."""
         return Image.fromarray(self.images[index])
 
     def subset(self, indices: NDArray[np.int64]) -> ArraySource:
-        """See ``ImageSource``."""
+        """Do what `ImageSource` says."""
         return ArraySource(self.images[indices])
 
 
@@ -72,52 +72,29 @@ class FileSource(ImageSource):
         return len(self.paths)
 
     def image(self, index: int) -> Image.Image:
-        """See ``ImageSource``.
+        """Decode an image.
 
         Raises:
-            DataError: see ``read_image``.
+            DataError: it cannot be read or decoded, or has more than 8 bits a channel.
         """
         return read_image(self.paths[index], self.channels)
 
     def subset(self, indices: NDArray[np.int64]) -> FileSource:
-        """See ``ImageSource``."""
+        """Do what `ImageSource` says."""
         return FileSource([self.paths[index] for index in indices], self.channels)
 
     def describe(self, index: int) -> str:
-        """See ``ImageSource``."""
+        """Do what `ImageSource` says."""
         return printable(self.paths[index])
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Images and their labels (int64 ``[n]``)."""
+class LabelledImages:
+    """Images, and their labels int64 ``[n]``."""
 
     source: ImageSource
     labels: NDArray[np.int64]
 
-    def subset(self, indices: NDArray[np.int64]) -> Labelled:
-        """The part at ``indices``."""
-        return Labelled(self.source.subset(indices), self.labels[indices])
-
-
-@dataclass(frozen=True)
-class RawData:
-    """A data set as its provider has it, before splitting, scaling and decoding.
-
-    Attributes:
-        classes: names by label.
-        train: training images.
-        test: test images.
-        val: validation images, if the provider separates them.
-        statistics: published (mean, std) per channel; ``None`` to compute them.
-        image_size: side to scale to if the settings do not say; ``None`` keeps the images' own.
-        left_out: how many files and folders were not taken, by what they are.
-    """
-
-    classes: tuple[str, ...]
-    train: Labelled
-    test: Labelled
-    val: Labelled | None = None
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    image_size: int | None = None
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    def subset(self, indices: NDArray[np.int64]) -> LabelledImages:
+        """Take the images at ``indices``, in that order."""
+        return LabelledImages(self.source.subset(indices), self.labels[indices])

@@ -1,11 +1,12 @@
-"""From a data section to splits: find the data set, hold out, choose memory or streaming."""
+"""From a data section to splits: find the data set, hold out validation examples, choose memory or streaming."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from ..config import DataConfig
 from ..errors import ConfigError, DataError, did_you_mean
 from ..files.names import printable
+from ..inputs import AnyInput, ImageInput
 from .augment import Augmentation
 from .builtin import load_digits, load_from_torchvision
 from .bundle import DataBundle, Split
@@ -21,11 +23,13 @@ from .catalogue import BUNDLED, DATASETS, TEXT_DATASETS
 from .decode import as_array, decode_all, pixel_counts, require_size, statistics
 from .folder import load_folder
 from .image_files import image_header, without_warnings
-from .image_source import FileSource, ImageSource, RawData
+from .image_source import FileSource, ImageSource, LabelledImages
 from .memory_split import MemorySplit
-from .order import held_out
+from .raw_data import RawData
+from .sentences import load_sentences
 from .stream import LARGE_SIDE, StreamSplit, StreamTransform
-from .text_loading import load_text
+from .text_loading import text_input, token_split
+from .texts import load_texts
 
 __all__ = ["load"]
 
@@ -38,7 +42,7 @@ SAMPLE = 512
 def load(
     config: DataConfig, *, data_dir: Path | None, download: bool, seed: int, workers: int | None, sharing: int
 ) -> DataBundle:
-    """See ``load_data``."""
+    """Do what `load_data` documents."""
     try:
         with without_warnings():
             return _loaded(config, data_dir, download, seed, workers, sharing)
@@ -57,51 +61,56 @@ def _loaded(
         )
     seed = seed if config.seed is None else config.seed
     if config.name in TEXT_DATASETS:
-        return load_text(config, data_dir=data_dir, seed=seed)
+        return _load_texts(config, data_dir, seed)
+    return _load_images(config, data_dir, download, seed, workers, sharing)
+
+
+def _load_texts(config: DataConfig, data_dir: Path | None, seed: int) -> DataBundle:
+    text = text_input(config)
+    raw = load_sentences() if config.name == "sentences" else load_texts(data_dir)
+    examples = raw.split(config.validation, seed)
+    return _bundle(config.name, text, raw, {name: token_split(part, text, seed) for name, part in examples.items()})
+
+
+def _load_images(
+    config: DataConfig, data_dir: Path | None, download: bool, seed: int, workers: int | None, sharing: int
+) -> DataBundle:
     for setting in ("tokens", "vocabulary", "unit"):
         if getattr(config, setting) is not None:
             raise ConfigError(f"data: {config.name} has no {setting}, that is a setting of text: leave it out")
     raw = _find(config.name, data_dir, download)
     side = config.image_size or raw.image_size
     shape = _image_shape(raw.train.source, side)
-    parts = {"train": raw.train, "test": raw.test}
-    if raw.val is not None:
-        parts["val"] = raw.val
-    elif config.validation > 0:
-        kept, out = held_out(seed, len(raw.train.labels), config.validation)
-        parts["train"], parts["val"] = raw.train.subset(kept), raw.train.subset(out)
-    count = sum(len(part.labels) for part in parts.values())
+    examples = raw.split(config.validation, seed)
+    labels = {name: torch.from_numpy(images.labels) for name, images in examples.items()}
+    count = sum(len(images.labels) for images in examples.values())
     splits: dict[str, Split] = {}
     if max(shape) > LARGE_SIDE or count * math.prod(shape) > LARGEST_IN_MEMORY:
         if side is None:
-            _require_equal_sizes([part.source for part in parts.values()], shape)
+            _require_equal_sizes([images.source for images in examples.values()], shape)
         plain = StreamTransform(shape[1], shape[2], side is not None, Augmentation())
         mean, std = raw.statistics or statistics(_sampled_counts(raw.train.source, plain))
         transform = replace(plain, augmentation=Augmentation.from_config(config, mean))
-        for name, part in parts.items():
-            labels = torch.from_numpy(part.labels)
-            splits[name] = StreamSplit(part.source, labels, transform, seed, workers, sharing)
+        for name, images in examples.items():
+            splits[name] = StreamSplit(images.source, labels[name], transform, seed, workers, sharing)
     else:
-        decoded = {name: decode_all(part.source, shape, side) for name, part in parts.items()}
-        mean, std = raw.statistics or statistics(_counts(decoded, val_is_apart=raw.val is not None))
+        decoded = {name: decode_all(images.source, shape, side) for name, images in examples.items()}
+        # Of all training images, held-out ones too: normalisation must not depend on the seed of the split.
+        training = [
+            pixels for name, pixels in decoded.items() if name == "train" or (name == "val" and raw.val is None)
+        ]
+        mean, std = raw.statistics or statistics(np.sum([pixel_counts(pixels) for pixels in training], axis=0))
         augmentation = Augmentation.from_config(config, mean)
-        for name, part in parts.items():
-            images, labels = torch.from_numpy(decoded[name]), torch.from_numpy(part.labels)
-            splits[name] = MemorySplit(images, labels, augmentation, seed)
-    return DataBundle(
-        name=config.name,
-        classes=raw.classes,
-        image_shape=shape,
-        mean=mean,
-        std=std,
-        train=splits["train"],
-        val=splits.get("val"),
-        test=splits["test"],
-        left_out=raw.left_out,
-    )
+        for name, pixels in decoded.items():
+            splits[name] = MemorySplit(torch.from_numpy(pixels), labels[name], seed, augmentation)
+    return _bundle(config.name, ImageInput(shape, mean, std), raw, splits)
 
 
-def _find(name: str, data_dir: Path | None, download: bool) -> RawData:
+def _bundle(name: str, input: AnyInput, raw: RawData[Any], splits: Mapping[str, Split]) -> DataBundle:  # noqa: A002
+    return DataBundle(name, raw.classes, input, splits["train"], splits.get("val"), splits["test"], raw.left_out)
+
+
+def _find(name: str, data_dir: Path | None, download: bool) -> RawData[LabelledImages]:
     if name == "digits":
         return load_digits()
     if name == "folder":
@@ -124,14 +133,6 @@ def _require_equal_sizes(sources: Sequence[ImageSource], shape: tuple[int, int, 
         if isinstance(source, FileSource):
             for path in source.paths:
                 require_size(printable(path), image_header(path, turned=True)[0], shape)
-
-
-def _counts(decoded: dict[str, NDArray[np.uint8]], *, val_is_apart: bool) -> NDArray[np.int64]:
-    """Of all training images, held-out ones too: normalisation must not depend on the seed of the split."""
-    counts = pixel_counts(decoded["train"])
-    if "val" in decoded and not val_is_apart:
-        counts += pixel_counts(decoded["val"])
-    return counts
 
 
 def _sampled_counts(source: ImageSource, transform: StreamTransform) -> NDArray[np.int64]:

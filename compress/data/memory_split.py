@@ -1,4 +1,4 @@
-"""Small images: all of them as one uint8 tensor on the device that trains."""
+"""Texts and small images: one tensor on the device that trains."""
 
 from __future__ import annotations
 
@@ -16,57 +16,60 @@ __all__ = ["MemorySplit"]
 
 
 class MemorySplit(Split):
-    """A split whose decoded images move to a device once and stay there.
+    """A split that moves to a device once and stays there.
 
     Args:
-        images: uint8 ``[n, C, H, W]``.
+        inputs: images uint8 ``[n, C, H, W]``, or tokens int32 ``[n, length]``.
         labels: int64 ``[n]``.
-        augmentation: of ``train_batches``.
-        seed: of order and augmentation.
+        seed: decides the order of training examples and their augmentation.
+        augmentation: of training images.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, augmentation: Augmentation, seed: int) -> None:
+    def __init__(self, inputs: Tensor, labels: Tensor, seed: int, augmentation: Augmentation | None = None) -> None:
         self.labels = labels
-        self._images = images
+        self._inputs = inputs
         self._device_labels = labels
-        self._augmentation = augmentation
         self._seed = seed
+        self._augmentation = augmentation or Augmentation()
 
     def _move(self, device: torch.device | str) -> None:
-        if self._images.device != torch.empty(0, device=device).device:  # "cuda" is "cuda:0"
-            self._images = self._images.to(device)
+        if self._inputs.device != torch.empty(0, device=device).device:  # "cuda" is "cuda:0"
+            self._inputs = self._inputs.to(device)
             self._device_labels = self.labels.to(device)
 
     def batches(self, batch_size: int, device: torch.device | str, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """See ``Split``."""
+        """Give all examples in order (see `Split`)."""
         self._move(device)
         for start in range(0, len(self), batch_size):
-            part = shard.of(start, min(start + batch_size, len(self)))
-            if part.start < part.stop:
-                yield to_pixels(self._images[part]), self._device_labels[part]
+            rows = shard.of(start, min(start + batch_size, len(self)))
+            if rows.start < rows.stop:
+                yield _for_network(self._inputs[rows]), self._device_labels[rows]
 
     def train_batches(
         self, epoch: int, batch_size: int, device: torch.device | str, start: int = 0, shard: Shard = WHOLE
     ) -> Iterator[Batch]:
-        """See ``Split``. The choices of the whole epoch are drawn and moved to the device at once."""
+        """Give the batches of an epoch (see `Split`). Its random choices are drawn and moved to the device at once."""
         self._move(device)
         order = torch.from_numpy(epoch_order(self._seed, epoch, len(self))).to(device)
-        table = self._table(epoch)
-        if table is not None:
-            table = table.to(device)
+        boxes = self._boxes(epoch)
+        if boxes is not None:
+            boxes = boxes.to(device)
         for step in range(start, self.steps_per_epoch(batch_size)):
-            part = shard.of(step * batch_size, min((step + 1) * batch_size, len(self)))
-            images = self._images[order[part]]
-            labels = self._device_labels[order[part]]
-            if table is None:
-                yield to_pixels(images), labels
+            places = shard.of(step * batch_size, min((step + 1) * batch_size, len(self)))
+            inputs, labels = self._inputs[order[places]], self._device_labels[order[places]]
+            if boxes is None:
+                yield _for_network(inputs), labels
             else:
-                yield augment(images, table[part], self._augmentation), labels
+                yield augment(inputs, boxes[places], self._augmentation), labels
 
-    def _table(self, epoch: int) -> Tensor | None:
-        """The boxes of an epoch as int64 ``[n, 5]``, or ``None`` if images stay as they are."""
+    def _boxes(self, epoch: int) -> Tensor | None:
+        """The boxes of an epoch as int64 ``[n, 5]``, or ``None`` if inputs stay as they are."""
         if self._augmentation == Augmentation():
             return None
-        height, width = self._images.shape[2:]
+        height, width = self._inputs.shape[2:]
         words = augmentation_words(self._seed, epoch, len(self))
         return torch.from_numpy(self._augmentation.boxes(words, (height, width), (height, width)))
+
+
+def _for_network(inputs: Tensor) -> Tensor:
+    return to_pixels(inputs) if inputs.dtype == torch.uint8 else inputs.long()

@@ -1,6 +1,6 @@
-"""Every choice about data is a pure function of (seed, epoch, position), drawn from Philox.
+"""Random choices about data, drawn from Philox: each is a pure function of (seed, epoch, position).
 
-No generator has a state, so a run that is resumed in the middle of an epoch sees the very same batches.
+No generator has a state, so a run that is resumed in the middle of an epoch sees the same batches.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ _VALIDATION, _FIXED_TEST, _GENERATED = 0, 1, 2
 
 
 def permutation(seed: int, count: int, *, draw: int, tensor: int, purpose: Purpose) -> NDArray[np.int64]:
-    """A random order of ``count`` things, int64 ``[count]``: they are sorted by 64 bits of a stream each."""
+    """Draw a random order of ``count`` items, int64 ``[count]``: each is sorted by 64 random bits of its own."""
     words = random_words(seed, 2 * count, draw=draw, tensor=tensor, purpose=purpose)
     return np.argsort(words.view("<u8"), kind="stable").astype(np.int64)
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The order of ``count`` training images in an epoch, int64 ``[count]``."""
+    """Return the order of ``count`` training examples in an epoch, int64 ``[count]``."""
     return permutation(seed, count, draw=epoch, tensor=0, purpose=Purpose.DATA_ORDER)
 
 
 def fixed_order(count: int) -> NDArray[np.int64]:
-    """One permutation for ever, int64 ``[count]``, for test sets that must not depend on anyone's seed."""
+    """Return the one permutation, int64 ``[count]``, for test sets that must not depend on a seed."""
     return permutation(0, count, draw=0, tensor=_FIXED_TEST, purpose=Purpose.DATA_SPLIT)
 
 
 def generated_words(count: int) -> NDArray[np.uint32]:
-    """The first ``count`` random words of generated data, uint32 ``[count]``: the same ones for ever."""
+    """Return the first ``count`` random words of generated data, uint32 ``[count]``; no seed changes them."""
     return random_words(0, count, draw=0, tensor=_GENERATED, purpose=Purpose.DATA_SPLIT)
 
 
 def held_out(seed: int, count: int, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split ``count`` images into (kept, held out), both sorted int64 indices.
+    """Split ``count`` examples into (kept, held out), both sorted int64 indices.
 
-    At least one image is held out if ``fraction`` is above 0, and at least one is kept.
+    At least one example is held out if ``fraction`` is above 0, and at least one is kept.
 
     Raises:
-        DataError: there are not two images to split.
+        DataError: there are not two examples to split.
     """
     if fraction == 0:
         return np.arange(count), np.arange(0)
@@ -67,12 +67,12 @@ def held_out(seed: int, count: int, fraction: float) -> tuple[NDArray[np.int64],
 
 
 def augmentation_words(seed: int, epoch: int, count: int) -> NDArray[np.uint32]:
-    """Random words of the image at each position of an epoch, uint32 ``[count, 8]``."""
+    """Draw the random words of the image at each position of an epoch, uint32 ``[count, 8]``."""
     words = random_words(seed, WORDS_PER_IMAGE * count, draw=epoch, tensor=0, purpose=Purpose.AUGMENTATION)
     return words.reshape(count, WORDS_PER_IMAGE)
 
 
 def below(words: NDArray[np.uint32], bound: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Integers in [0, bound), by multiplication: ``word * bound >> 32``. ``bound`` must be below 2**31."""
+    """Map words to integers in [0, bound) by ``word * bound >> 32``. ``bound`` must be below 2**31."""
     product: NDArray[np.uint64] = words.astype(np.uint64) * np.asarray(bound, dtype=np.uint64)
     return np.asarray(product >> np.uint64(32), dtype=np.int64)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from .order import generated_words
-from .texts import RawTexts, Texts
+from .raw_data import RawData
+from .texts import LabelledTexts
 
 __all__ = ["ANIMALS", "TEST_SENTENCES", "TRAIN_SENTENCES", "load_sentences"]
 
@@ -50,8 +51,8 @@ _FRAMES = (
 _WORDS = 16
 
 
-def load_sentences() -> RawTexts:
-    """6,000 sentences for training and 1,500 for testing, no two alike; the same ones for ever."""
+def load_sentences() -> RawData[LabelledTexts]:
+    """Make 6,000 sentences for training and 1,500 for testing, no two alike and always the same ones."""
     labels: dict[str, int] = {}
     total = TRAIN_SENTENCES + TEST_SENTENCES
     for words in generated_words(2 * total * _WORDS).reshape(-1, _WORDS).tolist():
@@ -59,13 +60,13 @@ def load_sentences() -> RawTexts:
         labels.setdefault(text, label)
         if len(labels) == total:
             break
-    every = Texts(tuple(labels), np.array(list(labels.values()), np.int64))
+    every = LabelledTexts(tuple(labels), np.array(list(labels.values()), np.int64))
     order = np.arange(total)
-    return RawTexts(ANIMALS, every.subset(order[:TRAIN_SENTENCES]), every.subset(order[TRAIN_SENTENCES:]))
+    return RawData(ANIMALS, every.subset(order[:TRAIN_SENTENCES]), every.subset(order[TRAIN_SENTENCES:]))
 
 
 def _sentence(words: Sequence[int]) -> tuple[str, int]:
-    """A sentence and its label, from 16 random words of 32 bits."""
+    """Make a sentence and its label from 16 random words of 32 bits."""
 
     def choice(place: int, options: Sequence[str]) -> str:
         return options[words[place] * len(options) >> 32]

@@ -23,14 +23,14 @@ class Shard:
         size = max(0, stop - start)
         return slice(start + size * self.index // self.count, start + size * (self.index + 1) // self.count)
 
-    def pieces(self, size: int, count: int) -> list[slice]:
-        """``count`` contiguous parts of the own part of ``size`` positions, counted from its first one.
+    def micro_batches(self, size: int, count: int) -> list[slice]:
+        """``count`` contiguous pieces of this shard of ``size`` positions, counted from its first one.
 
-        They are what the own part would be if there were ``count`` times as many.
+        They are the shards that there would be if there were ``count`` times as many.
         """
-        whole = self.of(0, size)
-        parts = [Shard(self.index * count + piece, self.count * count).of(0, size) for piece in range(count)]
-        return [slice(part.start - whole.start, part.stop - whole.start) for part in parts]
+        own = self.of(0, size)
+        shards = [Shard(self.index * count + number, self.count * count).of(0, size) for number in range(count)]
+        return [slice(shard.start - own.start, shard.stop - own.start) for shard in shards]
 
 
 #: All of it.

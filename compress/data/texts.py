@@ -1,4 +1,4 @@
-"""Texts of the user's: a folder of text files, or tables of labels and texts."""
+"""A user's texts: a folder of text files, or tables of labels and texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,64 +15,54 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, SeedMaskError
 from ..files.names import check_text, printable
-from .class_folders import PARTS, Wanted, check_names, list_classes, look_around, require_several, twin, unsplit
+from .class_folders import (
+    SPLITS,
+    FileKind,
+    check_class_names,
+    check_splits,
+    list_classes,
+    require_several,
+    same_when_normalised,
+)
 from .order import fixed_order
+from .raw_data import RawData
 
-__all__ = ["RawTexts", "Texts", "load_texts"]
+__all__ = ["LabelledTexts", "load_texts"]
 
 COLUMNS = ("label", "text")
 #: A larger file is refused before it is read: all texts are kept in memory.
 LARGEST_FILE = 2**30
-#: Share of a single table that is held back for testing.
+#: Fraction of a single table that is held out for testing.
 TEST_SHARE = 0.2
 
-_WANTED = Wanted("text", "texts", (".txt",), "expected .txt files", "not .txt")
+_TEXT_FILES = FileKind("text", "texts", (".txt",), "expected .txt files", "not .txt")
 
-# Label and text of each example, with the place that a message names.
+# Label and text of each example, and where it is, for messages.
 _Rows = list[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Texts and their labels (int64 ``[n]``)."""
+class LabelledTexts:
+    """Texts, and their labels int64 ``[n]``."""
 
     texts: tuple[str, ...]
     labels: NDArray[np.int64]
 
-    def subset(self, indices: NDArray[np.int64]) -> Texts:
-        """The part at ``indices``."""
-        return Texts(tuple(self.texts[index] for index in indices.tolist()), self.labels[indices])
+    def subset(self, indices: NDArray[np.int64]) -> LabelledTexts:
+        """Take the texts at ``indices``, in that order."""
+        return LabelledTexts(tuple(self.texts[index] for index in indices.tolist()), self.labels[indices])
 
 
-@dataclass(frozen=True)
-class RawTexts:
-    """A data set of texts as its provider has it, before splitting and tokenising.
-
-    Attributes:
-        classes: names by label.
-        train: training texts.
-        test: test texts.
-        val: validation texts, if the provider separates them.
-        left_out: how many files and folders were not taken, by what they are.
-    """
-
-    classes: tuple[str, ...]
-    train: Texts
-    test: Texts
-    val: Texts | None = None
-    left_out: Mapping[str, int] = field(default_factory=dict)
-
-
-def load_texts(data_dir: Path | None) -> RawTexts:
+def load_texts(data_dir: Path | None) -> RawData[LabelledTexts]:
     """Read texts: a folder with ``train/<class>/*.txt`` or ``train.csv`` (and the same for test, val), or one CSV file.
 
-    With both a validation and a test part, the former is for validation; otherwise the one there is holds the test
-    texts. Of a single CSV file, a fifth, always the same one, is for testing. Classes are those of the training
-    part, sorted.
+    With both a validation and a test split, the former is for validation; otherwise the one that is there holds the
+    test texts. Of a single CSV file, a fifth, always the same one, is for testing. Classes are those of the training
+    texts, sorted.
 
     Raises:
         DataError: nothing there, a file that is not UTF-8, too large, empty or without its columns, fewer than two
-            classes, or a class that the training part lacks.
+            classes, or a class that the training texts lack.
     """
     if data_dir is None:
         raise DataError("text: nothing given to read: give --data-dir a folder with train/ and test/, or a CSV file")
@@ -82,57 +72,48 @@ def load_texts(data_dir: Path | None) -> RawTexts:
     if not data_dir.is_dir():
         raise DataError(f"text: {shown}: no such folder or file: give --data-dir a folder with train/, or a CSV file")
     left_out: Counter[str] = Counter()
-    places = {part: place for part in PARTS if (place := _part(data_dir, part)) is not None}
-    look_around(data_dir, "text", places.values(), left_out)
-    if "train" not in places:
-        raise DataError(
-            f"text: {shown} has neither train/ nor train.csv: expected train/<class>/*.txt, or a table"
-            f"{unsplit(data_dir, _WANTED)}"
-        )
-    if len(places) == 1:
-        raise DataError(f"text: {shown} has no test/, test.csv, val/ or val.csv: one of them must hold the test texts")
-    parts = {
-        part: _read_folders(place, left_out) if place.is_dir() else _read_table(place) for part, place in places.items()
+    splits = {split: path for split in SPLITS if (path := _find_split(data_dir, split)) is not None}
+    check_splits(data_dir, _TEXT_FILES, splits, left_out)
+    rows = {
+        split: _read_folders(path, left_out) if path.is_dir() else _read_table(path) for split, path in splits.items()
     }
-    classes = _classes(parts["train"], data_dir / "train")
-    labelled = {part: _labelled(rows, classes) for part, rows in parts.items()}
-    test = labelled.pop("test") if "test" in labelled else labelled.pop("val")
-    return RawTexts(tuple(classes), labelled["train"], test, labelled.get("val"), left_out)
+    classes = _classes(rows["train"], data_dir / "train")
+    return RawData.of(tuple(classes), {split: _labelled(some, classes) for split, some in rows.items()}, left_out)
 
 
-def _split(path: Path, rows: _Rows) -> RawTexts:
+def _split(path: Path, rows: _Rows) -> RawData[LabelledTexts]:
     order = fixed_order(len(rows))
-    held = max(1, round(TEST_SHARE * len(rows)))
-    train, test = ([rows[index] for index in np.sort(part).tolist()] for part in (order[held:], order[:held]))
+    count = max(1, round(TEST_SHARE * len(rows)))
+    train, test = ([rows[index] for index in np.sort(some).tolist()] for some in (order[count:], order[:count]))
     classes = _classes(rows, path)
     known = {label for label, _, _ in train}
     if lacking := [name for name in classes if name not in known]:
         raise DataError(
             f"text: {printable(path)}: a fifth of a table, chosen by place, is held out for testing "
-            f"({held:,} of {len(rows):,} texts), and with it every text of the class {lacking[0]!r}: give more texts "
+            f"({count:,} of {len(rows):,} texts), and with it every text of the class {lacking[0]!r}: give more texts "
             "of that class, or a folder with train.csv and test.csv"
         )
-    return RawTexts(tuple(classes), _labelled(train, classes), _labelled(test, classes))
+    return RawData(tuple(classes), _labelled(train, classes), _labelled(test, classes))
 
 
-def _part(folder: Path, part: str) -> Path | None:
-    files, table = folder / part, folder / f"{part}.csv"
+def _find_split(folder: Path, split: str) -> Path | None:
+    files, table = folder / split, folder / f"{split}.csv"
     if files.is_dir() and table.exists():
-        raise DataError(f"text: {printable(folder)} has both {part}/ and {part}.csv: remove one")
+        raise DataError(f"text: {printable(folder)} has both {split}/ and {split}.csv: remove one")
     if table.exists():
         return table
     return files if files.is_dir() else None
 
 
 def _read_folders(folder: Path, left_out: Counter[str]) -> _Rows:
-    listing = list_classes(folder, _WANTED, left_out)
+    listing = list_classes(folder, _TEXT_FILES, left_out)
     return _checked([(name, _read(Path(path)), printable(path)) for name, paths in listing.items() for path in paths])
 
 
 def _read_table(path: Path) -> _Rows:
-    """The rows of a CSV file (RFC 4180) whose header names the columns ``label`` and ``text``; others are left out.
+    """Read a CSV file (RFC 4180) whose header names the columns ``label`` and ``text``; other columns are left out.
 
-    Blank lines are no rows.
+    Blank lines are skipped.
     """
     shown = printable(path)
     reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True)
@@ -207,15 +188,15 @@ def _checked(rows: _Rows) -> _Rows:
 
 def _classes(rows: _Rows, where: Path) -> Mapping[str, int]:
     names = sorted({label for label, _, _ in rows})
-    check_names(names, f"text: {printable(where)}", "class")
+    check_class_names(names, f"text: {printable(where)}", "class")
     require_several(names, f"text: {printable(where)}")
     return {name: number for number, name in enumerate(names)}
 
 
-def _labelled(rows: Sequence[tuple[str, str, str]], classes: Mapping[str, int]) -> Texts:
+def _labelled(rows: Sequence[tuple[str, str, str]], classes: Mapping[str, int]) -> LabelledTexts:
     for label, _, place in rows:
         if label not in classes:
-            if same := twin(label, classes):
+            if same := same_when_normalised(label, classes):
                 raise DataError(
                     f"text: {place}: class {label!a} differs from {same!a} of the training texts only in Unicode "
                     "normalisation: write both alike"
@@ -223,4 +204,4 @@ def _labelled(rows: Sequence[tuple[str, str, str]], classes: Mapping[str, int]) 
             known = ", ".join(list(classes)[:10])
             raise DataError(f"text: {place}: class {label!r} is not among the training texts; they have: {known}")
     labels = np.array([classes[label] for label, _, _ in rows], np.int64)
-    return Texts(tuple(text for _, text, _ in rows), labels)
+    return LabelledTexts(tuple(text for _, text, _ in rows), labels)

@@ -1,4 +1,4 @@
-"""From a text to token numbers without a stored vocabulary: a word's number is a hash of the word.
+"""Tokenise texts without a stored vocabulary: a word's number is a hash of the word.
 
 Source of the idea: Weinberger, Dasgupta, Langford, Smola, Attenberg, "Feature hashing for large scale multitask
 learning" (ICML 2009). Different words may share a number. This module needs NumPy and Python's Unicode tables only.
@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs import PADDING, TextSpec
+from ..inputs import PADDING, TextInput
 
 __all__ = ["pieces", "token_hash", "tokenise", "tokenise_all"]
 
@@ -23,9 +23,9 @@ MIX_1, MIX_2 = 0x85EBCA6B, 0xC2B2AE35
 
 
 def token_hash(piece: str) -> int:
-    """The 32-bit hash of a piece: FNV-1a over its UTF-8 bytes, then the finaliser of MurmurHash3.
+    """Compute the 32-bit hash of a piece: FNV-1a over its UTF-8 bytes, then the finaliser of MurmurHash3.
 
-    FNV-1a alone leaves its low bits weak, and the remainder by a vocabulary looks at them most.
+    The low bits of FNV-1a alone are weak, and the remainder by a vocabulary depends on them most.
 
     Example:
         >>> hex(token_hash("foobar"))
@@ -42,7 +42,7 @@ def token_hash(piece: str) -> int:
 def pieces(text: str) -> list[str]:
     """Cut a text into words, numbers and marks.
 
-    The text is brought into Unicode's form NFKC and lower-cased (no locale plays a part), and ’ becomes '. Then
+    The text is brought into Unicode's form NFKC and lower-cased (independent of the locale), and ’ becomes '. Then
     each character belongs to a kind by its general category: letters and combining marks (L, M) make words,
     digits and the like (N) numbers, and a run of either is one piece; each punctuation mark or symbol (P, S) is a
     piece of its own; format characters (Cf, such as soft hyphens) are dropped; all else (Z, other C) separates
@@ -55,7 +55,7 @@ def pieces(text: str) -> list[str]:
     characters = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
     marked = [(character, _kind(character)) for character in characters]
     marked = [pair for pair in marked if pair[1] != "dropped"]
-    found: list[str] = []
+    result: list[str] = []
     before = "separator"
     for place, (character, kind) in enumerate(marked):
         after = marked[place + 1][1] if place + 1 < len(marked) else "separator"
@@ -63,11 +63,11 @@ def pieces(text: str) -> list[str]:
             kind = "word"
         if kind != "separator":
             if kind == before and kind != "mark":
-                found[-1] += character
+                result[-1] += character
             else:
-                found.append(character)
+                result.append(character)
         before = kind
-    return found
+    return result
 
 
 @lru_cache(maxsize=4096)
@@ -83,8 +83,8 @@ def _token(piece: str, vocabulary: int) -> int:
     return 1 + token_hash(piece) % (vocabulary - 1)
 
 
-def tokenise(text: str, spec: TextSpec) -> NDArray[np.int64]:
-    """Turn a text into the numbers that a network takes.
+def tokenise(text: str, spec: TextInput) -> NDArray[np.int64]:
+    """Turn a text into the token numbers that a network takes.
 
     Of ``words``, token = 1 + hash mod (vocabulary - 1) of each of the `pieces`; of ``bytes``, token = 1 + byte of
     the text's UTF-8 form as it is.
@@ -93,7 +93,7 @@ def tokenise(text: str, spec: TextSpec) -> NDArray[np.int64]:
         int64 ``[length]``: the tokens, then `PADDING`. A text without pieces is all `PADDING`.
 
     Example:
-        >>> tokenise("The cat.", TextSpec(5, 1000)).tolist()
+        >>> tokenise("The cat.", TextInput(5, 1000)).tolist()
         [139, 794, 968, 0, 0]
     """
     tokens = np.full(spec.length, PADDING, np.int64)
@@ -102,12 +102,12 @@ def tokenise(text: str, spec: TextSpec) -> NDArray[np.int64]:
         data = text[: spec.length].encode("utf-8", "replace")[: spec.length]
         tokens[: len(data)] = np.frombuffer(data, np.uint8).astype(np.int64) + 1
     else:
-        found = [_token(piece, spec.vocabulary) for piece in pieces(text)[: spec.length]]
-        tokens[: len(found)] = found
+        numbers = [_token(piece, spec.vocabulary) for piece in pieces(text)[: spec.length]]
+        tokens[: len(numbers)] = numbers
     return tokens
 
 
-def tokenise_all(texts: Iterable[str], spec: TextSpec) -> NDArray[np.int64]:
-    """`tokenise` of each text, int64 ``[n, length]``."""
+def tokenise_all(texts: Iterable[str], spec: TextInput) -> NDArray[np.int64]:
+    """Tokenise several texts with `tokenise`, int64 ``[n, length]``."""
     rows = [tokenise(text, spec) for text in texts]
     return np.stack(rows) if rows else np.empty((0, spec.length), np.int64)

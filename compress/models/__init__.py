@@ -16,7 +16,6 @@ from .architecture import (
     model_names,
     read_architecture,
     resolve,
-    resolve_text,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ __all__ = [
     "model_names",
     "read_architecture",
     "resolve",
-    "resolve_text",
 ]
 
 
@@ -48,7 +46,7 @@ def build_model(arch: AnyArchitecture, *, seed: int, allow_import: bool = False,
     afterwards as if nothing had been drawn.
 
     Args:
-        arch: see ``resolve`` and ``resolve_text``.
+        arch: what `resolve` gives.
         seed: of the network, 64 bits.
         allow_import: set it only for a name that the user typed, never for one that was read from a file.
         device: where tensors are made; ``meta`` for shapes alone.

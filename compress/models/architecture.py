@@ -1,14 +1,17 @@
-"""What an architecture is: a name and the few numbers that, with the name, determine every shape."""
+"""Architectures: a name and the few numbers that, with the name, determine every shape of a network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import ModelConfig
 from ..errors import ConfigError, did_you_mean
-from ..inputs import LARGEST_LENGTH, LARGEST_VOCABULARY, TextSpec
+from ..inputs import LARGEST_LENGTH, LARGEST_VOCABULARY, AnyInput, ImageInput, TextInput
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "AnyArchitecture",
@@ -19,7 +22,6 @@ __all__ = [
     "model_names",
     "read_architecture",
     "resolve",
-    "resolve_text",
 ]
 
 #: Images of at least this side get the ImageNet stem when the stem is ``auto``.
@@ -27,13 +29,13 @@ IMAGENET_STEM_SIZE = 96
 TORCHVISION = "torchvision:"
 STEMS = ("cifar", "imagenet", "none")
 ACTIVATIONS = ("relu", "binary")
-#: Fields that came after the first version, with what their absence means.
+#: Fields that came after the first version, with the values that their absence stands for.
 LATER = {"activation": "relu"}
 
 
 @dataclass(frozen=True)
 class _Family:
-    """What a built-in model can be asked for."""
+    """The choices that a built-in model has, and the smallest side of its images in pixels."""
 
     has_stem: bool
     has_batch_norm: bool
@@ -52,13 +54,30 @@ TEXT_MODELS = ("text-transformer",)
 
 
 def model_names() -> tuple[str, ...]:
-    """Names of the built-in models."""
+    """Return the names of the built-in models."""
     return (*FAMILIES, *TEXT_MODELS)
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """Everything that determines the shapes of a network. This is what a ``.seedmask`` file stores of it.
+class _Stored:
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON scalars; those that came after the first version only where they are set."""
+        values = asdict(self)
+        return {key: value for key, value in values.items() if LATER.get(key) != value}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what ``to_dict`` gave.
+
+        Raises:
+            ConfigError: a key is missing or unknown, or a value is not what the class allows.
+        """
+        return cls(**_exactly([field.name for field in fields(cls)], values))
+
+
+@dataclass(frozen=True)
+class Architecture(_Stored):
+    """Everything that determines the shapes of a network of images, as a ``.seedmask`` file stores it.
 
     Attributes:
         name: a built-in model, ``torchvision:NAME``, or ``package.module:factory``.
@@ -88,24 +107,10 @@ class Architecture:
         _expect(self, "stem", self.stem in STEMS, "one of " + ", ".join(STEMS))
         _expect(self, "activation", self.activation in ACTIVATIONS, "one of " + ", ".join(ACTIVATIONS))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON scalars; what came after the first version only where it is set."""
-        values = asdict(self)
-        return {key: value for key, value in values.items() if LATER.get(key) != value}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
-        """Inverse of ``to_dict``.
-
-        Raises:
-            ConfigError: a key is missing or unknown, or a value is not what the class allows.
-        """
-        return cls(**_exactly([field.name for field in fields(cls)], values))
-
 
 @dataclass(frozen=True)
-class TextArchitecture:
-    """`Architecture` of a network that takes token numbers in the place of images.
+class TextArchitecture(_Stored):
+    """Everything that determines the shapes of a network of texts, as a ``.seedmask`` file stores it.
 
     Attributes:
         name: a built-in model, or ``package.module:factory``.
@@ -129,35 +134,22 @@ class TextArchitecture:
     def __post_init__(self) -> None:
         _check_common(self, length=LARGEST_LENGTH, vocabulary=LARGEST_VOCABULARY)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON scalars."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TextArchitecture:
-        """Inverse of ``to_dict``.
-
-        Raises:
-            ConfigError: a key is missing or unknown, or a value is not what the class allows.
-        """
-        return cls(**_exactly([field.name for field in fields(cls)], values))
-
 
 AnyArchitecture = Architecture | TextArchitecture
 
 
 def is_foreign(arch: AnyArchitecture) -> bool:
-    """Whether the model is not built in: torchvision's, or code of the user's."""
+    """Whether the model is not built in: torchvision's, or the user's own code."""
     return ":" in arch.name
 
 
 def is_factory(arch: AnyArchitecture) -> bool:
-    """Whether the model is code of the user's, ``package.module:factory``."""
+    """Whether the model is the user's own code, ``package.module:factory``."""
     return is_foreign(arch) and not (isinstance(arch, Architecture) and arch.name.startswith(TORCHVISION))
 
 
 def read_architecture(values: Mapping[str, Any]) -> AnyArchitecture:
-    """What ``to_dict`` of either kind gave; that of a text network has a vocabulary.
+    """Read what ``to_dict`` of either kind gave; that of a network of texts has a vocabulary.
 
     Raises:
         ConfigError: a key is missing or unknown, or a value is not what the class allows.
@@ -176,7 +168,7 @@ def _exactly(known: Sequence[str], values: Mapping[str, Any]) -> Mapping[str, An
 
 
 def _check_common(arch: AnyArchitecture, **largest: int) -> None:
-    """Check what all architectures have, and sizes of their own, given with their limits; the width becomes a float."""
+    """Check the common fields, and sizes with the limits given for them; the width becomes a float."""
     _expect(arch, "name", isinstance(arch.name, str) and bool(arch.name), "a name")
     for field, limit in {"num_classes": 2**20, **largest}.items():
         value = getattr(arch, field)
@@ -191,18 +183,27 @@ def _expect(arch: AnyArchitecture, field: str, holds: bool, expected: str) -> No
         raise ConfigError(f"architecture: {field}: expected {expected}, got {getattr(arch, field)!r:.100}")
 
 
-def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, int, int]) -> Architecture:
-    """Settle what the settings leave open, given the data.
+def resolve(config: ModelConfig, *, num_classes: int, input: AnyInput) -> AnyArchitecture:  # noqa: A002
+    """Work out everything that the settings leave open from what the network takes.
 
     Args:
         config: the model section of a recipe.
-        num_classes: of the data.
-        image_shape: (channels, height, width) of the data.
+        num_classes: number of classes of the data.
+        input: the images or texts of the data.
 
     Raises:
-        ConfigError: an unknown model, images it cannot take, or a setting it does not have.
+        ConfigError: an unknown model, an input it does not take, or a setting it does not have.
     """
-    channels, height, width = image_shape
+    if ":" in config.name:
+        for key, unset in (("width", 1.0), ("affine", False), ("activation", None)):
+            _refuse_set(config, key, getattr(config, key) != unset, "it belongs to the built-in models")
+    if isinstance(input, TextInput):
+        return _resolve_text(config, num_classes, input)
+    return _resolve_image(config, num_classes, input)
+
+
+def _resolve_image(config: ModelConfig, num_classes: int, image: ImageInput) -> Architecture:
+    channels, height, width = image.shape
     if config.name in TEXT_MODELS:
         raise ConfigError(
             f"model: {config.name} takes texts, not images: give --data text (to estimate: --tokens and --vocabulary)"
@@ -217,13 +218,9 @@ def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, in
             f"model: unknown {config.name!r}{did_you_mean(config.name, model_names())} "
             "(or torchvision:NAME, or package.module:factory)"
         )
-    if family is None:
-        _refuse_set(config, "width", config.width != 1.0, "it belongs to the built-in models")
-        _refuse_set(config, "affine", config.affine, "it belongs to the built-in models")
-        _refuse_set(config, "activation", config.activation is not None, "it belongs to the built-in models")
-    elif config.affine and not family.has_batch_norm:
-        _refuse_set(config, "affine", True, "it has no BatchNorm")
-    elif height < family.smallest_image:
+    if family is not None and not family.has_batch_norm:
+        _refuse_set(config, "affine", config.affine, "it has no BatchNorm")
+    if family is not None and height < family.smallest_image:
         side = family.smallest_image
         raise ConfigError(f"model: {config.name} needs images of at least {side}×{side} pixels, got {width}×{height}")
     stem = "none"
@@ -237,28 +234,14 @@ def resolve(config: ModelConfig, *, num_classes: int, image_shape: tuple[int, in
     return Architecture(config.name, num_classes, channels, height, config.width, stem, config.affine, activation)
 
 
-def resolve_text(config: ModelConfig, *, num_classes: int, text: TextSpec) -> TextArchitecture:
-    """`resolve` for data that are texts.
-
-    Args:
-        config: the model section of a recipe.
-        num_classes: of the data.
-        text: how the data become token numbers.
-
-    Raises:
-        ConfigError: an unknown model, one that takes images, or a setting it does not have.
-    """
-    own = ":" in config.name and not config.name.startswith(TORCHVISION)
-    if not own and config.name not in TEXT_MODELS:
-        if config.name in FAMILIES or config.name.startswith(TORCHVISION):
-            known = ", ".join(TEXT_MODELS)
-            raise ConfigError(f"model: {config.name} takes images, and the data are texts: give --model {known}")
+def _resolve_text(config: ModelConfig, num_classes: int, text: TextInput) -> TextArchitecture:
+    if config.name in FAMILIES or config.name.startswith(TORCHVISION):
+        known = ", ".join(TEXT_MODELS)
+        raise ConfigError(f"model: {config.name} takes images, and the data are texts: give --model {known}")
+    if ":" not in config.name and config.name not in TEXT_MODELS:
         raise ConfigError(
             f"model: unknown {config.name!r}{did_you_mean(config.name, TEXT_MODELS)} (or package.module:factory)"
         )
-    if own:
-        _refuse_set(config, "width", config.width != 1.0, "it belongs to the built-in models")
-        _refuse_set(config, "affine", config.affine, "it belongs to the built-in models")
     _refuse_set(config, "activation", config.activation is not None, "it belongs to the networks of images")
     _refuse_set(config, "stem", config.stem != "auto", "only the built-in ResNets have a choice of stem")
     return TextArchitecture(config.name, num_classes, text.length, text.vocabulary, config.width, config.affine)

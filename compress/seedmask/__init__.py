@@ -1,6 +1,5 @@
 """The ``.seedmask`` file: write, read, recover. Specified in docs/FORMAT.md. Never imports torch."""
 
-from .container import write_safetensors
 from .layer_report import LayerReport
 from .log import ResamplingLog
 from .manifest import FORMAT_VERSION, Manifest, TensorEntry
@@ -32,7 +31,6 @@ __all__ = [
     "quantise",
     "read_seedmask",
     "write_masks",
-    "write_safetensors",
     "write_seedmask",
     "write_weights",
 ]

@@ -8,17 +8,16 @@ first, so that everything is aligned) and then by name.
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import SeedMaskError
-from ..files.atomic import atomic_path
 from .byte_source import Source
 from .json_text import canonical_json, parse_json
-from .stored import ITEM_SIZE, StoredTensor, data_bytes
+from .stored import ITEM_SIZE, data_bytes
 
-__all__ = ["MAX_HEADER_BYTES", "Slots", "build_header", "layout", "read_header", "write_safetensors"]
+__all__ = ["MAX_HEADER_BYTES", "Slots", "build_header", "layout", "ordinary_header", "read_header"]
 
 #: The cap of the safetensors library.
 MAX_HEADER_BYTES = 100_000_000
@@ -26,12 +25,16 @@ MAX_HEADER_BYTES = 100_000_000
 #: Tensor name → (safetensors dtype, shape): all that determines a header, apart from the metadata.
 Slots = Mapping[str, tuple[str, tuple[int, ...]]]
 
+#: The library writes the tensors of the last of these dtypes first.
+_DTYPES = ("BOOL", "U8", "I8", "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "F64", "I64", "U64")
+_LIBRARY_RANK = {dtype: rank for rank, dtype in enumerate(_DTYPES)}
 
-def layout(slots: Slots) -> dict[str, tuple[int, int]]:
-    """First and one-past-last byte of each tensor in the data section, in the order of the data."""
+
+def layout(slots: Slots, rank: Mapping[str, int] = ITEM_SIZE) -> dict[str, tuple[int, int]]:
+    """First and one-past-last byte of each tensor in the data section, dtypes of the highest ``rank`` first."""
     places = {}
     position = 0
-    for name in sorted(slots, key=lambda name: (-ITEM_SIZE[slots[name][0]], name)):
+    for name in sorted(slots, key=lambda name: (-rank[slots[name][0]], name)):
         end = position + data_bytes(*slots[name])
         places[name] = (position, end)
         position = end
@@ -50,7 +53,29 @@ def build_header(slots: Slots, metadata: Mapping[str, str] | None = None) -> byt
     }
     if metadata:
         header["__metadata__"] = dict(metadata)
-    text = canonical_json(header).encode("ascii")
+    return _framed(canonical_json(header).encode("ascii"))
+
+
+def ordinary_header(slots: Slots) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """The header of an ordinary weight file with the one metadata entry ``format: pt``, and the places of its data.
+
+    The bytes are those that ``safetensors.torch.save_file`` writes, which needs all tensors in memory.
+
+    Raises:
+        SeedMaskError: a tensor has a name that safetensors reserves, or the header is larger than any reader accepts.
+    """
+    if "__metadata__" in slots:
+        raise SeedMaskError(
+            "a safetensors file cannot hold a tensor named '__metadata__'; recover the others by name, with --tensor"
+        )
+    places = layout(slots, _LIBRARY_RANK)
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    for name, (start, end) in places.items():
+        header[name] = {"dtype": slots[name][0], "shape": slots[name][1], "data_offsets": [start, end]}
+    return _framed(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()), places
+
+
+def _framed(text: bytes) -> bytes:
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_BYTES:
         raise SeedMaskError(f"header: expected at most {MAX_HEADER_BYTES} bytes, got {len(text)}; too many tensors")
@@ -95,22 +120,3 @@ def explain_difference(result: dict[str, Any], slots: Slots) -> str:
         if name != "__metadata__" and name not in implied:
             return f"tensor {name[:80]!a}: in the header, but not declared by the manifest"
     return "header: not in canonical form"
-
-
-def write_safetensors(
-    path: str | os.PathLike[str],
-    tensors: Mapping[str, StoredTensor],
-    metadata: Mapping[str, str] | None = None,
-) -> int:
-    """Write an ordinary safetensors file, atomically and tensor by tensor; return its size in bytes.
-
-    Raises:
-        IterandError: the file cannot be written.
-    """
-    slots = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-    header = build_header(slots, metadata)
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        stream.write(header)
-        for name in layout(slots):
-            stream.write(tensors[name].data.data)
-        return stream.tell()

@@ -6,7 +6,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import (
@@ -14,13 +14,15 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    PlainSerializer,
+    PlainValidator,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
 )
 
-from ..errors import SeedMaskError
-from ..inputs import AnyInput, InputSpec, TextInput
+from ..errors import ConfigError, SeedMaskError
+from ..inputs import AnyInput, TextInput, read_input
 from ..seed.codebooks import CODEBOOKS, get_codebook
 from ..seed.frozen import Frozen, check_frozen_weights
 from .codings import check_coding
@@ -168,6 +170,19 @@ class TensorEntry(_Entry):
         return value
 
 
+def _read_input(value: Any) -> AnyInput | None:
+    if value is None or isinstance(value, AnyInput):
+        return value
+    try:
+        return read_input(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+def _input_values(value: AnyInput | None) -> dict[str, Any] | None:
+    return None if value is None else value.to_dict()
+
+
 class StateEntry(_Entry):
     """One tensor that is stored as it is."""
 
@@ -194,7 +209,7 @@ class Manifest(_Entry):
     tensors: tuple[TensorEntry, ...] = Field(strict=False, min_length=1)
     state: tuple[StateEntry, ...] = Field(strict=False)
     architecture: dict[str, JsonScalar] | None
-    input: AnyInput | None
+    input: Annotated[AnyInput | None, PlainValidator(_read_input), PlainSerializer(_input_values)]
     classes: tuple[str, ...] | None = Field(strict=False)
     recipe: dict[str, JsonValue] | None
     digests: Digests
@@ -213,7 +228,7 @@ class Manifest(_Entry):
         return slots
 
 
-def required_features(tensors: Iterable[TensorEntry], input: InputSpec | TextInput | None) -> list[str]:  # noqa: A002
+def required_features(tensors: Iterable[TensorEntry], input: AnyInput | None) -> list[str]:  # noqa: A002
     """The features that the entries use, and ``text`` for a network that takes texts; sorted."""
     used = {feature for entry in tensors for feature in entry.features}
     return sorted(used | ({"text"} if isinstance(input, TextInput) else set()))
@@ -236,10 +251,7 @@ def build_manifest(fields: dict[str, Any]) -> Manifest:
         return Manifest.model_validate(fields)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        place = [str(section) for section in problem["loc"]]
-        if place[:1] == ["input"]:
-            del place[1:2]  # pydantic's word for the kind of input
-        where = ascii(".".join(place))[1:-1]  # may be the file's own words
+        where = ascii(".".join(str(section) for section in problem["loc"]))[1:-1]  # may be the file's own words
         message = problem["msg"].removeprefix("Value error, ")
         raise SeedMaskError(f"manifest: {where[:120]}: {message}, got {str(problem['input'])[:80]!a}") from None
 

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from ..errors import SeedMaskError
 from ..files.names import check_text
-from ..inputs import InputSpec, TextInput
+from ..inputs import AnyInput
 from ..seed.codebooks import Codebook, get_codebook, random_codes
 from ..seed.frozen import Frozen, check_frozen_weights
 from ..seed.philox import CHUNK_WEIGHTS, check_seed, random_bytes
@@ -234,7 +234,7 @@ class Network:
     tensors: Sequence[MaskedTensor]
     state: Mapping[str, StoredTensor] = field(default_factory=dict)
     architecture: dict[str, JsonScalar] | None = None
-    input: InputSpec | TextInput | None = None
+    input: AnyInput | None = None
     classes: list[str] | None = None
     recipe: dict[str, JsonValue] | None = None
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from io import FileIO
 
 from ..files.atomic import atomic_path, check_output
-from .container import build_header, layout
+from .container import ordinary_header
 from .seedmask import SeedMask
 from .tensor_recovery import TensorRecovery
 
@@ -51,8 +51,7 @@ def _write(
     state = seedmask.state() if names is None and dtype == "F32" else {}
     slots = {name: (dtype, entry.shape) for name, entry in entries.items()}
     slots |= {name: (stored.dtype, stored.shape) for name, stored in state.items()}
-    header = build_header(slots, {"format": "pt"})
-    places = layout(slots)
+    header, places = ordinary_header(slots)
     with atomic_path(path) as temporary:
         with temporary.open("wb") as stream:
             stream.write(header)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint
-from ..config import Recipe
+from ..config import Recipe, TrainConfig
 from ..data import DataBundle
 from ..errors import ConfigError, DataError, SeedMaskError, first_line
+from ..inputs import TextInput
 from ..mask.layers import pruned_layers
 from ..mask.prune_at_init import class_sample, use_masks
 from ..mask.prune_at_init import find_masks as _find
@@ -24,11 +25,71 @@ from ..rebuild import probe_answers, require_same_answers
 from ..seedmask import dumps, loads
 from ..tensors import recovered_state
 from .evaluate import EVAL_BATCH
+from .run_options import RunOptions
 
-__all__ = ["check_output", "check_packing", "check_training", "find_masks"]
+__all__ = [
+    "check_batch",
+    "check_classes",
+    "check_logits",
+    "check_packing",
+    "check_training",
+    "clash_with_accumulation",
+    "find_masks",
+]
+
+# Modes of torch.compile without CUDA graphs, in which gradients would be overwritten instead of added up.
+_WITHOUT_GRAPHS = (None, "default", "max-autotune-no-cudagraphs")
 
 
-def check_output(model: nn.Module, data: DataBundle) -> None:
+def check_batch(batch_size: int, recipe: Recipe, options: RunOptions, processes: int) -> None:
+    """Whether a batch can be divided among the processes, and computed by each in micro-batches.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if batch_size < processes:
+        raise ConfigError(
+            f"batch of {batch_size}: {processes} processes cannot share it; start {batch_size} at most, or raise "
+            "batch_size (a batch holds no more than there are training examples)"
+        )
+    if options.accumulate < 1:
+        raise ConfigError(f"accumulate: expected at least 1, got {options.accumulate}")
+    if options.accumulate == 1:
+        return
+    if batch_size < processes * options.accumulate:
+        raise ConfigError(
+            f"accumulate: a batch of {batch_size} cannot be computed in {options.accumulate} micro-batches by each of "
+            f"{processes} processes; give {batch_size // processes} at most"
+        )
+    clash = clash_with_accumulation(recipe.train, options)
+    if clash:
+        raise ConfigError(f"accumulate: {clash}; leave out one of the two")
+
+
+def clash_with_accumulation(settings: TrainConfig, options: RunOptions) -> str | None:
+    """Why a batch cannot be computed in micro-batches, one after the other; ``None`` if it can."""
+    if settings.sync_batchnorm:
+        return "BatchNorm cannot be synchronised over micro-batches that are computed in turn (sync_batchnorm)"
+    if options.compile not in _WITHOUT_GRAPHS:
+        return f"CUDA graphs overwrite the gradients of the micro-batch before (--compile {options.compile})"
+    return None
+
+
+def check_classes(data: DataBundle) -> None:
+    """Whether there are training examples of every class.
+
+    Raises:
+        DataError: all examples of a class are held out.
+    """
+    counts = torch.bincount(data.train.labels, minlength=len(data.classes))
+    if not counts.all():
+        raise DataError(
+            f"{data.name}: all that there is of the class {data.classes[int(counts.argmin())]!r} is held out for "
+            "validation: give more of it, a part val, or another --set data.validation=SHARE (0: none)"
+        )
+
+
+def check_logits(model: nn.Module, data: DataBundle) -> None:
     """One dry batch, so that a model that does not fit the data fails before the first step.
 
     Raises:
@@ -38,7 +99,7 @@ def check_output(model: nn.Module, data: DataBundle) -> None:
         if value.is_meta:
             raise DataError(f"the model's {name} has no content (device meta); let its constructor make it on the CPU")
     expected = (2, len(data.classes))
-    example, noun = data.example(2), "images" if data.text is None else "texts"
+    example, noun = torch.from_numpy(data.input.example(2)), f"{data.input.noun}s"
     was_training = model.training
     model.eval()
     try:
@@ -70,7 +131,7 @@ def find_masks(
         recipe: of the run.
         data: looked at by some methods.
         device: of the model.
-        masks: of a ticket, to be taken instead of found.
+        masks: of a ticket, to be used instead of searching.
 
     Raises:
         ConfigError: a ticket for a method that finds its masks in training; SynFlow on texts.
@@ -87,15 +148,17 @@ def find_masks(
     elif config.prune is not None and config.prune.looks_at_data:
         batches = data.train.batches(EVAL_BATCH, device)
         pixels, labels = class_sample(batches, data.classes, config.prune.samples_per_class or 1)
-        _find(model, config, (data.normalize(pixels), labels))
-    elif data.text is not None and config.prune is not None and config.prune.criterion == "synflow":
-        raise ConfigError("synflow: it sends ones through the network, and token numbers are no amounts: take snip")
+        _find(model, config, (data.input.normalize(pixels), labels))
+    elif isinstance(data.input, TextInput):
+        if config.prune is not None and config.prune.criterion == "synflow":
+            raise ConfigError("synflow: it sends ones through the network, and token numbers are no amounts: take snip")
+        _find(model, config)
     else:
-        _find(model, config, data.image_shape)
+        _find(model, config, data.input.shape)
 
 
-def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: Recipe, parts: int) -> None:
-    """One dry pass in training mode with the smallest part of a batch, before anything is written.
+def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: Recipe, micro_batches: int) -> None:
+    """One dry pass in training mode with the smallest micro-batch, before anything is written.
 
     Some models take fewer than they seem to (BatchNorm no single example), and some give something else than in
     evaluation. Buffers and the generator are left as they were.
@@ -105,15 +168,15 @@ def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: 
         data: to be trained on.
         batch_size: of all processes together.
         recipe: of the run.
-        parts: that a batch is computed in, by all processes together.
+        micro_batches: that a batch is computed in, by all processes together.
 
     Raises:
-        ConfigError: the parts of a batch are too small.
+        ConfigError: the micro-batches are too small.
         DataError: the model does not take the data, gives no logits ``[batch, classes]``, or changes a buffer that no
             state dict holds.
     """
-    size = batch_size if recipe.train.sync_batchnorm else batch_size // parts
-    noun, expected = "image" if data.text is None else "text", len(data.classes)
+    size = batch_size if recipe.train.sync_batchnorm else batch_size // micro_batches
+    noun, expected = data.input.noun, len(data.classes)
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     for module, own in buffers:
         module._buffers.update({name: None if value is None else value.clone() for name, value in own.items()})
@@ -122,19 +185,19 @@ def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: 
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             count = min(size, 2)
-            output = model(data.normalize(data.example(count)))
+            output = model(torch.from_numpy(data.input.normalize(data.input.example(count))))
     except torch.OutOfMemoryError:
-        return  # of which the first step says more
+        return  # the first step says more
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = first_line(error)
         if size > 1:
             raise DataError(
-                f"the model cannot train on {noun}s of shape {tuple(data.example(1).shape[1:])}: {reason}"
+                f"the model cannot train on {noun}s of shape {data.input.example(1).shape[1:]}: {reason}"
             ) from None
         raise ConfigError(
-            f"the model cannot train on one {noun} at a time ({reason}), and a batch of {batch_size} in {parts} "
-            f"{'part' if parts == 1 else 'parts'} comes to that: raise batch_size, lower accumulate, or take fewer "
-            f"processes (a batch holds no more than there are training {noun}s)"
+            f"the model cannot train on one {noun} at a time ({reason}), and a batch of {batch_size} in "
+            f"{micro_batches} micro-batch{'' if micro_batches == 1 else 'es'} comes to that: raise batch_size, lower "
+            f"accumulate, or take fewer processes (a batch holds no more than there are training {noun}s)"
         ) from None
     finally:
         model.train(was_training)
@@ -192,4 +255,4 @@ def check_packing(model: nn.Module, checkpoint: Checkpoint, where: object, *, al
         reason = " ".join(str(error).split())[:300]
         raise SeedMaskError(f"{arch.name}: the network could be packed, but not loaded again: {reason}") from None
     if is_foreign(arch):
-        require_same_answers(plain, replace(checkpoint, probe=probe_answers(model, checkpoint.data)), where)
+        require_same_answers(plain, replace(checkpoint, probe=probe_answers(model, checkpoint.data.input)), where)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from .group import ALONE, Group
+from .distributed import ALONE, Group
 
 if TYPE_CHECKING:
     from ..data import Split

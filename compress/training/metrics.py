@@ -19,7 +19,7 @@ from .reporter import EpochReport
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["MetricsLog", "NoMetrics", "check_tensorboard", "metrics_path"]
+__all__ = ["MetricsLog", "check_tensorboard", "metrics_path"]
 
 
 def metrics_path(checkpoint: Path) -> Path:
@@ -41,12 +41,20 @@ def check_tensorboard(folder: Path) -> None:
 
 
 class MetricsLog:
-    """Appends to the log of a run. Lines of epochs that a resumed run repeats are dropped first."""
+    """Appends to the log of a run. Lines of epochs that a resumed run repeats are dropped first.
 
-    def __init__(self, path: Path, epochs_done: int, tensorboard: Path | None) -> None:
+    Args:
+        path: the log; ``None`` writes nothing, as in all but one of several processes.
+        epochs_done: finished epochs of a run that goes on.
+        tensorboard: folder for TensorBoard event files, if any.
+    """
+
+    def __init__(self, path: Path | None, epochs_done: int, tensorboard: Path | None) -> None:
         self.path = path
         self._board: Any = None
         self._stack = ExitStack()
+        if path is None:
+            return
         kept = _lines_until(path, epochs_done) if epochs_done else []
         with atomic_path(path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
@@ -87,24 +95,13 @@ class MetricsLog:
         )
 
     def _append(self, values: dict[str, Any]) -> None:
+        if self.path is None:
+            return
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
         except OSError as error:
             raise IterandError(f"{self.path}: cannot be written: {error.strerror}; free some space") from None
-
-
-class NoMetrics(MetricsLog):
-    """Writes nothing: of several processes, one keeps the log."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-
-    def epoch(self, report: EpochReport) -> None:
-        """Nothing."""
-
-    def test(self, score: Score, position: Position) -> None:
-        """Nothing."""
 
 
 def _lines_until(path: Path, epochs_done: int) -> list[str]:

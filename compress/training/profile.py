@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: a trace of some steps, and the share of each of their parts."""
+"""Where the time of a training step goes: a trace of some steps, and the share of each of their stages."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ __all__ = ["ProfileReport", "StepProfile", "event_seconds", "fetched", "trace_pa
 
 #: Steps that pass before the trace begins, and steps in it.
 WARM_UP, TRACED = 3, 8
-#: Parts of a step, in the order in which they are reported; ``network`` is all that is not another part.
-PARTS = ("selection", "masking", "refresh", "data", "optimizer", "network")
+#: Stages of a step, in the order in which they are reported; ``network`` is all that is in no other stage.
+STAGES = ("selection", "masking", "refresh", "data", "optimizer", "network")
 
 
 def trace_path(checkpoint: Path) -> Path:
@@ -43,7 +43,7 @@ class ProfileReport:
         trace: the file; browsers show it under ``chrome://tracing`` or ui.perfetto.dev.
         steps: traced.
         seconds: of a step; on a GPU, of its work there.
-        shares: of the parts of a step, in [0, 1]; they add up to 1. That of ``refresh`` is what a step bears of the
+        shares: of the stages of a step, in [0, 1]; they add up to 1. That of ``refresh`` is what a step bears of the
             events of IteRand, of which the traced steps need not have one.
         event: seconds of an event, 0 if there are none.
         every: steps between two events.
@@ -112,7 +112,7 @@ class StepProfile:
         rest = {name: share * seconds for name, share in shares.items() if name != "refresh"}
         rest["refresh"] = event / every if every else shares["refresh"] * seconds
         total = sum(rest.values())
-        return ProfileReport(trace, steps, total, {name: rest[name] / total for name in PARTS}, event, every)
+        return ProfileReport(trace, steps, total, {name: rest[name] / total for name in STAGES}, event, every)
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
@@ -120,7 +120,7 @@ class StepProfile:
 
 
 def fetched(batches: Iterator[Batch], profile: StepProfile | None) -> Iterator[Batch]:
-    """The batches, fetched under the eyes of a profile, if there is one."""
+    """The batches; fetching one is a stage of the profile, if there is one."""
     while True:
         if profile is not None:
             profile.begin_step()
@@ -132,12 +132,12 @@ def fetched(batches: Iterator[Batch], profile: StepProfile | None) -> Iterator[B
 
 
 def _shares(events: Any, *, on_gpu: bool) -> tuple[float, dict[str, float]]:
-    """Seconds of all traced steps, and the share of each part, without what runs in another part inside it."""
+    """Seconds of all traced steps, and the share of each stage, without the stages inside it."""
 
     def seconds(event: Any) -> float:
         return float(event.device_time_total if on_gpu else event.cpu_time_total) / 1e6
 
-    spent = dict.fromkeys(PARTS, 0.0)
+    spent = dict.fromkeys(STAGES, 0.0)
     total = 0.0
     for event in events:
         # The same names stand on the GPU's own time line.
@@ -164,10 +164,10 @@ def _shares(events: Any, *, on_gpu: bool) -> tuple[float, dict[str, float]]:
 @torch.no_grad()
 def event_seconds(model: nn.Module, fused: FusedLayers | None, device: torch.device) -> tuple[float, int]:
     """Seconds of an event of IteRand and the steps between two; (0, 0) without. The network stays as it is."""
-    layers = [(part, scores) for _, part, scores in masked_layers(model) if part.resampling is not None]
+    layers = [(masked, scores) for _, masked, scores in masked_layers(model) if masked.resampling is not None]
     if not layers:
         return 0.0, 0
-    state = [buffer for part, _ in layers for buffer in (part.codes, part.draws, part.current) if buffer is not None]
+    state = [buffer for one, _ in layers for buffer in (one.codes, one.draws, one.current) if buffer is not None]
     before = [buffer.clone() for buffer in state]
     seconds = []
     for _ in range(2):  # the first one compiles what is compiled
@@ -175,8 +175,8 @@ def event_seconds(model: nn.Module, fused: FusedLayers | None, device: torch.dev
         if fused is not None:
             fused.resample(0)
         else:
-            for part, scores in layers:
-                part.resample(scores, 0)
+            for masked, scores in layers:
+                masked.resample(scores, 0)
         seconds.append(_now(device) - began)
     for buffer, value in zip(state, before, strict=True):
         buffer.copy_(value)

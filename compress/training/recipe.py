@@ -18,7 +18,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DEFAULT_RECIPE", "TEXT_RECIPE", "differences", "load_recipe", "override", "recipe_names", "to_toml"]
+__all__ = [
+    "DEFAULT_RECIPE",
+    "TEXT_RECIPE",
+    "differences",
+    "flattened",
+    "load_recipe",
+    "override",
+    "recipe_names",
+    "to_toml",
+]
 
 DEFAULT_RECIPE = "digits"
 #: What texts begin with.
@@ -67,7 +76,7 @@ def load_recipe(name_or_path: str, **overrides: Mapping[str, Any]) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name_or_path}: not valid TOML: {error}") from None
     recipe = read_recipe(values, f"recipe {name_or_path}")
-    return override(recipe, _flat(overrides), f"recipe {name_or_path}") if overrides else recipe
+    return override(recipe, flattened(overrides), f"recipe {name_or_path}") if overrides else recipe
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options") -> Recipe:
@@ -122,7 +131,7 @@ def _table(name: str, values: Mapping[str, Any]) -> str:
 
 def differences(stored: Recipe, asked: Recipe) -> list[str]:
     """Settings that differ, each as ``section.key: stored → asked``; of another method no further choices."""
-    old, new = _flat(stored.model_dump()), _flat(asked.model_dump())
+    old, new = flattened(stored.model_dump()), flattened(asked.model_dump())
     if stored.subnetwork.method != asked.subnetwork.method:
         kept = ("subnetwork.method", "subnetwork.seed", "subnetwork.sparsity")
         old, new = (
@@ -136,11 +145,12 @@ def differences(stored: Recipe, asked: Recipe) -> list[str]:
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``{"section.key": value}``."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flattened(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -1,4 +1,4 @@
-"""What a run tells its audience. The command line, a notebook or a test each listen in their own way."""
+"""Callbacks of a run. The command line, a notebook or a test each report its progress in their own way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["EpochReport", "Reporter", "RunInfo", "StepReport"]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is about to run.
+    """A run that is about to begin or to go on.
 
     ``weights`` counts trained parameters; ``empty_layers`` names those whose weights were all pruned before training;
     ``processes`` train together, each on a device of its own; ``left_out`` counts files and folders of the data that
@@ -41,7 +41,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class StepReport:
-    """A look at a running epoch: last loss, accuracy so far in [0, 1], images per second."""
+    """The state of a running epoch: steps done, last loss, accuracy so far in [0, 1], images per second."""
 
     position: Position
     loss: float
@@ -71,7 +71,7 @@ class Reporter:
         """The run begins (or goes on)."""
 
     def step(self, report: StepReport) -> None:
-        """Some steps are done."""
+        """Some steps are done: after the first one, then twice a second at most (on a GPU, every 20 steps at most)."""
 
     def epoch(self, report: EpochReport) -> None:
         """An epoch is done and saved."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .launch import PEER_TIMEOUT
+from .distributed import PEER_TIMEOUT
 
 __all__ = ["RunOptions"]
 
@@ -31,10 +31,10 @@ class RunOptions:
         checkpoint_every: also save every so many steps (0: after each epoch only).
         allow_import: whether the model name may be ``package.module:factory``.
         tensorboard: folder for TensorBoard event files.
-        cuda_graph: record a step on a GPU, and repeat that.
-        accumulate: compute each process's part of a batch in so many parts, one after the other, which takes less
-            memory: the step is that of so many times as many processes.
+        accumulate: compute each process's share of a batch in so many micro-batches, one after the other, which takes
+            less memory: the step is that of so many times as many processes.
         profile: trace some of the first steps, and tell the reporter where their time goes.
+        inputs: files that the caller has read, a ticket or a recipe: outputs that would replace one are refused.
         peer_timeout: seconds that one of several processes waits for the others.
         one_thread_if_small: whether a network whose steps are tiny gets one thread of a CPU (see ``threads.py``);
             otherwise torch keeps the number that the caller has set.
@@ -53,9 +53,9 @@ class RunOptions:
     checkpoint_every: int = 0
     allow_import: bool = True
     tensorboard: Path | None = None
-    cuda_graph: bool = False
     accumulate: int = 1
     profile: bool = False
+    inputs: tuple[Path, ...] = ()
     peer_timeout: float = PEER_TIMEOUT
     one_thread_if_small: bool = False
     masks: Mapping[str, NDArray[np.bool_]] | None = None

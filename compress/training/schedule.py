@@ -12,7 +12,7 @@ __all__ = ["check_refresh", "check_schedule", "learning_rate"]
 
 
 def check_schedule(config: TrainConfig) -> None:
-    """Refuse a schedule without room for its cosine.
+    """Refuse a schedule without an epoch for its cosine.
 
     Raises:
         ConfigError: warm-up and cool-down take all epochs.
@@ -28,7 +28,7 @@ def check_refresh(recipe: Recipe) -> None:
     """Refuse a ramp or a recycling that the run is too short for.
 
     Raises:
-        ConfigError: as said.
+        ConfigError: the full sparsity is never reached, or no recycling is ever due.
     """
     epochs, config = recipe.train.epochs, recipe.subnetwork
     ramp = config.selection.ramp_epochs if config.selection else 0

@@ -1,7 +1,7 @@
-"""BatchNorm over the batch of all processes, not over the part of each.
+"""BatchNorm over the batch of all processes, not over the shard of each.
 
 On GPUs this is torch's own. That one refuses tensors of the CPU, for which there is a small one here, with the same
-results as ``torch.nn.BatchNorm`` has on the whole batch, up to rounding; parts may have different sizes.
+results as ``torch.nn.BatchNorm`` has on the whole batch, up to rounding; shards may have different sizes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .group import Group
+from .distributed import Group
 
 __all__ = ["SyncBatchNorm", "synchronise_batchnorm"]
 
@@ -22,7 +21,7 @@ _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def synchronise_batchnorm(model: nn.Module, group: Group, device: torch.device) -> None:
-    """Let each BatchNorm in a model, in place, normalise by the batch of all processes; with one, nothing happens.
+    """Let each BatchNorm in a model, in place, normalise by the batch of all processes; with one, nothing changes.
 
     Parameters, buffers and their names stay, so the state dict is that of the plain model.
     """
@@ -41,7 +40,7 @@ def synchronise_batchnorm(model: nn.Module, group: Group, device: torch.device) 
 
 
 class SyncBatchNorm(_BatchNorm):
-    """What ``synchronise_batchnorm`` makes of a BatchNorm.
+    """A BatchNorm whose statistics are those of the batch of all processes.
 
     Attributes:
         group: the processes.
@@ -54,12 +53,10 @@ class SyncBatchNorm(_BatchNorm):
             raise ValueError(f"BatchNorm: expected at least 2 dimensions, got {input.dim()}")
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
-        """Normalise ``[B, C, …]`` by the statistics of all parts; in evaluation mode, by the running ones."""
+        """Normalise ``[B, C, …]`` by the statistics of all shards; in evaluation mode, by the running ones."""
         self._check_input_dim(input)
         if not (self.training or self.running_mean is None):
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
+            return super().forward(input)
         result: tuple[Tensor, Tensor, Tensor, Tensor] = _Normalised.apply(  # type: ignore[no-untyped-call]
             input, self.weight, self.bias, self.eps, self.group.channel(input.device)
         )
@@ -93,7 +90,7 @@ class _Normalised(torch.autograd.Function):
         axes, channels = _axes(x), x.shape[1]
         variance, mean = torch.var_mean(values, axes, correction=0)
         variance, mean = variance.double(), mean.double()
-        # Of each part: count, sum and sum of squares, in double precision, so that their difference loses nothing.
+        # Of each shard: count, sum and sum of squares, in double precision, so that their difference loses nothing.
         count = torch.full((1,), x.numel() // channels, dtype=torch.float64, device=x.device)
         sums = torch.cat((count, count * mean, count * (variance + mean.square())))
         dist.all_reduce(sums, group=channel)

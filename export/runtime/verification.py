@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from ...compress.errors import ExportError
-from ...compress.inputs import probe_pixels, probe_tokens
 from ...compress.seedmask.tensor_recovery import combined_digest
 from ..forms import DOMAIN
 from ..graph import producers
@@ -150,10 +149,7 @@ def _codes_of(node: NodeProto, name: str) -> str:
 def _compare(path: Path, metadata: dict[str, str]) -> float:
     """The largest difference to the recorded logits."""
     classifier = OnnxClassifier(path)
-    if classifier.text is not None:
-        found = classifier.outputs(probe_tokens(classifier.text))
-    else:
-        found = classifier.outputs(probe_pixels(classifier.image_shape))
+    found = classifier.outputs(classifier.input.probe())
     if found.dtype.kind != "f":
         raise ExportError(f"expected floating-point outputs, got {found.dtype}")
     logits = Probe.parse(metadata[PROBE]).astype(found.dtype)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iterand_compress.compress.inputs import InputSpec, TextInput
+from iterand_compress.compress.inputs import ImageInput, TextInput
 from iterand_compress.compress.seed.codebooks import CODEBOOKS
 from iterand_compress.compress.seed.frozen import Frozen, frozen_masks
 from iterand_compress.compress.seed.philox import Purpose, random_bytes
@@ -52,7 +52,7 @@ def flips() -> Network:
             "flag": StoredTensor.from_numpy(np.array([[True, False]])),
         },
         architecture={"name": "tiny", "width": 0.25, "affine": False, "stem": None, "classes": 2},
-        input=InputSpec(shape=(2, 3, 3), mean=(0.5, 0.25), std=(0.25, 1.0)),
+        input=ImageInput(shape=(2, 3, 3), mean=(0.5, 0.25), std=(0.25, 1.0)),
         classes=["größer", "kleiner"],
         recipe={"train": {"lr": 1e-05, "epochs": 3}, "tags": ["a", ""]},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,16 +16,16 @@ from ...checkpoint import load_checkpoint
 from ...config import Recipe
 from ...data import DataBundle, load_data
 from ...errors import CheckpointError, DataError, IterandError
-from ...networks import resolve_device
+from ...networks import describe, resolve_device
 from ...pack import network_of_checkpoint
 from ...recover import load_network
 from ...seedmask import Network
-from ...training.evaluate import Score, evaluate, network_logits
+from ...training.evaluate import EVAL_BATCH, Score, evaluate, network_logits
 from ...training.interrupt import RunStoppedError
+from ...training.loop import train
 from ...training.recipe import override
 from ...training.reporter import Reporter
-from ...training.run import EVAL_BATCH, RunOptions, describe
-from ...training.trainer import train
+from ...training.run_options import RunOptions
 from .altered import start_weights
 from .origin import AblationSource
 
@@ -85,7 +85,7 @@ def as_they_are(source: AblationSource, recipe: Recipe, options: AblationOptions
     def score_of(_: str, network: Network) -> Score:
         for index, tensor in enumerate(network.tensors):
             weights[tensor.name].copy_(torch.from_numpy(start_weights(network, index).reshape(tensor.shape)))
-        with network_logits(model, bundle.normalize) as classifier:
+        with network_logits(model, bundle.input.normalize) as classifier:
             return evaluate(classifier, bundle.test, batch_size=EVAL_BATCH, device=device)
 
     yield score_of
@@ -121,12 +121,12 @@ def trained(
 def _data(source: AblationSource, recipe: Recipe, options: AblationOptions) -> DataBundle:
     """The data, after a comparison with what the file says about them."""
     bundle = load_data(recipe.data, data_dir=options.data_dir, download=options.download, seed=recipe.subnetwork.seed)
-    found = asdict(describe(bundle))
-    for key, expected in asdict(source.data).items():
-        if found[key] != expected:
+    got = describe(bundle).to_dict()
+    for key, expected in source.data.to_dict().items():
+        if got.get(key) != expected:
             raise DataError(
                 f"{source.path}: was trained on other data: expected {key} {str(expected)[:80]}, got "
-                f"{str(found[key])[:80]}; give the --data-dir of the run"
+                f"{str(got.get(key))[:80]}; give the --data-dir of the run"
             )
     return bundle
 

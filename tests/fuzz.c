@@ -1,14 +1,15 @@
 /*
- * Fuzzes seedmask.c, deterministically and without any fuzzing engine:
+ * Fuzzes examples/edge/seedmask.c, deterministically and without any fuzzing engine:
  *
  *     fuzz [--exhaustive] [--mutations N] [--seed N] FILE...
  *
  * --exhaustive flips every single bit of every file and truncates it at every byte; all must be refused. --mutations
  * changes the files' payloads, fields and texts and seals the digests again, so that what is behind them is reached.
  * Whatever the input, the decoder must report an error or hand out weights of the SHA-256 that the manifest states,
- * and touch no memory but its own: build with sanitizers (`make fuzz`).
+ * and touch no memory but its own: build with sanitizers (`make -C examples/edge fuzz`).
  *
- * With clang: clang -g -O1 -fsanitize=fuzzer,address,undefined -DSEEDMASK_LIBFUZZER fuzz.c -o fuzz
+ * With clang: clang -g -O1 -fsanitize=fuzzer,address,undefined -DSEEDMASK_LIBFUZZER \
+ *     -I../examples/edge fuzz.c -o fuzz
  */
 #include "seedmask.c" /* for its SHA-256, and to look up where payloads are */
 

@@ -1,0 +1,254 @@
+"""Before the first step: settings, outputs, data, network, optimizer; or all of these as a checkpoint has them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import Checkpoint, Position, load_checkpoint
+from ..config import Recipe
+from ..data import DataBundle, load_data
+from ..errors import CheckpointError, ConfigError, DataError
+from ..files.atomic import check_output
+from ..files.outputs import only_writer
+from ..mask.fused import FusedLayers
+from ..mask.layers import masked_layers
+from ..models.state import load_state
+from ..networks import architecture_of, build_network, describe
+from ..rebuild import require_same_answers
+from .checks import check_batch, check_classes, check_logits, check_packing, check_training, find_masks
+from .distributed import Group
+from .metrics import check_tensorboard, metrics_path
+from .optimizer import load_optimizer_state, make_optimizer
+from .profile import StepProfile, trace_path
+from .recipe import differences, flattened, override
+from .replica import equalise_start, replicate, require_same_network, unused_parameters
+from .run import NEVER, Run
+from .run_options import RunOptions
+from .schedule import check_refresh, check_schedule
+from .sync_batchnorm import synchronise_batchnorm
+from .threads import is_small
+
+__all__ = ["only_run", "prepare", "read_checkpoint", "resolve_settings", "stored_recipe"]
+
+# Options that every process must have alike; where files lie may differ from machine to machine.
+_SAME_OPTIONS = ("resume", "force", "compile", "accumulate", "channels_last", "checkpoint_every", "tensorboard")
+
+
+def resolve_settings(recipe: Recipe, options: RunOptions, group: Group) -> tuple[Recipe, torch.device]:
+    """The recipe with nothing left open, as it is stored, and the device of this process.
+
+    Raises:
+        ConfigError: settings that contradict each other, or that differ between the processes.
+    """
+    with group.agreed():
+        check_schedule(recipe.train)
+        check_refresh(recipe)
+        device = group.device(options.device)
+        if recipe.train.precision == "auto":
+            precision = "bfloat16" if device.type == "cuda" else "float32"
+            recipe = override(recipe, {"train.precision": precision})
+    versions = {f"version of {name}": _version(name) for name in ("iterand-compress", "torch")}
+    group.require_same(versions, ConfigError, "install the same versions on all machines")
+    settings = flattened(recipe.model_dump())
+    settings |= {name: getattr(options, name) for name in _SAME_OPTIONS}
+    settings |= {"device": device.type, "ticket": options.masks is not None}
+    group.require_same(settings, ConfigError, "give all processes the same settings")
+    return recipe, device
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@contextmanager
+def only_run(options: RunOptions, group: Group) -> Iterator[None]:
+    """Refuse outputs that cannot be written, would replace something else, or that another run is writing.
+
+    Raises:
+        IterandError: one of these.
+    """
+    with ExitStack() as locks:
+        with group.agreed():
+            if group.main:
+                outputs = [options.out, metrics_path(options.out)]
+                traces = [trace_path(options.out)] if options.profile else []
+                kind = "any" if options.resume else "torch"  # of what is resumed, its reader says more
+                for number, path in enumerate((*outputs, *traces)):
+                    others = (*options.inputs, *outputs[:number])
+                    check_output(path, *others, kind=None if number else kind)
+                if options.tensorboard is not None:
+                    check_tensorboard(options.tensorboard)
+                locks.enter_context(only_writer(*outputs))
+        yield
+
+
+def stored_recipe(out: Path, group: Group) -> Recipe:
+    """The recipe in a checkpoint, which only the main process has to see.
+
+    Raises:
+        CheckpointError: see ``load_checkpoint``.
+    """
+    recipe = None
+    with group.agreed():
+        if group.main:
+            recipe = load_checkpoint(out).recipe
+    recipe = group.from_main(recipe)
+    assert recipe is not None
+    return recipe
+
+
+def read_checkpoint(recipe: Recipe, options: RunOptions, group: Group) -> Checkpoint | None:
+    """The checkpoint to go on from, which only the main process has to see; ``None`` for a new run.
+
+    Raises:
+        CheckpointError: it cannot be read; or a new run would replace one.
+        ConfigError: its settings are others.
+    """
+    out, stored, content = options.out, None, b""
+    with group.agreed():
+        if group.main and options.resume:
+            stored = load_checkpoint(out)
+            changed = differences(stored.recipe, recipe)
+            if changed:
+                raise ConfigError(
+                    f"{out}: cannot resume with other settings ({'; '.join(changed)}); "
+                    "leave them out, or start a new run"
+                )
+            content = out.read_bytes() if group.size > 1 else b""
+        elif group.main and not options.force and out.exists():
+            raise CheckpointError(
+                f"{out}: exists already; --resume goes on from it, --force replaces it, --out writes elsewhere"
+            )
+        elif group.main and not options.force and metrics_path(out).exists():
+            raise CheckpointError(
+                f"{metrics_path(out)}: exists already, from another run; --force replaces it, --out writes elsewhere"
+            )
+    if options.resume and group.size > 1:
+        content = group.from_main(content)
+        stored = stored or load_checkpoint(out, content)
+    return stored
+
+
+def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: Checkpoint | None, group: Group) -> Run:
+    """Load the data, build the network with its masks, and check all that can be checked before the first step.
+
+    Args:
+        recipe: with nothing left open.
+        options: of the run.
+        device: of this process.
+        stored: what the run goes on from, if it does.
+        group: the processes.
+
+    Raises:
+        IterandError: the data, the network and the settings do not fit together, or differ between the processes.
+    """
+    settings = recipe.train
+    data_dir = options.data_dir or (Path(stored.data_dir) if stored and stored.data_dir else None)
+    data = _load_data(recipe, options, data_dir, group)
+    group.require_same(_facts(data), DataError, "give all processes the same data")
+    data_info = describe(data)
+    batch_size = min(settings.batch_size, len(data.train))
+    channels_last = device.type == "cuda" if options.channels_last is None else options.channels_last
+    with group.agreed():
+        if stored and stored.data != data_info:
+            raise DataError(f"{options.out}: the data are not those that the run began with; give the same --data-dir")
+        check_batch(batch_size, recipe, options, group.size)
+        check_classes(data)
+        architecture = architecture_of(recipe, data)
+        model = build_network(recipe, architecture, allow_import=options.allow_import)
+        one_thread = (
+            options.one_thread_if_small
+            and device.type == "cpu"
+            and is_small(model, data.example(1).shape[1:], batch_size)
+        )
+        if one_thread:
+            torch.set_num_threads(1)
+        check_logits(model, data)
+        check_training(model, data, batch_size, recipe, group.size * options.accumulate)
+        model.to(device)
+        run = Run(
+            recipe=recipe,
+            options=options,
+            group=group,
+            device=device,
+            data=data,
+            data_info=data_info,
+            data_dir=data_dir,
+            architecture=architecture,
+            model=model,
+            network=model,
+            forward=model,
+            optimizer=make_optimizer(model, settings),
+            fused=None,
+            channels_last=channels_last and data.input.noun == "image",
+            batch_size=batch_size,
+            one_thread=one_thread,
+            steps_per_epoch=data.train.steps_per_epoch(settings.batch_size),
+            micro_batches=group.shard.micro_batches(batch_size, options.accumulate),
+            profile=StepProfile(device) if options.profile and group.main else None,
+            position=stored.position if stored else Position(),
+            saved=stored.position.step if stored else None,
+            meter=torch.zeros(3, dtype=torch.float64, device=device),
+            first_bad=torch.full((), NEVER, dtype=torch.int64, device=device),
+        )
+        if stored:
+            load_state(model, stored.model)
+            require_same_answers(model, stored, options.out)
+            if stored.optimizer is not None:
+                load_optimizer_state(run.optimizer, stored.optimizer)
+            if group.main:
+                run.meter += torch.tensor(stored.meter, dtype=torch.float64, device=device)
+        elif group.main:
+            find_masks(model, recipe, data, device, options.masks)
+            check_packing(model, run.checkpoint(), options.out, allow_import=options.allow_import)
+    equalise_start(model, group)
+    require_same_network(model, group, 0, options.out)
+    with group.agreed():
+        partly_unused = group.size > 1 and unused_parameters(model, torch.from_numpy(data.input.example(2)).to(device))
+    if settings.sync_batchnorm:
+        synchronise_batchnorm(model, group, device)
+    run.network = replicate(model, group, device=device, partly_unused=partly_unused)
+    try:
+        run.forward = torch.compile(run.network, mode=options.compile) if options.compile else run.network
+    except RuntimeError as error:  # which modes there are depends on the version of torch
+        raise group.joint(ConfigError(f"--compile: {error}")) from None
+    run.fused = FusedLayers.of(model, masked_layers(model), channels_last=run.channels_last)
+    return run
+
+
+def _load_data(recipe: Recipe, options: RunOptions, data_dir: Path | None, group: Group) -> DataBundle:
+    """Of the processes on a machine, only the first one downloads; the others wait for it."""
+    data: DataBundle | None = None
+    for first in (True, False):
+        with group.agreed():
+            if data is None and (not first or group.local_rank == 0 or not options.download):
+                data = load_data(
+                    recipe.data,
+                    data_dir=data_dir,
+                    download=options.download,
+                    seed=recipe.subnetwork.seed,
+                    sharing=group.local_size,
+                )
+    assert data is not None
+    return data
+
+
+def _facts(data: DataBundle) -> dict[str, Any]:
+    """What must be the same in all processes."""
+    facts: dict[str, Any] = asdict(describe(data))
+    for name, split in (("training", data.train), ("validation", data.val), ("test", data.test)):
+        labels = split.labels.numpy().tobytes() if split is not None else b""
+        facts[f"number of {name} examples"] = len(split) if split is not None else 0
+        facts[f"labels of {name} examples (sha256)"] = hashlib.sha256(labels).hexdigest()[:16]
+    return facts
