@@ -170,7 +170,7 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
         one_thread = (
             options.one_thread_if_small
             and device.type == "cpu"
-            and is_small(model, data.example(1).shape[1:], batch_size)
+            and is_small(model, data.input.example(1).shape[1:], batch_size)
         )
         if one_thread:
             torch.set_num_threads(1)
