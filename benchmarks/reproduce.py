@@ -212,7 +212,7 @@ def finish(about: Row, table: str, runs: Sequence[TrainingRun], folder: Path) ->
     percents = [100 * stored_score(out).accuracy for out in outs]
     stored = [load_checkpoint(out).recipe for out in outs]
     # A row does not say in which precision; the papers' code computed in float32.
-    paper = recipe_of((*about.options, "--set", "train.precision=float32", "--seed", str(runs[0].seed)))
+    paper = recipe_of((*about.options, "--set=train.precision=float32", "--seed", str(runs[0].seed)))
     subnetwork, sizes = paper.subnetwork, None
     if subnetwork.selection is not None or subnetwork.prune is not None:
         dtype = None if subnetwork.selection is not None else "float32"

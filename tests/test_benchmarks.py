@@ -231,8 +231,8 @@ def test_the_frontier_knows_every_method_at_every_sparsity(model):
             options = ("--recipe", f"cifar10-{model}", *frontier.options_of(model, name, int(sparsity)))
             recipe = runs.recipe_of(options)
             assert recipe.subnetwork.sparsity == int(sparsity) / 100
-    assert "model.affine=true" in frontier.options_of("resnet18", "dense", 0)
-    assert configurations()["iterand-95"][-5:] == ("0.95", "--set", "subnetwork.scale_fan=true", "--lr", "0.01")
+    assert "--set=model.affine=true" in frontier.options_of("resnet18", "dense", 0)
+    assert configurations()["iterand-95"][-4:] == ("0.95", "--set=subnetwork.scale_fan=true", "--lr", "0.01")
 
 
 # Runs

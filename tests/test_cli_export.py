@@ -122,20 +122,8 @@ def test_shrink_reports_even_if_there_is_nothing(digits, tmp_path):
 
 @pytest.mark.slow
 def test_shrink_of_a_sparse_network(tmp_path):
-    options = (
-        "--set",
-        "subnetwork.selection.scope=global",
-        "--sparsity",
-        0.99,
-        "--width",
-        0.25,
-        "--epochs",
-        1,
-        "--device",
-        "cpu",
-        "-q",
-    )
-    succeed("train", *options, "--out", tmp_path / "model.ckpt")
+    options = ("--set=subnetwork.selection.scope=global", "--sparsity", 0.99, "--width", 0.25, "--epochs", 1, "-q")
+    succeed("train", *options, "--device", "cpu", "--out", tmp_path / "model.ckpt")
     succeed("export", tmp_path / "model.ckpt", "--onnx", tmp_path / "whole.onnx")
     arguments = ("export", tmp_path / "model.ckpt", "--onnx", tmp_path / "a.onnx", "--shrink", "--form", "packed")
     report = json.loads(succeed(*arguments, "--json"))["shrink"]

@@ -22,57 +22,29 @@ SMALL = ("--recipe", "digits", "--width", 0.25, "--epochs", 3, "--device", "cpu"
 RUNS = {
     "edge-popup": ("--method", "edge-popup"),
     "iterand on biprop": (
-        "--method",
-        "iterand",
-        "--set",
-        "subnetwork.binarise=true",
-        "--set",
-        "subnetwork.distribution=normal",
-        "--set",
-        "subnetwork.resample.every=10",
+        *("--method", "iterand", "--set=subnetwork.binarise=true", "--set=subnetwork.distribution=normal"),
+        "--set=subnetwork.resample.every=10",
     ),
     "recycling": (
-        "--method",
-        "recycling",
-        "--set",
-        "subnetwork.recycle.every=1",
-        "--set",
-        "subnetwork.recycle.rate=0.5",
-        "--set",
-        "subnetwork.distribution=uniform",
+        *("--method", "recycling", "--set=subnetwork.recycle.every=1", "--set=subnetwork.recycle.rate=0.5"),
+        "--set=subnetwork.distribution=uniform",
     ),
     "biprop-recycling": (
-        "--method",
-        "biprop-recycling",
-        "--set",
-        "subnetwork.recycle.every=1",
-        "--set",
-        "subnetwork.distribution=normal",
+        *("--method", "biprop-recycling", "--set=subnetwork.recycle.every=1"),
+        "--set=subnetwork.distribution=normal",
     ),
     "global": (
-        "--method",
-        "edge-popup",
-        "--set",
-        "subnetwork.selection.scope=global",
-        "--set",
-        "subnetwork.selection.ramp_epochs=2",
-        "--sparsity",
-        0.9,
+        *("--method", "edge-popup", "--sparsity", 0.9, "--set=subnetwork.selection.scope=global"),
+        "--set=subnetwork.selection.ramp_epochs=2",
     ),
-    "frozen": ("--method", "edge-popup", "--set", "subnetwork.selection.frozen=0.5"),
-    "multicoated": ("--method", "edge-popup", "--set", "subnetwork.selection.multiplicity=3"),
+    "frozen": ("--method", "edge-popup", "--set=subnetwork.selection.frozen=0.5"),
+    "multicoated": ("--method", "edge-popup", "--set=subnetwork.selection.multiplicity=3"),
     "binary activations": (
-        "--method",
-        "biprop",
-        "--set",
-        "model.activation=binary",
-        "--set",
-        "model.affine=true",
-        "--set",
-        "train.optimizer=adam",
+        *("--method", "biprop", "--set=model.activation=binary", "--set=model.affine=true"),
+        "--set=train.optimizer=adam",
     ),
     "snip": ("--method", "snip", "--sparsity", 0.8),
-    "synflow": ("--method", "synflow", "--sparsity", 0.8, "--set", "subnetwork.prune.rounds=5"),
+    "synflow": ("--method", "synflow", "--sparsity", 0.8, "--set=subnetwork.prune.rounds=5"),
 }
 
 
@@ -111,15 +83,9 @@ def test_choices_and_defaults_of_the_help_are_those_of_the_library():
 @pytest.mark.slow
 def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     options = (
-        *SMALL,
-        "--method",
-        "recycling",
-        "--set",
-        "subnetwork.recycle.every=1",
-        "--set",
-        "subnetwork.selection.scope=global",
-        "--set",
-        "subnetwork.selection.ramp_epochs=2",
+        *(*SMALL, "--method", "recycling", "--set=subnetwork.recycle.every=1"),
+        "--set=subnetwork.selection.scope=global",
+        "--set=subnetwork.selection.ramp_epochs=2",
     )
     whole, cut = tmp_path / "whole.ckpt", tmp_path / "cut.ckpt"
     succeed("train", *options, "--out", whole)
@@ -148,15 +114,15 @@ def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     ("options", "message"),
     [
         (
-            ("--method", "snip", "--set", "subnetwork.selection.multiplicity=2"),
+            ("--method", "snip", "--set=subnetwork.selection.multiplicity=2"),
             "subnetwork.prune: a mask is found in training (selection) or before it",
         ),
         (("--method", "recycling"), "comes never in 3 epochs; lower recycle.every"),
-        (("--set", "subnetwork.selection.ramp_epochs=4"), "ramp_epochs: expected at most the 3 epochs of the run"),
+        (("--set=subnetwork.selection.ramp_epochs=4",), "ramp_epochs: expected at most the 3 epochs of the run"),
         (("--method", "snap"), "Invalid value for '--method': unknown 'snap'; did you mean 'snip'"),
-        (("--method", "magnitude", "--set", "subnetwork.distribution=signed-constant"), "differ in sign only"),
+        (("--method", "magnitude", "--set=subnetwork.distribution=signed-constant"), "differ in sign only"),
         (
-            ("--model", "torchvision:resnet18", "--width", 1.0, "--set", "model.activation=binary"),
+            ("--model", "torchvision:resnet18", "--width", 1.0, "--set=model.activation=binary"),
             "does not take activation = 'binary'",
         ),
     ],
@@ -168,7 +134,7 @@ def test_refusals(options, message, tmp_path):
 
 
 def test_a_class_that_is_missing_from_the_sample_is_named(tmp_path):
-    options = ("--method", "snip", "--set", "subnetwork.prune.samples_per_class=1000")
+    options = ("--method", "snip", "--set=subnetwork.prune.samples_per_class=1000")
     line = fail(1, "train", *SMALL, *options, "--out", tmp_path / "m.ckpt")
     assert "class '0': expected 1000 training images for the sample, got 123; add images, or lower" in line
     assert not list(tmp_path.iterdir())

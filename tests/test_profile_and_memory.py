@@ -95,10 +95,7 @@ def short_of_memory(monkeypatch, most):
         (20, (), "64 examples at a time; 16 fit: give --accumulate 4 or --batch-size 16, or start more"),
         (
             20,
-            (
-                "--set",
-                "train.sync_batchnorm=true",
-            ),
+            ("--set=train.sync_batchnorm=true",),
             "64 examples at a time; 16 fit: give --batch-size 16, or start more",
         ),
         (20, ("--accumulate", 2), "32 examples at a time; 16 fit: give --accumulate 4 or --batch-size 32, or start"),
