@@ -36,7 +36,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 class _FilePath(click.Path):
-    """A path given by the user; whether it exists is the business of the library, which says more."""
+    """A path given by the user. The library checks whether it exists, as its message says more."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse the empty name, which would be the working folder."""
@@ -114,7 +114,7 @@ def data_options(command: CommandT) -> CommandT:
 
 
 def discard_output(stream: TextIO) -> None:
-    """What waits in the buffer of standard output or error, and what follows, shall not fail once more."""
+    """Send the rest of standard output or error to the null device, so that flushing it does not fail again."""
     with suppress(OSError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

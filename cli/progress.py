@@ -1,4 +1,4 @@
-"""How a terminal, a log file and silence listen to a run."""
+"""Reporters of a run: a progress bar, lines for logs, and silence."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ class SilentReporter(Reporter):
         self.left_out: Mapping[str, int] = {}
 
     def start(self, info: RunInfo) -> None:
-        """Keep what a result in JSON tells."""
+        """Keep what the JSON result reports."""
         self.left_out = info.left_out
 
 
 def _say(text: str) -> None:
-    """A line on standard output. One that cannot be written must not end a run: what counts is the checkpoint."""
+    """Print a line on standard output. A failure to print must not end a run, whose result is the checkpoint."""
     try:
         click.echo(text)
     except OSError as error:
@@ -107,7 +107,7 @@ class LineReporter(Reporter):
         self._stepped = False
 
     def start(self, info: RunInfo) -> None:
-        """Say what runs."""
+        """Print the method, data, model and device."""
         self._epochs, self._noun = info.epochs, _noun(info)
         self._total = info.epochs * info.steps_per_epoch
         _say(_headline(info))
@@ -120,15 +120,15 @@ class LineReporter(Reporter):
             _say(f"{_step_of(report.position.step, self._total)}: loss {report.loss:.4f}, {speed}")
 
     def epoch(self, report: EpochReport) -> None:
-        """One line."""
+        """Print the line of the epoch."""
         _say(_epoch_line(report, self._epochs, self._noun))
 
     def profile(self, report: ProfileReport) -> None:
-        """A table."""
+        """Print the shares of a step."""
         _say(_profile_lines(report))
 
     def finish(self, test: Score) -> None:
-        """The result."""
+        """Print the test accuracy."""
         _say(_test_line(test))
 
 
@@ -153,7 +153,7 @@ class BarReporter(LineReporter):
         )
 
     def start(self, info: RunInfo) -> None:
-        """Say what runs, and show the bar."""
+        """Print what runs, and show the bar."""
         super().start(info)
         step = info.position.step
         self._task = self._bar.add_task(_step_of(step, self._total), total=self._total, completed=step, text="")

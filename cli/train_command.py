@@ -25,9 +25,6 @@ from .options import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from ..compress.config import Recipe
     from ..compress.training.distributed import Group
 
@@ -184,6 +181,7 @@ def command(
     # Of several processes, one that loses another says so in a line; torch's log would add pages.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from ..compress.files.names import shell_word
+    from ..compress.recover import load_ticket
     from ..compress.training.allocator import keep_freed_memory
     from ..compress.training.distributed import join
     from ..compress.training.loop import train
@@ -204,8 +202,8 @@ def command(
                     raise ConfigError(
                         "--ticket with --resume: the masks are in the checkpoint already; leave out --ticket"
                     )
-                masks, ticket_recipe = _read_ticket(ticket, max_weights) if ticket is not None else (None, None)
-            base = _base(group, recipe, ticket, ticket_recipe, data, out if resume else None)
+                packed = None if ticket is None else load_ticket(ticket, max_weights=max_weights)
+            base = _base(group, recipe, ticket, packed.recipe if packed else None, data, out if resume else None)
             with group.agreed():
                 resolved = override(base, changes)
         with keep_threads():
@@ -225,7 +223,7 @@ def command(
                     # A file never makes us import code: only a name that the user gave may.
                     allow_import=ticket is None or recipe is not None or "model.name" in changes,
                     one_thread_if_small="OMP_NUM_THREADS" not in os.environ,
-                    masks=masks,
+                    masks=packed.masks if packed else None,
                     **of_run,
                 ),
                 silent if quiet or as_json or not group.main else reporter(quiet=False),
@@ -276,13 +274,6 @@ def _base(
         if ticket_recipe is None:
             raise ConfigError(f"{ticket}: holds no recipe that this version knows; give --recipe")
         return ticket_recipe
-
-
-def _read_ticket(path: Path, max_weights: int | None) -> tuple[Mapping[str, NDArray[np.bool_]], Recipe | None]:
-    from ..compress.recover import load_ticket
-
-    ticket = load_ticket(path, max_weights=max_weights)
-    return ticket.masks, ticket.recipe
 
 
 def recipe_changes(given: Mapping[str, Any]) -> dict[str, Any]:
