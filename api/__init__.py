@@ -104,6 +104,7 @@ _MODULES = {
     ),
     "compress.inputs": ("ImageInput", "TextInput"),
     "compress.errors": ("IterandError", "SeedMaskError"),
+    "compress.inputs": ("ImageInput", "TextInput"),
     "compress.mask.masking": ("to_dense",),
     "compress.methods.presets": (
         "Biprop",

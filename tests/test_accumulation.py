@@ -133,7 +133,7 @@ def test_accuracy_and_loss_of_an_epoch_count_all_micro_batches(tmp_path):
     ("words", "text"),
     [
         (
-            ("--sync-batchnorm",),
+            ("--set=train.sync_batchnorm=true",),
             "BatchNorm cannot be synchronised over micro-batches that are computed in turn (sync_batchnorm); leave",
         ),
         (
