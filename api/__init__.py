@@ -102,6 +102,7 @@ _MODULES = {
         "SubnetworkConfig",
         "TrainConfig",
     ),
+    "compress.inputs": ("ImageInput", "TextInput"),
     "compress.errors": ("IterandError", "SeedMaskError"),
     "compress.inputs": ("ImageInput", "TextInput"),
     "compress.mask.masking": ("to_dense",),
