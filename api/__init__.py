@@ -102,7 +102,6 @@ _MODULES = {
         "SubnetworkConfig",
         "TrainConfig",
     ),
-    "compress.inputs": ("ImageInput", "TextInput"),
     "compress.errors": ("IterandError", "SeedMaskError"),
     "compress.inputs": ("ImageInput", "TextInput"),
     "compress.mask.masking": ("to_dense",),
