@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import pack
+from iterand_compress import IteRand, pack
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe, TrainConfig
 from iterand_compress.compress.errors import DataError, IterandError
@@ -38,7 +38,7 @@ from iterand_compress.compress.training.sync_batchnorm import synchronise_batchn
 
 # 20 steps: with augmentation, trained scales in BatchNorm, and random weights that are redrawn.
 WHOLE = override(
-    Recipe(),
+    Recipe(subnetwork=IteRand()),
     {
         "model.width": 0.25,
         "model.affine": True,
@@ -63,7 +63,7 @@ STOP = 7
 # shards and all.
 SHARDS = override(UNEVEN, {"train.sync_batchnorm": None})
 SHORT_SHARDS = override(SHARDS, {"train.batch_size": 255, "train.epochs": 2})
-DROPOUT = override(Recipe(), {"model.name": "test_distributed:partly_used", "train.epochs": 1})
+DROPOUT = override(Recipe(subnetwork=IteRand()), {"model.name": "test_distributed:partly_used", "train.epochs": 1})
 
 
 class PartlyUsed(nn.Module):

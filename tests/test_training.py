@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from conftest import fail, invoke, succeed
-from iterand_compress import load_network, read_seedmask
+from iterand_compress import IteRand, load_network, read_seedmask
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.errors import CheckpointError, DataError, IterandError, TrainingError
@@ -26,7 +26,7 @@ from iterand_compress.compress.training.reporter import Reporter
 from iterand_compress.compress.training.run_options import RunOptions
 
 QUICK = override(
-    Recipe(),
+    Recipe(subnetwork=IteRand()),
     {
         "model.width": 0.25,
         "train.epochs": 3,
@@ -132,7 +132,7 @@ def test_killed_and_resumed(tmp_path, undisturbed):
     out = tmp_path / "model.ckpt"
     recipe = tmp_path / "quick.toml"
     recipe.write_text(
-        "[model]\nwidth = 0.25\n[train]\nepochs = 3\n[subnetwork]\nresample_every = 5\n"
+        "[model]\nwidth = 0.25\n[train]\nepochs = 3\n[subnetwork]\nresample = { every = 5 }\n"
         '[data]\npad = 1\ncrop = "shift"\n'
     )
     command = [str(SCRIPT), "train", "--recipe", str(recipe), "--device", "cpu", "-q", "--out", str(out)]
