@@ -78,7 +78,7 @@ class FrozenEntry(_Entry):
 
 
 class CoatsEntry(_Entry):
-    """How the multiplicities of a tensor, ``coats`` in the file format, are stored; ``width`` is the bits of a value before coding."""
+    """How the multiplicities of a tensor (``coats`` in the file format) are stored; ``width`` is a value's bits."""
 
     coding: str
     width: int = Field(ge=1, le=7)

@@ -88,7 +88,7 @@ class Table:
 
     @classmethod
     def fit(cls, symbols: Alphabet, counts: Sequence[int]) -> Table:
-        """Fit frequencies to a row in which class ``k`` occurs ``counts[k]`` times, in integers: equal on every machine."""
+        """Fit frequencies, in integers, to a row in which class ``k`` occurs ``counts[k]`` times."""
         # Each class that occurs gets 1, the remainder is shared in proportion to the counts, and the units that
         # rounding leaves over go one by one to the class in which a unit saves most.
         number = sum(counts)
