@@ -123,7 +123,7 @@ def test_a_class_of_which_all_is_held_out_for_validation(tmp_path):
         if len(outcomes) == 2:
             break
     message = (
-        "error: folder: all that there is of the class 'dog' is held out for validation: give more of it, a part val, "
+        "error: folder: all that there is of the class 'dog' is held out for validation: give more of it, a split val, "
         "or another --set data.validation=SHARE (0: none)"
     )
     assert outcomes == {"trained", message}

@@ -1,6 +1,6 @@
 """Philox4x32-10 in torch, on any device: equal to ``philox.py`` bit for bit.
 
-Words are held as int64 in [0, 2**32). Products are formed from 16-bit halves of the multipliers, so no
+Words are int64 in [0, 2**32). Products are formed from 16-bit halves of the multipliers, so no
 signed integer overflows, which devices might handle differently.
 """
 

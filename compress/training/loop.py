@@ -198,7 +198,7 @@ def training_step(run: Run, pixels: Tensor, labels: Tensor) -> Tensor:
     mean = torch.zeros((), dtype=torch.float32, device=run.device)
     with run.masked_once():
         for number, micro_batch in enumerate(run.micro_batches):
-            # For dropout and the like: a function of seed, step and place in the batch of all processes.
+            # For dropout and other random layers: a function of seed, step and place in the batch of all processes.
             torch.manual_seed(step_seed(run.recipe.subnetwork.seed, step, group.rank * count + number))
             own = labels[micro_batch]  # [b / count]
             with stage("data"):

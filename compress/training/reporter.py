@@ -51,7 +51,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """A finished epoch (counted from 1): means over its images; validation is ``None`` without such images."""
+    """A finished epoch (counted from 1): means over its images; validation is ``None`` if there are none for it."""
 
     epoch: int
     step: int

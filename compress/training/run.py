@@ -41,7 +41,7 @@ class Run:
         group: the processes.
         device: of this process.
         data: the data set.
-        data_info: what a network must know about it.
+        data_info: name, classes and input of it, as files keep them.
         data_dir: its folder, if it has one.
         architecture: what the network is rebuilt from.
         model: with masked weights, on the device.
