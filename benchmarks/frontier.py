@@ -28,7 +28,8 @@ from common import environment, save
 from frontier_plot import draw
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import TrainConfig
-from iterand_compress.compress.data import DataBundle, Split, load_data
+from iterand_compress.compress.data.bundle import DataBundle, Split
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.files.atomic import atomic_path
 from iterand_compress.compress.networks import resolve_device
 from iterand_compress.compress.pack import network_of_checkpoint

@@ -53,9 +53,9 @@ def command(
     """
     import torch
 
-    from ..compress.data import load_data
     from ..compress.data.catalogue import TEXT_DATASETS
     from ..compress.data.class_folders import left_out_line
+    from ..compress.data.loading import load_data
     from ..compress.inputs import ImageInput
     from ..compress.networks import resolve_device
     from ..compress.training.evaluate import evaluate

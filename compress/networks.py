@@ -7,7 +7,7 @@ from torch import nn
 
 from .checkpoint import DataInfo
 from .config import Recipe
-from .data import DataBundle
+from .data.bundle import DataBundle
 from .errors import ConfigError
 from .mask.masking import mask_model
 from .models import AnyArchitecture, build_model, resolve

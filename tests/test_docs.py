@@ -12,7 +12,7 @@ from torch import nn
 
 from iterand_compress import ImageInput, read_seedmask
 from iterand_compress.compress.config import METHODS, DataConfig, SubnetworkConfig
-from iterand_compress.compress.data import load_data
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.export import export_onnx
 
 ROOT = Path(__file__).parent.parent

@@ -18,7 +18,7 @@ from torch import nn
 
 from iterand_compress import read_seedmask
 from iterand_compress.compress.config import DataConfig, Recipe
-from iterand_compress.compress.data import load_data
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.inputs import ImageInput, TextInput
 from iterand_compress.compress.recover import load_network
 from iterand_compress.export import OnnxClassifier, export_onnx

@@ -25,9 +25,9 @@ from conftest import fail, succeed
 from iterand_compress import ImageInput, load, load_network, read_seedmask, to_dense
 from iterand_compress.compress.analysis.estimate import estimate
 from iterand_compress.compress.config import DataConfig, ModelConfig, Recipe, validated
-from iterand_compress.compress.data import load_data
 from iterand_compress.compress.data import texts as texts_module
 from iterand_compress.compress.data.catalogue import DATASETS
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.data.sentences import ANIMALS, load_sentences
 from iterand_compress.compress.data.tokens import pieces, token_hash, tokenise, tokenise_all
 from iterand_compress.compress.errors import ConfigError, DataError, ExportError, SeedMaskError

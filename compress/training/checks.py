@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint
 from ..config import Recipe, TrainConfig
-from ..data import DataBundle
+from ..data.bundle import DataBundle
 from ..errors import ConfigError, DataError, SeedMaskError, first_line
 from ..inputs import TextInput
 from ..mask.layers import pruned_layers

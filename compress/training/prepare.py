@@ -14,7 +14,8 @@ import torch
 
 from ..checkpoint import Checkpoint, Position, load_checkpoint
 from ..config import Recipe
-from ..data import DataBundle, load_data
+from ..data.bundle import DataBundle
+from ..data.loading import load_data
 from ..errors import CheckpointError, ConfigError, DataError
 from ..files.atomic import check_output
 from ..files.outputs import only_writer
