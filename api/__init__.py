@@ -103,6 +103,7 @@ _MODULES = {
         "TrainConfig",
     ),
     "compress.errors": ("IterandError", "SeedMaskError"),
+    "compress.inputs": ("ImageInput", "TextInput"),
     "compress.mask.masking": ("to_dense",),
     "compress.methods.presets": (
         "Biprop",
