@@ -10,7 +10,8 @@ from .config import Recipe
 from .data.bundle import DataBundle
 from .errors import ConfigError
 from .mask.masking import mask_model
-from .models import AnyArchitecture, build_model, resolve
+from .models import AnyArchitecture, resolve
+from .models.build import build_model
 
 __all__ = ["architecture_of", "build_network", "describe", "resolve_device", "step_seed"]
 

@@ -17,7 +17,7 @@ from .config import Recipe
 from .errors import ConfigError, SeedMaskError
 from .mask.masking import to_dense
 from .methods.presets import PRESETS, stored_recipe
-from .models import build_model
+from .models.build import build_model
 from .models.state import load_state, mismatch, unwrapped
 from .networks import resolve_device
 from .pack import network_of_checkpoint

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from iterand_compress import ImageInput
 from iterand_compress.compress.inputs import TextInput
-from iterand_compress.compress.models import build_model
 from iterand_compress.compress.models.architecture import Architecture, TextArchitecture
+from iterand_compress.compress.models.build import build_model
 from iterand_compress.export import LayerShrink, ShrinkReport, export_onnx
 from iterand_compress.export.capture import capture, evaluation_copy
 from iterand_compress.export.coded import CodedWeight

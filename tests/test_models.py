@@ -10,9 +10,9 @@ from torch import nn
 from iterand_compress import ImageInput
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.errors import ConfigError
-from iterand_compress.compress.models import Architecture, build_model, model_names, resolve
+from iterand_compress.compress.models import Architecture, model_names, resolve
 from iterand_compress.compress.models.architecture import FAMILIES, TEXT_MODELS
-from iterand_compress.compress.models.build import BUILDERS, TEXT_BUILDERS
+from iterand_compress.compress.models.build import BUILDERS, TEXT_BUILDERS, build_model
 from iterand_compress.export import export_onnx
 
 

@@ -33,13 +33,8 @@ from iterand_compress.compress.data.tokens import pieces, token_hash, tokenise, 
 from iterand_compress.compress.errors import ConfigError, DataError, ExportError, SeedMaskError
 from iterand_compress.compress.inputs import TextInput
 from iterand_compress.compress.mask.masking import mask_model
-from iterand_compress.compress.models import (
-    Architecture,
-    TextArchitecture,
-    build_model,
-    read_architecture,
-    resolve,
-)
+from iterand_compress.compress.models import Architecture, TextArchitecture, read_architecture, resolve
+from iterand_compress.compress.models.build import build_model
 from iterand_compress.compress.models.transformer import Attention
 from iterand_compress.compress.seedmask import Network, dumps, loads
 from iterand_compress.compress.seedmask import manifest as manifest_module

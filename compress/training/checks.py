@@ -18,7 +18,8 @@ from ..inputs import TextInput
 from ..mask.layers import pruned_layers
 from ..mask.prune_at_init import class_sample, use_masks
 from ..mask.prune_at_init import find_masks as _find
-from ..models import build_model, is_foreign
+from ..models import is_foreign
+from ..models.build import build_model
 from ..models.state import load_state
 from ..pack import network_of_checkpoint
 from ..rebuild import probe_answers, require_same_answers
