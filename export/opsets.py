@@ -11,7 +11,7 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, defs, helper
 
 from ..compress.errors import ConfigError, ExportError
-from .session import first_line, open_session
+from .session import failing_as, open_session
 
 __all__ = [
     "BASE_OPSET",
@@ -88,10 +88,7 @@ def convert(model: ModelProto, opset: int, ir_version: int | None = None) -> Mod
     """
     current = next(entry.version for entry in model.opset_import if entry.domain == "")
     if current != opset:
-        try:
+        with failing_as(f"cannot convert the graph from opset {current} to {opset}: "):
             model = onnx.version_converter.convert_version(model, opset)
-        except (RuntimeError, ValueError) as error:
-            reason = first_line(error)
-            raise ExportError(f"cannot convert the graph from opset {current} to {opset}: {reason}") from error
     model.ir_version = ir_version or ir_version_for(opset)
     return model
