@@ -17,15 +17,19 @@ from runs import TrainingRun, command, stored_score, train_all
 
 SETTING = (
     *("--recipe", "cifar10-conv6", "--data", "folder", "--width", "0.25", "--epochs", "12", "--device", "cpu"),
-    *("--crop", "shift", "--pad-value", "mean", "--validation", "0", "--resample-every", "90"),
+    *("--set=data.crop=shift", "--set=data.pad_value=mean", "--set=data.validation=0"),
+    "--set=subnetwork.resample.every=90",
 )
 # Each pair of methods starts from the same initial scores: IteRand's own, uniform on ±√6/√fan_in, or narrow ones on
 # ±1/√fan_in (edge-popup's own), from which the mask moves further in 12 epochs.
 CONFIGURATIONS = {
-    "edge-popup": ("--method", "edge-popup", "--selection", "signed", "--score-scale", "2.449"),
+    "edge-popup": (
+        *("--method", "edge-popup", "--set=subnetwork.selection.rule=signed"),
+        f"--set=subnetwork.selection.score_bound={6**0.5}",
+    ),
     "IteRand": ("--method", "iterand"),
-    "edge-popup, narrow scores": ("--method", "edge-popup", "--selection", "signed"),
-    "IteRand, narrow scores": ("--method", "iterand", "--score-scale", "0.408"),
+    "edge-popup, narrow scores": ("--method", "edge-popup", "--set=subnetwork.selection.rule=signed"),
+    "IteRand, narrow scores": ("--method", "iterand", "--set=subnetwork.selection.score_bound=1"),
 }
 
 

@@ -119,8 +119,8 @@ def setting(args: argparse.Namespace) -> tuple[str, ...]:
     """Options that all runs share."""
     return (
         *("--recipe", f"cifar10-{args.model}", "--data", args.data, "--width", str(args.width)),
-        *("--epochs", str(args.epochs), "--device", args.device, "--crop", "shift", "--pad-value", "mean"),
-        *("--validation", "0", "--precision", args.precision, "--channels-last"),
+        *("--epochs", str(args.epochs), "--device", args.device, "--set=data.crop=shift", "--set=data.pad_value=mean"),
+        *("--set=data.validation=0", f"--set=train.precision={args.precision}", "--set=run.channels_last=true"),
     )
 
 
@@ -133,11 +133,11 @@ def options_of(model: str, name: str, sparsity: int) -> tuple[str, ...]:
     if model == "conv6":
         return configurations()[f"{name}-{sparsity}"]
     if name == "dense":
-        return ("--method", "dense", *TRAINED[:2], "--affine")
+        return ("--method", "dense", *TRAINED[:1], "--set=model.affine=true")
     share = ("--sparsity", str(sparsity / 100))
     if name == "iterand":
         return ("--method", "iterand", *share)
-    return (*SUBNETWORKS[name], *share) if name in SUBNETWORKS else ("--method", name, *TRAINED[:2], *share)
+    return (*SUBNETWORKS[name], *share) if name in SUBNETWORKS else ("--method", name, *TRAINED[:1], *share)
 
 
 def subnetwork_runs(args: argparse.Namespace) -> dict[TrainingRun, tuple[str, int]]:

@@ -23,8 +23,8 @@ SCRIPT = str(Path(sys.executable).with_name("iterand-compress"))
 
 def command(out: Path, args: argparse.Namespace, *more: str) -> list[str]:
     return [
-        SCRIPT, "train", "--quiet", "--device", "cpu", "--epochs", str(args.epochs), "--checkpoint-every", "7",
-        "--resample-every", "10", "--out", str(out), *more,
+        SCRIPT, "train", "--quiet", "--device", "cpu", "--epochs", str(args.epochs), "--set=run.checkpoint_every=7",
+        "--set=subnetwork.resample.every=10", "--out", str(out), *more,
     ]  # fmt: skip
 
 

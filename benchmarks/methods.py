@@ -21,7 +21,8 @@ from runs import PARTS, TrainingRun, pack, recipe_of, score_of_network, train_al
 
 SETTING = (
     *("--recipe", "cifar10-conv6", "--data", "folder", "--width", "0.25", "--epochs", "12", "--device", "cpu"),
-    *("--crop", "shift", "--pad-value", "mean", "--validation", "0", "--precision", "bfloat16", "--channels-last"),
+    *("--set=data.crop=shift", "--set=data.pad_value=mean", "--set=data.validation=0"),
+    *("--set=train.precision=bfloat16", "--set=run.channels_last=true"),
 )
 # All scores start on ±1/√fan_in. Conv-6 has no BatchNorm: at 90 % its signals vanish unless weights are scaled for the
 # inputs that are kept, and with the learning rate 0.3 of the recipe its outputs die in the first epoch. At 80 %, three
@@ -29,23 +30,26 @@ SETTING = (
 # under one threshold for all layers even with 0.01.
 SPARSITIES = {
     "50": ("--sparsity", "0.5"),
-    "80": ("--sparsity", "0.8", "--scale-fan", "--lr", "0.03"),
-    "90": ("--sparsity", "0.9", "--scale-fan", "--lr", "0.03"),
-    "95": ("--sparsity", "0.95", "--scale-fan", "--lr", "0.01"),
+    "80": ("--sparsity", "0.8", "--set=subnetwork.scale_fan=true", "--lr", "0.03"),
+    "90": ("--sparsity", "0.9", "--set=subnetwork.scale_fan=true", "--lr", "0.03"),
+    "95": ("--sparsity", "0.95", "--set=subnetwork.scale_fan=true", "--lr", "0.01"),
 }
-ITERAND = ("--method", "iterand", "--score-scale", "0.408", "--resample-every", "90")
-NORMAL = ("--distribution", "normal")  # on signed constants, Biprop is edge-popup
+ITERAND = ("--method", "iterand", "--set=subnetwork.selection.score_bound=1", "--set=subnetwork.resample.every=90")
+NORMAL = ("--set=subnetwork.distribution=normal",)  # on signed constants, Biprop is edge-popup
 # While a ramp rises, weights that are scaled for few inputs have many: Conv-6 blows up, so no ramp at 90 %.
-RAMP = {"global-50": ("--ramp-epochs", "3")}
+RAMP = {"global-50": ("--set=subnetwork.selection.ramp_epochs=3",)}
 SUBNETWORKS: dict[str, tuple[str, ...]] = {
     "edge-popup": ("--method", "edge-popup"),
     "iterand": ITERAND,
-    "recycling": ("--method", "recycling", "--recycle-every", "2"),
+    "recycling": ("--method", "recycling", "--set=subnetwork.recycle.every=2"),
     "biprop": ("--method", "biprop", *NORMAL),
-    "biprop-recycling": ("--method", "biprop-recycling", *NORMAL, "--recycle-every", "2"),
-    "global": ("--method", "edge-popup", "--scope", "global"),
-    "frozen": ("--method", "edge-popup", "--frozen", "0.5"),
-    "multicoated": ("--method", "edge-popup", "--coats", "3", "--scale-fan"),  # multiples of w blow outputs up, too
+    "biprop-recycling": ("--method", "biprop-recycling", *NORMAL, "--set=subnetwork.recycle.every=2"),
+    "global": ("--method", "edge-popup", "--set=subnetwork.selection.scope=global"),
+    "frozen": ("--method", "edge-popup", "--set=subnetwork.selection.frozen=0.5"),
+    "multicoated": (
+        *("--method", "edge-popup", "--set=subnetwork.selection.multiplicity=3"),
+        "--set=subnetwork.scale_fan=true",  # multiples of w blow outputs up, too
+    ),
 }
 TRAINED = (*NORMAL, "--lr", "0.01")
 # What `random` keeps carries no signal through nine layers without BatchNorm, unless scaled. What GraSP keeps blows
@@ -55,7 +59,7 @@ CRITERIA: dict[str, tuple[str, ...]] = {
     "grasp": (),
     "synflow": (),
     "magnitude": (),
-    "random": ("--scale-fan",),
+    "random": ("--set=subnetwork.scale_fan=true",),
 }
 
 
@@ -66,7 +70,7 @@ def configurations() -> dict[str, tuple[str, ...]]:
         for sparsity, more in SPARSITIES.items()
         for name, options in SUBNETWORKS.items()
     }
-    found |= {f"iterand-{draws}-draws-50": (*ITERAND, "--draws", str(draws)) for draws in (2, 4)}
+    found |= {f"iterand-{draws}-draws-50": (*ITERAND, f"--set=subnetwork.resample.draws={draws}") for draws in (2, 4)}
     found |= {
         f"{name}-{sparsity}": ("--method", name, "--sparsity", str(int(sparsity) / 100), *TRAINED, *more)
         for sparsity in SPARSITIES

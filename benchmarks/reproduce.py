@@ -24,7 +24,6 @@ from typing import Any
 
 from common import environment, save
 from iterand_compress.compress.checkpoint import load_checkpoint
-from iterand_compress.compress.methods import resolve
 from iterand_compress.compress.training.recipe import differences
 from runs import TrainingRun, packed_bytes, recipe_of, stored_score, train_all
 
@@ -58,8 +57,8 @@ def row(name: str, options: str, published: float | None = None, source: str = "
 
 
 # In Chijiwa et al.'s code, edge-popup is IteRand that never redraws: signed scores, from the same distribution.
-SIGNED = "--method edge-popup --selection signed --score-scale 2.449"
-DENSE = "--method dense --distribution uniform"
+SIGNED = f"--method edge-popup --set subnetwork.selection.rule=signed --set subnetwork.selection.score_bound={6**0.5}"
+DENSE = "--method dense --set subnetwork.distribution=uniform"
 
 
 # Of Gorbett and Whitley's runs, at 50 %.
@@ -86,7 +85,10 @@ def conv6() -> list[Row]:
 
 # Gorbett and Whitley: 250 epochs of all 50,000 images; they redraw once an epoch, and select by magnitude.
 PLAIN6 = "--recipe cifar10-conv6-edge-popup --epochs 250"
-REDRAWN = "--method iterand --selection magnitude --score-scale 0.408 --resample-every 390 --resample-rate 0.1"
+REDRAWN = (
+    "--method iterand --set subnetwork.selection.rule=magnitude --set subnetwork.selection.score_bound=1 "
+    "--set subnetwork.resample.every=390 --set subnetwork.resample.rate=0.1"
+)
 
 
 def widths() -> list[Row]:
@@ -103,7 +105,7 @@ def resnet18() -> list[Row]:
     """ResNet-18 at 60 %."""
     recipe = "--recipe cifar10-resnet18"
     return [
-        row("dense", f"{recipe} {DENSE} --affine", 93.0, RECYCLING),
+        row("dense", f"{recipe} {DENSE} --set model.affine=true", 93.0, RECYCLING),
         row("edge-popup", f"{recipe} {SIGNED}"),
         row("iterand", f"{recipe} --method iterand", 92.47, PAPER),
     ]
@@ -111,7 +113,7 @@ def resnet18() -> list[Row]:
 
 def sparsities() -> list[Row]:
     """Conv-6 and ResNet-18 by share pruned, in the settings of Gorbett and Whitley."""
-    biprop = "--method biprop --distribution normal"
+    biprop = "--method biprop --set subnetwork.distribution=normal"
     plain18 = "--recipe cifar10-resnet18-edge-popup --epochs 250 --batch-size 128"
     recycled6 = "--recipe cifar10-conv6-recycling"
     of_conv6 = {
@@ -120,7 +122,7 @@ def sparsities() -> list[Row]:
         "iterand": (f"{PLAIN6} {REDRAWN}", (90.6, 90.7, 86.9, 81.2)),
         "recycling": (recycled6, (91.1, 90.9, 88.6, 83.2)),
         "biprop-recycling": (
-            f"{recycled6} --method biprop-recycling --distribution normal",
+            f"{recycled6} --method biprop-recycling --set subnetwork.distribution=normal",
             (90.2, 90.9, 90.0, 85.5),
         ),
     }
@@ -154,7 +156,8 @@ def pruned_at_init() -> list[Row]:
     return [
         row(
             f"{name}-{share}",
-            f"--recipe cifar10-resnet18 --affine --method {name} --distribution normal --sparsity {share / 100}",
+            f"--recipe cifar10-resnet18 --set model.affine=true --method {name} --set subnetwork.distribution=normal "
+            f"--sparsity {share / 100}",
             published,
             SYNFLOW,
         )
@@ -209,11 +212,10 @@ def finish(about: Row, table: str, runs: Sequence[TrainingRun], folder: Path) ->
     percents = [100 * stored_score(out).accuracy for out in outs]
     stored = [load_checkpoint(out).recipe for out in outs]
     # A row does not say in which precision; the papers' code computed in float32.
-    paper = recipe_of((*about.options, "--precision", "float32", "--seed", str(runs[0].seed)))
-    trains = resolve(paper.subnetwork)
-    sizes = None
-    if trains.trains == "scores" or trains.criterion is not None:
-        dtype = None if trains.trains == "scores" else "float32"
+    paper = recipe_of((*about.options, "--set=train.precision=float32", "--seed", str(runs[0].seed)))
+    subnetwork, sizes = paper.subnetwork, None
+    if subnetwork.selection is not None or subnetwork.prune is not None:
+        dtype = None if subnetwork.selection is not None else "float32"
         sizes = [packed_bytes(out, with_weights=dtype) for out in outs]
     return {
         "table": table,

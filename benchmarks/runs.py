@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from iterand_compress.cli.train_command import command as train_command
+from iterand_compress.cli.train_command import recipe_changes
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.data.bundle import Split
@@ -88,11 +89,7 @@ def command(*arguments: object, threads: int | None = None) -> dict[str, Any]:
 def recipe_of(options: Sequence[str]) -> Recipe:
     """The settings that options of `train` stand for; an option that does not exist ends the benchmark."""
     given = train_command.make_context("train", list(options)).params
-    changes = {name.replace("__", "."): value for name, value in given.items() if "__" in name and value is not None}
-    if given["data"] is not None:
-        changes["data.name"] = given["data"]
-    assert not given["settings"], "--set: benchmarks name settings by their own options"
-    return override(load_recipe(given["recipe"]), changes)
+    return override(load_recipe(given["recipe"]), recipe_changes(given))
 
 
 def train(run: TrainingRun, folder: Path, *, data_dir: Path | None = None, threads: int | None = None) -> Path:

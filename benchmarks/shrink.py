@@ -29,7 +29,10 @@ from iterand_compress.export.from_file import export_network
 
 SPARSITIES = (0.95, 0.98)
 EPOCHS = 30
-RECIPE = ("--method", "iterand", "--scope", "global", "--ramp-epochs", "10", "--epochs", str(EPOCHS), "--device", "cpu")
+RECIPE = (
+    *("--method", "iterand", "--epochs", str(EPOCHS), "--device", "cpu"),
+    *("--set=subnetwork.selection.scope=global", "--set=subnetwork.selection.ramp_epochs=10"),
+)
 
 
 def trained(folder: Path) -> list[Path]:

@@ -76,7 +76,7 @@ def command(
 
     if plot is not None:
         _check_plot(plot, force, file)
-    found = ablate(
+    ablation = ablate(
         file,
         AblationOptions(
             changes=tuple(change for change, asked in zip(CHANGES, (reinit, shuffle), strict=True) if asked) or CHANGES,
@@ -88,17 +88,17 @@ def command(
         lambda name: _reporter(name, quiet or as_json),
     )
     if as_json:
-        print_json(_as_json(found))
+        print_json(_as_json(ablation))
     else:
-        _print(found)
+        _print(ablation)
     if plot is not None:  # last: a full disk shall not cost the result
         from .ablation_plot import draw
 
-        draw(found, plot)
+        draw(ablation, plot)
 
 
 def _check_plot(path: Path, force: bool, file: Path) -> None:
-    """Before an hour of training, not after it."""
+    """Refuse what would keep the plot from being written, before an hour of training."""
     from ..compress.files.atomic import check_output
 
     if path.suffix.lower() != ".png":
@@ -117,14 +117,14 @@ def _reporter(name: str, quiet: bool) -> Reporter:
     return reporter(quiet=quiet)
 
 
-def _as_json(found: Ablation) -> dict[str, Any]:
-    baseline = found.variants[0]
+def _as_json(ablation: Ablation) -> dict[str, Any]:
+    baseline = ablation.variants[0]
     return {
-        "file": str(found.path),
-        "trained": found.trained,
-        "baseline_read": found.baseline_read,
-        "chance": found.chance,
-        "recipe": found.recipe.model_dump(exclude_none=True),
+        "file": str(ablation.path),
+        "trained": ablation.trained,
+        "baseline_read": ablation.baseline_read,
+        "chance": ablation.chance,
+        "recipe": ablation.recipe.model_dump(exclude_none=True),
         "variants": [
             {
                 "name": variant.name,
@@ -142,7 +142,7 @@ def _as_json(found: Ablation) -> dict[str, Any]:
                     for repetition in variant.repetitions
                 ],
             }
-            for variant in found.variants
+            for variant in ablation.variants
         ],
     }
 
@@ -153,11 +153,11 @@ def _layer_json(layer: LayerStatistics) -> dict[str, Any]:
     return values | moments
 
 
-def _print(found: Ablation) -> None:
-    recipe, baseline = found.recipe, found.variants[0]
-    what = f"{found.path}: {recipe.subnetwork.method} on {recipe.data.name}, {recipe.model.name}"
-    if found.trained:
-        origin = "baseline from the checkpoint" if found.baseline_read else "baseline trained again"
+def _print(ablation: Ablation) -> None:
+    recipe, baseline = ablation.recipe, ablation.variants[0]
+    what = f"{ablation.path}: {recipe.subnetwork.method} on {recipe.data.name}, {recipe.model.name}"
+    if ablation.trained:
+        origin = "baseline from the checkpoint" if ablation.baseline_read else "baseline trained again"
         click.echo(f"{what}: a ticket, trained for {recipe.train.epochs} epochs with each change; {origin}")
     else:
         click.echo(f"{what}: untrained weights, evaluated as they are; BatchNorm statistics stay those of the file")
@@ -165,13 +165,15 @@ def _print(found: Ablation) -> None:
     rows: list[tuple[str, ...]] = [
         ("variant", "runs", "accuracy %", "±", "vs baseline", "mask changed %", "by chance %")
     ]
-    rows += [_row(variant, baseline) for variant in found.variants]
-    rows.append(("guessing", "", f"{100 * found.chance:.2f}", "", _points(found.chance - baseline.accuracy), "", ""))
+    rows += [_row(variant, baseline) for variant in ablation.variants]
+    rows.append(
+        ("guessing", "", f"{100 * ablation.chance:.2f}", "", _points(ablation.chance - baseline.accuracy), "", "")
+    )
     print_table(rows)
     click.echo()
     head = ("tensor", "variant", "kept %", "mean", "std", "kurtosis", "KS", "W1/std", "values changed %")
-    print_table([head, *_layer_rows(found)], left=(0, 1))
-    what = "kept weights before training" if found.trained else "kept weights"
+    print_table([head, *_layer_rows(ablation)], left=(0, 1))
+    what = "kept weights before training" if ablation.trained else "kept weights"
     click.echo(f"{what}, means over runs; KS and W1: how far their distribution is from that of the baseline")
 
 
@@ -190,9 +192,9 @@ def _row(variant: Variant, baseline: Variant) -> tuple[str, ...]:
     )
 
 
-def _layer_rows(found: Ablation) -> Iterable[tuple[str, ...]]:
-    for index, first in enumerate(found.variants[0].repetitions[0].layers):
-        for variant in found.variants:
+def _layer_rows(ablation: Ablation) -> Iterable[tuple[str, ...]]:
+    for index, first in enumerate(ablation.variants[0].repetitions[0].layers):
+        for variant in ablation.variants:
             layers = [repetition.layers[index] for repetition in variant.repetitions]
             moments = [layer.kept_weights for layer in layers]
             changes = (
@@ -200,7 +202,7 @@ def _layer_rows(found: Ablation) -> Iterable[tuple[str, ...]]:
                 _mean([layer.wasserstein for layer in layers]),
                 _mean([layer.values_changed for layer in layers], percent=True),
             )
-            is_baseline = variant is found.variants[0]
+            is_baseline = variant is ablation.variants[0]
             yield (
                 first.name if is_baseline else "",
                 variant.name,
@@ -211,7 +213,7 @@ def _layer_rows(found: Ablation) -> Iterable[tuple[str, ...]]:
 
 
 def _mean(values: list[float | None], *, percent: bool = False) -> str:
-    """Of numbers, some of which have no meaning."""
+    """Format the mean of the numbers that are not ``None``."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 
-def draw(found: Ablation, path: Path) -> None:
+def draw(ablation: Ablation, path: Path) -> None:
     """Accuracies beside guessing, and the standard deviation of the kept weights of each layer, as a PNG.
 
     Raises:
@@ -31,14 +31,14 @@ def draw(found: Ablation, path: Path) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)  # without pyplot, which would look for a screen
     left, right = figure.subplots(1, 2)
-    for place, variant in enumerate(found.variants):
+    for place, variant in enumerate(ablation.variants):
         spread = None if variant.deviation is None else 100 * variant.deviation
         left.bar(place, 100 * variant.accuracy, yerr=spread, capsize=4)
         right.plot(_spreads(variant), marker="o", linestyle=("-", "--", ":")[place], label=variant.name)
-    left.axhline(100 * found.chance, color="black", linestyle=":", label="guessing")
-    left.set_xticks(range(len(found.variants)), [variant.name for variant in found.variants])
-    name = printable(found.path.name).replace("$", r"\$")  # which would begin a formula
-    left.set(ylabel="test accuracy in %", ylim=(0, 100), title=f"{found.recipe.subnetwork.method}, {name}")
+    left.axhline(100 * ablation.chance, color="black", linestyle=":", label="guessing")
+    left.set_xticks(range(len(ablation.variants)), [variant.name for variant in ablation.variants])
+    name = printable(ablation.path.name).replace("$", r"\$")  # which would begin a formula
+    left.set(ylabel="test accuracy in %", ylim=(0, 100), title=f"{ablation.recipe.subnetwork.method}, {name}")
     right.set(xlabel="layer", ylabel="standard deviation", title="kept weights, untrained")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):

@@ -35,6 +35,8 @@ _COMMANDS = (
     "eval",
     "export",
     "theory",
+    "recipes",
+    "models",
     "doctor",
 )
 
@@ -89,7 +91,7 @@ class _Commands(click.Group):
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Without a name, it may be one of any file."""
+    """Return whether an error without a file name came from printing."""
     return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
@@ -102,7 +104,7 @@ def _fail(message: str, code: int) -> None:
 
 
 def _print_anything() -> None:
-    """A terminal that lacks a character shall get another one: what was done is done, and has to be told."""
+    """Replace characters that a terminal lacks, as a message must not fail for them."""
     codecs.register_error("iterand-compress", _substitute)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

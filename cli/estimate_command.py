@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import json_option, print_json
+from .options import DISTRIBUTION_CHOICES, METHOD_CHOICES, NamedChoice, json_option, print_json
 from .table import print_table
 
 __all__ = ["command"]
@@ -25,13 +25,22 @@ __all__ = ["command"]
     help="Built-in name, torchvision:NAME, or package.module:factory.",
 )
 @click.option("--sparsity", type=float, required=True, help="Fraction of weights pruned, in [0, 1).")
-@click.option("--method", default="iterand", show_default=True, metavar="NAME", help="As in train; not dense.")
+@click.option(
+    "--method",
+    type=NamedChoice(METHOD_CHOICES),
+    default="iterand",
+    show_default=True,
+    metavar="NAME",
+    help="As in train; not dense.",
+)
 @click.option("--width", type=float, help="Factor on the number of channels.")
 @click.option("--affine/--no-affine", default=None, help="Trained scales and shifts in BatchNorm.")
 @click.option(
     "--distribution",
+    type=NamedChoice(DISTRIBUTION_CHOICES),
     metavar="NAME",
-    help="signed-constant, uniform or normal; by default as the method has it.",
+    show_default="by the method",
+    help="signed-constant, uniform or normal.",
 )
 @click.option("--multiplicity", type=int, help="Number of nested masks.")
 @click.option("--frozen", type=float, help="Share of the mask that follows from the seed.")
@@ -95,7 +104,7 @@ def command(
     else:
         network_input = TextInput(tokens, vocabulary)
     recipe = read_recipe(sections, "options")
-    found = estimate(
+    estimated = estimate(
         recipe.model,
         recipe.subnetwork,
         num_classes=classes,
@@ -104,16 +113,16 @@ def command(
         allow_import=True,
     )
     sizes = ("mask", "log", "coat", "state", "header", "file", "dense")
-    totals = {name: getattr(found, name) for name in ("weights", "kept", *(f"{size}_bytes" for size in sizes))}
-    totals["ratio"] = found.dense_bytes / found.file_bytes
+    totals = {name: getattr(estimated, name) for name in ("weights", "kept", *(f"{size}_bytes" for size in sizes))}
+    totals["ratio"] = estimated.dense_bytes / estimated.file_bytes
     if as_json:
         print_json(
             {
-                "architecture": found.architecture.to_dict(),
+                "architecture": estimated.architecture.to_dict(),
                 "method": method,
-                "distribution": found.distribution,
-                "redrawn": found.redrawn,
-                "layers": [asdict(layer) for layer in found.layers],
+                "distribution": estimated.distribution,
+                "redrawn": estimated.redrawn,
+                "layers": [asdict(layer) for layer in estimated.layers],
                 "totals": totals,
             }
         )
@@ -129,27 +138,27 @@ def command(
             f"{layer.log_bytes:,}",
             f"{8 * (layer.mask_bytes + layer.log_bytes + layer.coat_bytes) / layer.weights:.3f}",
         )
-        for layer in found.layers
+        for layer in estimated.layers
     ]
     rows.append(
         (
             "total",
             "",
-            f"{found.weights:,}",
-            f"{found.kept:,}",
-            f"{found.mask_bytes:,}",
-            f"{found.log_bytes:,}",
-            f"{8 * (found.mask_bytes + found.log_bytes + found.coat_bytes) / found.weights:.3f}",
+            f"{estimated.weights:,}",
+            f"{estimated.kept:,}",
+            f"{estimated.mask_bytes:,}",
+            f"{estimated.log_bytes:,}",
+            f"{8 * (estimated.mask_bytes + estimated.log_bytes + estimated.coat_bytes) / estimated.weights:.3f}",
         )
     )
     print_table(rows, left=(0, 1))
     click.echo(
-        f"\n{model}, {method}, {found.distribution}, sparsity {sparsity:g}, "
-        f"{found.redrawn:g} of the kept weights {'overwritten' if found.recycled else 'redrawn'}"
+        f"\n{model}, {method}, {estimated.distribution}, sparsity {sparsity:g}, "
+        f"{estimated.redrawn:g} of the kept weights {'overwritten' if estimated.recycled else 'redrawn'}"
     )
     click.echo(
-        f"about {found.file_bytes:,} bytes: masks {found.mask_bytes:,}, logs {found.log_bytes:,}, "
-        + (f"coats {found.coat_bytes:,}, " if found.coat_bytes else "")
-        + f"state {found.state_bytes:,}, header {found.header_bytes:,}; dense {found.dense_bytes:,} bytes, "
+        f"about {estimated.file_bytes:,} bytes: masks {estimated.mask_bytes:,}, logs {estimated.log_bytes:,}, "
+        + (f"coats {estimated.coat_bytes:,}, " if estimated.coat_bytes else "")
+        + f"state {estimated.state_bytes:,}, header {estimated.header_bytes:,}; dense {estimated.dense_bytes:,} bytes, "
         f"{totals['ratio']:.1f} times as large"
     )

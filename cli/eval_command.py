@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,10 +99,8 @@ def command(
                 "file": str(file),
                 "data": bundle.name,
                 "split": split,
-                "correct": score.correct,
-                "images": score.images,
+                **asdict(score),
                 "accuracy": score.accuracy,
-                "loss": score.loss,
                 "left_out": dict(bundle.left_out),
                 "unfinished": unfinished,
             }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _BESIDE = Path()  # this very object: --onnx without a name
+_INPUT_ENDINGS = frozenset({".seedmask", ".ckpt"})
 
 
 @click.command(
@@ -39,8 +40,9 @@ _BESIDE = Path()  # this very object: --onnx without a name
     is_flag=False,
     flag_value=_BESIDE,
     metavar="[FILE.onnx]",
-    help="Write ONNX; by default beside the input, with .onnx.",
+    help="Write ONNX, by default beside the input. A FILE.seedmask or FILE.ckpt here is the input.",
 )
+@click.option("-o", "--out", type=FilePath, metavar="FILE.onnx", help="The ONNX file; the same as --onnx FILE.onnx.")
 @click.option(
     "--form",
     type=click.Choice(FORM_CHOICES),
@@ -79,6 +81,7 @@ _BESIDE = Path()  # this very object: --onnx without a name
 def command(
     file: Path | None,
     onnx: Path | None,
+    out: Path | None,
     form: str,
     runtime: str,
     shrink: bool,
@@ -100,16 +103,12 @@ def command(
     against PyTorch, and its weights are expanded and compared bit for bit with the recovered ones; a mismatch is
     an error and leaves no file. verify repeats these checks later.
     """
-    if onnx is None:
-        raise click.UsageError("Missing option '--onnx'.")
-    if file is None and onnx.suffix.lower() in {".seedmask", ".ckpt"}:
-        file, onnx = onnx, _BESIDE
-    source = file or _only_seedmask(Path())
+    source, target = _input_and_output(file, onnx, out)
     from ..compress.files.outputs import beside
     from ..export.export_options import ExportOptions
     from ..export.from_file import export_network
 
-    target = beside(source, ".onnx") if onnx is _BESIDE else onnx
+    target = target or beside(source, ".onnx")
     options = ExportOptions(form, runtime, normalize, softmax, opset, ir_version, keep_quantized, inline, shrink)
     report = export_network(source, target, options, data_dir=data_dir, model=model, max_weights=max_weights)
     if as_json:
@@ -155,9 +154,32 @@ def _shrink_values(report: ShrinkReport) -> dict[str, Any]:
     }
 
 
+def _input_and_output(file: Path | None, onnx: Path | None, out: Path | None) -> tuple[Path, Path | None]:
+    """The file to export, and the one to write if it was named; the value of ``--onnx`` may be either."""
+    if onnx is None and out is None:
+        raise click.UsageError("Missing option '--onnx'.")
+    if onnx is _BESIDE:
+        onnx = None
+    if onnx is not None and onnx.suffix.lower() in _INPUT_ENDINGS:
+        if file is not None:
+            raise click.UsageError(
+                f"expected one input, got {file} and --onnx {onnx}; name the output with -o FILE.onnx."
+            )
+        file, onnx = onnx, None
+    if onnx is not None and file is None and onnx.suffix.lower() != ".onnx":
+        raise click.UsageError(
+            f"--onnx {onnx} may be input or output; give INPUT --onnx, and name the output with -o FILE.onnx."
+        )
+    if onnx is not None and out is not None:
+        raise click.UsageError(f"expected one output, got --onnx {onnx} and --out {out}; leave out one.")
+    if out is not None and out.suffix.lower() in _INPUT_ENDINGS:
+        raise click.UsageError(f"--out {out} has the ending of an input; give -o FILE.onnx.")
+    return file or _only_seedmask(Path()), onnx or out
+
+
 def _only_seedmask(folder: Path) -> Path:
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".seedmask")
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".seedmask")
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files) or "none"
         raise ConfigError(f"export: expected one .seedmask file in this folder, got {names}; name the file to export")
-    return found[0]
+    return files[0]

@@ -40,8 +40,8 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
         "kept": kept,
         "sparsity": 1 - kept / weights,
         **{
-            f"{part}_{column}": _mean(rows, f"{part}_{column}")
-            for part in ("mask", "log", "coats", "values")
+            f"{section}_{column}": _mean(rows, f"{section}_{column}")
+            for section in ("mask", "log", "coats", "values")
             for column in ("bits_per_weight", "bound")
         },
         "bits_per_weight": _mean(rows, "bits_per_weight"),
@@ -70,18 +70,20 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
         )
         return
     # Columns of what few files hold are left out where there is nothing in them.
-    parts = ["mask", "log", *(part for part in ("coats", "values") if totals[f"{part}_bits_per_weight"])]
+    sections = ["mask", "log", *(section for section in ("coats", "values") if totals[f"{section}_bits_per_weight"])]
     frozen = any(row.frozen_pruned or row.frozen_kept for row in rows)
     names = ["tensor", "shape", "weights", "sparsity", *(["frozen"] if frozen else [])]
-    table = [names + [name for part in parts for name in (part, "bits", "bound")]]
+    table = [names + [name for section in sections for name in (section, "bits", "bound")]]
     for row in rows:
         start = [row.name, "×".join(map(str, row.shape)), f"{row.weights:,}", f"{row.sparsity:.4f}"]
         start += [_frozen(row)] if frozen else []
-        table.append(start + [cell for part in parts for cell in (_coding(row, part), *_bits(asdict(row), part))])
+        table.append(
+            start + [cell for section in sections for cell in (_coding(row, section), *_bits(asdict(row), section))]
+        )
     total = ["total", "", f"{weights:,}", f"{totals['sparsity']:.4f}", *([""] if frozen else [])]
-    table.append(total + [cell for part in parts for cell in ("", *_bits(totals, part))])
+    table.append(total + [cell for section in sections for cell in ("", *_bits(totals, section))])
     together = (f"{totals['bits_per_weight']:.3f}", f"{totals['bound']:.3f}")
-    sums = f"{', '.join(parts[:-1])} and {parts[-1]}"
+    sums = f"{', '.join(sections[:-1])} and {sections[-1]}"
     table.append([sums, *[""] * (len(table[0]) - 3), *together])
     print_table(table, left=(0, 1, *range(len(names), len(table[0]), 3)))
     architecture = manifest.architecture or {}
@@ -105,19 +107,19 @@ def _frozen(row: LayerReport) -> str:
     return "{:.4f} {:.4f}".format(*fixed) if any(fixed) else "none"
 
 
-def _coding(row: LayerReport, part: str) -> str:
-    """What a part of a tensor is and how it is coded."""
-    if part == "mask":
+def _coding(row: LayerReport, section: str) -> str:
+    """What a section of a tensor is and how it is coded."""
+    if section == "mask":
         return row.mask_coding
-    if part == "log":
+    if section == "log":
         return row.log_kind if row.log_kind == "none" else f"{row.log_kind} {row.log_coding}"
-    if part == "coats":
+    if section == "coats":
         return row.coats_coding or "none"
     return "none" if row.values_dtype is None else f"{row.values_dtype} {row.values_coding}"
 
 
-def _bits(columns: Mapping[str, Any], part: str) -> tuple[str, str]:
-    return f"{columns[f'{part}_bits_per_weight']:.3f}", f"{columns[f'{part}_bound']:.3f}"
+def _bits(columns: Mapping[str, Any], section: str) -> tuple[str, str]:
+    return f"{columns[f'{section}_bits_per_weight']:.3f}", f"{columns[f'{section}_bound']:.3f}"
 
 
 def _mean(rows: list[LayerReport], column: str) -> float:

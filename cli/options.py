@@ -11,12 +11,18 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
+from ..compress.errors import did_you_mean
+
 __all__ = [
+    "DATA_CHOICES",
+    "DISTRIBUTION_CHOICES",
     "FORM_CHOICES",
+    "METHOD_CHOICES",
     "RUNTIME_CHOICES",
     "STATE_DTYPE_CHOICES",
     "VALUE_DTYPE_CHOICES",
     "FilePath",
+    "NamedChoice",
     "data_options",
     "device_option",
     "discard_output",
@@ -30,7 +36,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 class _FilePath(click.Path):
-    """A path given by the user; whether it exists is the business of the library, which says more."""
+    """A path given by the user. The library checks whether it exists, as its message says more."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse the empty name, which would be the working folder."""
@@ -41,7 +47,25 @@ class _FilePath(click.Path):
 
 FilePath = _FilePath(path_type=Path)
 
+
+class NamedChoice(click.Choice[str]):
+    """A choice whose refusal names the nearest names."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """Say what was given, and what may have been meant."""
+        return f"unknown {value!r}{did_you_mean(str(value), self.choices)}"
+
+
 # Written out, because importing them would import NumPy, and --help shall not; a test compares.
+DATA_CHOICES = (
+    *("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder"),
+    *("sentences", "text"),
+)
+DISTRIBUTION_CHOICES = ("signed-constant", "uniform", "normal")
+METHOD_CHOICES = (
+    *("iterand", "edge-popup", "recycling", "biprop", "biprop-recycling"),
+    *("magnitude", "random", "snip", "grasp", "synflow", "dense"),
+)
 STATE_DTYPE_CHOICES = ("exact", "float16")
 VALUE_DTYPE_CHOICES = ("float32", "float16", "int8")
 FORM_CHOICES = ("dense", "packed", "int8", "seeded", "auto")
@@ -79,7 +103,9 @@ def data_options(command: CommandT) -> CommandT:
         ),
         click.option(
             "--data",
+            type=NamedChoice(DATA_CHOICES),
             metavar="NAME",
+            show_default="by the recipe",
             help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder; of texts: sentences or text.",
         ),
     ):
@@ -88,7 +114,7 @@ def data_options(command: CommandT) -> CommandT:
 
 
 def discard_output(stream: TextIO) -> None:
-    """What waits in the buffer of standard output or error, and what follows, shall not fail once more."""
+    """Send the rest of standard output or error to the null device, so that flushing it does not fail again."""
     with suppress(OSError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

@@ -98,11 +98,11 @@ def command(
     if report.weights > default_max_weights(report.file_bytes):
         click.echo(f"readers refuse so many weights in so small a file unless told --max-weights {report.weights}")
     bits = {"mask": report.mask_bits, "log": report.log_bits}
-    bits |= {part: n for part, n in (("coats", report.coat_bits), ("values", report.value_bits)) if n}
-    *parts, last = (f"{part} {n / report.weights:.3f}" for part, n in bits.items())
+    bits |= {section: n for section, n in (("coats", report.coat_bits), ("values", report.value_bits)) if n}
+    *sections, last = (f"{section} {n / report.weights:.3f}" for section, n in bits.items())
     click.echo(
         f"{target}: {report.file_bytes:,} bytes for {report.weights:,} weights ({report.kept:,} kept); "
-        f"{', '.join(parts)} and {last} bits per weight; "
+        f"{', '.join(sections)} and {last} bits per weight; "
         f"{dense_bytes / report.file_bytes:.1f} times smaller than in float32"
     )
     if with_weights is not None:

@@ -1,7 +1,8 @@
-"""How a terminal, a log file and silence listen to a run."""
+"""Reporters of a run: a progress bar, lines for logs, and silence."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 
@@ -17,10 +18,11 @@ __all__ = ["LineReporter", "SilentReporter", "reporter"]
 
 
 def reporter(*, quiet: bool) -> Reporter:
-    """A progress bar on a terminal, one line an epoch elsewhere, nothing if ``quiet``."""
+    """A progress bar on a terminal that can move its cursor, one line an epoch elsewhere, nothing if ``quiet``."""
     if quiet:
         return SilentReporter()
-    return BarReporter() if sys.stderr.isatty() else LineReporter()
+    moving = sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    return BarReporter() if moving else LineReporter()
 
 
 def _headline(info: RunInfo) -> str:
@@ -35,6 +37,10 @@ def _headline(info: RunInfo) -> str:
         f"sparsity {recipe.subnetwork.sparsity:g}, {info.epochs} epochs of {info.steps_per_epoch} steps "
         f"on {device}{begin}{empty}{left_out}"
     )
+
+
+def _step_of(step: int, total: int) -> str:
+    return f"step {step:,} of {total:,}"
 
 
 def _noun(info: RunInfo) -> str:
@@ -56,8 +62,8 @@ def _test_line(test: Score) -> str:
 def _profile_lines(report: ProfileReport) -> str:
     lines = [f"{report.steps} steps of {1e3 * report.seconds:,.1f} ms; trace: {report.trace}"]
     for name, share in report.shares.items():
-        about = f"  (an event of {1e3 * report.event:,.1f} ms every {report.every} steps)"
-        lines.append(f"  {name:<10}{100 * share:6.2f} %{about if name == 'refresh' and report.every else ''}")
+        event = f"  (an event of {1e3 * report.event:,.1f} ms every {report.every} steps)"
+        lines.append(f"  {name:<10}{100 * share:6.2f} %{event if name == 'refresh' and report.every else ''}")
     return "\n".join(lines)
 
 
@@ -72,12 +78,12 @@ class SilentReporter(Reporter):
         self.left_out: Mapping[str, int] = {}
 
     def start(self, info: RunInfo) -> None:
-        """Keep what a result in JSON tells."""
+        """Keep what the JSON result reports."""
         self.left_out = info.left_out
 
 
 def _say(text: str) -> None:
-    """A line on standard output. One that cannot be written must not end a run: what counts is the checkpoint."""
+    """Print a line on standard output. A failure to print must not end a run, whose result is the checkpoint."""
     try:
         click.echo(text)
     except OSError as error:
@@ -93,61 +99,64 @@ def _say(text: str) -> None:
 
 
 class LineReporter(Reporter):
-    """One line an epoch, for logs."""
+    """One line an epoch, for logs, and one after the first step."""
 
     def __init__(self) -> None:
-        self._epochs = 0
+        self._epochs = self._total = 0
         self._noun = "images"
+        self._stepped = False
 
     def start(self, info: RunInfo) -> None:
-        """Say what runs."""
+        """Print the method, data, model and device."""
         self._epochs, self._noun = info.epochs, _noun(info)
+        self._total = info.epochs * info.steps_per_epoch
         _say(_headline(info))
 
+    def step(self, report: StepReport) -> None:
+        """After the first step, say that the run moves."""
+        if not self._stepped:
+            self._stepped = True
+            speed = f"{report.images_per_second:,.0f} {self._noun}/s"
+            _say(f"{_step_of(report.position.step, self._total)}: loss {report.loss:.4f}, {speed}")
+
     def epoch(self, report: EpochReport) -> None:
-        """One line."""
+        """Print the line of the epoch."""
         _say(_epoch_line(report, self._epochs, self._noun))
 
     def profile(self, report: ProfileReport) -> None:
-        """A table."""
+        """Print the shares of a step."""
         _say(_profile_lines(report))
 
     def finish(self, test: Score) -> None:
-        """The result."""
+        """Print the test accuracy."""
         _say(_test_line(test))
 
 
 class BarReporter(LineReporter):
-    """A bar over all steps with accuracy, loss, speed and time left."""
+    """A bar over all steps with accuracy, speed and time left, as far as the width of the terminal goes."""
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         super().__init__()
         self._console = Console(stderr=True)
+        self._bar_width = 10 if self._console.width < 100 else 30
         self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(self._bar_width),
+            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=self._console,
             transient=True,
         )
 
     def start(self, info: RunInfo) -> None:
-        """Say what runs, and show the bar."""
+        """Print what runs, and show the bar."""
         super().start(info)
-        total = info.epochs * info.steps_per_epoch
-        self._task = self._bar.add_task(
-            "",
-            total=total,
-            completed=info.position.step,
-            epoch=info.position.epoch + 1,
-            epochs=info.epochs,
-            text="",
-        )
+        step = info.position.step
+        self._task = self._bar.add_task(_step_of(step, self._total), total=self._total, completed=step, text="")
         self._bar.start()
 
     def step(self, report: StepReport) -> None:
@@ -160,10 +169,18 @@ class BarReporter(LineReporter):
         self._console.print(_epoch_line(report, self._epochs, self._noun), highlight=False, soft_wrap=True)
 
     def _show(self, step: int, epoch: int, report: StepReport | EpochReport) -> None:
-        text = f"accuracy {100 * report.accuracy:.1f} %  loss {report.loss:.3f}"
-        self._bar.update(
-            self._task, completed=step, epoch=epoch, text=f"{text}  {report.images_per_second:,.0f} {self._noun}/s"
-        )
+        description = _step_of(step, self._total)
+        free = self._console.width - len(description) - self._bar_width - len(" -:--:-- ") - 2
+        text = f"accuracy {100 * report.accuracy:.1f} %"
+        for more in (
+            f"epoch {epoch}/{self._epochs}",
+            f"loss {report.loss:.3f}",
+            f"{report.images_per_second:,.0f} {self._noun}/s",
+        ):
+            if len(text) + len(more) + 2 <= free:
+                text = f"{text}  {more}"
+        text = text if len(text) <= free else ""
+        self._bar.update(self._task, completed=step, description=description, text=text, refresh=True)
 
     def finish(self, test: Score) -> None:
         """Take the bar away and print the result."""

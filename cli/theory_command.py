@@ -26,7 +26,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     if value is None:
         return None
     try:
-        return tuple(int(part) for part in value.split(","))
+        return tuple(int(width) for width in value.split(","))
     except ValueError:
         raise click.BadParameter(
             f"expected whole numbers with commas between them, got {value!r}.", ctx, param
@@ -109,7 +109,7 @@ def command(
     For a target network of the widths D0, D1, ... it is twice as deep. Some mask of it comes within ERROR of the
     target, for all inputs of [-1, 1], with probability 1 - P, if every weight may be drawn R times.
 
-    --check measures the heart of it: one target weight, made of the best of n pairs of random weights, R draws
+    --check measures its lemma: one target weight, made of the best of n pairs of random weights, R draws
     each, once for positive and once for negative inputs. The error is set beside the one that the theorem
     guarantees. The bound holds where the exact quantile keeps it (known for the targets 1 and -1) and no
     more trials exceed it than chance explains (four standard deviations).
@@ -173,7 +173,7 @@ def command(
 
 
 def _plotter(plot: Path | None, *, force: bool) -> Callable[[list[BoundCheck], str], int] | None:
-    """The function that draws; what could be missing is found before the work, not after it."""
+    """Return the function that draws; refuse a missing extra or a taken name before the work, not after it."""
     if plot is None:
         return None
     from ..compress.errors import import_extra

@@ -20,7 +20,7 @@ def draw_checks(figure_type: Callable[..., Any], checks: Sequence[BoundCheck], p
     Args:
         figure_type: ``matplotlib.figure.Figure``, whose canvas needs no screen.
         checks: what was measured.
-        path: the PNG; it is whole, or as it was before.
+        path: the PNG; after a failure an old file is untouched.
         title: of the chart.
 
     Returns:

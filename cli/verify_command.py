@@ -74,14 +74,14 @@ def command(file: Path, deep: bool, max_weights: int | None, as_json: bool) -> N
 def _verify_onnx(file: Path, as_json: bool) -> None:
     from ..export.runtime.verification import verify_onnx
 
-    found = verify_onnx(file)
+    report = verify_onnx(file)
     if as_json:
-        values = asdict(found)
+        values = asdict(report)
         print_json({"file": str(values.pop("path")), "ok": True, **values})
         return
     click.echo(
-        f"{file}: ok: form {found.form}, {found.weights} masked weights have their digests; outputs differ from "
-        f"those of PyTorch by at most {found.max_abs_difference:.2e}"
+        f"{file}: ok: form {report.form}, {report.weights} masked weights have their digests; outputs differ from "
+        f"those of PyTorch by at most {report.max_abs_difference:.2e}"
     )
-    if found.weights_digest is not None:
-        click.echo(f"{file}: codes traced back bit for bit to recovered weights with sha256 {found.weights_digest}")
+    if report.weights_digest is not None:
+        click.echo(f"{file}: codes traced back bit for bit to recovered weights with sha256 {report.weights_digest}")

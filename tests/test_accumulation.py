@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from conftest import fail, succeed
+from iterand_compress import IteRand
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.data.shard import Shard
 from iterand_compress.compress.errors import ConfigError
@@ -22,7 +23,7 @@ from iterand_compress.compress.training.run_options import RunOptions
 
 # 20 steps of a network without BatchNorm, whose statistics are those of each micro-batch.
 PLAIN = override(
-    Recipe(),
+    Recipe(subnetwork=IteRand()),
     {
         "model.name": "test_accumulation:plain",
         "subnetwork.resample.every": 4,
@@ -132,7 +133,7 @@ def test_accuracy_and_loss_of_an_epoch_count_all_micro_batches(tmp_path):
     ("words", "text"),
     [
         (
-            ("--sync-batchnorm",),
+            ("--set=train.sync_batchnorm=true",),
             "BatchNorm cannot be synchronised over micro-batches that are computed in turn (sync_batchnorm); leave",
         ),
         (

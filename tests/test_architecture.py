@@ -16,10 +16,11 @@ PACKAGES = ("api", "cli", "export", "compress")
 #: Rooms from the ground up. A file imports from rooms below its own, and from its own room.
 FLOORS = (
     ("errors",),
-    ("config", "files", "seed"),
-    ("inputs",),
+    ("files", "seed"),
+    ("config", "inputs"),
     ("data", "methods", "models", "seedmask"),
-    ("checkpoint", "mask", "tensors"),
+    ("checkpoint", "tensors"),
+    ("mask",),
     ("networks", "pack"),
     ("rebuild", "subnetwork"),
     ("recover",),

@@ -20,7 +20,6 @@ from frontier_plot import spread
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import DataConfig, TrainConfig
 from iterand_compress.compress.data.loading import load_data
-from iterand_compress.compress.methods import resolve
 from iterand_compress.compress.recover import load_network
 from iterand_compress.compress.training.evaluate import evaluate, network_logits
 from iterand_compress.compress.training.schedule import check_refresh, check_schedule
@@ -198,7 +197,6 @@ def test_every_row_of_every_table_can_be_run():
             recipe = runs.recipe_of(about.options)
             check_schedule(recipe.train)
             check_refresh(recipe)
-            resolve(recipe.subnetwork)
             assert (about.published is None) == (about.source == ""), about.name
 
 
@@ -215,11 +213,11 @@ def test_rows_have_the_settings_and_numbers_of_the_papers():
     redrawn = runs.recipe_of(rows["widths iterand-width-0.1"].options)
     rule = redrawn.subnetwork
     assert (redrawn.train.epochs, redrawn.train.lr, redrawn.data.validation, redrawn.model.width) == (250, 0.1, 0, 0.1)
-    assert (rule.selection, rule.resample_every, rule.resample_rate, rule.sparsity) == ("magnitude", 390, 0.1, 0.5)
+    assert (rule.selection.rule, rule.resample.every, rule.resample.rate, rule.sparsity) == ("magnitude", 390, 0.1, 0.5)
     assert rows["widths iterand-width-0.1"].published == 64.5
     recycled = runs.recipe_of(rows["sparsities conv6-biprop-recycling-90"].options)
     rule = recycled.subnetwork
-    assert (recycled.train.epochs, rule.recycle_every, rule.recycle_rate, rule.sparsity) == (250, 10, 0.2, 0.9)
+    assert (recycled.train.epochs, rule.recycle.every, rule.recycle.rate, rule.sparsity) == (250, 10, 0.2, 0.9)
     assert rows["sparsities conv6-biprop-recycling-90"].published == 85.5
     pruned = runs.recipe_of(rows["pruned-at-init synflow-99"].options)
     assert (pruned.subnetwork.method, pruned.subnetwork.sparsity, pruned.model.affine) == ("synflow", 0.99, True)
@@ -233,9 +231,8 @@ def test_the_frontier_knows_every_method_at_every_sparsity(model):
             options = ("--recipe", f"cifar10-{model}", *frontier.options_of(model, name, int(sparsity)))
             recipe = runs.recipe_of(options)
             assert recipe.subnetwork.sparsity == int(sparsity) / 100
-            resolve(recipe.subnetwork)
-    assert "--affine" in frontier.options_of("resnet18", "dense", 0)
-    assert configurations()["iterand-95"][-4:] == ("0.95", "--scale-fan", "--lr", "0.01")
+    assert "--set=model.affine=true" in frontier.options_of("resnet18", "dense", 0)
+    assert configurations()["iterand-95"][-4:] == ("0.95", "--set=subnetwork.scale_fan=true", "--lr", "0.01")
 
 
 # Runs

@@ -116,15 +116,15 @@ def test_a_class_of_which_all_is_held_out_for_validation(tmp_path):
         add(tmp_path / "train" / "cat", "folder", number)
     outcomes = set()
     for seed in range(6):
-        quick = ("--epochs", 1, "--width", 0.1, "--model", "conv2", "--image-size", 8, "--device", "cpu", "-q")
-        options = ("--data", "folder", "--data-dir", tmp_path, "--validation", 0.25, "--seed", seed, *quick)
+        quick = ("--epochs", 1, "--width", 0.1, "--model", "conv2", "--set=data.image_size=8", "--device", "cpu", "-q")
+        options = ("--data", "folder", "--data-dir", tmp_path, "--set=data.validation=0.25", "--seed", seed, *quick)
         result = invoke("train", *options, "--out", tmp_path / f"{seed}.ckpt")
         outcomes.add(result.stderr.strip() or "trained")
         if len(outcomes) == 2:
             break
     message = (
         "error: folder: all that there is of the class 'dog' is held out for validation: give more of it, a part val, "
-        "or another --validation (0: none)"
+        "or another --set data.validation=SHARE (0: none)"
     )
     assert outcomes == {"trained", message}
 
@@ -330,7 +330,7 @@ def test_a_folder_that_may_not_be_read(kind, tmp_path, monkeypatch):
 
 def test_the_command_line_says_what_was_left_out(tmp_path):
     data = ("--data", "folder", "--data-dir", make(tmp_path / "data", "folder"))
-    settings = (*data, "--width", 0.1, "--epochs", 1, "--device", "cpu", "--validation", 0)
+    settings = (*data, "--width", 0.1, "--epochs", 1, "--device", "cpu", "--set=data.validation=0")
     (tmp_path / "data" / "train" / "cat" / "more.heic").write_bytes(b"")
     line = "left out: .heic files (not decoded by Pillow): 1"
     out = tmp_path / "model.ckpt"
@@ -353,7 +353,7 @@ def test_a_colour_network_takes_grey_folders(tmp_path):
     make(tmp_path / "colour", "folder", each=6)
     out = tmp_path / "model.ckpt"
     data = ("--data", "folder", "--data-dir")
-    settings = ("--width", 0.1, "--epochs", 1, "--device", "cpu", "--validation", 0, "--out", out)
+    settings = ("--width", 0.1, "--epochs", 1, "--device", "cpu", "--set=data.validation=0", "--out", out)
     succeed("train", *data, tmp_path / "colour", *settings)
     succeed("pack", out)
     succeed("export", out.with_suffix(".seedmask"), "--onnx", tmp_path / "model.onnx")

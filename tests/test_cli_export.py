@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -60,6 +61,51 @@ def test_auto_says_what_it_chose(digits, tmp_path):
     assert report["file_bytes"] == min(report["form_bytes"].values()) == (tmp_path / "a.onnx").stat().st_size
 
 
+@pytest.mark.parametrize(
+    ("words", "written"),
+    [
+        (("--onnx",), "model.onnx"),
+        (("--onnx", "model.seedmask"), "model.onnx"),
+        (("model.seedmask", "--onnx"), "model.onnx"),
+        (("model.seedmask", "--onnx", "out.onnx"), "out.onnx"),
+        (("--onnx", "out.onnx"), "out.onnx"),
+        (("--onnx", "model.seedmask", "-o", "out.onnx"), "out.onnx"),
+        (("model.seedmask", "-o", "out.onnx"), "out.onnx"),
+        (("--onnx", "--out", "out"), "out"),
+    ],
+    ids=" ".join,
+)
+def test_where_the_input_and_the_output_may_stand(words, written, digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(digits.seedmask, "model.seedmask")
+    succeed("export", *words)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.seedmask", written}
+    assert Path("model.seedmask").read_bytes() == digits.seedmask.read_bytes()
+    assert Path(written).read_bytes() == digits.onnx.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("a.seedmask", "--onnx", "b.seedmask"), "expected one input, got a.seedmask and --onnx b.seedmask; name the"),
+        (("--onnx", "a.seedmask", "out.onnx"), "expected one input, got out.onnx and --onnx a.seedmask; name the"),
+        (("--onnx", "a.ckpt", "b.ckpt"), "expected one input, got b.ckpt and --onnx a.ckpt"),
+        (("--onnx", "model"), "--onnx model may be input or output; give INPUT --onnx, and name the output with -o"),
+        (("a.seedmask", "--onnx", "b.onnx", "-o", "c.onnx"), "expected one output, got --onnx b.onnx and --out c.onnx"),
+        (("a.ckpt", "-o", "a.SEEDMASK"), "--out a.SEEDMASK has the ending of an input; give -o FILE.onnx"),
+        (("a.seedmask",), "Missing option '--onnx'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_what_may_be_input_or_output_is_refused(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.seedmask", "b.seedmask", "a.ckpt", "b.ckpt", "model", "out.onnx"):
+        Path(name).write_bytes(OLD)
+    assert message in fail(2, "export", *words)
+    assert all(path.read_bytes() == OLD for path in tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == 6
+
+
 def test_versions_and_inlining(digits, tmp_path):
     options = ("--form", "packed", "--runtime", "openvino", "--opset", 19, "--ir-version", 9)
     succeed("export", digits.seedmask, "--onnx", tmp_path / "a.onnx", *options)
@@ -76,8 +122,8 @@ def test_shrink_reports_even_if_there_is_nothing(digits, tmp_path):
 
 @pytest.mark.slow
 def test_shrink_of_a_sparse_network(tmp_path):
-    options = ("--scope", "global", "--sparsity", 0.99, "--width", 0.25, "--epochs", 1, "--device", "cpu", "-q")
-    succeed("train", *options, "--out", tmp_path / "model.ckpt")
+    options = ("--set=subnetwork.selection.scope=global", "--sparsity", 0.99, "--width", 0.25, "--epochs", 1, "-q")
+    succeed("train", *options, "--device", "cpu", "--out", tmp_path / "model.ckpt")
     succeed("export", tmp_path / "model.ckpt", "--onnx", tmp_path / "whole.onnx")
     arguments = ("export", tmp_path / "model.ckpt", "--onnx", tmp_path / "a.onnx", "--shrink", "--form", "packed")
     report = json.loads(succeed(*arguments, "--json"))["shrink"]
@@ -86,8 +132,8 @@ def test_shrink_of_a_sparse_network(tmp_path):
     text = succeed(*arguments)
     assert f"removed {report['channels_removed']} of {report['channels_before']} channels" in text
     np.testing.assert_allclose(answers(tmp_path / "a.onnx"), answers(tmp_path / "whole.onnx"), rtol=1e-5, atol=1e-6)
-    found = json.loads(succeed("verify", tmp_path / "a.onnx", "--json"))
-    assert found["weights"] > found["recovered"], "a part of a weight cannot be traced back to the whole"
+    verified = json.loads(succeed("verify", tmp_path / "a.onnx", "--json"))
+    assert verified["weights"] > verified["recovered"], "a shrunk weight cannot be traced back to that of the seed"
 
 
 @pytest.mark.slow

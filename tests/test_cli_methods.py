@@ -8,22 +8,43 @@ import pytest
 import torch
 
 from conftest import fail, invoke, succeed
-from iterand_compress.compress.config import METHODS
+from iterand_compress.cli.options import DATA_CHOICES, DISTRIBUTION_CHOICES, METHOD_CHOICES
+from iterand_compress.cli.train_command import RUN_SETTINGS, command
+from iterand_compress.compress.config import DISTRIBUTIONS
+from iterand_compress.compress.data.catalogue import DATASETS
+from iterand_compress.compress.methods.presets import PRESETS
 from iterand_compress.compress.recover import load_network
 from iterand_compress.compress.training import loop
+from iterand_compress.compress.training.recipe import DEFAULT_RECIPE, load_recipe
+from iterand_compress.compress.training.run_options import RunOptions
 
 SMALL = ("--recipe", "digits", "--width", 0.25, "--epochs", 3, "--device", "cpu", "--seed", 4)
 RUNS = {
     "edge-popup": ("--method", "edge-popup"),
-    "iterand on biprop": ("--method", "iterand", "--binarise", "--distribution", "normal", "--resample-every", 10),
-    "recycling": ("--method", "recycling", "--recycle-every", 1, "--recycle-rate", 0.5, "--distribution", "uniform"),
-    "biprop-recycling": ("--method", "biprop-recycling", "--recycle-every", 1, "--distribution", "normal"),
-    "global": ("--method", "edge-popup", "--scope", "global", "--ramp-epochs", 2, "--sparsity", 0.9),
-    "frozen": ("--method", "edge-popup", "--frozen", 0.5),
-    "multicoated": ("--method", "edge-popup", "--multiplicity", 3),
-    "binary activations": ("--method", "biprop", "--activation", "binary", "--affine", "--optimizer", "adam"),
+    "iterand on biprop": (
+        *("--method", "iterand", "--set=subnetwork.binarise=true", "--set=subnetwork.distribution=normal"),
+        "--set=subnetwork.resample.every=10",
+    ),
+    "recycling": (
+        *("--method", "recycling", "--set=subnetwork.recycle.every=1", "--set=subnetwork.recycle.rate=0.5"),
+        "--set=subnetwork.distribution=uniform",
+    ),
+    "biprop-recycling": (
+        *("--method", "biprop-recycling", "--set=subnetwork.recycle.every=1"),
+        "--set=subnetwork.distribution=normal",
+    ),
+    "global": (
+        *("--method", "edge-popup", "--sparsity", 0.9, "--set=subnetwork.selection.scope=global"),
+        "--set=subnetwork.selection.ramp_epochs=2",
+    ),
+    "frozen": ("--method", "edge-popup", "--set=subnetwork.selection.frozen=0.5"),
+    "multicoated": ("--method", "edge-popup", "--set=subnetwork.selection.multiplicity=3"),
+    "binary activations": (
+        *("--method", "biprop", "--set=model.activation=binary", "--set=model.affine=true"),
+        "--set=train.optimizer=adam",
+    ),
     "snip": ("--method", "snip", "--sparsity", 0.8),
-    "synflow": ("--method", "synflow", "--sparsity", 0.8, "--set", "subnetwork.prune.rounds=5"),
+    "synflow": ("--method", "synflow", "--sparsity", 0.8, "--set=subnetwork.prune.rounds=5"),
 }
 
 
@@ -40,20 +61,32 @@ def test_recovers_bit_for_bit_and_scores_the_same(options, tmp_path):
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
     assert json.loads(succeed("eval", file, "--json"))["accuracy"] == trained["test_accuracy"] > 0.2
-    assert (packed["coat_bits"] > 0) == ("--multiplicity" in options)
+    assert (packed["coat_bits"] > 0) == ("multiplicity" in str(options))
     assert (packed["value_bits"] > 0) == bool(exact)
     assert file.stat().st_size == packed["file_bytes"] < packed["dense_bytes"]
 
 
-def test_help_names_every_method():
+def test_choices_and_defaults_of_the_help_are_those_of_the_library():
+    assert tuple(PRESETS) == METHOD_CHOICES
+    assert DATA_CHOICES == DATASETS
+    assert DISTRIBUTION_CHOICES == DISTRIBUTIONS
     shown = " ".join(invoke("train", "--help").output.split())
-    for name in METHODS:
-        assert name in shown
+    assert all(name in shown for name in (*PRESETS, *DATASETS))
+    recipe = load_recipe(DEFAULT_RECIPE).model_dump()
+    for option in command.params:
+        section, _, key = option.name.partition("__")
+        if key:
+            assert option.show_default == f"{DEFAULT_RECIPE}: {recipe[section][key]}", option.opts
+    assert all(key in RunOptions.__dataclass_fields__ for key in RUN_SETTINGS)
 
 
 @pytest.mark.slow
 def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
-    options = (*SMALL, "--method", "recycling", "--recycle-every", 1, "--scope", "global", "--ramp-epochs", 2)
+    options = (
+        *(*SMALL, "--method", "recycling", "--set=subnetwork.recycle.every=1"),
+        "--set=subnetwork.selection.scope=global",
+        "--set=subnetwork.selection.ramp_epochs=2",
+    )
     whole, cut = tmp_path / "whole.ckpt", tmp_path / "cut.ckpt"
     succeed("train", *options, "--out", whole)
     original = loop.training_step
@@ -80,13 +113,16 @@ def test_resumed_runs_go_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--method", "snip", "--multiplicity", 2), "coats = 2: snip trains weights, and has no scores; leave it out"),
-        (("--method", "recycling"), "comes never in 3 epochs; lower recycle_every"),
-        (("--ramp-epochs", 4), "ramp_epochs: expected at most the 3 epochs of the run"),
-        (("--method", "snap"), "subnetwork.method: unknown 'snap'; did you mean 'snip'"),
-        (("--method", "magnitude", "--distribution", "signed-constant"), "differ in sign only"),
         (
-            ("--model", "torchvision:resnet18", "--width", 1.0, "--activation", "binary"),
+            ("--method", "snip", "--set=subnetwork.selection.multiplicity=2"),
+            "subnetwork.prune: a mask is found in training (selection) or before it",
+        ),
+        (("--method", "recycling"), "comes never in 3 epochs; lower recycle.every"),
+        (("--set=subnetwork.selection.ramp_epochs=4",), "ramp_epochs: expected at most the 3 epochs of the run"),
+        (("--method", "snap"), "Invalid value for '--method': unknown 'snap'; did you mean 'snip'"),
+        (("--method", "magnitude", "--set=subnetwork.distribution=signed-constant"), "differ in sign only"),
+        (
+            ("--model", "torchvision:resnet18", "--width", 1.0, "--set=model.activation=binary"),
             "does not take activation = 'binary'",
         ),
     ],
@@ -98,7 +134,7 @@ def test_refusals(options, message, tmp_path):
 
 
 def test_a_class_that_is_missing_from_the_sample_is_named(tmp_path):
-    options = ("--method", "snip", "--set", "subnetwork.prune.samples_per_class=1000")
+    options = ("--method", "snip", "--set=subnetwork.prune.samples_per_class=1000")
     line = fail(1, "train", *SMALL, *options, "--out", tmp_path / "m.ckpt")
     assert "class '0': expected 1000 training images for the sample, got 123; add images, or lower" in line
     assert not list(tmp_path.iterdir())

@@ -131,7 +131,7 @@ def test_onnx_in_capitals(digits, tmp_path) -> None:
         ("export", "--onnx", ""),
         ("train", "--out", ""),
         ("train", "--data-dir", ""),
-        ("train", "--tensorboard", ""),
+        ("train", "--set=run.tensorboard="),
         ("ablate", "m", "--folder", ""),
         ("theory", "--plot", ""),
     ],
@@ -158,8 +158,8 @@ def test_recipes_that_have_no_end(name, tmp_path, monkeypatch) -> None:
 
 def test_a_file_for_tensorboard(tmp_path) -> None:
     (tmp_path / "board").touch()
-    words = ("train", "--epochs", 1, "-q", "--out", tmp_path / "a.ckpt", "--tensorboard", tmp_path / "board")
-    assert "board: --tensorboard takes a folder, and this is a file; give another name" in fail(2, *words)
+    words = ("train", "--epochs", 1, "-q", "--out", tmp_path / "a.ckpt", f"--set=run.tensorboard={tmp_path}/board")
+    assert "board: run.tensorboard: expected a folder, and this is a file; give another name" in fail(2, *words)
     assert [path.name for path in tmp_path.iterdir()] == ["board"], "refused before the first step"
 
 
@@ -286,15 +286,15 @@ def test_out_of_memory_is_one_line(digits, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("--peer-timeout", "nan"), "--peer-timeout: expected 1 to 1,000,000 seconds, got nan"),
-        (("--peer-timeout", "inf"), "--peer-timeout: expected 1 to 1,000,000 seconds, got inf"),
-        (("--peer-timeout", "0"), "--peer-timeout: expected 1 to 1,000,000 seconds, got 0"),
+        (("--set=run.peer_timeout=nan",), "run.peer_timeout: expected 1 to 1,000,000 seconds, got nan"),
+        (("--set=run.peer_timeout=inf",), "run.peer_timeout: expected 1 to 1,000,000 seconds, got inf"),
+        (("--set=run.peer_timeout=0",), "run.peer_timeout: expected 1 to 1,000,000 seconds, got 0"),
         (("--compile", "fast"), "--compile: Unrecognized mode=fast, should be one of: default"),
-        (("--set", "train.lr=" + "[" * 100_000), "options: train.lr"),
-        (("--set", "train.lr=NaN"), "options: train.lr"),
-        (("--set", "train.epochs=1.5"), "options: train.epochs"),
-        (("--set", "train"), "--set: expected SECTION.KEY=VALUE, got 'train'"),
-        (("--set", "train.epoch=1"), "train.epoch"),
+        (("--set=train.lr=" + "[" * 100_000,), "options: train.lr"),
+        (("--set=train.lr=NaN",), "options: train.lr"),
+        (("--set=train.epochs=1.5",), "options: train.epochs"),
+        (("--set=train",), "--set: expected SECTION.KEY=VALUE, got 'train'"),
+        (("--set=train.epoch=1",), "train.epoch"),
         (("--lr", "nan"), "options: train.lr"),
         (("--sparsity", "inf"), "options: subnetwork.sparsity"),
     ],
@@ -306,8 +306,8 @@ def test_values_out_of_range(words, text, tmp_path) -> None:
 
 
 def test_a_name_that_tensorboard_cannot_take(tmp_path) -> None:
-    words = ("train", "--epochs", 1, "-q", "--out", tmp_path / "a.ckpt", "--tensorboard", tmp_path / "\udcff")
-    assert "--tensorboard takes names in UTF-8 only" in fail(2, *words)
+    words = ("train", "--epochs", 1, "-q", "--out", tmp_path / "a.ckpt", f"--set=run.tensorboard={tmp_path}/\udcff")
+    assert "run.tensorboard: expected a name in UTF-8" in fail(2, *words)
     assert not list(tmp_path.iterdir())
 
 

@@ -374,7 +374,7 @@ BAD_FOLDERS = [
     (_sixteen_bits, r"train/cat/0\.png: an image with more than 8 bits a channel \(mode I;16\): convert it"),
     (
         lambda r: Image.fromarray(noise(0, 7, 9)).save(r / "test/cat/1.png"),
-        r"test/cat/1\.png: 9×7 pixels, but the first training image has 10×10: give --image-size",
+        r"test/cat/1\.png: 9×7 pixels, but the first training image has 10×10: give --set data.image_size=SIDE",
     ),
 ]
 
@@ -518,7 +518,9 @@ def test_large_images_of_one_size_need_no_image_size(tmp_path):
     assert data.input.shape == (3, 120, 100)
     np.testing.assert_array_equal(np.rint(pixels_of(data.test)[0] * 255), noise(1000, 120, 100).transpose(2, 0, 1))
     Image.fromarray(noise(0, 120, 101)).save(tmp_path / "test" / "dog" / "1.png")
-    with pytest.raises(DataError, match=r"dog/1\.png: 101×120 pixels, but the first .* 100×120: give --image-size"):
+    with pytest.raises(
+        DataError, match=r"dog/1\.png: 101×120 pixels, but the first .* 100×120: give --set data.image_size=SIDE"
+    ):
         load_data(folder_config(), data_dir=tmp_path)
 
 

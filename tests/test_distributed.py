@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import pack
+from iterand_compress import IteRand, pack
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe, TrainConfig
 from iterand_compress.compress.errors import DataError, IterandError
@@ -38,7 +38,7 @@ from iterand_compress.compress.training.sync_batchnorm import synchronise_batchn
 
 # 20 steps: with augmentation, trained scales in BatchNorm, and random weights that are redrawn.
 WHOLE = override(
-    Recipe(),
+    Recipe(subnetwork=IteRand()),
     {
         "model.width": 0.25,
         "model.affine": True,
@@ -63,7 +63,7 @@ STOP = 7
 # shards and all.
 SHARDS = override(UNEVEN, {"train.sync_batchnorm": None})
 SHORT_SHARDS = override(SHARDS, {"train.batch_size": 255, "train.epochs": 2})
-DROPOUT = override(Recipe(), {"model.name": "test_distributed:partly_used", "train.epochs": 1})
+DROPOUT = override(Recipe(subnetwork=IteRand()), {"model.name": "test_distributed:partly_used", "train.epochs": 1})
 
 
 class PartlyUsed(nn.Module):
@@ -553,7 +553,7 @@ def test_a_failure_in_one_process_ends_the_others(pair):
 def test_a_killed_process(tmp_path, killed):
     """Without a launcher, the store that tells who noticed first is gone with rank 0; of two, one is left anyway."""
     out = tmp_path / "model.ckpt"
-    processes = start(*COMMAND, "--epochs", 1000, "--out", out, "--checkpoint-every", 1, "-q")
+    processes = start(*COMMAND, "--epochs", 1000, "--out", out, "--set=run.checkpoint_every=1", "-q")
     while not (out.exists() and load_checkpoint(out).position.step) and processes[0].poll() is None:
         time.sleep(0.01)
     processes[killed].kill()
@@ -599,7 +599,7 @@ def test_torchrun_and_ctrl_c_to_all_of_it(tmp_path):
     out = tmp_path / "model.ckpt"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
     process = subprocess.Popen(
-        [*map(str, (*launcher, *COMMAND, "--epochs", 1000, "--checkpoint-every", 1, "--out", out))],
+        [*map(str, (*launcher, *COMMAND, "--epochs", 1000, "--set=run.checkpoint_every=1", "--out", out))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -642,7 +642,7 @@ def test_the_others_do_not_come(tmp_path, monkeypatch):
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": port}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    line = fail(1, "train", "--out", tmp_path / "model.ckpt", "--peer-timeout", 1)
+    line = fail(1, "train", "--out", tmp_path / "model.ckpt", "--set=run.peer_timeout=1")
     assert f"rank 0: the 2 processes of the run did not meet at 127.0.0.1:{port} within 1 s; start all of them" in line
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from conftest import fail, succeed
+from iterand_compress import IteRand
 from iterand_compress.compress.config import DataConfig, Recipe
 from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.errors import ConfigError, DataError
@@ -88,7 +89,7 @@ def test_two_examples_before_batchnorm_train(tmp_path):
 
 
 def test_shares_of_processes(digits_data):
-    model, recipe = normalised(10), Recipe()
+    model, recipe = normalised(10), Recipe(subnetwork=IteRand())
     check_training(model, digits_data, 8, recipe, 4)
     with pytest.raises(ConfigError, match="a batch of 7 in 4 micro-batches comes to that"):
         check_training(model, digits_data, 7, recipe, 4)
@@ -113,7 +114,7 @@ def test_errors_of_training_mode_only(digits_data):
             return self.layer(x.flatten(1))
 
     with pytest.raises(DataError, match=r"cannot train on images of shape \(1, 8, 8\): no training$"):
-        check_training(Picky(10), digits_data, 64, Recipe(), 1)
+        check_training(Picky(10), digits_data, 64, Recipe(subnetwork=IteRand()), 1)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -122,7 +123,7 @@ def test_it_leaves_no_trace(digits_data, training):
     before = {name: value.clone() for name, value in [*model.state_dict().items(), *model.named_buffers()]}
     objects = dict(model.named_buffers())
     generator = torch.get_rng_state()
-    check_training(model, digits_data, 64, Recipe(), 1)
+    check_training(model, digits_data, 64, Recipe(subnetwork=IteRand()), 1)
     assert torch.equal(torch.get_rng_state(), generator)
     assert model.training is training
     after = dict([*model.state_dict().items(), *model.named_buffers()])

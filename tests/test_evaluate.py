@@ -31,14 +31,14 @@ def test_each_masked_weight_is_computed_once_and_the_mode_restored() -> None:
     for training in (True, False):
         calls.update(dict.fromkeys(calls, 0))
         model.train(training)
-        with network_logits(model, data.normalize) as logits:
+        with network_logits(model, data.input.normalize) as logits:
             score = evaluate(logits, data.test, batch_size=50, device=CPU)
         assert [module.training for module in model.modules()] == [training for _ in model.modules()]
         assert list(calls.values()) == [1, 1]
         model.eval()
         ((pixels, labels),) = data.test.batches(len(data.test), "cpu")
         with torch.no_grad():
-            expected = model(data.normalize(pixels))
+            expected = model(data.input.normalize(pixels))
         assert score.correct == int((expected.argmax(1) == labels).sum())
         assert score.images == len(labels)
         assert abs(score.loss - F.cross_entropy(expected, labels).item()) < 1e-5

@@ -16,7 +16,7 @@ from onnx import helper
 from PIL import Image
 from torch import nn
 
-from iterand_compress import read_seedmask
+from iterand_compress import IteRand, read_seedmask
 from iterand_compress.compress.config import DataConfig, Recipe
 from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.inputs import ImageInput, TextInput
@@ -151,7 +151,7 @@ def folder_of(root: Path, sizes: list[tuple[int, int]]) -> Path:
 @pytest.mark.parametrize("recipe", [True, False])
 def test_every_size_is_scaled_as_for_evaluation(recipe, sizes, side, tmp_path):
     data = folder_of(tmp_path, [(round(a * side), round(b * side)) for a, b in SIZES[sizes]])
-    settings = Recipe(data={"name": "folder", "image_size": side})
+    settings = Recipe(subnetwork=IteRand(), data={"name": "folder", "image_size": side})
     names = {"iterand.recipe": settings.model_dump_json()} if recipe else {}
     model = exported(tmp_path / "model.onnx", (3, side, side), metadata=names)
     found = answers(model, *sorted((data / "test").glob("*/*")))
@@ -161,7 +161,7 @@ def test_every_size_is_scaled_as_for_evaluation(recipe, sizes, side, tmp_path):
 @pytest.mark.parametrize("shape", [(32, 32), (128, 128), (100, 120)])
 def test_images_of_one_size_that_evaluation_does_not_scale(shape, tmp_path):
     data = folder_of(tmp_path, [shape[::-1]] * 4)
-    names = {"iterand.recipe": Recipe(data={"name": "folder"}).model_dump_json()}
+    names = {"iterand.recipe": Recipe(subnetwork=IteRand(), data={"name": "folder"}).model_dump_json()}
     model = exported(tmp_path / "model.onnx", (3, *shape), metadata=names)
     found = answers(model, *sorted((data / "test").glob("*/*")))
     agree(found, model, evaluation_pixels(data, None))

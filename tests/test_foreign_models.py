@@ -227,7 +227,7 @@ def test_mnasnet_which_refuses_a_state_dict_without_version(tmp_path, monkeypatc
             for index in range(4):
                 colour = (255 * (label == "a"), 30 * index, 90)
                 Image.new("RGB", (32, 32), colour).save(folder / split / label / f"{index}.png")
-    options = ("--data", "folder", "--data-dir", "images", "--validation", 0, "--batch-size", 4)
+    options = ("--data", "folder", "--data-dir", "images", "--set=data.validation=0", "--batch-size", 4)
     succeed(*TRAIN, *options, "--model", "torchvision:mnasnet0_5", "--out", "m.ckpt")
     assert json.loads(succeed("pack", "m.ckpt", "--json"))["compared"] is True
     scores = {accuracy(file, "--data-dir", "images") for file in ("m.ckpt", "m.seedmask")}

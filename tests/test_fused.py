@@ -111,8 +111,9 @@ def test_a_run_with_fused_layers_packs_to_the_same_bytes(tmp_path, parts):
     files = []
     for interpret in ("0", "1"):
         out = tmp_path / f"{interpret}.ckpt"
-        command = [SCRIPT, "train", "--width", "0.1", "--epochs", "1", "--validation", "0.7", "--resample-every", "2"]
-        command += ["--device", "cpu", "--precision", "bfloat16", "--quiet", "--accumulate", parts, "--out", out]
+        command = [SCRIPT, "train", "--width", "0.1", "--epochs", "1", "--set=data.validation=0.7"]
+        command += ["--set=subnetwork.resample.every=2"]
+        command += ["--device", "cpu", "--set=train.precision=bfloat16", "--quiet", "--accumulate", parts, "--out", out]
         environment = {**os.environ, "TRITON_INTERPRET": interpret, "OMP_NUM_THREADS": "1"}
         subprocess.run(command, env=environment, check=True)
         files.append(torch.load(out, weights_only=True)["model"])

@@ -40,7 +40,7 @@ def test_without_triton_or_interpreter_nothing_is_available(monkeypatch):
     assert not available(CPU)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert available(CPU) == (importlib.util.find_spec("triton") is not None)
-    monkeypatch.setattr(kernels.table, "find_spec", lambda name: None)
+    monkeypatch.setattr(kernels.layer_table, "find_spec", lambda name: None)
     assert not available(CPU)
     assert not available(torch.device("cuda"))
 

@@ -351,7 +351,7 @@ def test_scoring_leaves_the_network_alone():
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("snip", {"binarise": True}, "Snip: binarise: snip trains weights, and has no scores; leave it out"),
+        ("snip", {"binarise": True}, "Snip: unknown key 'binarise'"),
         ("snip", {"scope": "global"}, "Snip: unknown key 'scope'"),
         ("edge-popup", {"every": 2}, "EdgePopup: unknown key 'every'"),
         ("edge-popup", {"sparsty": 2}, "EdgePopup: unknown key 'sparsty'"),

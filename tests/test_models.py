@@ -232,7 +232,11 @@ def test_from_dict_names_missing_keys():
     ("config", "shape", "message"),
     [
         ({"name": "resnet19"}, (3, 32, 32), r"unknown 'resnet19'; did you mean .*'resnet18'"),
-        ({"name": "conv6"}, (3, 32, 48), r"48×32 pixels, but a model takes square ones: give --image-size"),
+        (
+            {"name": "conv6"},
+            (3, 32, 48),
+            r"48×32 pixels, but a model takes square ones: give --set data.image_size=SIDE",
+        ),
         ({"name": "conv8"}, (1, 8, 8), r"conv8 needs images of at least 16×16 pixels, got 8×8"),
         (
             {"name": "conv6", "affine": True},

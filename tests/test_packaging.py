@@ -51,10 +51,16 @@ def modules_after(*arguments: str) -> set[str]:
         ["eval", "--help"],
         ["recover", "--help"],
         ["theory", "--help"],
+        ["models", "--help"],
     ],
 )
 def test_help_imports_neither_torch_nor_numpy(arguments):
     assert not {"torch", "numpy", "onnx", "onnxruntime", "torchvision"} & modules_after(*arguments)
+
+
+@pytest.mark.processes
+def test_recipes_are_listed_without_torch():
+    assert not {"torch", "torchvision"} & modules_after("recipes")
 
 
 @pytest.mark.processes

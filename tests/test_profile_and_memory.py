@@ -93,7 +93,11 @@ def short_of_memory(monkeypatch, most):
     ("most", "words", "advice"),
     [
         (20, (), "64 examples at a time; 16 fit: give --accumulate 4 or --batch-size 16, or start more"),
-        (20, ("--sync-batchnorm",), "64 examples at a time; 16 fit: give --batch-size 16, or start more"),
+        (
+            20,
+            ("--set=train.sync_batchnorm=true",),
+            "64 examples at a time; 16 fit: give --batch-size 16, or start more",
+        ),
         (20, ("--accumulate", 2), "32 examples at a time; 16 fit: give --accumulate 4 or --batch-size 32, or start"),
         (5, ("--accumulate", 3), "22 examples at a time; 5 fit: give --accumulate 15 or --batch-size 15, or start"),
         (0, (), "64 examples at a time; not even one fits, or start more"),

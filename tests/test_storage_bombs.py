@@ -13,7 +13,7 @@ from bad_files.make import FOLDER
 
 from conftest import fail, invoke, succeed
 from iterand_compress.compress.errors import SeedMaskError
-from iterand_compress.compress.recover import load_ticket, recover
+from iterand_compress.compress.recover import load, load_ticket
 from iterand_compress.compress.seedmask import (
     MaskedTensor,
     Network,
@@ -62,7 +62,7 @@ def test_every_command_refuses_it(command, tmp_path, monkeypatch) -> None:
     assert not list(tmp_path.iterdir()), "nothing is written"
 
 
-@pytest.mark.parametrize("read", [read_seedmask, recover, load_ticket], ids=lambda read: read.__name__)
+@pytest.mark.parametrize("read", [read_seedmask, load, load_ticket], ids=lambda read: read.__name__)
 def test_every_function_refuses_it_and_has_the_option(read) -> None:
     with pytest.raises(SeedMaskError, match="expected at most 16777216 weights, got 536870912"):
         read(BOMB)

@@ -582,8 +582,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A small network, trained for one epoch, and what the commands make of it."""
     root = tmp_path_factory.mktemp("text")
     files = SimpleNamespace(root=root, checkpoint=root / "t.ckpt", seedmask=root / "t.seedmask", onnx=root / "t.onnx")
-    settings = ("--width", 0.25, "--epochs", 1, "--resample-every", 5, "--warmup-epochs", 0, "--device", "cpu")
-    settings += ("--validation", 0.8)  # of the sentences, so that the epoch is short
+    settings = ("--width", 0.25, "--epochs", 1, "--set=train.warmup_epochs=0", "--set=subnetwork.resample.every=5")
+    settings += ("--set=data.validation=0.8", "--device", "cpu")  # of the sentences, so that the epoch is short
     files.printed = succeed("train", "--data", "sentences", *settings, "--out", files.checkpoint)
     succeed("pack", files.checkpoint, "--out", files.seedmask)
     files.report = json.loads(succeed("export", files.seedmask, "--onnx", files.onnx, "--json"))
@@ -809,8 +809,8 @@ def test_a_network_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     name = "bag_for_test:bag"
-    settings = ("--method", "edge-popup", "--epochs", 1, "--warmup-epochs", 0, "--device", "cpu", "--validation", 0.8)
-    succeed("train", "--data", "sentences", "--model", name, *settings, "--out", "own.ckpt")
+    settings = ("--method", "edge-popup", "--epochs", 1, "--set=train.warmup_epochs=0", "--set=data.validation=0.8")
+    succeed("train", "--data", "sentences", "--model", name, *settings, "--device", "cpu", "--out", "own.ckpt")
     succeed("pack", "own.ckpt")
     found = [
         json.loads(succeed("eval", file, "--model", name, "--json"))["correct"] for file in ("own.ckpt", "own.seedmask")

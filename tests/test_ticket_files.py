@@ -79,7 +79,9 @@ def test_a_ticket_never_makes_us_import_code(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     about = ("--epochs", 1, "--device", "cpu", "-q")
-    succeed("train", "--model", "ticketnet:build", "--method", "magnitude", "--distribution", "normal", *about)
+    succeed(
+        "train", "--model", "ticketnet:build", "--method", "magnitude", "--set=subnetwork.distribution=normal", *about
+    )
     succeed("pack", "model.ckpt")
     for command in (("train", "--out", "x.ckpt", "--ticket"), ("ablate", "--device", "cpu")):
         assert "a file never makes us import code" in fail(2, *command, "model.seedmask")

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from conftest import fail, invoke, succeed
-from iterand_compress import load_network, read_seedmask
+from iterand_compress import IteRand, load_network, read_seedmask
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.errors import CheckpointError, DataError, IterandError, TrainingError
@@ -26,7 +26,7 @@ from iterand_compress.compress.training.reporter import Reporter
 from iterand_compress.compress.training.run_options import RunOptions
 
 QUICK = override(
-    Recipe(),
+    Recipe(subnetwork=IteRand()),
     {
         "model.width": 0.25,
         "train.epochs": 3,
@@ -136,7 +136,7 @@ def test_killed_and_resumed(tmp_path, undisturbed):
         '[data]\npad = 1\ncrop = "shift"\n'
     )
     command = [str(SCRIPT), "train", "--recipe", str(recipe), "--device", "cpu", "-q", "--out", str(out)]
-    process = subprocess.Popen([*command, "--checkpoint-every", "3"])
+    process = subprocess.Popen([*command, "--set=run.checkpoint_every=3"])
     first = None
     while process.poll() is None:  # kill it once it has saved itself in the middle of an epoch
         if out.exists():
@@ -352,10 +352,11 @@ def test_dense_training_and_its_checkpoint(tmp_path):
 def test_label_smoothing_warm_up_and_bfloat16_run(tmp_path):
     out = tmp_path / "model.ckpt"
     succeed(
-        "train", "--width", 0.25, "--epochs", 2, "--warmup-epochs", 1, "--label-smoothing", 0.1,
-        "--precision", "bfloat16",
-        "--distribution", "normal", "--draws", 2, "--device", "cpu", "--out", out, "--set", "train.momentum=0.8",
-        "--tensorboard", tmp_path / "board",
+        "train", "--width", 0.25, "--epochs", 2, "--set=train.warmup_epochs=1", "--set=train.label_smoothing=0.1",
+        "--set=train.precision=bfloat16",
+        "--set=subnetwork.distribution=normal", "--set=subnetwork.resample.draws=2",
+        "--device", "cpu", "--out", out, "--set=train.momentum=0.8",
+        f"--set=run.tensorboard={tmp_path}/board",
     )  # fmt: skip
     recipe = load_checkpoint(out).recipe
     assert (recipe.train.momentum, recipe.train.precision, recipe.subnetwork.resample.draws) == (0.8, "bfloat16", 2)
@@ -376,7 +377,8 @@ def test_a_torchvision_model_trains_packs_and_exports(tmp_path):
     succeed(
         "train", "--data", "folder", "--data-dir", tmp_path / "data", "--model", "torchvision:squeezenet1_1",
         "--epochs", 1,
-        "--batch-size", 4, "--validation", 0, "--pad", 0, "--crop", "none", "--device", "cpu", "--out", out,
+        "--batch-size", 4, "--set=data.validation=0", "--set=data.pad=0", "--set=data.crop=none",
+        "--device", "cpu", "--out", out,
     )  # fmt: skip
     succeed("pack", out)
     report = json.loads(succeed("export", out.with_suffix(".seedmask"), "--onnx", tmp_path / "m.onnx", "--json"))

@@ -135,7 +135,7 @@ def require_size(name: str, size: tuple[int, int], shape: tuple[int, int, int]) 
     if size != (shape[2], shape[1]):
         raise DataError(
             f"{name}: {size[0]}×{size[1]} pixels, but the first training image has {shape[2]}×{shape[1]}: "
-            "give --image-size to scale all to one size"
+            "give --set data.image_size=SIDE to scale all to one size"
         )
 
 

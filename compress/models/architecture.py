@@ -210,7 +210,7 @@ def _resolve_image(config: ModelConfig, num_classes: int, image: ImageInput) -> 
         )
     if height != width:
         raise ConfigError(
-            f"model: images are {width}×{height} pixels, but a model takes square ones: give --image-size"
+            f"model: images are {width}×{height} pixels, but a model takes square ones: give --set data.image_size=SIDE"
         )
     family = FAMILIES.get(config.name)
     if family is None and ":" not in config.name:

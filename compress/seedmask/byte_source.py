@@ -31,7 +31,7 @@ class Source(ABC):
         """
 
     def blocks(self, start: int, stop: int) -> Iterator[bytes | memoryview]:
-        """The same, in pieces of bounded size."""
+        """Yield bytes ``start`` to ``stop`` in blocks of bounded size."""
         for position in range(start, stop, _BLOCK):
             yield self.read(position, min(position + _BLOCK, stop))
 
@@ -52,12 +52,12 @@ class FileSource(Source):
     """A regular file, open as long as this object lives; replacing the path does not disturb it.
 
     Raises:
-        SeedMaskError: it cannot be opened, or is no regular file.
+        SeedMaskError: it cannot be opened, or is not a regular file.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            # Not blocking: a FIFO without a writer would never open.
+            # O_NONBLOCK, as opening a FIFO without a writer would wait for ever.
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         except (OSError, ValueError) as error:
             raise _unreadable(error) from None
@@ -71,19 +71,19 @@ class FileSource(Source):
 
     def read(self, start: int, stop: int) -> bytes:
         """See `Source.read`."""
-        parts = []
+        blocks = []
         with self._lock:
             try:
                 os.lseek(self._descriptor, start, os.SEEK_SET)
                 while start < stop:
-                    piece = os.read(self._descriptor, stop - start)
-                    if not piece:
+                    block = os.read(self._descriptor, stop - start)
+                    if not block:
                         raise SeedMaskError(f"truncated while it was read: {stop - start} bytes are gone; get it again")
-                    parts.append(piece)
-                    start += len(piece)
+                    blocks.append(block)
+                    start += len(block)
             except OSError as error:
                 raise _unreadable(error) from None
-        return b"".join(parts)
+        return b"".join(blocks)
 
 
 def _unreadable(error: OSError | ValueError) -> SeedMaskError:

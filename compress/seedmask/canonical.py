@@ -15,18 +15,18 @@ __all__ = ["packer_coding"]
 def packer_coding(seedmask: SeedMask) -> str | None:
     """Pack the recovered network again and compare, in memory bounded by the largest tensor.
 
-    The new file goes to the folder for temporary files and needs as much room there as the old one.
+    The new file goes to the folder for temporary files and needs as much space there as the old one.
 
     Args:
         seedmask: an open file.
 
     Returns:
         The choice of ``coding`` (``auto`` first) with which this version writes these very bytes. ``None`` if
-        there is none: another version or another program has written the file, which may still be right.
+        there is none: another version or program has written the file, which may still be right.
 
     Raises:
         SeedMaskError: a payload is damaged.
-        IterandError: there is no room for the new file.
+        IterandError: there is no space for the new file.
     """
     network = seedmask.lazy_network()
     codings = {entry.mask.coding for entry in seedmask.tensors}
@@ -36,8 +36,8 @@ def packer_coding(seedmask: SeedMask) -> str | None:
         again = Path(folder) / "again.seedmask"
         for coding in choices:
             write_seedmask(network, again, coding=coding)
-            # Its own digest covers the manifest, and the manifest determines every byte of a file outside the
-            # payloads, which it holds the digest of.
+            # Equal manifests mean equal files: a manifest determines all bytes but the payloads, of which it holds
+            # the digest, beside its own.
             result = read_seedmask(again, verify=False, max_weights=sum(entry.weights for entry in seedmask.tensors))
             if result.manifest == seedmask.manifest:
                 return coding

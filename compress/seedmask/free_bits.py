@@ -1,4 +1,4 @@
-"""Of a mask with frozen weights only the free bits are stored: take them out, and put them back."""
+"""Extract the free bits of a mask with frozen weights, the only ones that a file stores, and put them back."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["expanded", "free_row"]
 
 
 def free_row(seed: int, tensor: int, frozen: Frozen, mask: NDArray[np.bool_]) -> Row:
-    """The bits of a mask that are free, in order of index.
+    """Extract the free bits of a mask, in order of index.
 
     Raises:
-        SeedMaskError: the mask disagrees with a frozen weight, which is named.
+        SeedMaskError: the mask disagrees with a frozen weight; the message names it.
     """
     chunks = []
     for chunk, numbers in frozen_numbers(seed, tensor, len(mask)):
@@ -35,7 +35,7 @@ def free_row(seed: int, tensor: int, frozen: Frozen, mask: NDArray[np.bool_]) ->
 
 
 def expanded(seed: int, tensor: int, frozen: Frozen, count: int, free: Row) -> Row:
-    """The whole mask from its free bits: undo `free_row`.
+    """Rebuild a mask from its free bits: undo `free_row`.
 
     Raises:
         SeedMaskError: the generator leaves another number of weights free.

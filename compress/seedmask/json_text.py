@@ -1,4 +1,4 @@
-"""JSON in a file: one canonical form, and a parser that refuses what others tolerate."""
+"""JSON in a file: one canonical form, and a strict parser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
     "parse_json",
 ]
 
-#: How messages about a file that cannot be right end.
+#: The end of messages on damaged files.
 DAMAGED = "the file is damaged, get it again"
 MAX_DEPTH = 16
 MAX_PARSED_DEPTH = 32
@@ -62,7 +62,7 @@ def canonical_json(value: object) -> str:
 
 
 def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
-    """Parse a JSON object, refusing what parsers tolerate and what breaks them.
+    """Parse a JSON object strictly.
 
     Raises:
         SeedMaskError: not JSON, not an object, duplicate keys, NaN or infinity, huge numbers, deep nesting.

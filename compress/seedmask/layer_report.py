@@ -67,13 +67,13 @@ class LayerReport:
 
     @property
     def bits_per_weight(self) -> float:
-        """Size of mask, log, coats and values."""
+        """Size of mask, log, multiplicities and values."""
         total: float = sum(getattr(self, f"{section}_bits_per_weight") for section in SECTIONS)
         return total
 
     @property
     def bound(self) -> float:
-        """The bounds of mask, log, coats and values together."""
+        """Sum of the bounds of mask, log, multiplicities and values."""
         total: float = sum(getattr(self, f"{section}_bound") for section in SECTIONS)
         return total
 
@@ -81,7 +81,7 @@ class LayerReport:
     def of(
         cls, entry: TensorEntry, ones: int, log: ResamplingLog, multiplicity: Multiplicity | None, values: Row | None
     ) -> LayerReport:
-        """The row of a tensor.
+        """Build the row of a tensor.
 
         Args:
             entry: of the tensor.

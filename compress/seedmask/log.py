@@ -3,7 +3,7 @@
 * ``none``: every kept weight has the value of draw 0.
 * ``flips``: two-valued codebooks; 1 = the weight has the other value than at draw 0.
 * ``draws``: the draw of each kept weight.
-* ``deltas``: the other codebooks; what to XOR to the byte of draw 0 of each kept weight.
+* ``deltas``: the other codebooks; the number to XOR to the byte of draw 0 of each kept weight.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ResamplingLog:
         row: one value for each kept weight; empty for ``none``.
 
     Raises:
-        SeedMaskError: the values are none that the packer writes under this kind.
+        SeedMaskError: the packer never writes these values under this kind.
     """
 
     kind: str
@@ -70,7 +70,7 @@ def choose_log(
     """
     if not differs.any():
         return NO_LOG
-    # Flips follow from the values, so they never hold more information; and draws cannot be computed from flips again.
+    # Flips follow from the values, so they never hold more information.
     if two_valued:
         return ResamplingLog("flips", Row.pack(differs.view(np.uint8), 1))
     return ResamplingLog(kind, Row.pack(values, int(values.max()).bit_length()))

@@ -78,7 +78,7 @@ class FrozenEntry(_Entry):
 
 
 class CoatsEntry(_Entry):
-    """How the coats of a tensor are stored; ``width`` is the bits of a value before coding."""
+    """How the multiplicities of a tensor (``coats`` in the file format) are stored; ``width`` is a value's bits."""
 
     coding: str
     width: int = Field(ge=1, le=7)
@@ -113,8 +113,8 @@ class TensorEntry(_Entry):
     values: ValuesEntry | None = None
 
     @model_serializer(mode="wrap")
-    def _without_absent(self, whole: SerializerFunctionWrapHandler) -> dict[str, object]:
-        return {key: value for key, value in whole(self).items() if value is not None}
+    def _without_absent(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return {key: value for key, value in serialise(self).items() if value is not None}
 
     @property
     def weights(self) -> int:
@@ -128,7 +128,7 @@ class TensorEntry(_Entry):
 
     @property
     def coat_bits(self) -> int:
-        """Bits of the payload of coats."""
+        """Bits of the payload of multiplicities."""
         return 0 if self.coats is None else 8 * self.coats.bytes
 
     @property
@@ -245,13 +245,13 @@ def build_manifest(fields: dict[str, Any]) -> Manifest:
     """Validate fields by their types.
 
     Raises:
-        SeedMaskError: a field is absent, unknown, or of another type; it is named.
+        SeedMaskError: a field is absent, unknown, or of another type; the message names it.
     """
     try:
         return Manifest.model_validate(fields)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        where = ascii(".".join(str(section) for section in problem["loc"]))[1:-1]  # may be the file's own words
+        where = ascii(".".join(str(section) for section in problem["loc"]))[1:-1]  # may be text of the file
         message = problem["msg"].removeprefix("Value error, ")
         raise SeedMaskError(f"manifest: {where[:120]}: {message}, got {str(problem['input'])[:80]!a}") from None
 

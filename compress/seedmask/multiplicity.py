@@ -29,7 +29,7 @@ class Multiplicity:
         row: for each kept weight, in order of index, its multiplicity less one.
 
     Raises:
-        SeedMaskError: the packer does not write such values.
+        SeedMaskError: the packer never writes these values.
     """
 
     row: Row

@@ -1,4 +1,4 @@
-"""A network as the packer takes it: what a file holds, as immutable values that cannot be built wrong."""
+"""A network in memory: all that a file holds, as immutable values that are checked when they are built."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_scale(scale: np.float32, codebook: Codebook, what: str, *, multiplied:
 class MaskedTensor:
     """A weight tensor to pack: random weights, a mask over them, and how the kept ones changed since draw 0.
 
-    Of ``draws``, ``current`` and ``multiplicity`` only the numbers of kept weights matter.
+    Of ``draws``, ``current`` and ``multiplicity`` only the entries of kept weights matter.
 
     Attributes:
         name: parameter name in the plain model, such as ``layer1.0.conv1.weight``.
@@ -75,7 +75,7 @@ class MaskedTensor:
 
     Raises:
         SeedMaskError: a field does not fit the others.
-        ConfigError: there is no such codebook.
+        ConfigError: the codebook is unknown.
     """
 
     name: str
@@ -211,7 +211,7 @@ class MaskedTensor:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Everything that a file says. The index of a tensor is the tensor word of its random numbers.
+    """All that a file holds. The index of a tensor is the tensor word of its random numbers.
 
     `tensors`, `map`, `weights_digest` and `sparsity` are those of an open file, `SeedMask`, too.
 
@@ -255,7 +255,7 @@ class Network:
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 that stands for all weights, as the file will have it."""
+        """SHA-256 over the digests of all weights, as in the file."""
         return combined_digest(recovery.sha256 for recovery in self.recoveries)
 
     @property
@@ -284,7 +284,7 @@ def check_names(tensors: list[str], state: list[str]) -> None:
     """Refuse names that cannot be stored or are used twice.
 
     Raises:
-        SeedMaskError: there is one, and it is named.
+        SeedMaskError: there is one; the message names it.
     """
     seen: set[str] = set()
     for name in [*tensors, *state]:

@@ -15,7 +15,7 @@ ResultT = TypeVar("ResultT")
 def grouped(items: Iterable[ItemT], size: Callable[[ItemT], int], limit: int) -> Iterator[list[ItemT]]:
     """Yield neighbouring items in groups; a group is complete when its sizes sum to ``limit`` or more.
 
-    Nothing here holds on to an item once the caller has emptied its group.
+    No reference to an item is kept once the caller has emptied its group.
     """
     group: list[ItemT] = []
     total = 0

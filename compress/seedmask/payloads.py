@@ -1,4 +1,4 @@
-"""From the payloads of tensors to all that recovery needs, each checked against the entry in the manifest."""
+"""Decode the payloads of tensors to what recovery needs, each checked against its entry in the manifest."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["Payloads", "load"]
 
 
 class Payloads:
-    """Decodes payloads, wherever they are.
+    """Decodes the payloads of a file or of bytes in memory.
 
     Args:
         seed: seed of the network.
         read: the bytes of a slot, by its name.
-        where: what to say in front of an error about a tensor.
+        where: the start of error messages on a tensor.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Payloads:
 
         if all(entry.frozen is None for _, entry in entries):
             return [recovery(item) for item in work]
-        return thread_map(recovery, work, lambda item: item[1].weights)  # the generator is busy
+        return thread_map(recovery, work, lambda item: item[1].weights)  # generating the frozen bits takes time
 
     def rows(self, entries: Sequence[TensorEntry], sections: Collection[str] = SECTIONS) -> list[dict[str, Row]]:
         """The rows of values that are stored of each tensor, by section; of a frozen mask the free bits.
@@ -83,7 +83,7 @@ class Payloads:
         return [{section: next(rows) for section in shapes} for shapes in stored]
 
     def mask(self, index: int, entry: TensorEntry, rows: Mapping[str, Row]) -> Row:
-        """The whole mask of a tensor.
+        """The mask of a tensor, with its frozen bits.
 
         Raises:
             SeedMaskError: it keeps another number of weights, or the generator leaves another number free.
@@ -102,7 +102,7 @@ class Payloads:
         """The resampling log of a tensor.
 
         Raises:
-            SeedMaskError: the packer writes no such values.
+            SeedMaskError: the packer never writes these values.
         """
         with located(self._where(entry)):
             return ResamplingLog(entry.log.kind, rows["log"]) if "log" in rows else NO_LOG
@@ -111,7 +111,7 @@ class Payloads:
         """The multiplicities of a tensor; ``None`` if all are 1.
 
         Raises:
-            SeedMaskError: the packer writes no such values.
+            SeedMaskError: the packer never writes these values.
         """
         with located(self._where(entry)):
             return Multiplicity(rows["coats"]) if "coats" in rows else None
@@ -134,7 +134,7 @@ class Payloads:
 
 
 def load(entry: TensorEntry) -> int:
-    """How much a tensor weighs when tensors are grouped so that their payloads fit in memory: about 4 a byte."""
+    """Size of a tensor when tensors are grouped so that their payloads fit in memory: approximately 4 per byte."""
     return entry.weights + (0 if entry.values is None else 4 * entry.values.bytes)
 
 

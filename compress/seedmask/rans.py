@@ -26,12 +26,12 @@ __all__ = ["MAX_LANE", "Alphabet", "Stream", "Table", "alphabet", "choose_lane",
 
 BITS = 16
 TOTAL = 1 << BITS  # frequencies sum to this; also the least state
-MAX_LANE = 1 << 15  # symbols of a lane, so that a reader's work in sequence is bounded
+MAX_LANE = 1 << 15  # symbols of a lane at most, which bounds the sequential work of a reader
 
-# Lanes at a time, the symbols and the rows (each needs a table of 64 KiB) that they may have: enough for NumPy.
+# Limits of a batch: lanes, symbols, and rows (each needs a table of 64 KiB). Large enough for NumPy to be efficient.
 _BATCH_LANES, _BATCH_BYTES, _BATCH_ROWS = 1 << 12, 1 << 24, 1 << 7
 _STAGE = 64  # steps whose symbols are gathered before they are transposed into place
-_LANE_BITS = 1 << 14  # coded bits that a lane should have at least, beside 48 of overhead
+_LANE_BITS = 1 << 14  # the least coded bits that a lane should have, as each lane costs 48 bits of overhead
 _LEAST_LANE, _LARGEST_LANE = 1 << 11, 1 << 14
 
 
@@ -88,32 +88,32 @@ class Table:
 
     @classmethod
     def fit(cls, symbols: Alphabet, counts: Sequence[int]) -> Table:
-        """The table for a row in which class ``k`` occurs ``counts[k]`` times; in integers, so the same everywhere."""
-        # Every class that occurs gets 1, the rest is shared out in proportion, what rounding leaves goes where a
-        # unit saves most.
+        """Fit frequencies, in integers, to a row in which class ``k`` occurs ``counts[k]`` times."""
+        # Each class that occurs gets 1, the remainder is shared in proportion to the counts, and the units that
+        # rounding leaves over go one by one to the class in which a unit saves most.
         number = sum(counts)
         free = TOTAL - sum(size for size, count in zip(symbols.sizes, counts, strict=True) if count)
-        found = [
+        frequencies = [
             1 + free * count // (number * size) if count else 0
             for size, count in zip(symbols.sizes, counts, strict=True)
         ]
-        left = TOTAL - sum(f * size for f, size in zip(found, symbols.sizes, strict=True))
+        remaining = TOTAL - sum(f * size for f, size in zip(frequencies, symbols.sizes, strict=True))
 
-        def gain(k: int) -> tuple[float, int]:  # log((f + 1) / f) is about 2 / (2 f + 1)
-            return -counts[k] / (symbols.sizes[k] * (2 * found[k] + 1)), k
+        def gain(k: int) -> tuple[float, int]:  # log((f + 1) / f) ≈ 2 / (2 f + 1)
+            return -counts[k] / (symbols.sizes[k] * (2 * frequencies[k] + 1)), k
 
-        queue = [gain(k) for k in range(len(found))]
+        queue = [gain(k) for k in range(len(frequencies))]
         heapq.heapify(queue)
-        while left:
+        while remaining:
             k = heapq.heappop(queue)[1]
-            if symbols.sizes[k] <= left:
-                found[k] += 1
-                left -= symbols.sizes[k]
+            if symbols.sizes[k] <= remaining:
+                frequencies[k] += 1
+                remaining -= symbols.sizes[k]
                 heapq.heappush(queue, gain(k))
-        return cls(symbols, tuple(found))
+        return cls(symbols, tuple(frequencies))
 
     def cost(self, counts: Sequence[int]) -> int:
-        """Bits for a row with these counts of classes; in integers, so the same everywhere."""
+        """Number of coded bits of a row with these class counts, in integers: equal on every machine."""
         saved = sum(count * _log2(f) for f, count in zip(self.frequencies, counts, strict=True) if count)
         return BITS * sum(counts) - (saved >> _LOG_BITS)
 
@@ -185,7 +185,7 @@ def encode(rows: Sequence[tuple[NDArray[np.uint8], Table, int]]) -> list[Stream]
     """Encode rows of symbols.
 
     Args:
-        rows: symbols uint8 ``[n]``, each with a frequency above 0; their table; symbols of a lane.
+        rows: for each row its symbols, uint8 ``[n]``, all with frequencies above 0; its table; the symbols of a lane.
     """
     if not rows:
         return []
@@ -198,14 +198,14 @@ def encode(rows: Sequence[tuple[NDArray[np.uint8], Table, int]]) -> list[Stream]
     for batch in lanes.batches():
         final, coded = _encode_batch(batch, frequency, start, source)
         states[batch.number] = final
-        for number, part in zip(batch.number.tolist(), coded, strict=True):
-            words[number] = part
+        for number, lane_words in zip(batch.number.tolist(), coded, strict=True):
+            words[number] = lane_words
     streams = []
     first = 0
     for symbols, table, lane in rows:
         stop = first + -(-len(symbols) // lane)
         own = words[first:stop]
-        lengths = np.array([len(part) for part in own], np.uint16)
+        lengths = np.array([len(lane_words) for lane_words in own], np.uint16)
         streams.append(
             Stream(
                 table, len(symbols), lane, states[first:stop], lengths, np.concatenate([*own, np.empty(0, np.uint16)])
@@ -216,10 +216,10 @@ def encode(rows: Sequence[tuple[NDArray[np.uint8], Table, int]]) -> list[Stream]
 
 
 def decode(named: Sequence[tuple[str, Stream]]) -> list[NDArray[np.uint8]]:
-    """Decode rows: undo `encode`, for any input in time and memory bounded by the counts.
+    """Decode rows: undo `encode`. Whatever the input, time and memory are bounded by the counts.
 
     Args:
-        named: what to say in front of an error, and the row.
+        named: for each row the start of its error messages, and the row.
 
     Returns:
         The symbols of each row, uint8 ``[count]``.
@@ -238,8 +238,8 @@ def decode(named: Sequence[tuple[str, Stream]]) -> list[NDArray[np.uint8]]:
     words = np.concatenate([*(stream.words for stream in streams), np.zeros(1, np.uint16)])
     out = np.empty(sum(stream.count for stream in streams), np.uint8)
     for batch in lanes.batches():
-        whole = _decode_batch(batch, streams, states, ends - lengths, ends, words, out)
-        _require(whole, batch.row, named, f"every lane to end in state {TOTAL} with all words read")
+        complete = _decode_batch(batch, streams, states, ends - lengths, ends, words, out)
+        _require(complete, batch.row, named, f"every lane to end in state {TOTAL} with all words read")
     stops = np.cumsum([stream.count for stream in streams]).tolist()
     return [out[stop - stream.count : stop] for stream, stop in zip(streams, stops, strict=True)]
 
@@ -264,16 +264,16 @@ class _Lanes:
         return cls(np.arange(len(row)), row, base[row] + begin, size)
 
     def batches(self) -> Iterator[_Lanes]:
-        """Parts of bounded size, longest lanes first, so that those that still run are always the first ones."""
+        """Batches of bounded size, longest lanes first, so that the lanes that still run are always the first ones."""
         order = np.argsort(-self.size, kind="stable")
         position = 0
         while position < len(order):
             longest = int(self.size[order[position]])
-            part = order[position : position + min(_BATCH_LANES, max(1, _BATCH_BYTES // longest))]
-            seen = np.sort(np.unique(self.row[part], return_index=True)[1])  # where each row comes up first
-            part = part[: seen[_BATCH_ROWS] if len(seen) > _BATCH_ROWS else len(part)]
-            yield _Lanes(self.number[part], self.row[part], self.first[part], self.size[part])
-            position += len(part)
+            batch = order[position : position + min(_BATCH_LANES, max(1, _BATCH_BYTES // longest))]
+            seen = np.sort(np.unique(self.row[batch], return_index=True)[1])  # where each row comes up first
+            batch = batch[: seen[_BATCH_ROWS] if len(seen) > _BATCH_ROWS else len(batch)]
+            yield _Lanes(self.number[batch], self.row[batch], self.first[batch], self.size[batch])
+            position += len(batch)
 
     def running(self) -> list[tuple[int, int, int]]:
         """(first step, one past the last, number of lanes that run in them), from step 0 on."""
@@ -289,9 +289,9 @@ def _encode_batch(
     lanes: _Lanes, frequency: NDArray[np.int64], start: NDArray[np.int64], source: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], list[NDArray[np.uint16]]]:
     """Final states, and the words of each lane in the order of decoding: encoding runs backwards."""
-    room = int(lanes.size[0]) + 1
-    buffer = np.empty(len(lanes.row) * room, np.uint16)
-    ends = np.arange(1, len(lanes.row) + 1) * room - 1
+    stride = int(lanes.size[0]) + 1
+    buffer = np.empty(len(lanes.row) * stride, np.uint16)
+    ends = np.arange(1, len(lanes.row) + 1) * stride - 1
     places = ends.copy()
     states = np.full(len(lanes.row), TOTAL, np.int64)
     offsets = lanes.row * 256
@@ -318,7 +318,7 @@ def _decode_batch(
     words: NDArray[np.uint16],
     out: NDArray[np.uint8],
 ) -> NDArray[np.bool_]:
-    """Decode lanes into ``out``; return for each whether it ended as it must."""
+    """Decode lanes into ``out``; return for each whether it ended in its initial state with all words read."""
     used, table_of = np.unique(lanes.row, return_inverse=True)
     tables = [streams[row].table for row in used.tolist()]
     slots = np.concatenate([table.slots() for table in tables])
@@ -366,8 +366,8 @@ def _decode_batch(
             symbols[:active, chunk : chunk + steps] = stage[:steps, :active].T
     for i, (first, size) in enumerate(zip(lanes.first.tolist(), lanes.size.tolist(), strict=True)):
         out[first : first + size] = symbols[i, :size]
-    whole: NDArray[np.bool_] = (states == TOTAL) & (places == end)
-    return whole
+    complete: NDArray[np.bool_] = (states == TOTAL) & (places == end)
+    return complete
 
 
 def _require(

@@ -1,4 +1,4 @@
-"""From a ``.seedmask`` file to weights. Whatever the bytes: the right weights, or a `SeedMaskError`."""
+"""Open ``.seedmask`` files. Any bytes give either the right weights or a `SeedMaskError`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["MAX_WEIGHTS", "default_max_weights", "loads", "read_seedmask"]
 
 #: The largest default cap on the number of weights of a file.
 MAX_WEIGHTS = 2**33
-# The least one takes 64 MiB as float32. A byte of a mask holds 700 weights at 99.9 % sparsity, 43,690 (`rans`) where
+# The smallest default cap: 64 MiB of float32. A byte of a mask holds 700 weights at 99.9 % sparsity, 43,690 (`rans`) if
 # none or all are pruned, and any number as `gaps`.
 _LEAST_CAP, _WEIGHTS_PER_BYTE = 2**24, 1024
 
 
 def default_max_weights(file_bytes: int) -> int:
-    """How many weights a file of this size may declare, unless its reader is told otherwise."""
+    """The default of ``max_weights`` for a file of this size."""
     return min(max(_LEAST_CAP, _WEIGHTS_PER_BYTE * file_bytes), MAX_WEIGHTS)
 
 
@@ -50,7 +50,7 @@ def loads(data: bytes, *, verify: bool = True, max_weights: int | None = None) -
     """Open the bytes of a file; see `read_seedmask`.
 
     Raises:
-        SeedMaskError: they are not those of a whole ``.seedmask`` file.
+        SeedMaskError: they are not a complete ``.seedmask`` file.
     """
     path = Path("<memory>")
     with located(path):

@@ -1,4 +1,4 @@
-"""An open ``.seedmask`` file: what it says, and the weights that follow from it."""
+"""An open ``.seedmask`` file: its manifest, and the weights that are recovered from it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .tensor_recovery import TensorRecovery, map_checked
 
 __all__ = ["SeedMask"]
 
-#: The `load` of tensors that are decoded together: enough lanes for NumPy, 16 MB of payloads at most, or one tensor.
+#: The `load` of tensors that are decoded together: enough lanes for NumPy, at most 16 MB of payloads or one tensor.
 GROUP = 1 << 26
 ResultT = TypeVar("ResultT")
 
@@ -36,8 +36,8 @@ class SeedMask:
     """An open file. Get one from `read_seedmask`.
 
     Attributes:
-        path: where it came from.
-        manifest: all that it says apart from payloads.
+        path: of the file.
+        manifest: all of its content apart from payloads.
         file_bytes: its size.
     """
 
@@ -48,7 +48,7 @@ class SeedMask:
         self._index = {tensor.name: i for i, tensor in enumerate(manifest.tensors)}
         places = layout(manifest.slots())
 
-        def read(slot: str) -> bytes | memoryview:  # no method: the file shall close as soon as nothing refers to it
+        def read(slot: str) -> bytes | memoryview:  # not a method, whose reference to self would keep the file open
             start, end = places[slot]
             with located(path):
                 return source.read(data_start + start, data_start + end)
@@ -68,7 +68,7 @@ class SeedMask:
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 that stands for all recovered weights."""
+        """SHA-256 over the digests of all recovered weights."""
         return self.manifest.digests.weights
 
     @property
@@ -93,7 +93,7 @@ class SeedMask:
         """The mask of a tensor, bool ``[n]``, row-major; True = kept.
 
         Raises:
-            SeedMaskError: there is no such tensor, or its payload is damaged.
+            SeedMaskError: the tensor is unknown, or its payload is damaged.
         """
         entry = self._entry(name)
         row = self._payloads.mask(self._index[name], entry, self._payloads.rows([entry], ("mask",))[0])
@@ -104,7 +104,7 @@ class SeedMask:
         """The resampling log of a tensor.
 
         Raises:
-            SeedMaskError: there is no such tensor, or its payload is damaged.
+            SeedMaskError: the tensor is unknown, or its payload is damaged.
         """
         entry = self._entry(name)
         return self._payloads.log(entry, self._payloads.rows([entry], ("log",))[0])
@@ -113,7 +113,7 @@ class SeedMask:
         """The codes of a tensor in its shape, int8, not yet compared with its digest; 0 = pruned.
 
         Raises:
-            SeedMaskError: there is no such tensor, its payload is damaged, or its values were trained.
+            SeedMaskError: the tensor is unknown, its payload is damaged, or its values were trained.
         """
         entry = self._entry(name)
         with self._tensor(entry):
@@ -123,7 +123,7 @@ class SeedMask:
         """The weights of a tensor in its shape, float32, compared with its digest.
 
         Raises:
-            SeedMaskError: there is no such tensor, or its weights are not those that were packed.
+            SeedMaskError: the tensor is unknown, or its weights are not those that were packed.
         """
         return self.weights([name])[name]
 
@@ -134,7 +134,7 @@ class SeedMask:
             names: which; by default all.
 
         Raises:
-            SeedMaskError: there is no such tensor, or the weights are not those that were packed.
+            SeedMaskError: the tensor is unknown, or the weights are not those that were packed.
         """
         return {recovery.name: weights for recovery, weights in self.map(TensorRecovery.weights, names)}
 
@@ -161,7 +161,7 @@ class SeedMask:
             Each tensor, and what the function returned.
 
         Raises:
-            SeedMaskError: there is no such tensor, a payload is damaged, or a digest is not that of the tensor.
+            SeedMaskError: the tensor is unknown, a payload is damaged, or a digest is not that of the tensor.
         """
         entries = self.tensors if names is None else [self._entry(name) for name in names]
         decoded = map(self._decoded, grouped(entries, load, GROUP))
@@ -169,7 +169,7 @@ class SeedMask:
             yield from map_checked(function, recoveries, f"{self.path}: ", DAMAGED)
 
     def network(self) -> Network:
-        """The network that was packed, as far as recovery needs it; packing it again gives the same bytes.
+        """Return the network that was packed, as far as recovery needs it; packing it again gives the same bytes.
 
         Draws are those of the file; where it holds flips, they are the first draws that have the other value; where
         it holds deltas, there are current bytes instead. Those of pruned weights are 0, and so is their multiplicity.
@@ -180,7 +180,7 @@ class SeedMask:
         return self._network(tuple(self._masked_tensor(entry) for entry in self.tensors))
 
     def lazy_network(self) -> Network:
-        """`network`, but each tensor is decoded when it is asked for, again each time; errors come then."""
+        """`network`, but each tensor is decoded anew whenever it is accessed, and errors are raised then."""
         return self._network(_Tensors(self.tensors, self._masked_tensor))
 
     def layer_report(self) -> list[LayerReport]:
@@ -191,7 +191,7 @@ class SeedMask:
         """
         reports = []
         for group in grouped(self.tensors, load, GROUP):
-            # A whole mask has as many ones as its entry says; those of free weights have to be counted.
+            # The entry has the number of ones of a complete mask; those of free weights have to be counted.
             masks = iter(self._payloads.rows([entry for entry in group if entry.frozen is not None], ("mask",)))
             for entry, rows in zip(group, self._payloads.rows(group, SECTIONS[1:]), strict=True):
                 ones = entry.kept if entry.frozen is None else next(masks)["mask"].ones()
@@ -257,7 +257,7 @@ class SeedMask:
 
 
 class _Tensors(Sequence[MaskedTensor]):
-    """The tensors of a file, each made when it is asked for."""
+    """The tensors of a file, each decoded when it is accessed."""
 
     def __init__(self, entries: Sequence[TensorEntry], make: Callable[[TensorEntry], MaskedTensor]) -> None:
         self._entries, self._make = entries, make

@@ -1,4 +1,4 @@
-"""The unmasked state in fewer bits: rounding to float16, which loses precision and says how much."""
+"""Round the unmasked state to float16, and report how much precision that loses."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _ADVICE = "keep the state exact (--state-dtype exact)"
 
 @dataclass(frozen=True)
 class StateRounding:
-    """What the state costs, and what rounding did to it.
+    """Size of the state, and the error of rounding.
 
     Attributes:
         dtype: one of `STATE_DTYPES`.
-        bytes: size of the state as it is stored.
+        bytes: size of the stored state.
         exact_bytes: its size before.
         rounded: number of tensors that were rounded.
         largest_relative_error: over all their values; 1.0 if a value became 0.
@@ -51,10 +51,10 @@ def round_state(state: Mapping[str, StoredTensor], dtype: str) -> tuple[dict[str
         dtype: one of `STATE_DTYPES`; ``exact`` changes nothing.
 
     Returns:
-        The new state, and what it costs.
+        The new state, and its size and error.
 
     Raises:
-        ConfigError: there is no such choice.
+        ConfigError: the dtype is unknown.
         SeedMaskError: a finite value would become infinite, or a running variance 0.
 
     Example:
@@ -80,7 +80,7 @@ def round_state(state: Mapping[str, StoredTensor], dtype: str) -> tuple[dict[str
 def _round(stored: StoredTensor, *, is_variance: bool) -> tuple[StoredTensor, float]:
     values = stored.numpy().astype(np.float64)
     with np.errstate(over="ignore", under="ignore"):
-        # From the stored type in one step: by way of another, some values would be rounded twice.
+        # From the stored type in one step: through another type, some values would be rounded twice.
         half = stored.numpy().astype(np.float16)
     infinite = np.isfinite(values) & ~np.isfinite(half)
     if infinite.any():

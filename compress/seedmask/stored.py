@@ -84,7 +84,7 @@ class StoredTensor:
 
     @classmethod
     def from_numpy(cls, array: NDArray[np.generic], dtype: str | None = None) -> StoredTensor:
-        """Take an array over; ``dtype="BF16"`` says that uint16 holds bfloat16 bits.
+        """Store an array; ``dtype="BF16"`` says that uint16 holds bfloat16 bits.
 
         Raises:
             SeedMaskError: the array's type cannot be stored.

@@ -142,7 +142,7 @@ def map_checked(
     Args:
         function: from a tensor to any result, and the SHA-256 of the weights that it computed, little-endian.
         recoveries: the tensors.
-        where: what to say in front of an error about a tensor.
+        where: the start of error messages on a tensor.
         advice: what to do about a wrong digest.
 
     Yields:
@@ -162,12 +162,12 @@ def map_checked(
 
 
 def combined_digest(hex_digests: Iterable[str]) -> str:
-    """SHA-256 over the raw digests of all tensors, in their order: it stands for all weights of a network."""
+    """SHA-256 over the raw digests of all tensors of a network, in their order."""
     return hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in hex_digests)).hexdigest()
 
 
 def digest_of_codes(chunks: Iterable[NDArray[np.int8]], scale: np.float32) -> str:
-    """SHA-256 of the little-endian float32 weights that chunks of codes stand for."""
+    """SHA-256 of the little-endian float32 weights of chunks of codes."""
     digest = hashlib.sha256()
     buffer = np.empty(CHUNK_WEIGHTS, "<f4")
     for codes in chunks:
@@ -183,7 +183,7 @@ def _digest(chunks: Iterable[tuple[slice, NDArray[np.float32]]]) -> str:
 
 
 def _spread(row: Row, kept: NDArray[np.uint8], position: int) -> NDArray[np.uint8]:
-    """Values of a row, from ``position`` on, at the kept weights of a chunk; anything at the others."""
+    """Values of a row, from ``position`` on, at the kept weights of a chunk; undefined at the others."""
     ranks = np.cumsum(kept, dtype=np.int64)  # 1 at the first kept weight of the chunk
     own = row.values(position, position + int(ranks[-1]))
     return np.append(np.uint8(0), own).take(ranks)

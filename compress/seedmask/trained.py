@@ -126,8 +126,8 @@ def quantise(
         dtype: ``float32``, ``float16`` or ``int8``.
 
     Raises:
-        ConfigError: there is no such dtype.
-        SeedMaskError: a kept weight is not finite or too large for float16; it is named.
+        ConfigError: the dtype is unknown.
+        SeedMaskError: a kept weight is not finite or too large for float16; the message names it.
 
     Example:
         >>> weights, mask = np.float32([0.504, -1.27, 9.0, 127.0]), np.array([True, True, False, True])
@@ -160,7 +160,7 @@ def quantise(
     largest = np.zeros(rows, np.float64)
     np.maximum.at(largest, row, np.abs(kept).astype(np.float64))
     scales = np.maximum((largest / 127).astype(np.float32), _LIMITS.tiny)
-    with np.errstate(over="ignore"):  # rounded up, the largest weights of all would overflow when multiplied again
+    with np.errstate(over="ignore"):  # a scale that was rounded up may overflow when multiplied by 127
         scales = np.where(np.isfinite(scales * np.float32(127)), scales, np.nextafter(scales, np.float32(0)))
     scales[largest == 0] = 1
     values = np.clip(np.rint(kept / scales[row].astype(np.float64)), -127, 127).astype(np.int8)

@@ -1,4 +1,4 @@
-"""Recovered tensors as an ordinary safetensors file, without ever holding one of them whole."""
+"""Write recovered tensors as an ordinary safetensors file, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_tensors(
         Size of the file in bytes, and number of tensors.
 
     Raises:
-        SeedMaskError: there is no such tensor, or the weights are not those that were packed.
+        SeedMaskError: a tensor is unknown, or the weights are not those that were packed.
         ConfigError: ``path`` is the open file.
         IterandError: the file cannot be written.
     """

@@ -42,14 +42,14 @@ __all__ = ["PackReport", "dumps", "write_seedmask"]
 
 #: Weights that are packed together, so that the lanes of small tensors run in lockstep.
 GROUP = 1 << 24
-#: Payloads up to this size wait in memory until the header is known, larger ones in a file without a name.
+#: Payloads up to this size wait in memory until the header is known, larger ones in an unnamed temporary file.
 SPOOL = 1 << 26
 _COPY = 1 << 20
 
 
 @dataclass(frozen=True)
 class PackReport:
-    """What packing a network gave.
+    """Result of packing a network.
 
     Attributes:
         path: the file.
@@ -59,10 +59,10 @@ class PackReport:
         kept: how many of them are not pruned.
         mask_bits: bits of all mask payloads.
         log_bits: bits of all resampling logs.
-        coat_bits: bits of all coats.
+        coat_bits: bits of all multiplicities.
         value_bits: bits of all trained values and their scales.
         state_bytes: size of the state.
-        weights_digest: SHA-256 that stands for all recovered weights.
+        weights_digest: SHA-256 over the digests of all recovered weights.
         file_digest: SHA-256 of the file.
     """
 
@@ -91,7 +91,7 @@ def write_seedmask(network: Network, path: str | os.PathLike[str], *, coding: st
 
     Raises:
         SeedMaskError: the network cannot be packed, or what was encoded does not decode to its weights.
-        ConfigError: there is no such coding.
+        ConfigError: the coding is unknown.
         IterandError: the file cannot be written.
 
     Example:
@@ -106,12 +106,12 @@ def write_seedmask(network: Network, path: str | os.PathLike[str], *, coding: st
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         with tempfile.SpooledTemporaryFile(SPOOL, dir=os.fspath(temporary.parent)) as spool:
             try:
-                manifest, pieces = _assemble(network, cast("BinaryIO", spool), coding)
+                manifest, chunks = _assemble(network, cast("BinaryIO", spool), coding)
             except IterandError as error:
                 raise type(error)(f"{os.fspath(path)}: {error}") from error
-            for piece in pieces:
-                stream.write(piece)
-                digest.update(piece)
+            for chunk in chunks:
+                stream.write(chunk)
+                digest.update(chunk)
         file_bytes = stream.tell()
     state_bytes = sum(len(tensor.data) for tensor in network.state.values())
     weights = sum(tensor.weights for tensor in manifest.tensors)
@@ -136,13 +136,13 @@ def dumps(network: Network, *, coding: str = "auto") -> bytes:
 
     Raises:
         SeedMaskError: the network cannot be packed.
-        ConfigError: there is no such coding.
+        ConfigError: the coding is unknown.
     """
     return b"".join(_assemble(network, BytesIO(), coding)[1])
 
 
 def _assemble(network: Network, spool: BinaryIO, coding: str) -> tuple[Manifest, Iterator[bytes]]:
-    """The manifest, and the pieces whose concatenation is the file; payloads go through ``spool``."""
+    """The manifest, and the chunks whose concatenation is the file; payloads go through ``spool``."""
     places: dict[str, tuple[int, int]] = {}
 
     def put(name: str, data: bytes | memoryview) -> None:
@@ -151,7 +151,7 @@ def _assemble(network: Network, spool: BinaryIO, coding: str) -> tuple[Manifest,
         places[name] = start, start + len(data)
 
     entries = []
-    # Not `enumerate`, which holds on to the item it gave last.
+    # Not `enumerate`, which keeps a reference to its last item.
     numbered = ((index, network.tensors[index]) for index in range(len(network.tensors)))
     for group in grouped(numbered, lambda item: item[1].weights, GROUP):
         for entry, payloads in _encode(network.seed, group, coding):
@@ -186,22 +186,22 @@ def _assemble(network: Network, spool: BinaryIO, coding: str) -> tuple[Manifest,
     slots = manifest.slots()
     order = [places[name] for name in layout(slots)]
     payload = hashlib.sha256()
-    for piece in _pieces(spool, order):
-        payload.update(piece)
+    for chunk in _chunks(spool, order):
+        payload.update(chunk)
     digests["payload"] = payload.hexdigest()
     manifest = sealed(build_manifest(fields))
     text = manifest.to_text()
-    parse_manifest(text, max_weights=sum(tensor.weights for tensor in manifest.tensors))  # what a reader will do
+    parse_manifest(text, max_weights=sum(tensor.weights for tensor in manifest.tensors))  # as a reader does
     header = build_header(slots, {"seedmask": text})
 
-    def pieces() -> Iterator[bytes]:
+    def chunks() -> Iterator[bytes]:
         yield header
-        yield from _pieces(spool, order)
+        yield from _chunks(spool, order)
 
-    return manifest, pieces()
+    return manifest, chunks()
 
 
-def _pieces(spool: BinaryIO, places: list[tuple[int, int]]) -> Iterator[bytes]:
+def _chunks(spool: BinaryIO, places: list[tuple[int, int]]) -> Iterator[bytes]:
     for start, end in places:
         spool.seek(start)
         for position in range(start, end, _COPY):
@@ -210,7 +210,7 @@ def _pieces(spool: BinaryIO, places: list[tuple[int, int]]) -> Iterator[bytes]:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A tensor with the digest of its weights, and how its payloads shall be coded.
+    """A tensor with the digest of its weights, and the codings of its payloads.
 
     Attributes:
         recovery: the tensor.

@@ -86,7 +86,7 @@ def check_classes(data: DataBundle) -> None:
     if not counts.all():
         raise DataError(
             f"{data.name}: all that there is of the class {data.classes[int(counts.argmin())]!r} is held out for "
-            "validation: give more of it, a part val, or another --validation (0: none)"
+            "validation: give more of it, a part val, or another --set data.validation=SHARE (0: none)"
         )
 
 

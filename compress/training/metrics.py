@@ -28,11 +28,11 @@ def check_tensorboard(folder: Path) -> None:
     Raises:
         ConfigError: it is a file, or TensorBoard is not installed.
     """
-    import_extra("tensorboard", "tensorboard", "--tensorboard")
+    import_extra("tensorboard", "tensorboard", "run.tensorboard")
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder}: --tensorboard takes a folder, and this is a file; give another name")
+        raise ConfigError(f"{folder}: run.tensorboard: expected a folder, and this is a file; give another name")
     if any("\udc80" <= letter <= "\udcff" for letter in str(folder)):
-        raise ConfigError(f"{str(folder)!a}: --tensorboard takes names in UTF-8 only; give another name")
+        raise ConfigError(f"{str(folder)!a}: run.tensorboard: expected a name in UTF-8; give another name")
 
 
 class MetricsLog:

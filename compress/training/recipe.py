@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from importlib import resources
@@ -17,7 +18,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DEFAULT_RECIPE", "TEXT_RECIPE", "differences", "flattened", "load_recipe", "override", "recipe_names"]
+__all__ = [
+    "DEFAULT_RECIPE",
+    "TEXT_RECIPE",
+    "differences",
+    "flattened",
+    "load_recipe",
+    "override",
+    "recipe_names",
+    "to_toml",
+]
 
 DEFAULT_RECIPE = "digits"
 #: What texts begin with.
@@ -96,6 +106,27 @@ def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options")
             section = section[name]
         section[key] = value
     return read_recipe(values, where)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """All settings of a recipe as TOML, from which `load_recipe` reads an equal one.
+
+    What the section ``[subnetwork]`` leaves out is ``"none"``; elsewhere, settings without a value are comments.
+    """
+    values = recipe.model_dump()
+    return "\n".join(_table(section, values[section]) for section in ("data", "model", "subnetwork", "train"))
+
+
+def _table(name: str, values: Mapping[str, Any]) -> str:
+    own, nested = [f"[{name}]"], []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            nested.append(_table(f"{name}.{key}", value))
+        elif value is None:
+            own.append(f'{key} = "none"' if name.startswith("subnetwork") else f"# {key} is not set")
+        else:
+            own.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join([*own, "", *nested])
 
 
 def differences(stored: Recipe, asked: Recipe) -> list[str]:

@@ -20,7 +20,7 @@ def check_schedule(config: TrainConfig) -> None:
     if config.warmup_epochs + config.cooldown_epochs >= config.epochs:
         raise ConfigError(
             f"train: warmup_epochs ({config.warmup_epochs}) and cooldown_epochs ({config.cooldown_epochs}) must "
-            f"leave at least one of epochs ({config.epochs}): give --warmup-epochs 0, or more --epochs"
+            f"leave at least one of epochs ({config.epochs}): give --set train.warmup_epochs=0, or more --epochs"
         )
 
 

@@ -8,8 +8,8 @@
 The model is a file of ``iterand-compress export``, in any form; its metadata say how pixels become its input and how
 the classes are called. Every image, of the model's size too, is scaled and cut to its centre as images are when the
 project evaluates: the shorter side to the model's, or, for models above 96 pixels, to 256/224 of it. Models that
-learned from images that were not scaled (without --image-size; or not square) get no such margin: images of their size
-are taken as they are. Images become grey for models with one channel and RGB for models with three.
+learned from images that were not scaled (without `data.image_size`; or not square) get no such margin: images of
+their size are taken as they are. Images become grey for models with one channel and RGB for models with three.
 
 The latency is that of onnxruntime alone, without reading and scaling: the median over --repeat runs of a batch,
 divided by its images. Exit code 0; 1 if the model or any of the images cannot be used (the others are classified

@@ -1,0 +1,70 @@
+"""What a run shows while it runs: a bar on a terminal, lines elsewhere."""
+
+import io
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from iterand_compress.cli.progress import reporter
+from iterand_compress.compress.checkpoint import Position
+from iterand_compress.compress.training.evaluate import Score
+from iterand_compress.compress.training.recipe import load_recipe
+from iterand_compress.compress.training.reporter import EpochReport, RunInfo, StepReport
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(monkeypatch, **environment):
+    """What a run of 35,200 steps writes to standard error after 13 steps, an epoch, and the last step."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    data = SimpleNamespace(name="digits", text=None, input=SimpleNamespace(noun="image"))
+    run = reporter(quiet=False)
+    run.start(RunInfo(load_recipe("digits"), torch.device("cpu"), data, Position(0, 0, 0), 100, 352, 225_000))
+    run.step(StepReport(Position(0, 13, 13), 2.3026, 0.104, 1234.5))
+    run.step(StepReport(Position(0, 26, 26), 2.2, 0.2, 1234.5))
+    run.epoch(EpochReport(1, 352, 0.1, 1.9, 0.41, None, 0.43, 18.2, 1240.0))
+    run.step(StepReport(Position(99, 351, 35_199), 0.0123, 0.995, 1234.5))
+    run.finish(Score(359, 360, 0.02))
+    run.close()
+    return terminal.getvalue()
+
+
+CONTROL = re.compile(r"\x1b\[\??\d*[A-HJKhl]")  # moves the cursor or clears lines
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 140])
+def test_the_bar_fits_the_terminal_without_colours(width, monkeypatch, capsys):
+    text = shown(monkeypatch, COLUMNS=str(width), NO_COLOR="1", TERM="xterm")
+    plain = CONTROL.sub("", text)
+    assert not re.search(r"\x1b\[[\d;]*3\dm", plain), "a colour"
+    bars = [line for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;]*m", "", plain)) if line.startswith("step ")]
+    assert any(line.startswith("step 13 of 35,200 ") for line in bars), text
+    assert any(line.startswith("step 35,199 of 35,200 ") for line in bars)
+    for line in bars[1:]:
+        assert len(line.rstrip()) <= width
+        assert "…" not in line
+        assert bool(re.search(r"accuracy \d+\.\d %", line)) == (width >= 60)
+        assert ("images/s" in line) == (width >= 140)
+    assert "step 13" not in capsys.readouterr().out
+
+
+def test_colours_are_for_terminals_that_have_them(monkeypatch):
+    assert re.search(r"\x1b\[[\d;]*3\dm", shown(monkeypatch, COLUMNS="80", TERM="xterm-256color"))
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch, capsys):
+    assert shown(monkeypatch, COLUMNS="60", TERM="dumb") == ""
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "step 13 of 35,200: loss 2.3026, 1,234 images/s"
+    assert [line[:9] for line in lines[2:]] == ["epoch 1/1", "test accu"]
