@@ -159,7 +159,7 @@ def _onnx_classifier(file: Path) -> _Classifier:
     import torch
 
     from ..compress.methods.presets import stored_recipe
-    from ..export import OnnxClassifier
+    from ..export.runtime.classifier import OnnxClassifier
 
     classifier = OnnxClassifier(file)
     text = classifier.metadata.get("iterand.recipe")

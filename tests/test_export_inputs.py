@@ -14,12 +14,11 @@ from onnx import helper
 from torch import nn
 
 from conftest import succeed
-from iterand_compress import ImageInput, load, pack
+from iterand_compress import ImageInput, OnnxClassifier, export_onnx, load, pack, verify_onnx
 from iterand_compress.compress.errors import ConfigError, ExportError, IterandError
 from iterand_compress.compress.inputs import TextInput
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.seedmask import read_seedmask
-from iterand_compress.export import OnnxClassifier, export_onnx, verify_onnx
 
 IMAGE = {"input": ImageInput((3, 4, 4), [0.5] * 3, [0.25] * 3)}
 pytestmark = pytest.mark.usefixtures("captured_once")

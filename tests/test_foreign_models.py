@@ -15,13 +15,12 @@ from PIL import Image
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import ImageInput, load, load_network, pack
+from iterand_compress import ImageInput, export_onnx, load, load_network, pack
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.errors import ExportError, SeedMaskError
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.models import Architecture
 from iterand_compress.compress.models.build import build_model
-from iterand_compress.export import export_onnx
 
 TRAIN = ("train", "--epochs", 1, "--device", "cpu", "-q", "--lr", 0.3)
 

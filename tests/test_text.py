@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import ImageInput, load, load_network, read_seedmask, to_dense
+from iterand_compress import ImageInput, OnnxClassifier, export_onnx, load, load_network, read_seedmask, to_dense
 from iterand_compress.compress.analysis.estimate import estimate
 from iterand_compress.compress.config import DataConfig, ModelConfig, Recipe, validated
 from iterand_compress.compress.data import texts as texts_module
@@ -39,7 +39,6 @@ from iterand_compress.compress.models.transformer import Attention
 from iterand_compress.compress.seedmask import Network, dumps, loads
 from iterand_compress.compress.seedmask import manifest as manifest_module
 from iterand_compress.compress.seedmask.json_text import canonical_json
-from iterand_compress.export import OnnxClassifier, export_onnx
 
 WORDS = TextInput(6, 1000)
 BYTES = TextInput(6, 257, "bytes")
