@@ -248,7 +248,9 @@ def command(
             }
         )
     elif not quiet:
-        click.echo(f"{out}: next, iterand-compress pack {shell_word(out)}")
+        trains_all = resolved.subnetwork.selection is None and resolved.subnetwork.prune is None
+        command = f"export {shell_word(out)} --onnx" if trains_all else f"pack {shell_word(out)}"
+        click.echo(f"{out}: next, iterand-compress {command}")
 
 
 def _base(

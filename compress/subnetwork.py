@@ -154,7 +154,22 @@ class Subnetwork:
         state_dtype: str = "exact",
         with_weights: str | None = None,
     ) -> PackReport:
-        """Write the subnetwork to a ``.seedmask`` file; see `pack`."""
+        """Write the subnetwork to a ``.seedmask`` file, which is replaced atomically.
+
+        Args:
+            path: the file.
+            input: the images or texts that the network takes, for commands that evaluate or export the file.
+            classes: names of the classes.
+            coding: of masks and logs: ``auto`` (as small as it gets), ``raw`` or ``rans``.
+            state_dtype: ``exact``, or ``float16`` to round the unmasked state, which changes outputs a little.
+            with_weights: of a network that was pruned at initialisation: ``float32`` (exact), ``float16`` or ``int8``
+                to store the trained weights too, ``initial`` to store the mask alone.
+
+        Raises:
+            SeedMaskError: trained weights would be lost, nothing was pruned yet, a value of the state does not fit its
+                dtype, or the file cannot be written.
+            ConfigError: there is no such coding or dtype; something else was put on top of a mask.
+        """
         return pack(
             self.model,
             path,

@@ -180,7 +180,7 @@ def test_text():
     ("arguments", "message"),
     [
         (("--model", "resnet19", "--sparsity", 0.5), "unknown 'resnet19'; did you mean"),
-        (("--model", "conv2", "--sparsity", 1), "subnetwork: sparsity: input should be less than 1, got 1.0"),
+        (("--model", "conv2", "--sparsity", 1), "subnetwork.sparsity: input should be less than 1, got 1.0"),
         (("--model", "conv2", "--sparsity", 0.9999), "too small for sparsity 0.9999"),
         (("--model", "conv2", "--sparsity", 0.5, "--method", "iterant"), "did you mean 'iterand'?"),
         (("--model", "conv2", "--sparsity", 0.5, "--method", "dense"), "dense trains the weights"),

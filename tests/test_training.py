@@ -132,7 +132,7 @@ def test_killed_and_resumed(tmp_path, undisturbed):
     out = tmp_path / "model.ckpt"
     recipe = tmp_path / "quick.toml"
     recipe.write_text(
-        "[model]\nwidth = 0.25\n[train]\nepochs = 3\n[subnetwork]\nresample_every = 5\n"
+        "[model]\nwidth = 0.25\n[train]\nepochs = 3\n[subnetwork]\nresample = { every = 5 }\n"
         '[data]\npad = 1\ncrop = "shift"\n'
     )
     command = [str(SCRIPT), "train", "--recipe", str(recipe), "--device", "cpu", "-q", "--out", str(out)]
