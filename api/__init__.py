@@ -44,7 +44,10 @@ if TYPE_CHECKING:
     from .compress.training.loop import train
     from .compress.training.recipe import load_recipe
     from .compress.training.run_options import RunOptions
-    from .export import OnnxClassifier, export_onnx, load_session, verify_onnx
+    from .export.exporter import export_onnx
+    from .export.runtime.classifier import OnnxClassifier
+    from .export.runtime.expansion import load_session
+    from .export.runtime.verification import verify_onnx
 
 __all__ = [
     "Biprop",
@@ -124,7 +127,10 @@ _MODULES = {
     "compress.training.recipe": ("load_recipe",),
     "compress.training.run_options": ("RunOptions",),
     "compress.training.loop": ("train",),
-    "export": ("OnnxClassifier", "export_onnx", "load_session", "verify_onnx"),
+    "export.exporter": ("export_onnx",),
+    "export.runtime.classifier": ("OnnxClassifier",),
+    "export.runtime.expansion": ("load_session",),
+    "export.runtime.verification": ("verify_onnx",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

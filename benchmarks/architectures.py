@@ -22,9 +22,8 @@ from rich.table import Table
 from torch import nn
 
 from common import environment, save
-from iterand_compress import EdgePopup, ImageInput
+from iterand_compress import EdgePopup, ImageInput, export_onnx, load_session
 from iterand_compress.compress.mask.masking import mask_model
-from iterand_compress.export import export_onnx, load_session
 
 FORMS = ("dense", "int8", "packed", "seeded")
 

@@ -16,14 +16,14 @@ import torch
 import torchvision
 from torch import nn
 
-from iterand_compress import ImageInput, SubnetworkConfig
+from iterand_compress import ImageInput, SubnetworkConfig, export_onnx
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
 from iterand_compress.compress.mask.masking import mask_model, refresh
 from iterand_compress.compress.mask.prune_at_init import find_masks
-from iterand_compress.compress.models import build_model, resolve
+from iterand_compress.compress.models import resolve
+from iterand_compress.compress.models.build import build_model
 from iterand_compress.compress.pack import network_of
-from iterand_compress.export import export_onnx
 from iterand_compress.export.forms import CHECK
 
 __all__ = ["VARIANTS", "Case", "export", "plain_network", "redrawn_share", "searched", "unchecked"]

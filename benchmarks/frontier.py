@@ -26,15 +26,16 @@ from typing import Any
 
 from common import environment, save
 from frontier_plot import draw
+from iterand_compress import export_onnx
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import TrainConfig
-from iterand_compress.compress.data import DataBundle, Split, load_data
+from iterand_compress.compress.data.bundle import DataBundle, Split
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.files.atomic import atomic_path
 from iterand_compress.compress.networks import resolve_device
 from iterand_compress.compress.pack import network_of_checkpoint
 from iterand_compress.compress.recover import load_network
 from iterand_compress.compress.seedmask import write_seedmask
-from iterand_compress.export import export_onnx
 from iterand_compress.export.export_options import ExportOptions
 from iterand_compress.export.from_file import export_network
 from methods import CRITERIA, SUBNETWORKS, TRAINED, configurations

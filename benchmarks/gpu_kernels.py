@@ -39,7 +39,8 @@ from iterand_compress.compress.mask.kernels import (
 from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.mask.masking import mask_model, refresh
 from iterand_compress.compress.mask.topk import select
-from iterand_compress.compress.models import build_model, resolve
+from iterand_compress.compress.models import resolve
+from iterand_compress.compress.models.build import build_model
 from iterand_compress.compress.recover import recover_on_device
 from iterand_compress.compress.seed.codebooks import CODEBOOKS, random_codes
 from iterand_compress.compress.seed.philox import Purpose, random_words

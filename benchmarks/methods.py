@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common import environment, save
-from iterand_compress.compress.data import Split, load_data
+from iterand_compress.compress.data.bundle import Split
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.recover import load_network
 from runs import PARTS, TrainingRun, pack, recipe_of, score_of_network, train_all
 

@@ -18,7 +18,7 @@ from iterand_compress.cli.train_command import command as train_command
 from iterand_compress.cli.train_command import recipe_changes
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe
-from iterand_compress.compress.data import Split
+from iterand_compress.compress.data.bundle import Split
 from iterand_compress.compress.pack import network_of_checkpoint
 from iterand_compress.compress.recover import LoadedNetwork, load_network
 from iterand_compress.compress.seedmask import PackReport, write_seedmask

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from iterand_compress.compress.config import TrainConfig
-from iterand_compress.compress.data import DataBundle, Split
+from iterand_compress.compress.data.bundle import DataBundle, Split
 from iterand_compress.compress.training.schedule import learning_rate
 from iterand_compress.export.from_file import export_network
 

@@ -41,7 +41,7 @@ from iterand_compress.compress.seedmask import (
     StoredTensor,
     read_seedmask,
     write_seedmask,
-    write_weights,
+    write_tensors,
 )
 
 RESNET18 = [
@@ -168,7 +168,7 @@ def scale_work(operation: str, weights: float, sparsity: float, path: Path) -> N
     elif operation == "verify":
         read_seedmask(path).verify()
     else:
-        write_weights(read_seedmask(path), path.with_suffix(".safetensors"))
+        write_tensors(read_seedmask(path), path.with_suffix(".safetensors"))
     taken = time.perf_counter() - start
     print(json.dumps({"seconds": taken - made, "made_s": made, "before_mb": before, "peak_mb": memory("VmHWM")}))
 

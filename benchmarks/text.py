@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from common import environment, save
+from iterand_compress import OnnxClassifier
 from iterand_compress.compress.config import DataConfig
-from iterand_compress.compress.data import load_data
-from iterand_compress.export import OnnxClassifier
+from iterand_compress.compress.data.loading import load_data
 from runs import TrainingRun, command, stored_score, train
 
 METHODS = {

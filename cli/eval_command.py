@@ -54,9 +54,9 @@ def command(
     """
     import torch
 
-    from ..compress.data import load_data
     from ..compress.data.catalogue import TEXT_DATASETS
     from ..compress.data.class_folders import left_out_line
+    from ..compress.data.loading import load_data
     from ..compress.inputs import ImageInput
     from ..compress.networks import resolve_device
     from ..compress.training.evaluate import evaluate
@@ -159,7 +159,7 @@ def _onnx_classifier(file: Path) -> _Classifier:
     import torch
 
     from ..compress.methods.presets import stored_recipe
-    from ..export import OnnxClassifier
+    from ..export.runtime.classifier import OnnxClassifier
 
     classifier = OnnxClassifier(file)
     text = classifier.metadata.get("iterand.recipe")

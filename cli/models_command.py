@@ -86,7 +86,8 @@ def _architecture(name: str) -> AnyArchitecture:
 def _tensors(architecture: AnyArchitecture) -> list[dict[str, Any]]:
     """Name, shape and number of weights of each tensor that is masked."""
     from ..compress.mask.maskable import chosen_weights
-    from ..compress.models import build_model, is_foreign
+    from ..compress.models import is_foreign
+    from ..compress.models.build import build_model
 
     device = "cpu" if is_foreign(architecture) else "meta"  # others may look at values while they are built
     model = build_model(architecture, seed=0, allow_import=True, device=device)

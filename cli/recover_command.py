@@ -53,7 +53,7 @@ def command(
     """
     from ..compress.files.atomic import check_output
     from ..compress.files.outputs import beside
-    from ..compress.seedmask import read_seedmask, write_masks, write_weights
+    from ..compress.seedmask import read_seedmask, write_tensors
 
     if masks and device is not None:
         raise click.UsageError("--masks computes no weights: leave --device out.")
@@ -64,7 +64,7 @@ def command(
     if device is not None:
         size, tensors = _write_from_device(seedmask, target, chosen, device)
     else:
-        size, tensors = (write_masks if masks else write_weights)(seedmask, target, chosen)
+        size, tensors = write_tensors(seedmask, target, chosen, masks=masks)
     if as_json:
         print_json({"file": str(target), "file_bytes": size, "tensors": tensors})
         return

@@ -7,23 +7,19 @@ from torch import nn
 
 from .checkpoint import DataInfo
 from .config import Recipe
-from .data import DataBundle
+from .data.bundle import DataBundle
 from .errors import ConfigError
 from .mask.masking import mask_model
-from .models import AnyArchitecture, build_model, resolve
+from .models import AnyArchitecture
+from .models.build import build_model
 
-__all__ = ["architecture_of", "build_network", "describe", "resolve_device", "step_seed"]
+__all__ = ["build_network", "describe", "resolve_device", "step_seed"]
 
 
 def build_network(recipe: Recipe, architecture: AnyArchitecture, *, allow_import: bool) -> nn.Module:
     """The network a recipe starts from, on the CPU, with the initial weights and scores of its seed."""
     model = build_model(architecture, seed=recipe.subnetwork.seed, allow_import=allow_import)
     return mask_model(model, recipe.subnetwork)
-
-
-def architecture_of(recipe: Recipe, data: DataBundle) -> AnyArchitecture:
-    """What a recipe and its data make of a model name."""
-    return resolve(recipe.model, num_classes=len(data.classes), input=data.input)
 
 
 def describe(data: DataBundle) -> DataInfo:

@@ -34,6 +34,7 @@ from .tensors import check_content, to_stored
 
 __all__ = [
     "MaskedKeys",
+    "exact_network",
     "masked_keys",
     "network_of",
     "network_of_checkpoint",
@@ -249,6 +250,14 @@ def network_of_checkpoint(checkpoint: Checkpoint, *, with_weights: str | None = 
         recipe=checkpoint.recipe.model_dump(exclude_none=True),
         with_weights=with_weights,
     )
+
+
+def exact_network(checkpoint: Checkpoint) -> Network | None:
+    """The network in a checkpoint with all trained values as they are; ``None`` for one without masks."""
+    config = checkpoint.recipe.subnetwork
+    if config.selection is None and config.prune is None:
+        return None
+    return network_of_checkpoint(checkpoint, with_weights="float32" if config.selection is None else None)
 
 
 def trained_error(network: Network, checkpoint: Checkpoint) -> tuple[float, str | None]:

@@ -17,10 +17,10 @@ from .config import Recipe
 from .errors import ConfigError, SeedMaskError
 from .mask.masking import to_dense
 from .methods.presets import PRESETS, stored_recipe
-from .models import build_model
+from .models.build import build_model
 from .models.state import load_state, mismatch, unwrapped
 from .networks import resolve_device
-from .pack import network_of_checkpoint
+from .pack import exact_network
 from .rebuild import known_architecture, rebuild
 from .seed.codebooks import get_codebook
 from .seed.philox_torch import bytes_at, random_weights, weight_table, weights_at
@@ -269,12 +269,11 @@ def _from_checkpoint(path: Path, model: str | None) -> LoadedNetwork:
     checkpoint = load_checkpoint(path)
     network = rebuild(checkpoint, path, model)
 
-    def masked() -> Network | None:
-        config = checkpoint.recipe.subnetwork
-        if config.selection is None and config.prune is None:
-            return None
-        values = "float32" if config.selection is None else None
-        return network_of_checkpoint(checkpoint, with_weights=values)
-
     plain = to_dense(network).eval()
-    return LoadedNetwork(plain, checkpoint.data, checkpoint.recipe, masked=masked, unfinished=checkpoint.unfinished)
+    return LoadedNetwork(
+        plain,
+        checkpoint.data,
+        checkpoint.recipe,
+        masked=lambda: exact_network(checkpoint),
+        unfinished=checkpoint.unfinished,
+    )

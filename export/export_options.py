@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..compress.errors import ConfigError, did_you_mean
-from .opsets import BASE_OPSET, check_ir_version, check_opset
+from .opsets import BASE_OPSET, check_versions
 from .session import shown
 
 __all__ = ["AUTO", "FORMS", "RUNTIMES", "ExportOptions"]
@@ -42,22 +42,14 @@ class ExportOptions:
     shrink: bool = False
 
     def __post_init__(self) -> None:
-        known = (*FORMS, AUTO)
-        for name in ("form", "runtime"):
-            if not isinstance(value := getattr(self, name), str):
-                raise ConfigError(f"{name}: expected a name, got {shown(value)}")
+        for name, known in (("form", (*FORMS, AUTO)), ("runtime", tuple(RUNTIMES))):
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in known:
+                hint = did_you_mean(value, known) if isinstance(value, str) else ""
+                raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {shown(value)}{hint}")
         for name in ("opset", "ir_version"):
             if type(value := getattr(self, name)) is not int and (name, value) != ("ir_version", None):
                 raise ConfigError(f"{name}: expected a whole number, got {shown(value)}")
-        if self.form not in known:
-            raise ConfigError(
-                f"form: expected one of {', '.join(known)}, got {self.form!r}{did_you_mean(self.form, known)}"
-            )
-        if self.runtime not in RUNTIMES:
-            raise ConfigError(
-                f"runtime: expected one of {', '.join(RUNTIMES)}, got {self.runtime!r}"
-                f"{did_you_mean(self.runtime, RUNTIMES)}"
-            )
         if self.form != AUTO and self.form not in RUNTIMES[self.runtime]:
             raise ConfigError(
                 f"form {self.form} is not right on {self.runtime}: expected one of {', '.join(RUNTIMES[self.runtime])}"
@@ -66,9 +58,7 @@ class ExportOptions:
             raise ConfigError(f"keep-quantized belongs to form int8, got form {self.form}")
         if self.keep_quantized and self.runtime == "openvino":
             raise ConfigError("keep-quantized is not right on openvino, which rounds activations to int8; leave it out")
-        check_opset(self.opset)
-        if self.ir_version is not None:
-            check_ir_version(self.ir_version, self.opset)
+        check_versions(self.opset, self.ir_version)
 
     @property
     def candidates(self) -> tuple[str, ...]:

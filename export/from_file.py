@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..compress.data import load_data
 from ..compress.data.catalogue import BUNDLED
+from ..compress.data.loading import load_data
 from ..compress.errors import ConfigError, ExportError, MissingExtraError
 from ..compress.files.atomic import check_output
 from ..compress.recover import LoadedNetwork, load_network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from itertools import takewhile
 
 import onnx
 import onnx.version_converter
@@ -10,12 +11,11 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, defs, helper
 
 from ..compress.errors import ConfigError, ExportError
-from .session import first_line, open_session
+from .session import failing_as, open_session
 
 __all__ = [
     "BASE_OPSET",
-    "check_ir_version",
-    "check_opset",
+    "check_versions",
     "convert",
     "ir_version_for",
     "supported_ir_versions",
@@ -33,24 +33,16 @@ def ir_version_for(opset: int) -> int:
 
 @functools.cache
 def supported_opsets() -> tuple[int, ...]:
-    """Return the operator sets that the installed onnx and onnxruntime both accept, by trying."""
-    accepted: list[int] = []
-    for opset in range(BASE_OPSET, defs.onnx_opset_version() + 1):
-        if not _accepted(opset, ir_version_for(opset)):  # nothing newer works either
-            break
-        accepted.append(opset)
-    return tuple(accepted)
+    """Return the operator sets that the installed onnx and onnxruntime both accept, found by trying."""
+    opsets = range(BASE_OPSET, defs.onnx_opset_version() + 1)
+    return tuple(takewhile(lambda opset: _accepted(opset, ir_version_for(opset)), opsets))
 
 
 @functools.cache
 def supported_ir_versions(opset: int) -> tuple[int, ...]:
     """Return the file format (IR) versions for an operator set that the installed onnxruntime accepts, by trying."""
-    accepted: list[int] = []
-    for ir_version in range(ir_version_for(opset), onnx.IR_VERSION + 1):
-        if not _accepted(opset, ir_version):
-            break
-        accepted.append(ir_version)
-    return tuple(accepted)
+    versions = range(ir_version_for(opset), onnx.IR_VERSION + 1)
+    return tuple(takewhile(lambda ir_version: _accepted(opset, ir_version), versions))
 
 
 def _accepted(opset: int, ir_version: int) -> bool:
@@ -64,31 +56,27 @@ def _accepted(opset: int, ir_version: int) -> bool:
     return True
 
 
-def check_opset(opset: int) -> None:
-    """Refuse an operator set that cannot be written or run here.
+def check_versions(opset: int, ir_version: int | None) -> None:
+    """Refuse versions that cannot be written or run here, and a file format that cannot hold the operator set.
+
+    Args:
+        opset: version of the operator set.
+        ir_version: version of the file format; ``None`` for the oldest that may hold the operator set.
 
     Raises:
-        ConfigError: with the ones that can.
+        ConfigError: one of them is not among the supported ones, which the message names.
     """
-    accepted = supported_opsets()
-    if opset not in accepted:
+    _require(opset, supported_opsets(), f"opset {opset} is not supported")
+    if ir_version is not None:
+        what = f"IR version {ir_version} is not supported with opset {opset}"
+        _require(ir_version, supported_ir_versions(opset), what)
+
+
+def _require(version: int, supported: tuple[int, ...], problem: str) -> None:
+    if version not in supported:
         raise ConfigError(
-            f"opset {opset} is not supported: expected {accepted[0]} to {accepted[-1]} "
-            f"(what onnx {onnx.__version__} writes and onnxruntime {onnxruntime.__version__} runs)"
-        )
-
-
-def check_ir_version(ir_version: int, opset: int) -> None:
-    """Refuse a file format version that cannot hold the operator set or be run here.
-
-    Raises:
-        ConfigError: with the ones that can.
-    """
-    accepted = supported_ir_versions(opset)
-    if ir_version not in accepted:
-        raise ConfigError(
-            f"IR version {ir_version} is not supported with opset {opset}: expected {accepted[0]} to {accepted[-1]} "
-            f"(what onnx {onnx.__version__} writes and onnxruntime {onnxruntime.__version__} runs)"
+            f"{problem}: expected {supported[0]} to {supported[-1]} (what onnx {onnx.__version__} writes and "
+            f"onnxruntime {onnxruntime.__version__} runs)"
         )
 
 
@@ -100,10 +88,7 @@ def convert(model: ModelProto, opset: int, ir_version: int | None = None) -> Mod
     """
     current = next(entry.version for entry in model.opset_import if entry.domain == "")
     if current != opset:
-        try:
+        with failing_as(f"cannot convert the graph from opset {current} to {opset}: "):
             model = onnx.version_converter.convert_version(model, opset)
-        except (RuntimeError, ValueError) as error:
-            reason = first_line(error)
-            raise ExportError(f"cannot convert the graph from opset {current} to {opset}: {reason}") from error
     model.ir_version = ir_version or ir_version_for(opset)
     return model

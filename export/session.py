@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnxruntime
 
 from ..compress.errors import ExportError
 
-__all__ = ["first_line", "model_source", "open_session", "session_options", "shown"]
+__all__ = ["failing_as", "first_line", "model_source", "open_session", "session_options", "shown"]
 
 
 def session_options() -> onnxruntime.SessionOptions:
@@ -34,11 +36,18 @@ def open_session(
     Raises:
         ExportError: onnxruntime refuses it; the message is its reason alone.
     """
-    try:
+    with failing_as(""):
         source = model if isinstance(model, bytes) else model_source(model)
         return onnxruntime.InferenceSession(source, options or session_options(), providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no common base class
-        raise ExportError(first_line(error)) from error
+
+
+@contextmanager
+def failing_as(problem: str) -> Iterator[None]:
+    """Whatever onnx or onnxruntime raise in the block becomes an `ExportError`: ``problem``, and its first line."""
+    try:
+        yield
+    except Exception as error:  # their exceptions have no common base class
+        raise ExportError(f"{problem}{first_line(error)}") from error
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:

@@ -29,7 +29,7 @@ from iterand_compress.compress.analysis.ablation import (
 )
 from iterand_compress.compress.checkpoint import load_checkpoint, save_checkpoint
 from iterand_compress.compress.config import DataConfig
-from iterand_compress.compress.data import load_data
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.errors import ConfigError, IterandError
 from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.mask.masking import mask_model

@@ -14,7 +14,7 @@ from networks import refresh, settings
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iterand_compress import ImageInput, load, to_dense
+from iterand_compress import ImageInput, export_onnx, load, load_session, to_dense, verify_onnx
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
@@ -25,7 +25,6 @@ from iterand_compress.compress.pack import pack
 from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
 from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.compress.tensors import recovered_state
-from iterand_compress.export import export_onnx, load_session, verify_onnx
 
 # Which torch computes in its own way, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")

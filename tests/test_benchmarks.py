@@ -19,7 +19,7 @@ import shipped
 from frontier_plot import spread
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import DataConfig, TrainConfig
-from iterand_compress.compress.data import load_data
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.recover import load_network
 from iterand_compress.compress.training.evaluate import evaluate, network_logits
 from iterand_compress.compress.training.schedule import check_refresh, check_schedule

@@ -15,8 +15,8 @@ from PIL import Image
 from conftest import fail, invoke, succeed
 from iterand_compress import read_seedmask
 from iterand_compress.compress.config import DataConfig
-from iterand_compress.compress.data import load_data
 from iterand_compress.compress.data.class_folders import left_out_line
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.errors import ConfigError, DataError
 from iterand_compress.compress.seedmask import write_seedmask
 

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 from conftest import fail, invoke, succeed
 from iterand_compress import load, load_network, read_seedmask
 from iterand_compress.compress.checkpoint import load_checkpoint
-from iterand_compress.compress.models import Architecture, build_model
+from iterand_compress.compress.models import Architecture
+from iterand_compress.compress.models.build import build_model
 from iterand_compress.compress.tensors import recovered_state
 
 

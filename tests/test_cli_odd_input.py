@@ -22,7 +22,7 @@ from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.files.kinds import kind_of
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.models.architecture import Architecture
-from iterand_compress.compress.models.build import build
+from iterand_compress.compress.models.build import build_model
 
 CLI = [sys.executable, "-m", "iterand_compress.cli"]
 
@@ -356,7 +356,7 @@ def test_the_model_in_a_command_that_is_printed(monkeypatch) -> None:
     for encoding, word in {"utf-8": "'módulo:f'", "ascii": r"$'m\xc3\xb3dulo:f'"}.items():
         monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
         with pytest.raises(ConfigError) as refused:
-            build(arch, seed=0, allow_import=False, device="cpu")
+            build_model(arch, seed=0, allow_import=False, device="cpu")
         assert str(refused.value).endswith(f"give it yourself with --model {word}")
 
 

@@ -18,7 +18,8 @@ from iterand_compress.cli.pack_command import command as pack_command
 from iterand_compress.compress import recover as recovery
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
 from iterand_compress.compress.mask.masking import mask_model
-from iterand_compress.compress.models import Architecture, build_model
+from iterand_compress.compress.models import Architecture
+from iterand_compress.compress.models.build import build_model
 from iterand_compress.compress.recover import recover_on_device
 from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook
 from iterand_compress.compress.seedmask import (

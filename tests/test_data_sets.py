@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 from iterand_compress.compress.config import DataConfig
-from iterand_compress.compress.data import decode, load_data
+from iterand_compress.compress.data import decode
 from iterand_compress.compress.data import loading as loading_module
 from iterand_compress.compress.data.augment import Augmentation
 from iterand_compress.compress.data.builtin import TORCHVISION_LOADERS
 from iterand_compress.compress.data.catalogue import DATASETS, TEXT_DATASETS
 from iterand_compress.compress.data.image_source import FileSource
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.data.memory_split import MemorySplit
 from iterand_compress.compress.data.order import augmentation_words, epoch_order, fixed_order
 from iterand_compress.compress.data.shard import Shard

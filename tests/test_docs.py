@@ -17,7 +17,7 @@ from torch import nn
 import iterand_compress as ic
 from conftest import succeed
 from iterand_compress.compress.config import DataConfig, PruneAtInit, Recycle, Resample, Selection, SubnetworkConfig
-from iterand_compress.compress.data import load_data
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.methods.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent

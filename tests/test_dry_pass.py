@@ -9,7 +9,7 @@ from torch import nn
 from conftest import fail, succeed
 from iterand_compress import IteRand
 from iterand_compress.compress.config import DataConfig, Recipe
-from iterand_compress.compress.data import load_data
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.errors import ConfigError, DataError
 from iterand_compress.compress.training.checks import check_training
 from iterand_compress.compress.training.recipe import override

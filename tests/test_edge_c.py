@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bad_files.make import edited, join, split
 from golden.make import FOLDER, GOLDEN, sown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinds import networks_of_every_kind
-from test_storage_bad_input import FILES, edited, join, split
+from test_storage_bad_input import FILES
 
 from iterand_compress.compress.seed.codebooks import CODEBOOKS
 from iterand_compress.compress.seed.frozen import Frozen, frozen_masks

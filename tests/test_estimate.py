@@ -13,7 +13,8 @@ from iterand_compress.compress.config import ModelConfig, Recipe
 from iterand_compress.compress.inputs import ImageInput
 from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.mask.masking import mask_model
-from iterand_compress.compress.models import build_model, resolve
+from iterand_compress.compress.models import resolve
+from iterand_compress.compress.models.build import build_model
 from iterand_compress.compress.pack import network_of
 from iterand_compress.compress.seedmask import MaskedTensor, Network, dumps, loads
 from iterand_compress.compress.seedmask.bits import symbol_entropy

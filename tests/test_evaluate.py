@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from iterand_compress import IteRand
 from iterand_compress.compress.config import DataConfig
-from iterand_compress.compress.data import load_data
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.training.evaluate import evaluate, network_logits

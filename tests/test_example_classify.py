@@ -16,12 +16,11 @@ from onnx import helper
 from PIL import Image
 from torch import nn
 
-from iterand_compress import IteRand, read_seedmask
+from iterand_compress import IteRand, OnnxClassifier, export_onnx, read_seedmask
 from iterand_compress.compress.config import DataConfig, Recipe
-from iterand_compress.compress.data import load_data
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.inputs import ImageInput, TextInput
 from iterand_compress.compress.recover import load_network
-from iterand_compress.export import OnnxClassifier, export_onnx
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "edge" / "classify.py"
 CLASSES = ["apple", "ein Käse", "pear"]

@@ -14,8 +14,7 @@ from networks import randomise
 from onnx import numpy_helper
 from torch import nn
 
-from iterand_compress import ImageInput
-from iterand_compress.export import export_onnx
+from iterand_compress import ImageInput, export_onnx
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 

@@ -13,9 +13,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from iterand_compress import ImageInput
+from iterand_compress import ImageInput, OnnxClassifier, export_onnx
 from iterand_compress.compress.errors import ExportError
-from iterand_compress.export import OnnxClassifier, export_onnx
 
 IMAGE = {"input": ImageInput((1, 6, 8), [0.3], [0.4])}
 CLASSES = ["zero", "ein Käse"]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from iterand_compress import ImageInput
+from iterand_compress import ImageInput, export_onnx
 from iterand_compress.compress.errors import ExportError, IterandError
-from iterand_compress.export import export_onnx, pipeline
+from iterand_compress.export import pipeline
 from iterand_compress.export.graph import Graph
 from iterand_compress.export.runtime import agreement as check
 

@@ -21,7 +21,7 @@ from networks import settings as make_settings
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from iterand_compress import ImageInput, to_dense
+from iterand_compress import ImageInput, export_onnx, load_session, to_dense
 from iterand_compress.compress.errors import ConfigError, ExportError
 from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.mask.masking import mask_model
@@ -29,13 +29,13 @@ from iterand_compress.compress.mask.prune_at_init import find_masks
 from iterand_compress.compress.pack import network_of
 from iterand_compress.compress.seed.philox import random_bytes
 from iterand_compress.compress.seedmask import Network, dumps, loads
-from iterand_compress.export import export_onnx, load_session, supported_opsets
 from iterand_compress.export.coded import coded_weights
 from iterand_compress.export.forms import write_form
 from iterand_compress.export.forms.emitter import Emitter
 from iterand_compress.export.forms.functions import functions_for
 from iterand_compress.export.forms.layouts import layout_of, write_numbers
 from iterand_compress.export.graph import Graph
+from iterand_compress.export.opsets import supported_opsets
 
 IMAGE = {"input": ImageInput((3, 16, 16), [0.5, 0.4, 0.3], [0.2, 0.25, 0.3])}
 pytestmark = pytest.mark.usefixtures("captured_once")

@@ -14,12 +14,11 @@ from onnx import helper
 from torch import nn
 
 from conftest import succeed
-from iterand_compress import ImageInput, load, pack
+from iterand_compress import ImageInput, OnnxClassifier, export_onnx, load, pack, verify_onnx
 from iterand_compress.compress.errors import ConfigError, ExportError, IterandError
 from iterand_compress.compress.inputs import TextInput
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.seedmask import read_seedmask
-from iterand_compress.export import OnnxClassifier, export_onnx, verify_onnx
 
 IMAGE = {"input": ImageInput((3, 4, 4), [0.5] * 3, [0.25] * 3)}
 pytestmark = pytest.mark.usefixtures("captured_once")
@@ -93,8 +92,8 @@ def test_other_ways_to_say_the_same(change: dict[str, object], exported: bytes, 
         ({"weights": "absent.seedmask"}, "absent.seedmask"),
         ({"opset": "18"}, "opset: expected a whole number, got '18'"),
         ({"ir_version": 8.0}, "ir_version: expected a whole number, got 8.0"),
-        ({"form": None}, "form: expected a name, got None"),
-        ({"runtime": ["other"]}, "runtime: expected a name"),
+        ({"form": None}, "form: expected one of dense, packed, int8, seeded, auto, got None"),
+        ({"runtime": ["other"]}, "runtime: expected one of onnxruntime, onnxruntime-web, openvino, other, got"),
     ],
     ids=str,
 )

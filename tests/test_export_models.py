@@ -13,10 +13,10 @@ import torch
 from networks import settings
 from torch import nn
 
-from iterand_compress import ImageInput, load, pack, to_dense
+from iterand_compress import ImageInput, OnnxClassifier, export_onnx, load, pack, to_dense, verify_onnx
 from iterand_compress.compress.errors import ExportError
 from iterand_compress.compress.mask.masking import mask_model
-from iterand_compress.export import OnnxClassifier, capture, export_onnx, pipeline, verify_onnx
+from iterand_compress.export import capture, pipeline
 from iterand_compress.export.graph import Graph
 from iterand_compress.export.runtime.structure import accepted_difference
 

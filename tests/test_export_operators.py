@@ -10,9 +10,8 @@ from networks import settings
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from iterand_compress import ImageInput
+from iterand_compress import ImageInput, export_onnx
 from iterand_compress.compress.mask.masking import mask_model
-from iterand_compress.export import export_onnx
 from iterand_compress.export.runtime.records import digest_of, records_of
 
 CONFIGS = {

@@ -15,12 +15,11 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
-from iterand_compress import ImageInput, load
+from iterand_compress import ImageInput, export_onnx, load, load_session, verify_onnx
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.mask.prune_at_init import find_masks
 from iterand_compress.compress.pack import network_of
 from iterand_compress.compress.seedmask import dumps, read_seedmask
-from iterand_compress.export import export_onnx, load_session, verify_onnx
 
 IMAGE = {"input": ImageInput((1, 6, 8), [0.4], [0.2])}
 FORMS = {

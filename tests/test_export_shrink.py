@@ -17,11 +17,10 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
-from iterand_compress import ImageInput
+from iterand_compress import ImageInput, export_onnx
 from iterand_compress.compress.inputs import TextInput
-from iterand_compress.compress.models import build_model
 from iterand_compress.compress.models.architecture import Architecture, TextArchitecture
-from iterand_compress.export import LayerShrink, ShrinkReport, export_onnx
+from iterand_compress.compress.models.build import build_model
 from iterand_compress.export.capture import capture, evaluation_copy
 from iterand_compress.export.coded import CodedWeight
 from iterand_compress.export.forms.dense import write_dense
@@ -31,6 +30,7 @@ from iterand_compress.export.passes.batchnorm import fold_batch_norms
 from iterand_compress.export.passes.cleanup import drop_unused, remove_identities
 from iterand_compress.export.passes.constants import drop_zero_biases, fix_reshapes, fold_constants
 from iterand_compress.export.passes.shrink import shrink
+from iterand_compress.export.report import LayerShrink, ShrinkReport
 from iterand_compress.export.session import open_session
 
 SIZE = 8

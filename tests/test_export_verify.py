@@ -18,12 +18,11 @@ from networks import settings
 from onnx import ModelProto, TensorProto
 from torch import nn
 
-from iterand_compress import ImageInput, pack
+from iterand_compress import ImageInput, export_onnx, load_session, pack, verify_onnx
 from iterand_compress.cli.app import cli
 from iterand_compress.compress.errors import ExportError
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.seedmask import read_seedmask
-from iterand_compress.export import export_onnx, load_session, verify_onnx
 
 IMAGE = {"input": ImageInput((1, 8, 8), [0.5], [0.25])}
 pytestmark = pytest.mark.usefixtures("captured_once")
@@ -221,7 +220,7 @@ def test_foreign_models_are_named(tmp_path: Path) -> None:
 def test_verification_needs_no_torch(files: dict[str, Path]) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from iterand_compress.export import load_session, verify_onnx\n"
+        "from iterand_compress import load_session, verify_onnx\n"
         f"assert verify_onnx({str(files['seeded'])!r}).recovered == 2\n"
         f"load_session({str(files['packed'])!r})"
     )

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import ImageInput, load, load_network, pack
+from iterand_compress import ImageInput, export_onnx, load, load_network, pack
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.errors import ExportError, SeedMaskError
 from iterand_compress.compress.mask.masking import mask_model
-from iterand_compress.compress.models import Architecture, build_model
-from iterand_compress.export import export_onnx
+from iterand_compress.compress.models import Architecture
+from iterand_compress.compress.models.build import build_model
 
 TRAIN = ("train", "--epochs", 1, "--device", "cpu", "-q", "--lr", 0.3)
 
@@ -103,7 +103,8 @@ def test_what_a_module_draws_when_it_is_imported_is_drawn_again(network, tmp_pat
     name = network("ORDER = torch.randperm(64).tolist()\n" + textwrap.dedent(PERMUTING.format(draw="ORDER")))
     script = (
         "import sys, torch, numpy, random; torch.manual_seed(int(sys.argv[1]));"
-        "from iterand_compress.compress.models import build_model, Architecture;"
+        "from iterand_compress.compress.models import Architecture;"
+        "from iterand_compress.compress.models.build import build_model;"
         f"print(build_model(Architecture({name!r}, 10, 1, 8), seed=5, allow_import=True).order)"
     )
     runs = [subprocess.run([sys.executable, "-c", script, str(n)], check=True, capture_output=True) for n in (1, 2)]

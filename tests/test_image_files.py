@@ -16,8 +16,9 @@ from odd_images import STORED, deep_png, noise, odd_images, turned
 from PIL import Image, ImageOps, features
 
 from iterand_compress.compress.config import DataConfig
-from iterand_compress.compress.data import load_data, loading
+from iterand_compress.compress.data import loading
 from iterand_compress.compress.data.image_files import image_header, read_image, suffixes, without_warnings
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.errors import DataError
 
 LOSSLESS = ["png", "tif", *(["webp"] if features.check("webp") else [])]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from iterand_compress import load, to_dense
+from iterand_compress import export_onnx, load, load_session, to_dense, verify_onnx
 from iterand_compress.compress.analysis.estimate import estimate
 from iterand_compress.compress.config import ModelConfig, SubnetworkConfig
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
@@ -27,7 +27,6 @@ from iterand_compress.compress.pack import pack
 from iterand_compress.compress.recover import load_ticket
 from iterand_compress.compress.seedmask import read_seedmask
 from iterand_compress.compress.tensors import recovered_state
-from iterand_compress.export import export_onnx, load_session, verify_onnx
 from iterand_compress.export.export_options import ExportOptions
 from iterand_compress.export.from_file import export_network
 

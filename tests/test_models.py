@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from iterand_compress import ImageInput
+from iterand_compress import ImageInput, export_onnx
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.errors import ConfigError
-from iterand_compress.compress.models import Architecture, build_model, model_names, resolve
+from iterand_compress.compress.models import Architecture, model_names, resolve
 from iterand_compress.compress.models.architecture import FAMILIES, TEXT_MODELS
-from iterand_compress.compress.models.build import BUILDERS, TEXT_BUILDERS
-from iterand_compress.export import export_onnx
+from iterand_compress.compress.models.build import BUILDERS, TEXT_BUILDERS, build_model
 
 
 def weights(model: nn.Module) -> int:

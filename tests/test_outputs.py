@@ -18,7 +18,7 @@ from iterand_compress.compress.errors import ConfigError, IterandError
 from iterand_compress.compress.files import outputs
 from iterand_compress.compress.files.atomic import check_output
 from iterand_compress.compress.files.outputs import beside, only_writer
-from iterand_compress.compress.seedmask import read_seedmask, write_weights
+from iterand_compress.compress.seedmask import read_seedmask, write_tensors
 from iterand_compress.compress.training.metrics import metrics_path
 from iterand_compress.compress.training.profile import trace_path
 from iterand_compress.export import from_file as export_module
@@ -194,7 +194,7 @@ def test_a_picture_does_not_replace_a_checkpoint(folder, digits) -> None:
 
 def test_the_library_refuses_it_too(folder) -> None:
     with pytest.raises(ConfigError, match=r"hard: the output would overwrite .*s\.seedmask"):
-        write_weights(read_seedmask(folder / "s.seedmask"), folder / "hard")
+        write_tensors(read_seedmask(folder / "s.seedmask"), folder / "hard")
     check_output(folder / "new", folder / "s.seedmask")
     assert not (folder / "new").exists()
 

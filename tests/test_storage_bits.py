@@ -124,10 +124,10 @@ def test_any_part_of_a_row_of_bits(data: bytes, start: int, stop: int) -> None:
 def log_of(draws: list[int], differs: list[bool], *, two_valued: bool) -> tuple[str, int, bytes]:
     log = choose_log(np.array(draws, np.uint8), np.array(differs, np.bool_), two_valued=two_valued)
     if log.kind == "none":
-        return log.kind, log.width, log.row.packed()
+        return log.kind, log.row.width, log.row.packed()
     (coded,) = encode_rows([plan(log.row)])
     assert np.array_equal(decode_rows([("", coded)])[0].values(), log.values)
-    return log.kind, log.width, bytes(coded.payload)
+    return log.kind, log.row.width, bytes(coded.payload)
 
 
 def test_the_smallest_log_wins() -> None:
@@ -154,7 +154,7 @@ def test_logs_that_the_packer_cannot_have_written(kind: str, width: int, values:
 
 def test_bounds_of_logs() -> None:
     flips = choose_log(np.array([1, 0, 0, 0], np.uint8), np.array([True, False, False, False]), two_valued=True)
-    assert flips.bound() == pytest.approx(4 * 0.811278, rel=1e-5)
+    assert flips.row.entropy() == pytest.approx(4 * 0.811278, rel=1e-5)
     draws = choose_log(np.array([0, 1, 2, 3], np.uint8), np.array([False, True, True, True]), two_valued=False)
-    assert draws.bound() == 8
-    assert choose_log(np.zeros(4, np.uint8), np.zeros(4, np.bool_), two_valued=True).bound() == 0
+    assert draws.row.entropy() == 8
+    assert choose_log(np.zeros(4, np.uint8), np.zeros(4, np.bool_), two_valued=True).row.entropy() == 0

@@ -36,7 +36,7 @@ from iterand_compress.compress.seedmask import (
     write_seedmask,
     writer,
 )
-from iterand_compress.compress.seedmask.unpack import write_masks, write_weights
+from iterand_compress.compress.seedmask.unpack import write_tensors
 
 TESTS = Path(__file__).parent
 OLD = b"the old file, which is longer than some of the new ones " * 99
@@ -46,8 +46,8 @@ Write = Callable[[Path], object]
 SEEDMASK = loads(dumps(make.flips()))
 WRITERS: dict[str, Write] = {
     "seedmask": lambda path: write_seedmask(make.flips(), path),
-    "weights": lambda path: write_weights(SEEDMASK, path),
-    "masks": lambda path: write_masks(SEEDMASK, path),
+    "weights": lambda path: write_tensors(SEEDMASK, path),
+    "masks": lambda path: write_tensors(SEEDMASK, path, masks=True),
 }
 
 

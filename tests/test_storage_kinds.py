@@ -185,7 +185,7 @@ def test_deltas_are_the_smallest(codebook: str) -> None:
         next(d for d in range(256) if book.entries[byte ^ d] == book.entries[now])
         for byte, now in zip(own[mask], current[mask], strict=True)
     ]
-    assert (log.kind, log.width) == ("deltas", max(expected).bit_length())
+    assert (log.kind, log.row.width) == ("deltas", max(expected).bit_length())
     assert log.values.tolist() == expected
 
 

@@ -32,9 +32,8 @@ from iterand_compress.compress.seedmask import (
     payloads,
     read_seedmask,
     stored,
-    write_masks,
     write_seedmask,
-    write_weights,
+    write_tensors,
     writer,
 )
 from iterand_compress.compress.seedmask.bits import Row
@@ -249,11 +248,11 @@ def test_recovered_files_have_the_bytes_of_the_safetensors_library(tmp_path: Pat
     state |= {"empty": StoredTensor.from_numpy(np.zeros((0, 2))), "scalar": StoredTensor.from_numpy(np.array(7))}
     network = GOLDEN["v1-rans"]()
     file = loads(dumps(Network(network.seed, network.tensors, state)))
-    size, count = write_weights(file, tmp_path / "ours")
+    size, count = write_tensors(file, tmp_path / "ours")
     assert (size, count) == ((tmp_path / "ours").stat().st_size, len(network.tensors) + len(state))
     save_file(recovered_state(file), tmp_path / "library", {"format": "pt"})
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "library").read_bytes()
-    write_masks(file, tmp_path / "ours")
+    write_tensors(file, tmp_path / "ours", masks=True)
     masks = {tensor.name: torch.from_numpy(tensor.mask.reshape(tensor.shape)) for tensor in network.tensors}
     save_file(masks, tmp_path / "library", {"format": "pt"})
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "library").read_bytes()

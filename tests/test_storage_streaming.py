@@ -23,9 +23,8 @@ from iterand_compress.compress.seedmask import (
     loads,
     read_seedmask,
     seedmask,
-    write_masks,
     write_seedmask,
-    write_weights,
+    write_tensors,
     writer,
 )
 
@@ -141,7 +140,7 @@ def test_recovered_files_hold_weights_masks_and_state(
     path, out = tmp_path / "x.seedmask", tmp_path / "out"
     write_seedmask(network, path)
     file = read_seedmask(path)
-    size, count = write_weights(file, out)
+    size, count = write_tensors(file, out)
     assert (size, count) == (out.stat().st_size, len(network.tensors) + 2)
     found = load_file(out)
     for name, values in file.weights().items():
@@ -149,14 +148,14 @@ def test_recovered_files_hold_weights_masks_and_state(
         assert found[name].shape == values.shape
     assert found["bias"].tolist() == [1.5, 2.5]
     assert found["flag"].item() is True
-    write_masks(file, out)
+    write_tensors(file, out, masks=True)
     masks = load_file(out)
     assert set(masks) == {tensor.name for tensor in network.tensors}
     for tensor in network.tensors:
         assert masks[tensor.name].dtype == np.bool_
         assert np.array_equal(masks[tensor.name], tensor.mask.reshape(tensor.shape))
     second = network.tensors[1].name
-    assert write_weights(file, out, [second])[1] == 1
+    assert write_tensors(file, out, [second])[1] == 1
     assert np.array_equal(load_file(out)[second], file.weight(second))
 
 
@@ -164,10 +163,10 @@ def test_nothing_is_written_for_a_tensor_that_is_not_there_or_not_right(tmp_path
     path, out = tmp_path / "x.seedmask", tmp_path / "out"
     write_seedmask(GOLDEN["v1-rans"](), path)
     with pytest.raises(SeedMaskError, match=r"no masked tensor 'nix'; it has: conv\.weight, fc\.weight, full, small"):
-        write_weights(read_seedmask(path), out, ["nix"])
+        write_tensors(read_seedmask(path), out, ["nix"])
     data = bytearray(path.read_bytes())
     data[-1] ^= 2
     path.write_bytes(data)
     with pytest.raises(SeedMaskError, match="tensor 'small': expected a mask that keeps"):
-        write_weights(read_seedmask(path, verify=False), out)
+        write_tensors(read_seedmask(path, verify=False), out)
     assert [path.name for path in tmp_path.iterdir()] == ["x.seedmask"]

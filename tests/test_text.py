@@ -22,30 +22,24 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import ImageInput, load, load_network, read_seedmask, to_dense
+from iterand_compress import ImageInput, OnnxClassifier, export_onnx, load, load_network, read_seedmask, to_dense
 from iterand_compress.compress.analysis.estimate import estimate
 from iterand_compress.compress.config import DataConfig, ModelConfig
-from iterand_compress.compress.data import load_data
 from iterand_compress.compress.data import texts as texts_module
 from iterand_compress.compress.data.catalogue import DATASETS
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.data.sentences import ANIMALS, load_sentences
 from iterand_compress.compress.data.tokens import pieces, token_hash, tokenise, tokenise_all
 from iterand_compress.compress.errors import ConfigError, DataError, ExportError, SeedMaskError
 from iterand_compress.compress.inputs import TextInput
 from iterand_compress.compress.mask.masking import mask_model
 from iterand_compress.compress.methods.presets import read_recipe
-from iterand_compress.compress.models import (
-    Architecture,
-    TextArchitecture,
-    build_model,
-    read_architecture,
-    resolve,
-)
+from iterand_compress.compress.models import Architecture, TextArchitecture, read_architecture, resolve
+from iterand_compress.compress.models.build import build_model
 from iterand_compress.compress.models.transformer import Attention
 from iterand_compress.compress.seedmask import Network, dumps, loads
 from iterand_compress.compress.seedmask import manifest as manifest_module
 from iterand_compress.compress.seedmask.json_text import canonical_json
-from iterand_compress.export import OnnxClassifier, export_onnx
 
 WORDS = TextInput(6, 1000)
 BYTES = TextInput(6, 257, "bytes")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from iterand_compress.compress.config import DataConfig
-from iterand_compress.compress.data import load_data
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.data.tokens import tokenise
 from iterand_compress.compress.errors import DataError
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..seedmask.json_text import canonical_json
-from ..seedmask.manifest import Manifest, TensorEntry
+from ..seedmask.manifest import Manifest
 from ..seedmask.seedmask import SeedMask
 from ..seedmask.stored import StoredTensor
 from ..seedmask.tensor_recovery import TensorRecovery
@@ -190,29 +190,24 @@ def compare(first: SeedMask, second: SeedMask) -> Comparison:
     Raises:
         SeedMaskError: a file is damaged.
     """
-    entries = {entry.name: entry for entry in second.tensors}
-    mine = {entry.name for entry in first.tensors}
-    common = [entry for entry in first.tensors if entry.name in entries]
-    same = [entry.name for entry in common if entry.shape == entries[entry.name].shape]
+    mine, others = ({entry.name: entry for entry in file.tensors} for file in (first, second))
+    common = [name for name in mine if name in others]
+    same = [name for name in common if mine[name].shape == others[name].shape]
     states = first.state(), second.state()
     return Comparison(
         settings=tuple(_settings(first.manifest, second.manifest)),
         layers=tuple(_layers(first, second, same)) if same else (),
         shapes=tuple(
-            ShapeDifference(entry.name, entry.shape, entries[entry.name].shape)
-            for entry in common
-            if entry.shape != entries[entry.name].shape
+            ShapeDifference(name, mine[name].shape, others[name].shape) for name in common if name not in same
         ),
-        only=(
-            tuple(entry.name for entry in first.tensors if entry.name not in entries),
-            tuple(entry.name for entry in second.tensors if entry.name not in mine),
-        ),
+        only=_only(mine, others),
         state=tuple(_state(name, states[0][name], states[1][name]) for name in states[0] if name in states[1]),
-        only_state=(
-            tuple(name for name in states[0] if name not in states[1]),
-            tuple(name for name in states[1] if name not in states[0]),
-        ),
+        only_state=_only(*states),
     )
+
+
+def _only(first: Mapping[str, object], second: Mapping[str, object]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(name for name in first if name not in second), tuple(name for name in second if name not in first)
 
 
 def _ratio(count: float, total: float) -> float:
@@ -264,14 +259,10 @@ def _layers(first: SeedMask, second: SeedMask, names: list[str]) -> Iterator[Lay
             shape=entry.shape,
             index=(index, other_index),
             codebook=(entry.codebook, other.codebook),
-            scale=(_scale(entry), _scale(other)),
+            scale=(float(entry.scale_value), float(other.scale_value)),
             overlap=result,
             identical=entry.sha256 == other.sha256,
         )
-
-
-def _scale(entry: TensorEntry) -> float:
-    return float(entry.scale_value)
 
 
 def _walk(first: TensorRecovery, second: TensorRecovery) -> tuple[int, int, tuple[str, str]]:

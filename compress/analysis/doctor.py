@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -110,7 +110,7 @@ def examine() -> Diagnosis:
         python=platform.python_version(),
         platform=platform.platform(),
         cpus=os.cpu_count() or 1,
-        versions=dict(_versions()),
+        versions={name: _version(name) for name in DISTRIBUTIONS},
         devices=devices,
         checks=tuple(_run(name, test) for name, test in tests),
     )
@@ -124,11 +124,6 @@ def _run(name: str, test: Callable[[], str]) -> Check:
     except Exception as error:  # noqa: BLE001 - whatever goes wrong in a self-test is its result
         message = str(error) if isinstance(error, _FailedError) else f"{type(error).__name__}: {error}"
         return Check(name, "failed", " ".join(message.split())[:300])
-
-
-def _versions() -> Iterator[tuple[str, str | None]]:
-    for name in DISTRIBUTIONS:
-        yield name, _version(name)
 
 
 def _version(name: str) -> str | None:

@@ -15,7 +15,8 @@ from ..errors import ConfigError, IterandError
 from ..inputs import AnyInput
 from ..mask.masking import mask_model
 from ..mask.topk import kept_count
-from ..models import AnyArchitecture, build_model, resolve
+from ..models import AnyArchitecture, resolve
+from ..models.build import build_model
 from ..pack import MaskedKeys, masked_keys
 from ..seed.frozen import Frozen, frozen_masks
 from ..seed.philox import random_bytes

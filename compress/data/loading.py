@@ -31,7 +31,7 @@ from .stream import LARGE_SIDE, StreamSplit, StreamTransform
 from .text_loading import text_input, token_split
 from .texts import load_texts
 
-__all__ = ["load"]
+__all__ = ["load_data"]
 
 #: Data sets with more bytes than this, or large images, are streamed.
 LARGEST_IN_MEMORY = 2**30
@@ -39,30 +39,49 @@ LARGEST_IN_MEMORY = 2**30
 SAMPLE = 512
 
 
-def load(
-    config: DataConfig, *, data_dir: Path | None, download: bool, seed: int, workers: int | None, sharing: int
+def load_data(
+    config: DataConfig,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+    sharing: int = 1,
 ) -> DataBundle:
-    """See `load_data`."""
-    try:
-        with without_warnings():
-            return _loaded(config, data_dir, download, seed, workers, sharing)
-    except OSError as error:  # no permission, a cycle of links, a name that is too long
-        where = printable(error.filename or data_dir or "the data")
-        raise DataError(f"{config.name}: {where}: cannot be read: {error.strerror or error}") from error
+    """Load a data set and split it.
 
+    Small images are decoded at once and kept in memory, later on the device that asks for batches. Images with a
+    side above 96 pixels, or more than 1 GiB of them, are decoded when a batch needs them. Texts are tokenised at once.
 
-def _loaded(
-    config: DataConfig, data_dir: Path | None, download: bool, seed: int, workers: int | None, sharing: int
-) -> DataBundle:
+    Args:
+        config: name of the data set, fraction held out for validation, image size and augmentation.
+        data_dir: folder that holds the data (for ``text`` also a CSV file); ``None`` is ``iterand-compress`` in the
+            user's cache folder. ``digits`` and ``sentences`` take none, ``folder`` and ``text`` need one.
+        download: fetch an absent data set, where torchvision can.
+        seed: decides the validation split, the order of the training examples and their augmentation, unless
+            ``config`` has a seed of its own.
+        workers: processes that decode large images; ``None`` chooses by the number of cores and images.
+        sharing: processes of this machine that load the same data and share its cores.
+
+    Raises:
+        ConfigError: an unknown data set, or settings that it does not have; a folder for a data set without one.
+        DataError: the data are absent, unreadable or inconsistent.
+        MissingExtraError: ``digits`` without scikit-learn.
+    """
     if data_dir is not None and config.name in BUNDLED:  # else the user's folder would be ignored silently
         raise ConfigError(
             f"data: {config.name} is in no folder, {printable(data_dir)} would not be read: give --data folder (class "
             "folders of images) or --data text (texts), or leave out --data-dir"
         )
     seed = seed if config.seed is None else config.seed
-    if config.name in TEXT_DATASETS:
-        return _load_texts(config, data_dir, seed)
-    return _load_images(config, data_dir, download, seed, workers, sharing)
+    try:
+        with without_warnings():
+            if config.name in TEXT_DATASETS:
+                return _load_texts(config, data_dir, seed)
+            return _load_images(config, data_dir, download, seed, workers, sharing)
+    except OSError as error:  # no permission, links in a circle, a name that is too long: wherever data are looked for
+        where = printable(error.filename or data_dir or "the data")
+        raise DataError(f"{config.name}: {where}: cannot be read: {error.strerror or error}") from error
 
 
 def _load_texts(config: DataConfig, data_dir: Path | None, seed: int) -> DataBundle:

@@ -29,7 +29,7 @@ from .external import from_factory, from_torchvision, import_factory
 from .resnet import BasicBlock, Bottleneck, ResNet
 from .transformer import TextTransformer
 
-__all__ = ["BUILDERS", "TEXT_BUILDERS", "build"]
+__all__ = ["BUILDERS", "TEXT_BUILDERS", "build_model"]
 
 BUILDERS: dict[str, Callable[[Architecture], nn.Module]] = {
     "digits-cnn": DigitsCNN,
@@ -48,8 +48,27 @@ TEXT_BUILDERS: dict[str, Callable[[TextArchitecture], nn.Module]] = {
 }
 
 
-def build(arch: AnyArchitecture, *, seed: int, allow_import: bool, device: str) -> nn.Module:
-    """See `build_model`."""
+def build_model(arch: AnyArchitecture, *, seed: int, allow_import: bool = False, device: str = "cpu") -> nn.Module:
+    """Build the network that ``arch`` describes, in float32.
+
+    Built-in models and ``torchvision:NAME`` are looked up in a registry. ``package.module:factory`` is
+    imported (also from the working directory) and called as ``factory(num_classes=N)``, for texts as
+    ``factory(num_classes=N, length=L, vocabulary=V)``, if ``allow_import`` is set.
+
+    Whatever a constructor draws from the global generators of torch, NumPy and Python follows from ``seed``; it may
+    keep that outside the state dict, so a network is rebuilt by the seed it was trained with. The generators go on
+    afterwards as if nothing had been drawn.
+
+    Args:
+        arch: what `resolve` gives.
+        seed: of the network, 64 bits.
+        allow_import: set it only for a name that the user typed, never for one that was read from a file.
+        device: where tensors are made; ``meta`` for shapes alone.
+
+    Raises:
+        ConfigError: an unknown name, a network that does not fit the images, an import that is not allowed
+            or fails.
+    """
     factory = None
     if is_factory(arch):
         if not allow_import:

@@ -8,7 +8,7 @@ from .reader import MAX_WEIGHTS, default_max_weights, loads, read_seedmask
 from .seedmask import SeedMask
 from .stored import StoredTensor
 from .trained import Trained, quantise
-from .unpack import write_masks, write_weights
+from .unpack import write_tensors
 from .writer import PackReport, dumps, write_seedmask
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "loads",
     "quantise",
     "read_seedmask",
-    "write_masks",
     "write_seedmask",
-    "write_weights",
+    "write_tensors",
 ]

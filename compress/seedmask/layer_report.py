@@ -103,7 +103,7 @@ class LayerReport:
             log_kind=entry.log.kind,
             log_coding=entry.log.coding,
             log_bits_per_weight=8 * entry.log.bytes / entry.weights,
-            log_bound=log.bound() / entry.weights,
+            log_bound=log.row.entropy() / entry.weights,
             frozen_pruned=0.0 if frozen is None else frozen.pruned / 65536,
             frozen_kept=0.0 if frozen is None else frozen.kept / 65536,
             coats_coding=None if entry.coats is None else entry.coats.coding,

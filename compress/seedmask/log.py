@@ -49,18 +49,9 @@ class ResamplingLog:
             )
 
     @property
-    def width(self) -> int:
-        """Bits of a value: 0 for ``none``, 1 for ``flips``, those of the largest value for the others."""
-        return self.row.width
-
-    @property
     def values(self) -> NDArray[np.uint8]:
         """uint8 ``[kept]``; empty for ``none``."""
         return self.row.values()
-
-    def bound(self) -> float:
-        """Bits that an ideal coder of independent symbols needs."""
-        return 0.0 if self.kind == "none" else self.row.entropy()
 
 
 NO_LOG = ResamplingLog("none", Row(0, 0, np.empty(0, np.uint8)))

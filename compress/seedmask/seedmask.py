@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -115,9 +114,9 @@ class SeedMask:
         Raises:
             SeedMaskError: the tensor is unknown, its payload is damaged, or its values were trained.
         """
-        entry = self._entry(name)
-        with self._tensor(entry):
-            return self._decoded([entry])[0].codes()
+        recovery = self._decoded([self._entry(name)])[0]
+        with located(f"{self.path}: tensor {name!r}"):
+            return recovery.codes()
 
     def weight(self, name: str) -> NDArray[np.float32]:
         """The weights of a tensor in its shape, float32, compared with its digest.
@@ -249,11 +248,6 @@ class SeedMask:
         if name not in self._index:
             raise SeedMaskError(f"{self.path}: no masked tensor {name!r}; it has: {', '.join(self._index)}")
         return self.tensors[self._index[name]]
-
-    @contextmanager
-    def _tensor(self, entry: TensorEntry) -> Iterator[None]:
-        with located(self.path), located(f"tensor {entry.name!r}"):
-            yield
 
 
 class _Tensors(Sequence[MaskedTensor]):

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from io import FileIO
 
 from ..files.atomic import atomic_path, check_output
 from .container import ordinary_header
 from .seedmask import SeedMask
 from .tensor_recovery import TensorRecovery
 
-__all__ = ["write_masks", "write_weights"]
+__all__ = ["write_tensors"]
 
 
-def write_weights(
-    seedmask: SeedMask, path: str | os.PathLike[str], names: Sequence[str] | None = None
+def write_tensors(
+    seedmask: SeedMask, path: str | os.PathLike[str], names: Sequence[str] | None = None, *, masks: bool = False
 ) -> tuple[int, int]:
     """Write masked tensors as float32, and the state as it is, in memory bounded by the payloads of the largest.
 
@@ -24,6 +23,7 @@ def write_weights(
         seedmask: an open file.
         path: the safetensors file.
         names: which masked tensors, without the state; by default all, with it.
+        masks: write the masks alone, as BOOL tensors of the shapes of the weights.
 
     Returns:
         Size of the file in bytes, and number of tensors.
@@ -33,23 +33,10 @@ def write_weights(
         ConfigError: ``path`` is the open file.
         IterandError: the file cannot be written.
     """
-    return _write(seedmask, path, names, "F32")
-
-
-def write_masks(
-    seedmask: SeedMask, path: str | os.PathLike[str], names: Sequence[str] | None = None
-) -> tuple[int, int]:
-    """Write the masks alone, as BOOL tensors of the shapes of the weights; see `write_weights`."""
-    return _write(seedmask, path, names, "BOOL")
-
-
-def _write(
-    seedmask: SeedMask, path: str | os.PathLike[str], names: Sequence[str] | None, dtype: str
-) -> tuple[int, int]:
     check_output(path, seedmask.path)
     entries = {entry.name: entry for entry in seedmask.tensors if names is None or entry.name in names}
-    state = seedmask.state() if names is None and dtype == "F32" else {}
-    slots = {name: (dtype, entry.shape) for name, entry in entries.items()}
+    state = seedmask.state() if names is None and not masks else {}
+    slots = {name: ("BOOL" if masks else "F32", entry.shape) for name, entry in entries.items()}
     slots |= {name: (stored.dtype, stored.shape) for name, stored in state.items()}
     header, places = ordinary_header(slots)
     with atomic_path(path) as temporary:
@@ -66,15 +53,12 @@ def _write(
                 stream.seek(len(header) + places[recovery.name][0])
                 for chunk, weights in recovery.weight_chunks():
                     digest.update(weights.data)
-                    data = weights.data if dtype == "F32" else recovery.mask.values(chunk.start, chunk.stop).data
-                    _write_all(stream, data.cast("B"))
+                    data = recovery.mask.values(chunk.start, chunk.stop).data if masks else weights.data
+                    data = data.cast("B")
+                    while data:
+                        data = data[stream.write(data) :]
             return None, digest.hexdigest()
 
         for _ in seedmask.map(put, list(names) if names is not None else None):
             pass
         return temporary.stat().st_size, len(slots)
-
-
-def _write_all(stream: FileIO, data: memoryview) -> None:
-    while data:
-        data = data[stream.write(data) :]

@@ -260,7 +260,7 @@ def _entry(item: _Prepared, rows: dict[str, Coded]) -> TensorEntry:
         "scale": struct.pack(">f", recovery.scale).hex(),
         "kept": recovery.mask.ones(),
         "mask": sizes["mask"],
-        "log": {"kind": recovery.log.kind, "width": recovery.log.width, **sizes.get("log", empty)},
+        "log": {"kind": recovery.log.kind, "width": recovery.log.row.width, **sizes.get("log", empty)},
         "sha256": recovery.sha256,
         "frozen": item.frozen,
     }

@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint
 from ..config import Recipe, TrainConfig
-from ..data import DataBundle
+from ..data.bundle import DataBundle
 from ..errors import ConfigError, DataError, SeedMaskError, first_line
 from ..inputs import TextInput
 from ..mask.layers import pruned_layers
 from ..mask.prune_at_init import class_sample, use_masks
 from ..mask.prune_at_init import find_masks as _find
-from ..models import build_model, is_foreign
+from ..models import is_foreign
+from ..models.build import build_model
 from ..models.state import load_state
-from ..pack import network_of_checkpoint
+from ..pack import exact_network
 from ..rebuild import probe_answers, require_same_answers
 from ..seedmask import dumps, loads
 from ..tensors import recovered_state
@@ -241,16 +242,13 @@ def check_packing(model: nn.Module, checkpoint: Checkpoint, where: object, *, al
     Raises:
         IterandError: it cannot be packed (names, types of buffers), or what is recovered is not the same network.
     """
-    config, network = checkpoint.recipe.subnetwork, None
-    if config.selection is not None or config.prune is not None:
-        values = "float32" if config.selection is None else None
-        network = loads(dumps(network_of_checkpoint(checkpoint, with_weights=values), coding="raw"))
-    arch, seed = checkpoint.architecture, config.seed
+    network, arch = exact_network(checkpoint), checkpoint.architecture
     if not is_foreign(arch) and network is None:
         return
-    plain = build_model(arch, seed=seed, allow_import=allow_import)
+    state = checkpoint.model if network is None else recovered_state(loads(dumps(network, coding="raw")))
+    plain = build_model(arch, seed=checkpoint.recipe.subnetwork.seed, allow_import=allow_import)
     try:
-        load_state(plain, checkpoint.model if network is None else recovered_state(network))
+        load_state(plain, state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise SeedMaskError(f"{arch.name}: the network could be packed, but not loaded again: {reason}") from None

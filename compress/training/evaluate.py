@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from .distributed import ALONE, Group
 
 if TYPE_CHECKING:
-    from ..data import Split
+    from ..data.bundle import Split
 
 __all__ = ["EVAL_BATCH", "Score", "evaluate", "network_logits"]
 

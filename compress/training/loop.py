@@ -87,7 +87,7 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
             stack.enter_context(group.together(run.how_to_go_on))
             with group.agreed():
                 metrics = metrics_path(options.out) if group.main else None
-                log = stack.enter_context(MetricsLog(metrics, run.position.epoch, options.tensorboard))
+                log = stack.enter_context(closing(MetricsLog(metrics, run.position.epoch, options.tensorboard)))
             if run.profile is not None:
                 stack.enter_context(closing(run.profile))
             stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))

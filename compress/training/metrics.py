@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..checkpoint import Position
 from ..errors import ConfigError, IterandError, import_extra
@@ -15,9 +13,6 @@ from ..files.atomic import atomic_path
 from ..files.outputs import beside
 from .evaluate import Score
 from .reporter import EpochReport
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["MetricsLog", "check_tensorboard", "metrics_path"]
 
@@ -52,7 +47,6 @@ class MetricsLog:
     def __init__(self, path: Path | None, epochs_done: int, tensorboard: Path | None) -> None:
         self.path = path
         self._board: Any = None
-        self._stack = ExitStack()
         if path is None:
             return
         kept = _lines_until(path, epochs_done) if epochs_done else []
@@ -63,15 +57,11 @@ class MetricsLog:
             from torch.utils.tensorboard.writer import SummaryWriter
 
             self._board = SummaryWriter(str(tensorboard), purge_step=epochs_done)  # type: ignore[no-untyped-call]
-            self._stack.callback(self._board.close)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+    def close(self) -> None:
+        """End the event files."""
+        if self._board is not None:
+            self._board.close()
 
     def epoch(self, report: EpochReport) -> None:
         """Log an epoch."""

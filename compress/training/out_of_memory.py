@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data import Split
+from ..data.bundle import Split
 from ..errors import TrainingError
 from .checks import clash_with_accumulation
 from .evaluate import EVAL_BATCH, Score, evaluate, network_logits

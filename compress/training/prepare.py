@@ -14,14 +14,16 @@ import torch
 
 from ..checkpoint import Checkpoint, Position, load_checkpoint
 from ..config import Recipe
-from ..data import DataBundle, load_data
+from ..data.bundle import DataBundle
+from ..data.loading import load_data
 from ..errors import CheckpointError, ConfigError, DataError
 from ..files.atomic import check_output
 from ..files.outputs import only_writer
 from ..mask.fused import FusedLayers
 from ..mask.layers import masked_layers
+from ..models import resolve
 from ..models.state import load_state
-from ..networks import architecture_of, build_network, describe
+from ..networks import build_network, describe
 from ..rebuild import require_same_answers
 from .checks import check_batch, check_classes, check_logits, check_packing, check_training, find_masks
 from .distributed import Group
@@ -165,7 +167,7 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
             raise DataError(f"{options.out}: the data are not those that the run began with; give the same --data-dir")
         check_batch(batch_size, recipe, options, group.size)
         check_classes(data)
-        architecture = architecture_of(recipe, data)
+        architecture = resolve(recipe.model, num_classes=len(data.classes), input=data.input)
         model = build_network(recipe, architecture, allow_import=options.allow_import)
         one_thread = (
             options.one_thread_if_small

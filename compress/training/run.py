@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import Checkpoint, DataInfo, Position
 from ..config import Recipe
-from ..data import DataBundle
+from ..data.bundle import DataBundle
 from ..files.names import shell_word
 from ..mask.fused import FusedLayers
 from ..mask.layers import cached_masks, masked_layers, pruned_layers

@@ -13,7 +13,7 @@ from torch import nn
 
 from ...compress.errors import ExportError
 from ..passes.softmax import softmax
-from ..session import first_line
+from ..session import failing_as, first_line
 from .structure import accepted_difference, rounding
 
 __all__ = ["Agreement", "check_repeatable", "compare", "logits_of"]
@@ -139,11 +139,8 @@ def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
 
 
 def _run(session: onnxruntime.InferenceSession, batch: NDArray[Any]) -> NDArray[Any]:
-    try:
+    with failing_as(f"onnxruntime cannot run the exported graph on a batch of {len(batch)}: "):
         (output,) = session.run(None, {session.get_inputs()[0].name: batch})
-    except Exception as error:
-        reason = first_line(error)
-        raise ExportError(f"onnxruntime cannot run the exported graph on a batch of {len(batch)}: {reason}") from error
     return np.asarray(output)
 
 

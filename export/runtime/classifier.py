@@ -16,7 +16,7 @@ from ...compress.errors import ConfigError, ExportError
 from ...compress.inputs import AnyInput, ImageInput, TextInput
 from ..input_metadata import CLASSES, read_input_metadata
 from ..passes.softmax import OUTPUT, PROBABILITIES
-from ..session import first_line, session_options
+from ..session import failing_as, session_options
 from .expansion import open_exported
 
 __all__ = ["OnnxClassifier"]
@@ -115,10 +115,8 @@ class OnnxClassifier:
             ExportError: inputs of another shape or type, or the graph fails.
         """
         values = self._values(inputs)
-        try:
+        with failing_as(f"{self.path}: onnxruntime cannot run it: "):
             (output,) = self._session.run(None, {self._name: values})
-        except Exception as error:
-            raise ExportError(f"{self.path}: onnxruntime cannot run it: {first_line(error)}") from error
         return np.asarray(output)
 
     def _values(self, inputs: NDArray[Any] | Sequence[str]) -> NDArray[Any]:

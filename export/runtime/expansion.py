@@ -17,7 +17,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from ...compress.errors import ExportError
 from ..forms import CHECK
 from ..graph import producers
-from ..session import first_line, open_session, session_options
+from ..session import failing_as, open_session, session_options
 from .records import WeightRecord, records_of
 
 __all__ = ["expand", "load_model", "load_session", "open_exported", "small_memory_options"]
@@ -54,10 +54,8 @@ def load_model(path: str | os.PathLike[str]) -> ModelProto:
     """
     if not Path(path).is_file():
         raise ExportError("no such file")
-    try:
+    with failing_as("not an ONNX model: "):
         return onnx.load(os.fspath(path))
-    except Exception as error:
-        raise ExportError(f"not an ONNX model: {first_line(error)}") from error
 
 
 def open_exported(path: str | os.PathLike[str], options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
@@ -140,7 +138,7 @@ def _run(model: ModelProto, out: Mapping[str, NDArray[np.float32]]) -> dict[str,
     options.enable_cpu_mem_arena = False  # it would keep what intermediate results needed
     session = open_session(model.SerializeToString(), options)
     names = [output.name for output in model.graph.output]
-    try:
+    with failing_as("onnxruntime cannot expand the weights: "):
         binding = session.io_binding()
         for name in names:
             if name in out:
@@ -150,8 +148,6 @@ def _run(model: ModelProto, out: Mapping[str, NDArray[np.float32]]) -> dict[str,
         session.run_with_iobinding(binding)
         outputs = binding.get_outputs()
         return {name: out[name] if name in out else value.numpy() for name, value in zip(names, outputs, strict=True)}
-    except Exception as error:
-        raise ExportError(f"onnxruntime cannot expand the weights: {first_line(error)}") from error
 
 
 def _computed(model: ModelProto, weights: Sequence[WeightRecord]) -> list[WeightRecord]:

@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ...compress.errors import ExportError
-from ..session import first_line, model_source
+from ..session import failing_as, model_source
 
 __all__ = ["TOLERANCE", "accepted_difference", "check_structure", "rounding"]
 
@@ -60,7 +59,5 @@ def check_structure(path: str | os.PathLike[str]) -> None:
     Raises:
         ExportError: the file is not a valid model.
     """
-    try:
+    with failing_as("the exported graph is not valid ONNX: "):
         onnx.checker.check_model(model_source(path), full_check=True)
-    except Exception as error:
-        raise ExportError(f"the exported graph is not valid ONNX: {first_line(error)}") from error

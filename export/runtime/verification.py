@@ -46,15 +46,6 @@ class OnnxVerification:
     max_abs_difference: float
 
 
-@dataclass(frozen=True)
-class VerifiedWeights:
-    """The fields of `OnnxVerification` that concern weights."""
-
-    weights: int
-    recovered: int
-    weights_digest: str | None
-
-
 def verify_onnx(path: str | os.PathLike[str]) -> OnnxVerification:
     """Check the structure of a file, its weights against their digests, and its answer to the recorded probe.
 
@@ -66,26 +57,20 @@ def verify_onnx(path: str | os.PathLike[str]) -> OnnxVerification:
     try:
         model = load_model(path)
         check_structure(path)
-        metadata = _probed(model)
-        verified = verify_weights(model)
+        metadata = metadata_of(model)
+        weights, recovered, digest = verify_weights(model)
         difference = _compare(path, metadata)
     except ExportError as error:
         text = str(error)
         raise ExportError(text if text.startswith(str(path)) else f"{path}: {text}") from None
-    return OnnxVerification(
-        path, metadata.get(FORM, "dense"), verified.weights, verified.recovered, verified.weights_digest, difference
-    )
+    return OnnxVerification(path, metadata.get(FORM, "dense"), weights, recovered, digest, difference)
 
 
-def _probed(model: ModelProto) -> dict[str, str]:
-    metadata = metadata_of(model)
-    if PROBE not in metadata:
-        raise ExportError("not exported by this version of iterand-compress: its metadata hold no probe")
-    return metadata
-
-
-def verify_weights(model: ModelProto) -> VerifiedWeights:
+def verify_weights(model: ModelProto) -> tuple[int, int, str | None]:
     """Expand all masked weights of a file and compare them with their digests.
+
+    Returns:
+        ``weights``, ``recovered`` and ``weights_digest`` as in `OnnxVerification`.
 
     Raises:
         ExportError: one of them has other values.
@@ -106,7 +91,7 @@ def verify_weights(model: ModelProto) -> VerifiedWeights:
         if not fits or digest_of(numbers * scale.reshape(rows)) != record.recovered:
             raise ExportError(f"weight {record.name!r}: its codes do not give the recovered weight")
     digest = _combined(model, records) if len(traced) == len(records) else None
-    return VerifiedWeights(len(records), len(traced), digest)
+    return len(records), len(traced), digest
 
 
 def _combined(model: ModelProto, records: list[WeightRecord]) -> str | None:
@@ -148,6 +133,8 @@ def _codes_of(node: NodeProto, name: str) -> str:
 
 def _compare(path: Path, metadata: dict[str, str]) -> float:
     """The largest difference to the recorded logits."""
+    if PROBE not in metadata:
+        raise ExportError("not exported by this version of iterand-compress: its metadata hold no probe")
     classifier = OnnxClassifier(path)
     computed = classifier.outputs(classifier.input.probe())
     if computed.dtype.kind != "f":

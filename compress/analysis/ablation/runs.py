@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ...checkpoint import load_checkpoint
 from ...config import Recipe
-from ...data import DataBundle, load_data
+from ...data.bundle import DataBundle
+from ...data.loading import load_data
 from ...errors import CheckpointError, DataError, IterandError
 from ...networks import describe, resolve_device
 from ...pack import network_of_checkpoint

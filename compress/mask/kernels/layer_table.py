@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -36,14 +36,9 @@ def warps(tile: int) -> int:
     return max(1, tile // 512)
 
 
-@contextmanager
-def on_device(device: torch.device) -> Iterator[None]:
-    """Make ``device`` the current GPU, to which Triton launches."""
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            yield
-    else:
-        yield
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Make ``device`` the current GPU, to which Triton launches, inside the block."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class Pointers(NamedTuple):
