@@ -201,7 +201,8 @@ def network(distribution: str = "signed-constant", sparsity: float = 0.5, **sett
             layer.running_mean.normal_()
             layer.running_var.uniform_(0.5, 2)
             nn.init.normal_(layer.weight)
-    config = {"method": "iterand", "distribution": distribution, "every": 1, "rate": 0.3}
+    often = {} if "method" in settings else {"every": 1, "rate": 0.3}
+    config = {"method": "iterand", "distribution": distribution, **often}
     chosen = make_settings(**{**config, "sparsity": sparsity, "seed": 11, **settings})
     mask_model(model, chosen)
     if chosen.method == "magnitude":
