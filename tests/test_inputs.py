@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 from typing import Any
 
 import numpy as np
@@ -97,12 +95,6 @@ def test_a_dictionary_and_back(given: ImageInput | TextInput) -> None:
 def test_dictionaries() -> None:
     assert IMAGE.to_dict() == {"shape": [3, 4, 5], "mean": [0.5, 0.25, 0.5], "std": [0.25, 0.5, 1.0]}
     assert TextInput(5, 100).to_dict() == {"length": 5, "vocabulary": 100, "unit": "words"}
-
-
-@pytest.mark.parametrize("module", ["compress.inputs", "compress.data.tokens", "export.exporter"])
-def test_examples_of_docstrings(module: str) -> None:
-    result = doctest.testmod(importlib.import_module(f"iterand_compress.{module}"))
-    assert (result.failed, result.attempted > 0) == (0, True)
 
 
 def test_probes_are_the_same_on_every_machine() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +21,6 @@ from conftest import succeed
 from iterand_compress.compress.analysis.compare import compare
 from iterand_compress.compress.errors import ConfigError, SeedMaskError
 from iterand_compress.compress.recover import recover_on_device
-from iterand_compress.compress.seed import frozen
 from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook
 from iterand_compress.compress.seed.frozen import Frozen, frozen_masks
 from iterand_compress.compress.seed.philox import Purpose, random_bytes
@@ -35,7 +33,6 @@ from iterand_compress.compress.seedmask import (
     loads,
     quantise,
     read_seedmask,
-    trained,
     write_seedmask,
 )
 
@@ -391,13 +388,6 @@ def test_trained_tensors_have_no_codes() -> None:
     with pytest.raises(SeedMaskError, match="tensor 'w': its values were trained, so they are not codes"):
         seedmask.codes("w")
     assert seedmask.log("w").kind == "none"
-
-
-@pytest.mark.parametrize("module", [frozen, trained])
-def test_examples_in_docstrings(module: object) -> None:
-    result = doctest.testmod(module)  # type: ignore[arg-type]
-    assert result.attempted > 0
-    assert not result.failed
 
 
 # ---- Reports and commands

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import hashlib
 import math
 import subprocess
@@ -19,7 +18,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from iterand_compress.compress.errors import IterandError, SeedMaskError
-from iterand_compress.compress.files import atomic
 from iterand_compress.compress.seed.codebooks import CODEBOOKS
 from iterand_compress.compress.seed.frozen import frozen_masks
 from iterand_compress.compress.seedmask import (
@@ -34,7 +32,6 @@ from iterand_compress.compress.seedmask import (
     stored,
     write_seedmask,
     write_tensors,
-    writer,
 )
 from iterand_compress.compress.seedmask.bits import Row
 from iterand_compress.compress.seedmask.container import build_header
@@ -283,10 +280,3 @@ def test_a_packer_that_does_not_recover_the_weights_writes_nothing(
     with pytest.raises(IterandError, match=r"net: tensor 'fc.weight': expected recovered weights .* bug in the packer"):
         write_seedmask(GOLDEN["v1-none"](), tmp_path / "net")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("module", [atomic, stored, writer])
-def test_examples_in_docstrings(module: object) -> None:
-    result = doctest.testmod(module)  # type: ignore[arg-type]
-    assert result.attempted > 0
-    assert not result.failed
