@@ -20,6 +20,7 @@ from iterand_compress.export import capture, pipeline
 from iterand_compress.export.graph import Graph
 from iterand_compress.export.runtime.structure import accepted_difference
 
+UNSCALED = ImageInput((3, 4, 4), 0, 1)
 IMAGE = {"input": ImageInput((3, 4, 4), [0.5] * 3, [0.25] * 3)}
 
 
@@ -149,7 +150,7 @@ def test_a_network_that_is_no_function(change: Callable[[Net, torch.Tensor], tor
 def test_an_input_that_is_changed_in_place(change: Callable[[Net, torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
     samples = torch.rand(4, 3, 4, 4)
     before = samples.clone()
-    data = exported(Net(change), tmp_path, samples=samples, normalize=False)
+    data = exported(Net(change), tmp_path, samples=samples, normalize=False, input=UNSCALED)
     assert torch.equal(samples, before)
     assert data
     wanted = Net(change)(samples.clone()).detach().numpy()
