@@ -200,8 +200,10 @@ class FusedForward:
 
     def before(self, module: nn.Module, args: Any) -> None:  # noqa: ARG002
         """Compute the weights, unless the layers do so themselves, or have them already (see `cached_weights`)."""
+        if torch.compiler.is_compiling():
+            return
         self._computed = False
-        if module is not self._model() or not module.training or torch.compiler.is_compiling():
+        if module is not self._model() or not module.training:
             return
         fused = self.layers()
         if fused is not None and not fused.computed:
@@ -210,6 +212,8 @@ class FusedForward:
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
         """Forget the weights; the backward pass has its own references."""
+        if torch.compiler.is_compiling():
+            return
         if self._computed and self._fused is not None:
             self._fused.clear()
         self._computed = False
