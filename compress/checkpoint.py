@@ -162,7 +162,7 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
             raise CheckpointError(f"{path}: cannot be read: not a regular file; give the path of a checkpoint")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about what is refused a moment later
-            found = torch.load(path if content is None else io.BytesIO(content), map_location="cpu", weights_only=True)
+            stored = torch.load(path if content is None else io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:
@@ -174,28 +174,28 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint: {first_line(error)}") from None
-    if not isinstance(found, dict) or found.get("format") != _FORMAT:
+    if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
         raise CheckpointError(
             f"{path}: not an iterand-compress checkpoint (for a bare state dict, use the library's pack())"
         )
-    if found["version"] != _VERSION:
+    if stored["version"] != _VERSION:
         raise CheckpointError(
-            f"{path}: checkpoint version: expected {_VERSION}, got {found['version']!r}; use the version that wrote it"
+            f"{path}: checkpoint version: expected {_VERSION}, got {stored['version']!r}; use the version that wrote it"
         )
     expected = {field.name for field in fields(Checkpoint)} | {"format", "version", "versions"}
-    if not expected - _LATER <= set(found) <= expected:
-        raise CheckpointError(f"{path}: damaged: expected the keys {sorted(expected)}, got {sorted(found)}")
+    if not expected - _LATER <= set(stored) <= expected:
+        raise CheckpointError(f"{path}: damaged: expected the keys {sorted(expected)}, got {sorted(stored)}")
     return Checkpoint(
-        recipe=stored_recipe(found["recipe"], f"{path}: recipe"),
-        architecture=read_architecture(found["architecture"]),
-        data=DataInfo.from_dict(found["data"]),
-        position=Position(**found["position"]),
-        model=with_versions(found["model"], found.get("versions", {})),
-        optimizer=found["optimizer"],
-        meter=found["meter"],
-        data_dir=found["data_dir"],
-        test=found["test"],
-        probe=found.get("probe"),
+        recipe=stored_recipe(stored["recipe"], f"{path}: recipe"),
+        architecture=read_architecture(stored["architecture"]),
+        data=DataInfo.from_dict(stored["data"]),
+        position=Position(**stored["position"]),
+        model=with_versions(stored["model"], stored.get("versions", {})),
+        optimizer=stored["optimizer"],
+        meter=stored["meter"],
+        data_dir=stored["data_dir"],
+        test=stored["test"],
+        probe=stored.get("probe"),
     )
 
 

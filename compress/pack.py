@@ -84,15 +84,15 @@ def masked_keys(state: Mapping[str, Any]) -> tuple[list[MaskedKeys], dict[str, A
         SeedMaskError: layers of several subnetworks are mixed.
         CheckpointError: the state is damaged.
     """
-    found: dict[int, MaskedKeys] = {}
+    by_index: dict[int, MaskedKeys] = {}
     second: list[MaskedKeys] = []
     for key, value in state.items():
         match = _PREFIX.fullmatch(key.removesuffix(_EXTRA))
         if match is None or not key.endswith(_EXTRA) or not isinstance(value, dict) or "codebook" not in value:
             continue
         spec = spec_from_state(value)
-        keys = MaskedKeys(match[1] + match[2], match[0], spec, first=spec.tensor not in found)
-        other = found.setdefault(spec.tensor, keys)
+        keys = MaskedKeys(match[1] + match[2], match[0], spec, first=spec.tensor not in by_index)
+        other = by_index.setdefault(spec.tensor, keys)
         if other is not keys:
             if not _same_layer(state, keys, other):
                 raise SeedMaskError(
@@ -100,11 +100,11 @@ def masked_keys(state: Mapping[str, Any]) -> tuple[list[MaskedKeys], dict[str, A
                     "Subnetwork() was created on parts of this model: create it once, on the whole"
                 )
             second.append(keys)
-    if len({keys.spec.seed for keys in found.values()}) > 1 or sorted(found) != list(range(len(found))):
+    if len({keys.spec.seed for keys in by_index.values()}) > 1 or sorted(by_index) != list(range(len(by_index))):
         raise SeedMaskError(
             "expected the layers of one subnetwork, got a mixture; create Subnetwork() on the whole model"
         )
-    masked = [*(found[index] for index in range(len(found))), *second]
+    masked = [*(by_index[index] for index in range(len(by_index))), *second]
     prefixes = {keys.prefix: keys.name for keys in masked}
     rest = {}
     for key, value in state.items():
@@ -182,7 +182,7 @@ def network_of(
                 "leave out --with-weights"
             )
         else:
-            buffers = {part: state.get(f"{keys.prefix}0.{part}") for part in ("draws", "current")}
+            buffers = {key: state.get(f"{keys.prefix}0.{key}") for key in ("draws", "current")}
             tensors.append(_subnetwork_tensor(name, spec, original, **buffers))
     return Network(
         seed=masked[0].spec.seed,
@@ -343,8 +343,8 @@ def pack(
 
 def _require_untrained(model: nn.Module) -> None:
     """Refuse a ticket whose kept weights are no longer those that the seed gives."""
-    for name, part, weight in pruned_layers(model):
-        spec, kept = part.spec, part.mask
+    for name, pruned, weight in pruned_layers(model):
+        spec, kept = pruned.spec, pruned.mask
         book, scale = get_codebook(spec.codebook), np.float32(spec.scale)
         initial = random_weights(spec.seed, spec.tensor, book, scale, kept.numel(), kept.device).to(weight.dtype)
         if not torch.equal(weight.detach().reshape(-1)[kept], initial[kept]):
