@@ -21,7 +21,20 @@ MARKS = {
         "test_kernels",
         "test_kernels_compile",
     ),
-    "slow": ("test_accumulation", "test_profile_and_memory"),
+    "slow": (
+        "test_ablation",
+        "test_accumulation",
+        "test_cli_listings",
+        "test_decode_numpy",
+        "test_export_quantized",
+        "test_export_shrink",
+        "test_profile_and_memory",
+        "test_storage_bad_files",
+        "test_storage_bombs",
+        "test_text",
+        "test_threads",
+        "test_training",
+    ),
 }
 
 
