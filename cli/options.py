@@ -99,7 +99,7 @@ def data_options(command: CommandT) -> CommandT:
             help="Fetch the data set if it is absent.",
         ),
         click.option(
-            "--data-dir", type=FilePath, metavar="DIR", help="Folder of the data set; of text: or a CSV file."
+            "--data-dir", type=FilePath, metavar="DIR", help="Folder of the data set; for text also a CSV file."
         ),
         click.option(
             "--data",

@@ -25,6 +25,10 @@ def reporter(*, quiet: bool) -> Reporter:
     return BarReporter() if moving else LineReporter()
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _headline(info: RunInfo) -> str:
     recipe = info.recipe
     begin = f", from step {info.position.step}" if info.position.step else ""
@@ -34,8 +38,8 @@ def _headline(info: RunInfo) -> str:
     left_out = f"\n{left_out_line(info.left_out)}" if info.left_out else ""
     return (
         f"{recipe.subnetwork.method} on {info.data.name}: {recipe.model.name}, {info.weights:,} weights, "
-        f"sparsity {recipe.subnetwork.sparsity:g}, {info.epochs} epochs of {info.steps_per_epoch} steps "
-        f"on {device}{begin}{empty}{left_out}"
+        f"sparsity {recipe.subnetwork.sparsity:g}, "
+        f"{_count(info.epochs, 'epoch')} of {_count(info.steps_per_epoch, 'step')} on {device}{begin}{empty}{left_out}"
     )
 
 

@@ -68,7 +68,7 @@ class _Command(click.Command):
 @click.option(
     "--recipe",
     metavar="NAME|FILE.toml",
-    show_default="digits; text for data that are texts",
+    show_default="digits, or text for texts",
     help="Settings to start from; options override them. `iterand-compress recipes` lists them.",
 )
 @click.option(

@@ -14,7 +14,7 @@ from .errors import CheckpointError, ConfigError
 from .inputs import AnyInput
 from .mask.fused import FusedForward
 from .mask.layers import cached_masks, masked_layers
-from .mask.masking import mask_model, refresh, to_dense, update_kept_counts
+from .mask.masking import mask_model, refresh, require_settings, to_dense, update_kept_counts
 from .mask.prune_at_init import Sample, find_masks
 from .pack import pack
 
@@ -73,6 +73,7 @@ class Subnetwork:
         steps_per_epoch: int | None = None,
         epochs: int | None = None,
     ) -> None:
+        require_settings(config)
         counts_epochs = config.recycle is not None or (config.selection is not None and config.selection.ramp_epochs)
         if counts_epochs and (steps_per_epoch is None or epochs is None):
             raise ConfigError(

@@ -163,6 +163,8 @@ def test_what_a_subnetwork_refuses():
     for config in (METHODS[1], METHODS[2]):
         with pytest.raises(ic.IterandError, match=r"count epochs; give Subnetwork\(\) steps_per_epoch= and epochs="):
             ic.Subnetwork(net(), config)
+    with pytest.raises(ic.IterandError, match=r"config: expected the settings of a method, got IteRand; call it"):
+        ic.Subnetwork(net(), ic.IteRand)
     with pytest.raises(ic.IterandError, match="epochs: expected at least 1, got 0"):
         ic.Subnetwork(net(), METHODS[0], epochs=0)
     with pytest.raises(ic.IterandError, match=r"subnetwork state: expected a number of steps, got {'step': 3}"):

@@ -355,6 +355,13 @@ def test_scoring_leaves_the_network_alone():
         ("snip", {"scope": "global"}, "Snip: unknown key 'scope'"),
         ("edge-popup", {"every": 2}, "EdgePopup: unknown key 'every'"),
         ("edge-popup", {"sparsty": 2}, "EdgePopup: unknown key 'sparsty'"),
+        ("iterand", {"sparcity": 0.6}, "IteRand: unknown key 'sparcity'; did you mean 'sparsity'?"),
+        (
+            "iterand",
+            {"resample": Resample()},
+            "resample is given twice, by every=, rate=, draws= and by resample=",
+        ),
+        ("recycling", {"recycle": None}, "WeightRecycling: recycle is given twice, by every=, rate=, after="),
         ("edge-popup", {"sparsity": 1.0}, "EdgePopup: sparsity: input should be less than 1, got 1.0"),
         ("edge-popup", {"selection": "sined"}, "selection.rule: unknown 'sined'; did you mean 'signed'?"),
         ("magnitude", {"distribution": "signed-constant"}, "differ in sign only, and magnitude pruning compares"),

@@ -35,9 +35,21 @@ from .sparsity import Allocation
 from .spec import WeightSpec
 from .topk import kept_count
 
-__all__ = ["mask_model", "refresh", "to_dense", "update_kept_counts"]
+__all__ = ["mask_model", "refresh", "require_settings", "to_dense", "update_kept_counts"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def require_settings(config: object) -> None:
+    """Refuse what is no settings of a method, such as the function that makes them.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if not isinstance(config, SubnetworkConfig):
+        name = getattr(config, "__name__", type(config).__name__)
+        hint = f"call it: {name}()" if callable(config) else "make them with IteRand(), EdgePopup() and the like"
+        raise ConfigError(f"config: expected the settings of a method, got {name}; {hint}")
 
 
 def mask_model(model: ModuleT, config: SubnetworkConfig, *, filter_fn: LayerFilter | None = None) -> ModuleT:
@@ -58,6 +70,7 @@ def mask_model(model: ModuleT, config: SubnetworkConfig, *, filter_fn: LayerFilt
             own: shared, known under another name, parametrized, computed, or not yet made. The model is as it was.
         SeedMaskError: an entry of the state dict that no file can hold.
     """
+    require_settings(config)
     chosen = chosen_weights(model, filter_fn)
     selection = config.selection
     if selection is not None or config.prune is not None:

@@ -5,6 +5,7 @@ A new method is a function here and a line in `PRESETS`; what it computes stands
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -67,6 +68,10 @@ def _searched(
     name: str, label: str, sparsity: float, defaults: dict[str, Any], options: Mapping[str, Any]
 ) -> SubnetworkConfig:
     _refuse_unknown(name, options, SearchOptions)
+    for key in options:
+        if isinstance(defaults.get(key), dict):
+            own = ", ".join(f"{keyword}=" for keyword in defaults[key])
+            raise ConfigError(f"{name}: {key} is given twice, by {own} and by {key}=; leave out {key}=")
     values = {"method": label, "sparsity": sparsity, **defaults, **options}
     selection = {key: values.pop(key) for key in _OF_SELECTION if key in values}
     if "selection" in values:
@@ -75,9 +80,10 @@ def _searched(
 
 
 def _refuse_unknown(name: str, options: Mapping[str, Any], known: Any) -> None:
+    own = [keyword for keyword in inspect.signature(globals()[name]).parameters if keyword != "options"]
     for key in options:
         if key not in known.__annotations__:
-            raise ConfigError(f"{name}: unknown key {key!r}{did_you_mean(key, known.__annotations__)}")
+            raise ConfigError(f"{name}: unknown key {key!r}{did_you_mean(key, [*own, *known.__annotations__])}")
 
 
 def EdgePopup(sparsity: float = 0.5, **options: Unpack[SearchOptions]) -> SubnetworkConfig:

@@ -191,7 +191,8 @@ def training_step(run: Run, pixels: Tensor, labels: Tensor) -> Tensor:
         torch.OutOfMemoryError: the device has no memory for it. The network cannot be used any more then.
     """
     settings, group, step = run.recipe.train, run.group, run.position.step
-    count, last = len(run.micro_batches), len(run.micro_batches) - 1
+    count = len(run.micro_batches)
+    buffers: list[tuple[Tensor, Tensor]] = []
     # Before the forward pass: the masked weights, which live from there to the backward pass, then take the
     # place of the gradients instead of adding to them.
     run.optimizer.zero_grad(set_to_none=True)
@@ -203,7 +204,7 @@ def training_step(run: Run, pixels: Tensor, labels: Tensor) -> Tensor:
             own = labels[micro_batch]  # [b / count]
             with stage("data"):
                 images = run.inputs(pixels[micro_batch])  # [b / count, C, H, W]
-            with stage("network"), run.averaging(now=number == last):
+            with stage("network"), run.averaging(now=number == count - 1):
                 if run.options.compile:
                     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
                 with run.autocast():
@@ -216,12 +217,12 @@ def training_step(run: Run, pixels: Tensor, labels: Tensor) -> Tensor:
                 run.meter[0] += loss * len(own)
                 run.meter[1] += (logits.argmax(dim=1) == own).sum()
                 run.meter[2] += len(own)
-            if number == 0 and last:  # as several processes would have them: the buffers of the first one stay
+            if number == 0 and count > 1:  # as several processes would have them: the buffers of the first one stay
                 buffers = [(buffer, buffer.clone()) for buffer in foreign_buffers(run.model)]
     with stage("optimizer"):
         run.optimizer.step()
     with torch.no_grad():
-        for buffer, value in buffers if last else ():
+        for buffer, value in buffers:
             buffer.copy_(value)
         run.first_bad = run.first_bad.minimum(torch.where(mean.isfinite(), NEVER, step))
     return mean
