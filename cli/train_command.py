@@ -248,8 +248,7 @@ def command(
             }
         )
     elif not quiet:
-        trains_all = resolved.subnetwork.selection is None and resolved.subnetwork.prune is None
-        command = f"export {shell_word(out)} --onnx" if trains_all else f"pack {shell_word(out)}"
+        command = f"pack {shell_word(out)}" if resolved.subnetwork.has_masks else f"export {shell_word(out)} --onnx"
         click.echo(f"{out}: next, iterand-compress {command}")
 
 

@@ -168,6 +168,11 @@ class SubnetworkConfig(Section):
     prune: PruneAtInit | None = None
 
     @property
+    def has_masks(self) -> bool:
+        """Whether weights are pruned, by scores or before training; dense training has no masks to pack."""
+        return self.selection is not None or self.prune is not None
+
+    @property
     def codebook(self) -> Codebook:
         """The distribution of the random weights."""
         return get_codebook(self.distribution)
@@ -189,7 +194,7 @@ class SubnetworkConfig(Section):
         selection = self.selection
         if selection is None or not selection.frozen:
             return None
-        kept = selection.frozen * (1 - self.sparsity) if selection.frozen_kept is None else selection.frozen_kept
+        kept = self._frozen_kept(selection)
         thresholds = [
             min(round(share * DECISION_STEPS), DECISION_STEPS - 1) for share in (selection.frozen - kept, kept)
         ]
@@ -220,6 +225,9 @@ class SubnetworkConfig(Section):
             self._check_selection(self.selection)
         return self
 
+    def _frozen_kept(self, selection: Selection) -> float:
+        return selection.frozen * (1 - self.sparsity) if selection.frozen_kept is None else selection.frozen_kept
+
     def _check_selection(self, selection: Selection) -> None:
         if selection.multiplicity > 1 and not (self.codebook.two_valued or self.binarise):
             raise ValueError(
@@ -230,7 +238,7 @@ class SubnetworkConfig(Section):
             if selection.frozen_kept is not None:
                 raise ValueError("selection.frozen_kept: nothing is frozen; give selection.frozen, or leave it out")
             return
-        kept = selection.frozen * (1 - self.sparsity) if selection.frozen_kept is None else selection.frozen_kept
+        kept = self._frozen_kept(selection)
         pruned = selection.frozen - kept
         if kept > selection.frozen:
             raise ValueError(f"selection.frozen_kept: expected at most frozen = {selection.frozen}, got {kept}")

@@ -255,7 +255,7 @@ def network_of_checkpoint(checkpoint: Checkpoint, *, with_weights: str | None = 
 def exact_network(checkpoint: Checkpoint) -> Network | None:
     """The network in a checkpoint with all trained values as they are; ``None`` for one without masks."""
     config = checkpoint.recipe.subnetwork
-    if config.selection is None and config.prune is None:
+    if not config.has_masks:
         return None
     return network_of_checkpoint(checkpoint, with_weights="float32" if config.selection is None else None)
 

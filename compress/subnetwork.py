@@ -103,13 +103,13 @@ class Subnetwork:
         return self._refresh()
 
     def _refresh(self) -> bool:
-        fused = self._fused.layers() if self._fused else None
+        layers = masked_layers(self.model)
         return refresh(
-            masked_layers(self.model),
+            layers,
             self.steps,
             steps_per_epoch=self._steps_per_epoch,
             epochs=self._epochs,
-            fused=fused,
+            fused=self._fused.together(layers) if self._fused else None,
         )
 
     @contextmanager
@@ -118,8 +118,9 @@ class Subnetwork:
 
         For several forward passes in one step, as in gradient accumulation.
         """
-        fused = self._fused.layers() if self._fused else None
-        with fused.cached_weights() if fused else cached_masks(masked_layers(self.model)):
+        layers = masked_layers(self.model)
+        fused = self._fused.together(layers) if self._fused else None
+        with fused.cached_weights() if fused else cached_masks(layers):
             yield
 
     def state_dict(self) -> dict[str, Any]:

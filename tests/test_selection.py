@@ -111,17 +111,22 @@ def test_scores_that_are_not_numbers_still_give_a_mask():
     assert select(torch.tensor([1.0, 0.0, 3.0, 2.0, 0.0]), 2, "signed", None, bracket).tolist() == [0, 0, 1, 1, 0]
 
 
-@pytest.mark.parametrize("selection", ["signed", "magnitude"])
-def test_only_few_scores_are_sorted(monkeypatch, selection):
-    """Otherwise masks would be right, but the bracket pointless."""
-    sizes = []
-    real = np.partition
+@pytest.fixture
+def sizes(monkeypatch):
+    """How many scores were sorted out each time."""
+    counts, real = [], np.partition
 
     def counting(values, place):
-        sizes.append(len(values))
+        counts.append(len(values))
         return real(values, place)
 
     monkeypatch.setattr(host_selection.np, "partition", counting)
+    return counts
+
+
+@pytest.mark.parametrize("selection", ["signed", "magnitude"])
+def test_only_few_scores_are_sorted(sizes, selection):
+    """Otherwise masks would be right, but the bracket pointless."""
     rng = np.random.default_rng(1)
     scores, bracket = shaped("random"), new_bracket()
     for step in range(12):
@@ -284,16 +289,8 @@ def test_scores_that_are_not_numbers_still_give_an_allocation():
 
 
 @pytest.mark.parametrize("selection", ["signed", "magnitude"])
-def test_only_few_scores_of_all_layers_are_sorted(monkeypatch, selection):
+def test_only_few_scores_of_all_layers_are_sorted(sizes, selection):
     """Otherwise counts would be right, but the brackets pointless; the third layer gets its floor, so two rounds."""
-    sizes = []
-    real = np.partition
-
-    def counting(values, place):
-        sizes.append(len(values))
-        return real(values, place)
-
-    monkeypatch.setattr(host_selection.np, "partition", counting)
     rng = np.random.default_rng(1)
     scores = [rng.standard_normal(size).astype(np.float32) * scale for size, scale in ((200_000, 0.1), (100_000, 2))]
     scores.append(rng.standard_normal(3_000).astype(np.float32) * np.float32(0.001))

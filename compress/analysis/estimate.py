@@ -144,7 +144,7 @@ def estimate(
     Raises:
         ConfigError: the settings make no sense, or the method leaves weights that no seed determines.
     """
-    if subnetwork.selection is None and subnetwork.prune is None:
+    if not subnetwork.has_masks:
         raise ConfigError(f"method: {subnetwork.method} trains the weights, so there is no .seedmask file to estimate")
     kind = "resample" if subnetwork.resample else "recycle" if subnetwork.recycle else "none"
     share = DEFAULT_REDRAWN[kind] if redrawn is None else redrawn

@@ -188,13 +188,10 @@ class FusedForward:
     def __reduce__(self) -> tuple[Any, ...]:  # a pickled model computes layer by layer
         return FusedForward, (None,)
 
-    def layers(self) -> FusedLayers | None:
-        """The layers of the model as they are now; ``None`` where they go one by one."""
+    def together(self, layers: Sequence[MaskedLayer]) -> FusedLayers | None:
+        """The masked layers of the model as they are now, together; ``None`` where they go one by one."""
         model = self._model()
-        layers = [] if model is None else masked_layers(model)
-        if not layers or not available(layers[0][2].device):
-            self._fused = None
-        elif self._fused is None or not self._fused.belongs_to(layers):
+        if model is not None and (self._fused is None or not self._fused.belongs_to(layers)):
             self._fused = FusedLayers.of(model, layers)
         return self._fused
 
@@ -203,9 +200,10 @@ class FusedForward:
         if torch.compiler.is_compiling():
             return
         self._computed = False
-        if module is not self._model() or not module.training:
+        first = next(module.parameters(), None)  # on a CPU, nothing else is looked at
+        if first is None or not available(first.device) or module is not self._model() or not module.training:
             return
-        fused = self.layers()
+        fused = self.together(masked_layers(module))
         if fused is not None and not fused.computed:
             fused.compute()
             self._computed = True

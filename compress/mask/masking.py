@@ -73,7 +73,7 @@ def mask_model(model: ModuleT, config: SubnetworkConfig, *, filter_fn: LayerFilt
     require_settings(config)
     chosen = chosen_weights(model, filter_fn)
     selection = config.selection
-    if selection is not None or config.prune is not None:
+    if config.has_masks:
         for name, value in model.state_dict().items():
             check_storable(value, name)
     rule = selection or Selection()

@@ -340,7 +340,7 @@ def _of_one_level(old: Mapping[str, Any]) -> dict[str, Any]:
     new: dict[str, Any] = {
         key: given[key] for key in ("method", "seed", "distribution", "scale_fan", "binarise") if key in given
     }
-    if base.selection is None and base.prune is None:
+    if not base.has_masks:
         return new
     new["sparsity"] = given.get("sparsity", 0.5)
     if base.selection is not None:

@@ -16,8 +16,7 @@ from ..data.bundle import DataBundle
 from ..errors import ConfigError, DataError, SeedMaskError, first_line
 from ..inputs import TextInput
 from ..mask.layers import pruned_layers
-from ..mask.prune_at_init import class_sample, use_masks
-from ..mask.prune_at_init import find_masks as _find
+from ..mask.prune_at_init import class_sample, find_masks, use_masks
 from ..models import is_foreign
 from ..models.build import build_model
 from ..models.state import load_state
@@ -35,7 +34,7 @@ __all__ = [
     "check_packing",
     "check_training",
     "clash_with_accumulation",
-    "find_masks",
+    "prune_before_training",
 ]
 
 # Modes of torch.compile without CUDA graphs, in which gradients would be overwritten instead of added up.
@@ -118,7 +117,7 @@ def check_logits(model: nn.Module, data: DataBundle) -> None:
         )
 
 
-def find_masks(
+def prune_before_training(
     model: nn.Module,
     recipe: Recipe,
     data: DataBundle,
@@ -149,13 +148,13 @@ def find_masks(
     elif config.prune is not None and config.prune.looks_at_data:
         batches = data.train.batches(EVAL_BATCH, device)
         pixels, labels = class_sample(batches, data.classes, config.prune.samples_per_class or 1)
-        _find(model, config, (data.input.normalize(pixels), labels))
+        find_masks(model, config, (data.input.normalize(pixels), labels))
     elif isinstance(data.input, TextInput):
         if config.prune is not None and config.prune.criterion == "synflow":
             raise ConfigError("synflow: it sends ones through the network, and token numbers are no amounts: take snip")
-        _find(model, config)
+        find_masks(model, config)
     else:
-        _find(model, config, data.input.shape)
+        find_masks(model, config, data.input.shape)
 
 
 def check_training(model: nn.Module, data: DataBundle, batch_size: int, recipe: Recipe, micro_batches: int) -> None:

@@ -25,7 +25,7 @@ from ..models import resolve
 from ..models.state import load_state
 from ..networks import build_network, describe
 from ..rebuild import require_same_answers
-from .checks import check_batch, check_classes, check_logits, check_packing, check_training, find_masks
+from .checks import check_batch, check_classes, check_logits, check_packing, check_training, prune_before_training
 from .distributed import Group
 from .metrics import check_tensorboard, metrics_path
 from .optimizer import load_optimizer_state, make_optimizer
@@ -212,7 +212,7 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
             if group.main:
                 run.meter += torch.tensor(stored.meter, dtype=torch.float64, device=device)
         elif group.main:
-            find_masks(model, recipe, data, device, options.masks)
+            prune_before_training(model, recipe, data, device, options.masks)
             check_packing(model, run.checkpoint(), options.out, allow_import=options.allow_import)
     equalise_start(model, group)
     require_same_network(model, group, 0, options.out)

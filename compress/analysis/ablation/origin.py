@@ -92,6 +92,6 @@ def _from_seedmask(path: Path, max_weights: int | None) -> AblationSource:
 
 def _is_ticket(recipe: Recipe, path: Path) -> bool:
     config = recipe.subnetwork
-    if config.selection is None and config.prune is None:
+    if not config.has_masks:
         raise ConfigError(f"{path}: no mask to ablate: {config.method} keeps all weights; give a pruned network")
     return config.prune is not None
