@@ -25,11 +25,11 @@ SETTING = (
 CONFIGURATIONS = {
     "edge-popup": (
         *("--method", "edge-popup", "--set=subnetwork.selection.rule=signed"),
-        f"--set=subnetwork.selection.score_bound={6**0.5}",
+        "--set=subnetwork.selection.score_bound=2.449",
     ),
     "IteRand": ("--method", "iterand"),
     "edge-popup, narrow scores": ("--method", "edge-popup", "--set=subnetwork.selection.rule=signed"),
-    "IteRand, narrow scores": ("--method", "iterand", "--set=subnetwork.selection.score_bound=1"),
+    "IteRand, narrow scores": ("--method", "iterand", f"--set=subnetwork.selection.score_bound={0.408 * 6**0.5}"),
 }
 
 

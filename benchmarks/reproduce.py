@@ -57,7 +57,7 @@ def row(name: str, options: str, published: float | None = None, source: str = "
 
 
 # In Chijiwa et al.'s code, edge-popup is IteRand that never redraws: signed scores, from the same distribution.
-SIGNED = f"--method edge-popup --set subnetwork.selection.rule=signed --set subnetwork.selection.score_bound={6**0.5}"
+SIGNED = "--method edge-popup --set subnetwork.selection.rule=signed --set subnetwork.selection.score_bound=2.449"
 DENSE = "--method dense --set subnetwork.distribution=uniform"
 
 
@@ -86,7 +86,8 @@ def conv6() -> list[Row]:
 # Gorbett and Whitley: 250 epochs of all 50,000 images; they redraw once an epoch, and select by magnitude.
 PLAIN6 = "--recipe cifar10-conv6-edge-popup --epochs 250"
 REDRAWN = (
-    "--method iterand --set subnetwork.selection.rule=magnitude --set subnetwork.selection.score_bound=1 "
+    "--method iterand --set subnetwork.selection.rule=magnitude "
+    f"--set subnetwork.selection.score_bound={0.408 * 6**0.5} "
     "--set subnetwork.resample.every=390 --set subnetwork.resample.rate=0.1"
 )
 
