@@ -7,6 +7,7 @@ recipe can travel inside a ``.seedmask`` file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -309,7 +310,8 @@ class TrainConfig(Section):
         optimizer: ``sgd``, the default, or ``adam``, with which Biprop trains binary activations.
         lr: peak learning rate.
         momentum: of SGD.
-        weight_decay: L2 factor on the scores (and on every other parameter).
+        weight_decay: L2 factor on the scores (and on every other parameter); where it is not given, 5e-4 with SGD and
+            none with Adam, as Biprop's code has it.
         label_smoothing: of the cross entropy.
         warmup_epochs: epochs of linear warm-up.
         cooldown_epochs: last epochs, run at ``cooldown_lr`` after the cosine.
@@ -334,6 +336,13 @@ class TrainConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     lr_batch: int | None = Field(None, ge=1)
     sync_batchnorm: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_decay(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("optimizer") == "adam":
+            return {"weight_decay": 0.0, **values}
+        return values
 
 
 class Recipe(Section):

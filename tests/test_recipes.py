@@ -1,10 +1,12 @@
 """Recipes: the shipped ones hold the papers' settings, and mistakes are named."""
 
 import pytest
+import torch
 
 from iterand_compress import IteRand, load_recipe
 from iterand_compress.compress.config import Recipe, TrainConfig
 from iterand_compress.compress.errors import ConfigError
+from iterand_compress.compress.training.optimizer import make_optimizer
 from iterand_compress.compress.training.recipe import differences, override, recipe_names
 from iterand_compress.compress.training.schedule import check_refresh, check_schedule, learning_rate
 
@@ -83,6 +85,25 @@ def test_settings_that_only_one_paper_has():
     for name, after in (("cifar10-conv6-recycling", 0), ("cifar10-resnet18-recycling", 50)):
         rule = load_recipe(name).subnetwork.recycle
         assert (rule.every, rule.rate, rule.after) == (10, 0.2, after)
+
+
+def test_adam_has_no_weight_decay_of_its_own(tmp_path):
+    """As in Biprop's code, which gives its weight decay to SGD alone."""
+    recipe = load_recipe("cifar10-conv6-biprop")
+    assert recipe.train.weight_decay == 1e-4
+    adam = override(recipe, {"train.optimizer": "adam"})
+    assert adam.train.weight_decay == 0
+    assert override(adam, {"train.epochs": 3}).train.weight_decay == 0
+    decayed = override(adam, {"train.weight_decay": 1e-3})
+    assert override(decayed, {"train.optimizer": "adam"}).train.weight_decay == 1e-3
+    assert override(recipe, {"train.optimizer": "adam", "train.weight_decay": 1e-4}).train.weight_decay == 1e-4
+    assert override(decayed, {"train.optimizer": "sgd"}).train.weight_decay == 5e-4
+    path = tmp_path / "adam.toml"
+    for text, expected in (("", 0), ("weight_decay = 2e-4", 2e-4)):
+        path.write_text(f'[train]\noptimizer = "adam"\n{text}\n')
+        assert load_recipe(str(path)).train.weight_decay == expected
+    model = torch.nn.Linear(2, 2)
+    assert make_optimizer(model, adam.train).param_groups[0]["weight_decay"] == 0
 
 
 def test_imagenet_schedule():
