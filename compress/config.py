@@ -38,10 +38,18 @@ Criterion = Literal["magnitude", "random", "snip", "grasp", "synflow"]
 DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)
 
 SectionT = TypeVar("SectionT", bound="Section")
+ValueT = TypeVar("ValueT")
 
 
-#: Whole numbers; TOML and JSON write as a list what a recipe, which is immutable, holds as a tuple.
-Numbers = Annotated[tuple[int, ...], BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)]
+def _as_tuple(given: Any) -> Any:
+    """TOML and JSON write as a list what a recipe holds as a tuple; a number is a list of one."""
+    if isinstance(given, list):
+        return tuple(given)
+    return (given,) if type(given) in (int, float) else given
+
+
+#: Numbers in a recipe, which is immutable: those for the channels of images (one is for all of them), or epochs.
+Numbers = Annotated[tuple[ValueT, ...], BeforeValidator(_as_tuple)]
 
 
 class Section(BaseModel):
@@ -276,6 +284,9 @@ class DataConfig(Section):
             that saw mostly images with black rims is worse on those without.
         crop: ``none``, ``shift`` (a random window of the original size) or ``resized`` (random area and aspect).
         flip: mirror half of the training images.
+        mean: what is subtracted from pixels in [0, 1], one number for each channel, or one for all; ``None`` is the
+            mean colour of the data set.
+        std: what pixels are divided by after that, like ``mean``; ``None`` is the standard deviation of the data set.
         seed: of the validation split, the order of the images and their augmentation; ``None`` takes that of the
             network. With it, networks of different seeds see the same images in the same order.
         tokens: length of a text in tokens; ``None`` as the data set says.
@@ -290,6 +301,8 @@ class DataConfig(Section):
     pad_value: Literal["black", "mean"] = "black"
     crop: Literal["none", "shift", "resized"] = "none"
     flip: bool = False
+    mean: Numbers[float] | None = Field(None, min_length=1)
+    std: Numbers[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
     seed: int | None = Field(None, ge=0, lt=2**64)
     tokens: int | None = Field(None, ge=1, le=65536)
     vocabulary: int | None = Field(None, ge=2, le=2**24)
@@ -347,7 +360,7 @@ class TrainConfig(Section):
     batch_size: int = Field(64, ge=1)
     optimizer: Literal["sgd", "adam"] | None = None
     lr: float = Field(0.1, gt=0)
-    milestones: Numbers | None = None
+    milestones: Numbers[int] | None = None
     gamma: float | None = Field(None, gt=0, le=1)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool | None = None
@@ -416,6 +429,8 @@ def _first_problem(section: type[BaseModel], error: ValidationError) -> str:
         expected = str(problem["ctx"]["expected"])
         hint = did_you_mean(str(given), [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")])
         return f"{name}: unknown {given!r}{hint}"
+    if problem["type"] == "tuple_type":
+        return f"{name}: expected a number, or a list of numbers, got {given!r}"
     return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {given!r}"
 
 

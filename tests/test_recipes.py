@@ -81,6 +81,36 @@ def test_settings_of_the_other_papers(name, method, sparsity, lr, momentum, deca
     assert (train.batch_size, train.epochs, recipe.data.validation) == (batch, epochs, 0)
 
 
+@pytest.mark.parametrize("name", ["cifar10-conv6", "cifar10-resnet18", "cifar10-resnet34"])
+def test_iterand_normalises_cifar_as_imagenet(name):
+    """``norm_param`` in models/supervised_learning.py of the authors' code, for every data set in colour."""
+    data = load_recipe(name).data
+    assert (data.mean, data.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[]", r"data\.std: value should have at least 1 item"),
+        ("[0.1, 0]", r"data\.std\.1: input should be greater than 0, got 0"),
+        ("0", r"data\.std\.0: input should be greater than 0, got 0"),
+        ("x", r"data\.std: expected a number, or a list of numbers, got 'x'"),
+        ("[true]", r"data\.std\.0: input should be a valid number, got True"),
+    ],
+)
+def test_bad_constants_of_the_normalisation(value, message):
+    with pytest.raises(ConfigError, match=message):
+        override(load_recipe("digits"), recipe_changes({"data": None, "settings": (f"data.std={value}",)}))
+
+
+def test_constants_of_the_normalisation_survive_toml_and_json(tmp_path):
+    recipe = load_recipe("digits", data={"mean": 0.5, "std": [1, 2.5, 3]})
+    assert (recipe.data.mean, recipe.data.std) == ((0.5,), (1.0, 2.5, 3.0))
+    (tmp_path / "a.toml").write_text(to_toml(recipe))
+    assert load_recipe(str(tmp_path / "a.toml")) == recipe
+    assert stored_recipe(json.loads(recipe.model_dump_json()), "a file") == recipe
+
+
 def test_settings_that_only_one_paper_has():
     edge_popup = load_recipe("imagenet-resnet50-edge-popup").train
     assert (edge_popup.label_smoothing, edge_popup.warmup_epochs) == (0.1, 5)
@@ -158,7 +188,7 @@ def test_nesterov_is_torchs():
     [
         ("train.milestones=[2,1]", r"train\.milestones: expected ascending epochs, got \[2, 1\]"),
         ("train.gamma=0.5", r"train\.gamma: there are no milestones"),
-        ("train.milestones=5", r"train\.milestones: input should be a valid tuple, got 5"),
+        ("train.milestones=x", r"train\.milestones: expected a number, or a list of numbers, got 'x'"),
         ("train.nesterov=true train.optimizer=adam", r"train\.nesterov: it is a momentum of SGD"),
         ("train.nesterov=true train.momentum=0", r"train\.nesterov: it is a momentum of SGD"),
     ],
