@@ -320,6 +320,8 @@ class ModelConfig(Section):
         activation: ``relu``, the default, or ``binary``: ±1, with a gradient of its own (Biprop; built-in models).
         batch_norm: whether each hidden layer of conv2 to conv8 and of vgg-small has BatchNorm behind it; by default
             if the activation is binary. (vgg-small has it behind its poolings in any case.)
+        bias: whether layers have trained biases, which start at 0: all layers of networks without BatchNorm, else the
+            last (built-in models of images).
     """
 
     name: str = "digits-cnn"
@@ -328,6 +330,7 @@ class ModelConfig(Section):
     affine: bool = False
     activation: Literal["relu", "binary"] | None = None
     batch_norm: bool | None = None
+    bias: bool | None = None
 
 
 class TrainConfig(Section):
@@ -338,8 +341,8 @@ class TrainConfig(Section):
         batch_size: images per step; where several processes train one network, of all of them together.
         optimizer: ``sgd``, the default, or ``adam``, with which Biprop trains binary activations.
         lr: peak learning rate.
-        milestones: epochs, counted from 0, before which the learning rate is multiplied by ``gamma`` (MultiStepLR); none
-            of them, ``[]``, is a constant learning rate. ``None`` lets it fall by a cosine.
+        milestones: epochs, counted from 0, before which the learning rate is multiplied by ``gamma`` (MultiStepLR);
+            none of them, ``[]``, is a constant learning rate. ``None`` lets it fall by a cosine.
         gamma: factor on the learning rate at a milestone, by default 0.1.
         momentum: of SGD.
         nesterov: whether that is Nesterov's momentum.
@@ -386,7 +389,9 @@ class TrainConfig(Section):
         if list(milestones) != sorted(set(milestones)):
             raise ValueError(f"milestones: expected ascending epochs, got {list(milestones)}")
         if self.gamma is not None and not milestones:
-            raise ValueError("gamma: there are no milestones to multiply the learning rate at; give them, or leave it out")
+            raise ValueError(
+                "gamma: there are no milestones to multiply the learning rate at; give them, or leave it out"
+            )
         if self.nesterov and (self.optimizer == "adam" or not self.momentum):
             raise ValueError("nesterov: it is a momentum of SGD; give optimizer sgd and momentum, or leave it out")
         return self

@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from iterand_compress import IteRand, load_recipe
+from iterand_compress import Dense, IteRand, load_recipe
 from iterand_compress.cli.train_command import recipe_changes
 from iterand_compress.compress.config import Recipe, TrainConfig
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.methods.presets import stored_recipe
 from iterand_compress.compress.training.optimizer import make_optimizer
-from iterand_compress.compress.training.recipe import differences, override, recipe_names, to_toml
+from iterand_compress.compress.training.recipe import dense_settings, differences, override, recipe_names, to_toml
 from iterand_compress.compress.training.schedule import check_refresh, check_schedule, learning_rate
 
 
@@ -20,17 +20,21 @@ def test_every_shipped_recipe_loads_and_has_a_schedule():
     assert names == (
         "cifar10-conv6",
         "cifar10-conv6-biprop",
+        "cifar10-conv6-biprop-binary",
         "cifar10-conv6-edge-popup",
         "cifar10-conv6-recycling",
         "cifar10-resnet18",
+        "cifar10-resnet18-biprop",
         "cifar10-resnet18-edge-popup",
         "cifar10-resnet18-recycling",
         "cifar10-resnet34",
+        "cifar10-vgg-small-biprop-binary",
         "digits",
         "imagenet-resnet101",
         "imagenet-resnet34",
         "imagenet-resnet50",
         "imagenet-resnet50-edge-popup",
+        "imagenet-wideresnet50-biprop",
         "text",
     )
     for name in names:
@@ -60,6 +64,9 @@ def test_settings_of_the_paper(name, sparsity, lr, decay, every, epochs):
     assert recipe.train.weight_decay == decay
     assert recipe.train.epochs == epochs
     assert recipe.train.batch_size == 128
+    assert recipe.data.validation == (0.01 if name.startswith("imagenet") else 0.1), (
+        "train_val_split of their config.yaml"
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +75,11 @@ def test_settings_of_the_paper(name, sparsity, lr, decay, every, epochs):
         ("cifar10-conv6-edge-popup", "edge-popup", 0.5, 0.1, 0.9, 1e-4, 128, 100),
         ("cifar10-resnet18-edge-popup", "edge-popup", 0.5, 0.1, 0.9, 5e-4, 256, 100),
         ("imagenet-resnet50-edge-popup", "edge-popup", 0.7, 0.256, 0.875, 2**-15, 256, 100),
-        ("cifar10-conv6-biprop", "biprop", 0.5, 0.1, 0.9, 1e-4, 128, 100),
+        ("cifar10-conv6-biprop", "biprop", 0.5, 0.1, 0.9, 1e-4, 128, 250),
+        ("cifar10-conv6-biprop-binary", "biprop", 0.5, 0.1, 0.9, 0, 128, 250),
+        ("cifar10-resnet18-biprop", "biprop", 0.8, 0.1, 0.9, 5e-4, 256, 100),
+        ("cifar10-vgg-small-biprop-binary", "biprop", 0.75, 0.1, 0.9, 0, 128, 100),
+        ("imagenet-wideresnet50-biprop", "biprop", 0.8, 0.256, 0.875, 2**-15, 256, 100),
         ("cifar10-conv6-recycling", "recycling", 0.5, 0.1, 0.9, 1e-4, 128, 250),
         ("cifar10-resnet18-recycling", "biprop-recycling", 0.95, 0.1, 0.9, 5e-4, 128, 250),
     ],
@@ -116,6 +127,11 @@ def test_settings_that_only_one_paper_has():
     assert (edge_popup.label_smoothing, edge_popup.warmup_epochs) == (0.1, 5)
     biprop = load_recipe("cifar10-conv6-biprop").subnetwork
     assert (biprop.distribution, biprop.scale_fan) == ("normal", True)
+    for name, batch_norm in (("cifar10-conv6-biprop-binary", None), ("cifar10-vgg-small-biprop-binary", True)):
+        recipe = load_recipe(name)
+        assert (recipe.model.activation, recipe.model.batch_norm) == ("binary", batch_norm)
+        assert (recipe.train.optimizer, recipe.subnetwork.distribution) == ("adam", "normal")
+    assert load_recipe("imagenet-wideresnet50-biprop").subnetwork.distribution == "signed-constant"
     for name, warmup in (("cifar10-conv6-recycling", 0), ("cifar10-resnet18-recycling", 50)):
         rule = load_recipe(name).subnetwork.recycle
         assert (rule.every, rule.rate, rule.warmup, rule.after) == (10, 0.2, warmup, None)
@@ -138,6 +154,79 @@ def test_adam_has_no_weight_decay_of_its_own(tmp_path):
         assert load_recipe(str(path)).train.weight_decay == expected
     model = torch.nn.Linear(2, 2)
     assert make_optimizer(model, adam.train).param_groups[0]["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(recipe_names()) - {"digits", "text"}))
+def test_papers_computed_in_float32(name):
+    assert load_recipe(name).train.precision == "float32"
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "distribution", "train"),
+    [
+        ("cifar10-conv6", {"bias": True}, "uniform", {"lr": 0.01}),
+        ("cifar10-resnet18", {"bias": True, "affine": True}, "uniform", {}),
+        ("cifar10-resnet34", {"bias": True, "affine": True}, "uniform", {}),
+        ("imagenet-resnet34", {"bias": True, "affine": True}, "uniform", {}),
+        ("imagenet-resnet50", {"bias": True, "affine": True}, "uniform", {}),
+        ("imagenet-resnet101", {"bias": True, "affine": True}, "uniform", {}),
+        ("cifar10-conv6-edge-popup", {}, "normal", {"lr": 0.01}),
+        ("cifar10-resnet18-edge-popup", {"affine": True}, "normal", {}),
+        ("imagenet-resnet50-edge-popup", {"affine": True}, "normal", {}),
+        ("cifar10-conv6-biprop", {}, "normal", {"lr": 0.01, "epochs": 100}),
+        (
+            "cifar10-conv6-biprop-binary",
+            {"activation": "relu"},
+            "normal",
+            {"lr": 0.01, "epochs": 100, "optimizer": "sgd", "weight_decay": 1e-4},
+        ),
+        ("cifar10-resnet18-biprop", {"affine": True}, "normal", {}),
+        (
+            "cifar10-vgg-small-biprop-binary",
+            {"affine": True, "activation": "relu"},
+            "normal",
+            {"optimizer": "sgd", "weight_decay": 5e-4},
+        ),
+        ("imagenet-wideresnet50-biprop", {"affine": True}, "normal", {}),
+        ("cifar10-conv6-recycling", {}, "normal", {"lr": 0.01, "epochs": 100}),
+        (
+            "cifar10-resnet18-recycling",
+            {"affine": True},
+            "normal",
+            {"lr": 3e-4, "epochs": 100, "batch_size": 64, "optimizer": "adam", "weight_decay": 0.0},
+        ),
+    ],
+)
+def test_dense_training_has_the_settings_of_its_authors(name, model, distribution, train):
+    """Each is the dense configuration in the authors' code, which the recipe names."""
+    plain, dense = load_recipe(name), load_recipe(name, subnetwork={"method": "dense"})
+    assert dense.subnetwork == Dense(distribution=distribution)
+    assert dense.model == plain.model.model_copy(update=model)
+    assert dense.train == plain.train.model_copy(update=train)
+    assert dense.data == plain.data
+    own = load_recipe(name, subnetwork={"method": "dense"}, train={"lr": 0.7}, model={"affine": False})
+    assert (own.train.lr, own.model.affine) == (0.7, False), "what is given is obeyed"
+
+
+def test_a_dense_table_of_ones_own(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[train]\nlr = 0.5\n[dense.train]\nlr = 0.02\n")
+    assert load_recipe(str(path)).train.lr == 0.5
+    assert load_recipe(str(path), subnetwork={"method": "snip"}).train.lr == 0.5
+    assert load_recipe(str(path), subnetwork={"method": "dense"}).train.lr == 0.02
+    path.write_text('[train]\nlr = 0.5\n[dense.train]\nlr = 0.02\n[subnetwork]\nmethod = "dense"\n')
+    assert load_recipe(str(path)).train.lr == 0.02
+    path.write_text(to_toml(load_recipe("cifar10-conv6"), dense_settings("cifar10-conv6")))
+    for method in ("iterand", "dense"):
+        own = {"subnetwork": {"method": method}}
+        assert load_recipe(str(path), **own) == load_recipe("cifar10-conv6", **own)
+    for text, match in (
+        ("dense = 3", r"dense: expected a table"),
+        ("[dense.train]\nrl = 1", r"unknown key 'train\.rl'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=match):
+            load_recipe(str(path), subnetwork={"method": "dense"})
 
 
 def test_imagenet_schedule():

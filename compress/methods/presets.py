@@ -255,8 +255,10 @@ def RandomPruning(sparsity: float = 0.5, **options: Unpack[PruningOptions]) -> S
     return _pruned("RandomPruning", sparsity, options, "random")
 
 
-def Dense(*, seed: int = 0, distribution: Distribution = "signed-constant") -> SubnetworkConfig:
+def Dense(*, seed: int = 0, distribution: Distribution = "normal") -> SubnetworkConfig:
     """The baseline: ordinary training of all weights, which start from the seed's random numbers.
+
+    They start Kaiming normal, as in the dense configurations of Ramanujan et al. and of Diffenderfer and Kailkhura.
 
     Args:
         seed: 64-bit seed of everything random.
