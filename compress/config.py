@@ -70,6 +70,9 @@ class Selection(Section):
         frozen: share of the mask that follows from the seed, in [0, 1].
         frozen_kept: share of the weights that is fixed to kept; by default ``frozen * (1 - sparsity)``.
         multiplicity: number of nested masks; a weight is taken as many times as there are masks that keep it.
+        first_sparsity: sparsity of the first masked layer, in the order in which the model holds its layers; 0 keeps
+            all of its random weights, ``None`` treats it as the others.
+        last_sparsity: of the last masked layer, likewise.
     """
 
     rule: Literal["signed", "magnitude"] = "magnitude"
@@ -79,6 +82,8 @@ class Selection(Section):
     frozen: float = Field(0.0, ge=0, le=1)
     frozen_kept: float | None = Field(None, ge=0, le=1)
     multiplicity: int = Field(1, ge=1, le=127)
+    first_sparsity: float | None = Field(None, ge=0, lt=1)
+    last_sparsity: float | None = Field(None, ge=0, lt=1)
 
 
 class Resample(Section):
@@ -204,11 +209,17 @@ class SubnetworkConfig(Section):
         """Whether kept weights become α·sign(w) with an α that is not the scale anyway, as it is for two values."""
         return self.binarise and not self.codebook.two_valued
 
-    @property
-    def fan_factor(self) -> float:
+    def sparsity_of(self, layer: int, layers: int) -> float:
+        """The sparsity of the masked layer with a number (0, 1, …), of so many."""
+        own = [self.selection.first_sparsity, self.selection.last_sparsity] if self.selection else [None, None]
+        if layer == 0 and own[0] is not None:
+            return own[0]
+        return self.sparsity if layer < layers - 1 or own[1] is None else own[1]
+
+    def fan_factor(self, sparsity: float) -> float:
         """Mean square of the multiples (0 = pruned) that weights are taken at: what ``scale_fan`` divides out."""
         multiplicity = self.selection.multiplicity if self.selection else 1
-        return (1 - self.sparsity) * (multiplicity + 1) * (2 * multiplicity + 1) / 6
+        return (1 - sparsity) * (multiplicity + 1) * (2 * multiplicity + 1) / 6
 
     @property
     def frozen(self) -> Frozen | None:
@@ -256,6 +267,10 @@ class SubnetworkConfig(Section):
                 f"selection.multiplicity: multiples of {self.distribution} weights do not fit the int8 codes of a "
                 "file; give distribution signed-constant, or binarise"
             )
+        for key in ("first_sparsity", "last_sparsity"):
+            if getattr(selection, key) is not None and (selection.scope == "global" or selection.frozen):
+                reason = "one threshold holds for all layers" if selection.scope == "global" else "the mask is frozen"
+                raise ValueError(f"selection.{key}: {reason}, by one sparsity; leave it out")
         if not selection.frozen:
             if selection.frozen_kept is not None:
                 raise ValueError("selection.frozen_kept: nothing is frozen; give selection.frozen, or leave it out")

@@ -98,6 +98,24 @@ def test_global_selection_never_empties_a_layer():
     assert [int(weight.astype(bool).sum()) for weight in weights_of(model)] == [10, 3]
 
 
+def test_first_and_last_layer_may_have_sparsities_of_their_own():
+    model = nn.Sequential(*(nn.Linear(10, 10, bias=False) for _ in range(4)))
+    settings = {"first_sparsity": 0.0, "last_sparsity": 0.25, "scale_fan": True, "ramp_epochs": 2}
+    mask_model(model, config(sparsity=0.8, **settings))
+    kept, scales = [], [part.spec.scale for part, _ in layers_of(model)]
+    for epoch in range(3):
+        refresh(model, 3 * epoch, steps_per_epoch=3, epochs=3)
+        kept.append([part.spec.kept for part, _ in layers_of(model)])
+        assert [int((layer.weight != 0).sum()) for layer in model] == kept[-1]
+    assert kept == [[100, 30, 30, 78], [100, 20, 20, 75], [100, 20, 20, 75]], "0.7 and 0.219 in the first epoch"
+    assert scales == pytest.approx([math.sqrt(2 / (10 * share)) for share in (1, 0.2, 0.2, 0.75)])
+    single = mask_model(nn.Sequential(nn.Linear(10, 10)), config(sparsity=0.8, first_sparsity=0.5))
+    assert layers_of(single)[0][0].spec.kept == 50
+    for clash in ({"scope": "global"}, {"frozen": 0.5}):
+        with pytest.raises(ConfigError, match=r"selection\.last_sparsity: .*, by one sparsity; leave it out"):
+            config(last_sparsity=0.5, **clash)
+
+
 def test_ramp_is_cubic_and_ends():
     model = mask_model(mlp(), config(ramp_epochs=4, sparsity=0.8))
     found = []
@@ -385,7 +403,7 @@ def test_scoring_leaves_the_network_alone():
         ("snip", {"scope": "global"}, "Snip: unknown key 'scope'"),
         ("edge-popup", {"every": 2}, "EdgePopup: unknown key 'every'"),
         ("edge-popup", {"sparsty": 2}, "EdgePopup: unknown key 'sparsty'"),
-        ("iterand", {"sparcity": 0.6}, "IteRand: unknown key 'sparcity'; did you mean 'sparsity'?"),
+        ("iterand", {"sparcity": 0.6}, "IteRand: unknown key 'sparcity'; did you mean 'sparsity'"),
         (
             "iterand",
             {"resample": Resample()},

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..config import Recipe, SubnetworkConfig, validated
+from ..config import Recipe, Selection, SubnetworkConfig, validated
 from ..errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class SearchOptions(TypedDict, total=False):
     frozen: float
     frozen_kept: float | None
     multiplicity: int
+    first_sparsity: float | None
+    last_sparsity: float | None
 
 
 class PruningOptions(TypedDict, total=False):
@@ -62,7 +64,7 @@ class PruningOptions(TypedDict, total=False):
     scale_fan: bool
 
 
-_OF_SELECTION = ("scope", "ramp_epochs", "score_bound", "frozen", "frozen_kept", "multiplicity")
+_OF_SELECTION = tuple(key for key in Selection.model_fields if key != "rule")
 
 
 def _searched(
