@@ -142,12 +142,18 @@ class PruneAtInit(Section):
     Attributes:
         criterion: what the mask keeps the most of.
         samples_per_class: images that SNIP and GraSP look at; ``None`` for the others.
+        random_sample: whether they look at so many times as many augmented training images as there are classes,
+            whatever their classes, instead of so many of each class, not augmented.
+        eval_mode: whether they compute with the network in evaluation mode, in which BatchNorm takes its running
+            statistics (of a new network, 0 and 1) instead of those of the sample.
         rounds: of SynFlow; ``None`` for the others.
     """
 
     criterion: Criterion
     samples_per_class: int | None = Field(None, ge=1)
     rounds: int | None = Field(None, ge=1)
+    random_sample: bool | None = None
+    eval_mode: bool | None = None
 
     @property
     def looks_at_data(self) -> bool:
@@ -156,8 +162,9 @@ class PruneAtInit(Section):
 
     @model_validator(mode="after")
     def _check(self) -> PruneAtInit:
-        if self.samples_per_class is not None and not self.looks_at_data:
-            raise ValueError(f"samples_per_class: {self.criterion} looks at no data; leave it out")
+        for key in ("samples_per_class", "random_sample", "eval_mode"):
+            if getattr(self, key) is not None and not self.looks_at_data:
+                raise ValueError(f"{key}: {self.criterion} looks at no data; leave it out")
         if self.rounds is not None and self.criterion != "synflow":
             raise ValueError(f"rounds: {self.criterion} has no rounds; leave it out")
         return self
