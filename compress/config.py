@@ -291,6 +291,8 @@ class ModelConfig(Section):
         stem: ``cifar`` (3×3, stride 1), ``imagenet`` (7×7, stride 2, max-pool) or ``auto`` by image size (ResNets).
         affine: whether BatchNorm (of the transformer: LayerNorm) has trained scales and shifts (built-in models).
         activation: ``relu``, the default, or ``binary``: ±1, with a gradient of its own (Biprop; built-in models).
+        batch_norm: whether each hidden layer of conv2 to conv8 and of vgg-small has BatchNorm behind it; by default
+            if the activation is binary. (vgg-small has it behind its poolings in any case.)
     """
 
     name: str = "digits-cnn"
@@ -298,6 +300,7 @@ class ModelConfig(Section):
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
     affine: bool = False
     activation: Literal["relu", "binary"] | None = None
+    batch_norm: bool | None = None
 
 
 class TrainConfig(Section):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -315,7 +316,7 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored_recipe(values: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe in a checkpoint or in a file, also one of the first versions, whose settings had one level.
+    """The recipe in a checkpoint or in a file, also of earlier versions; what they left out means what it did.
 
     Args:
         values: what the file holds.
@@ -327,6 +328,11 @@ def stored_recipe(values: Mapping[str, Any], where: str) -> Recipe:
     subnetwork = values.get("subnetwork")
     if isinstance(subnetwork, Mapping) and "resample_every" in subnetwork:
         values = {**values, "subnetwork": _of_one_level(subnetwork)}
+    model = values.get("model")
+    if isinstance(model, Mapping) and model.get("activation") == "binary" and "batch_norm" not in model:
+        # From before there was a choice: the plain networks had no BatchNorm, and the other models take no setting.
+        plain = re.fullmatch(r"conv\d", str(model.get("name")))
+        values = {**values, "model": {**model, "batch_norm": False}} if plain else values
     return read_recipe(values, where)
 
 

@@ -21,7 +21,7 @@ from ..files.atomic import check_output
 from ..files.outputs import only_writer
 from ..mask.fused import FusedLayers
 from ..mask.layers import masked_layers
-from ..models import resolve
+from ..models import has_batch_norm, resolve
 from ..models.state import load_state
 from ..networks import build_network, describe
 from ..rebuild import require_same_answers
@@ -57,6 +57,8 @@ def resolve_settings(recipe: Recipe, options: RunOptions, group: Group) -> tuple
         if recipe.train.precision == "auto":
             precision = "bfloat16" if device.type == "cuda" else "float32"
             recipe = override(recipe, {"train.precision": precision})
+        if has_batch_norm(recipe.model):
+            recipe = override(recipe, {"model.batch_norm": True})
     versions = {f"version of {name}": _version(name) for name in ("iterand-compress", "torch")}
     group.require_same(versions, ConfigError, "install the same versions on all machines")
     settings = flattened(recipe.model_dump())
