@@ -7,9 +7,9 @@ recipe can travel inside a ``.seedmask`` file.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError, did_you_mean
 from .seed.codebooks import Codebook, get_codebook
@@ -37,6 +37,18 @@ Criterion = Literal["magnitude", "random", "snip", "grasp", "synflow"]
 DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)
 
 SectionT = TypeVar("SectionT", bound="Section")
+ValueT = TypeVar("ValueT")
+
+
+def _as_tuple(given: Any) -> Any:
+    """TOML and JSON write as a list what a recipe holds as a tuple; a number stands for all channels."""
+    if isinstance(given, list):
+        return tuple(given)
+    return (given,) if type(given) in (int, float) else given
+
+
+#: Numbers for the channels of images.
+PerChannel = Annotated[tuple[ValueT, ...], BeforeValidator(_as_tuple)]
 
 
 class Section(BaseModel):
@@ -262,6 +274,9 @@ class DataConfig(Section):
             that saw mostly images with black rims is worse on those without.
         crop: ``none``, ``shift`` (a random window of the original size) or ``resized`` (random area and aspect).
         flip: mirror half of the training images.
+        mean: what is subtracted from pixels in [0, 1], one number for each channel, or one for all; ``None`` is the
+            mean colour of the data set.
+        std: what pixels are divided by after that, like ``mean``; ``None`` is the standard deviation of the data set.
         seed: of the validation split, the order of the images and their augmentation; ``None`` takes that of the
             network. With it, networks of different seeds see the same images in the same order.
         tokens: length of a text in tokens; ``None`` as the data set says.
@@ -276,6 +291,8 @@ class DataConfig(Section):
     pad_value: Literal["black", "mean"] = "black"
     crop: Literal["none", "shift", "resized"] = "none"
     flip: bool = False
+    mean: PerChannel[float] | None = Field(None, min_length=1)
+    std: PerChannel[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
     seed: int | None = Field(None, ge=0, lt=2**64)
     tokens: int | None = Field(None, ge=1, le=65536)
     vocabulary: int | None = Field(None, ge=2, le=2**24)
@@ -376,6 +393,8 @@ def _first_problem(section: type[BaseModel], error: ValidationError) -> str:
         expected = str(problem["ctx"]["expected"])
         hint = did_you_mean(str(given), [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")])
         return f"{name}: unknown {given!r}{hint}"
+    if problem["type"] == "tuple_type":
+        return f"{name}: expected a number, or a list of one for each channel, got {given!r}"
     return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {given!r}"
 
 

@@ -1,11 +1,15 @@
 """Recipes: the shipped ones hold the papers' settings, and mistakes are named."""
 
+import json
+
 import pytest
 
 from iterand_compress import IteRand, load_recipe
+from iterand_compress.cli.train_command import recipe_changes
 from iterand_compress.compress.config import Recipe, TrainConfig
 from iterand_compress.compress.errors import ConfigError
-from iterand_compress.compress.training.recipe import differences, override, recipe_names
+from iterand_compress.compress.methods.presets import stored_recipe
+from iterand_compress.compress.training.recipe import differences, override, recipe_names, to_toml
 from iterand_compress.compress.training.schedule import check_refresh, check_schedule, learning_rate
 
 
@@ -73,6 +77,36 @@ def test_settings_of_the_other_papers(name, method, sparsity, lr, momentum, deca
     assert (recipe.subnetwork.method, recipe.subnetwork.sparsity) == (method, sparsity)
     assert (train.lr, train.momentum, train.weight_decay) == (lr, momentum, decay)
     assert (train.batch_size, train.epochs, recipe.data.validation) == (batch, epochs, 0)
+
+
+@pytest.mark.parametrize("name", ["cifar10-conv6", "cifar10-resnet18", "cifar10-resnet34"])
+def test_iterand_normalises_cifar_as_imagenet(name):
+    """``norm_param`` in models/supervised_learning.py of the authors' code, for every data set in colour."""
+    data = load_recipe(name).data
+    assert (data.mean, data.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[]", r"data\.std: value should have at least 1 item"),
+        ("[0.1, 0]", r"data\.std\.1: input should be greater than 0, got 0"),
+        ("0", r"data\.std\.0: input should be greater than 0, got 0"),
+        ("x", r"data\.std: expected a number, or a list of one for each channel, got 'x'"),
+        ("[true]", r"data\.std\.0: input should be a valid number, got True"),
+    ],
+)
+def test_bad_constants_of_the_normalisation(value, message):
+    with pytest.raises(ConfigError, match=message):
+        override(load_recipe("digits"), recipe_changes({"data": None, "settings": (f"data.std={value}",)}))
+
+
+def test_constants_of_the_normalisation_survive_toml_and_json(tmp_path):
+    recipe = load_recipe("digits", data={"mean": 0.5, "std": [1, 2.5, 3]})
+    assert (recipe.data.mean, recipe.data.std) == ((0.5,), (1.0, 2.5, 3.0))
+    (tmp_path / "a.toml").write_text(to_toml(recipe))
+    assert load_recipe(str(tmp_path / "a.toml")) == recipe
+    assert stored_recipe(json.loads(recipe.model_dump_json()), "a file") == recipe
 
 
 def test_settings_that_only_one_paper_has():

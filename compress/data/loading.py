@@ -122,7 +122,12 @@ def _load_images(
         augmentation = Augmentation.from_config(config, mean)
         for name, pixels in decoded.items():
             splits[name] = MemorySplit(torch.from_numpy(pixels), labels[name], seed, augmentation)
-    return _bundle(config.name, ImageInput(shape, mean, std), raw, splits)
+    chosen = (_for_all(given) or own for given, own in ((config.mean, mean), (config.std, std)))
+    return _bundle(config.name, ImageInput(shape, *chosen), raw, splits)
+
+
+def _for_all(values: tuple[float, ...] | None) -> tuple[float, ...] | float | None:
+    return values[0] if values and len(values) == 1 else values
 
 
 def _bundle(name: str, input: AnyInput, raw: RawData[Any], splits: Mapping[str, Split]) -> DataBundle:  # noqa: A002
