@@ -42,7 +42,7 @@ from authors import SEED, Network, Values, batch, bits, digest, distinct, normal
 from common import environment
 from iterand_compress import Biprop, EdgePopup, IteRand, MagnitudePruning, Snip, Subnetwork, SubnetworkConfig, SynFlow
 from iterand_compress.compress.config import Resample
-from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
+from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
 from iterand_compress.compress.seed.philox_torch import resampling_decisions
 
@@ -134,9 +134,11 @@ def block(path: Path, condition: str, body: str = "") -> Any:
     return compile(ast.Module([node], []), str(path), "exec")
 
 
-def own_layers(config: SubnetworkConfig, model: nn.Module) -> list[tuple[Any, Tensor, Tensor]]:
+def own_layers(
+    config: SubnetworkConfig, model: nn.Module, start: Callable[..., Subnetwork] = Subnetwork
+) -> list[tuple[Any, Tensor, Tensor]]:
     """Parametrization, random weights and first scores of our masked layers, in their shapes."""
-    subnet = Subnetwork(model, config)
+    subnet = start(model, config)
     return [
         (masked, masked.random.view(masked.spec.shape), scores.detach().view(masked.spec.shape))
         for _, masked, scores in masked_layers(subnet.model)
@@ -565,7 +567,7 @@ def _built(folder: Path, network: Network, **arguments: Any) -> nn.Module:
 def _popup_run(folder: Path, network: Network, config: SubnetworkConfig, optimizer_name: str) -> Values:
     bn_type = "AffineBatchNorm" if network.affine else "NonAffineBatchNorm"
     model = _built(folder, network, bn_type=bn_type).double()
-    modules: list[Any] = give(model, own_layers(config, network.build()))
+    modules: list[Any] = give(model, own_layers(config, network.build(), authors.search))
     if network.affine:
         authors.shift(model)
     names = type(modules[0]).forward.__globals__
@@ -764,6 +766,14 @@ def _their_prunable(folder: Path) -> tuple[nn.Module, Any, list[Any]]:
 def _pruned(folder: Path, kind: str, *, train: bool, rounds: int, kept: float) -> tuple[Any, list[Any]]:
     model, pruners, masked = _their_prunable(folder)
     pruner = getattr(pruners, kind)(masked)
+    pruner.kept = []
+    mask = pruner.mask
+
+    def count(*arguments: Any) -> None:
+        mask(*arguments)
+        pruner.kept.append(int(pruner.stats()[0]))
+
+    pruner.mask = count
     images, labels = batch(0, 20, 16)
     with imports(folder):
         prune_loop = extract(folder / "prune.py", ["prune_loop"], tqdm=lambda x: x).prune_loop
@@ -828,6 +838,12 @@ def synflow_scores(folder: Path) -> Values:
     return {"scores": normalised([pruner.scores[id(parameter)] for _, parameter in masked])}
 
 
+@records("Synaptic-Flow", f"{PRUNERS}: SynFlow, Pruner.stats; prune.py: prune_loop, 100 rounds")
+def synflow_rounds(folder: Path) -> Values:
+    pruner, _ = _pruned(folder, "SynFlow", train=False, rounds=100, kept=0.1)
+    return {"kept": pruner.kept}
+
+
 @records("Synaptic-Flow", f"{PRUNERS}: SynFlow, Pruner._global_mask; prune.py: prune_loop, 100 rounds")
 def synflow_masks(folder: Path) -> Values:
     _, masked = _pruned(folder, "SynFlow", train=False, rounds=100, kept=0.1)
@@ -847,6 +863,7 @@ def resized_crop(folder: Path) -> Values:
         rows, columns = height + 2 * pad, width + 2 * pad
         image = torch.zeros(1, rows, columns)
         boxes = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4 * authors.BOXES)]
+        values["statistics"] = list(authors.STATISTICS)
         values[f"{height}x{width}"] = authors.box_statistics(np.array(boxes, np.int64), rows, columns)
     return values
 
@@ -864,6 +881,8 @@ def _outputs(folder: Path, repository: str, network: Network) -> Values:
     images, _ = batch(0, side=network.side)
     with torch.no_grad():
         logits = model(images)
+    if logits.shape[1] == 4 * network.classes:  # of ResNet-20 and 32, at 2 × 2 places
+        logits = logits.view(len(logits), network.classes, 4).mean(-1)
     sizes = [module.weight.numel() for module in modules]
     return {"weights": sum(sizes), "layers": sizes, "outputs": sample(logits)}
 
