@@ -247,7 +247,7 @@ def network_of_checkpoint(checkpoint: Checkpoint, *, with_weights: str | None = 
         architecture=checkpoint.architecture.to_dict(),
         input=data.input,
         classes=data.classes,
-        recipe=checkpoint.recipe.model_dump(exclude_none=True),
+        recipe=checkpoint.recipe.model_dump(mode="json", exclude_none=True),
         with_weights=with_weights,
     )
 

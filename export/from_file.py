@@ -14,7 +14,7 @@ from ..compress.files.atomic import check_output
 from ..compress.recover import LoadedNetwork, load_network
 from ..compress.seedmask import Network, SeedMask
 from .export_options import ExportOptions
-from .input_metadata import CLASSES
+from .input_metadata import CLASSES, RECIPE
 from .pipeline import write_model
 from .report import ExportReport
 from .runtime.records import WEIGHTS_DIGEST
@@ -74,7 +74,7 @@ def _provenance(network: LoadedNetwork, weights: SeedMask | Network | None) -> d
     if network.data is not None and network.data.classes:
         values[CLASSES] = json.dumps(network.data.classes)
     if network.recipe is not None:
-        values["iterand.recipe"] = network.recipe.model_dump_json()
+        values[RECIPE] = network.recipe.model_dump_json()
     if weights is not None:
         values[WEIGHTS_DIGEST] = weights.weights_digest
         values["iterand.sparsity"] = f"{weights.sparsity:.6f}"

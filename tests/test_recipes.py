@@ -3,12 +3,14 @@
 import json
 
 import pytest
+import torch
 
 from iterand_compress import IteRand, load_recipe
 from iterand_compress.cli.train_command import recipe_changes
 from iterand_compress.compress.config import Recipe, TrainConfig
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.methods.presets import stored_recipe
+from iterand_compress.compress.training.optimizer import make_optimizer
 from iterand_compress.compress.training.recipe import differences, override, recipe_names, to_toml
 from iterand_compress.compress.training.schedule import check_refresh, check_schedule, learning_rate
 
@@ -92,7 +94,7 @@ def test_iterand_normalises_cifar_as_imagenet(name):
         ("[]", r"data\.std: value should have at least 1 item"),
         ("[0.1, 0]", r"data\.std\.1: input should be greater than 0, got 0"),
         ("0", r"data\.std\.0: input should be greater than 0, got 0"),
-        ("x", r"data\.std: expected a number, or a list of one for each channel, got 'x'"),
+        ("x", r"data\.std: expected a number, or a list of numbers, got 'x'"),
         ("[true]", r"data\.std\.0: input should be a valid number, got True"),
     ],
 )
@@ -114,9 +116,28 @@ def test_settings_that_only_one_paper_has():
     assert (edge_popup.label_smoothing, edge_popup.warmup_epochs) == (0.1, 5)
     biprop = load_recipe("cifar10-conv6-biprop").subnetwork
     assert (biprop.distribution, biprop.scale_fan) == ("normal", True)
-    for name, after in (("cifar10-conv6-recycling", 0), ("cifar10-resnet18-recycling", 50)):
+    for name, warmup in (("cifar10-conv6-recycling", 0), ("cifar10-resnet18-recycling", 50)):
         rule = load_recipe(name).subnetwork.recycle
-        assert (rule.every, rule.rate, rule.after) == (10, 0.2, after)
+        assert (rule.every, rule.rate, rule.warmup, rule.after) == (10, 0.2, warmup, None)
+
+
+def test_adam_has_no_weight_decay_of_its_own(tmp_path):
+    """As in Biprop's code, which gives its weight decay to SGD alone."""
+    recipe = load_recipe("cifar10-conv6-biprop")
+    assert recipe.train.weight_decay == 1e-4
+    adam = override(recipe, {"train.optimizer": "adam"})
+    assert adam.train.weight_decay == 0
+    assert override(adam, {"train.epochs": 3}).train.weight_decay == 0
+    decayed = override(adam, {"train.weight_decay": 1e-3})
+    assert override(decayed, {"train.optimizer": "adam"}).train.weight_decay == 1e-3
+    assert override(recipe, {"train.optimizer": "adam", "train.weight_decay": 1e-4}).train.weight_decay == 1e-4
+    assert override(decayed, {"train.optimizer": "sgd"}).train.weight_decay == 5e-4
+    path = tmp_path / "adam.toml"
+    for text, expected in (("", 0), ("weight_decay = 2e-4", 2e-4)):
+        path.write_text(f'[train]\noptimizer = "adam"\n{text}\n')
+        assert load_recipe(str(path)).train.weight_decay == expected
+    model = torch.nn.Linear(2, 2)
+    assert make_optimizer(model, adam.train).param_groups[0]["weight_decay"] == 0
 
 
 def test_imagenet_schedule():
@@ -130,6 +151,65 @@ def test_imagenet_schedule():
 def test_cosine_per_epoch():
     train = TrainConfig(epochs=4, lr=1.0)
     assert [learning_rate(train, epoch) for epoch in range(4)] == pytest.approx([1, 0.853553, 0.5, 0.146447], rel=1e-5)
+
+
+def test_steps_are_those_of_multisteplr():
+    train = TrainConfig(epochs=9, lr=0.4, milestones=(3, 4, 7), gamma=0.5)
+    check_schedule(train)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[3, 4, 7], gamma=0.5)
+    expected = []
+    for _ in range(9):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert [learning_rate(train, epoch) for epoch in range(9)] == pytest.approx(expected, rel=1e-12)
+    assert expected == pytest.approx([0.4] * 3 + [0.2] + [0.1] * 3 + [0.05] * 2)
+    tenth = TrainConfig(epochs=3, lr=1.0, milestones=(1,), warmup_epochs=0, cooldown_epochs=1)
+    assert [learning_rate(tenth, epoch) for epoch in range(3)] == pytest.approx([1.0, 0.1, 1e-5])
+    constant = TrainConfig(epochs=4, lr=0.1, milestones=(), warmup_epochs=2)
+    assert [learning_rate(constant, epoch) for epoch in range(4)] == pytest.approx([0.05, 0.1, 0.1, 0.1])
+
+
+def test_nesterov_is_torchs():
+    settings = TrainConfig(lr=0.1, momentum=0.5, nesterov=True, weight_decay=0.0)
+    model = torch.nn.Linear(1, 1, bias=False)
+    start = model.weight.item()
+    optimizer = make_optimizer(model, settings)
+    for _ in range(2):  # the gradient is 1: v = 1, then 1.5; a step goes by lr (1 + momentum v)
+        optimizer.zero_grad()
+        model(torch.ones(1, 1)).sum().backward()
+        optimizer.step()
+    assert model.weight.item() == pytest.approx(start - 0.1 * (1 + 0.5 + 1 + 0.5 * 1.5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("train.milestones=[2,1]", r"train\.milestones: expected ascending epochs, got \[2, 1\]"),
+        ("train.gamma=0.5", r"train\.gamma: there are no milestones"),
+        ("train.milestones=x", r"train\.milestones: expected a number, or a list of numbers, got 'x'"),
+        ("train.nesterov=true train.optimizer=adam", r"train\.nesterov: it is a momentum of SGD"),
+        ("train.nesterov=true train.momentum=0", r"train\.nesterov: it is a momentum of SGD"),
+    ],
+)
+def test_schedules_and_optimizers_that_do_not_exist(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        override(load_recipe("digits"), recipe_changes({"data": None, "settings": settings.split()}))
+
+
+@pytest.mark.parametrize("milestone", [0, 5, 29])
+def test_a_step_that_never_comes(milestone):
+    train = TrainConfig(epochs=30, warmup_epochs=5, cooldown_epochs=1, milestones=(milestone,))
+    with pytest.raises(ConfigError, match=f"milestones: expected epochs from 6 to 28, .* got {milestone}:"):
+        check_schedule(train)
+
+
+def test_milestones_survive_toml_and_json(tmp_path):
+    recipe = load_recipe("digits", train={"milestones": [10, 20], "nesterov": True})
+    (tmp_path / "a.toml").write_text(to_toml(recipe))
+    assert load_recipe(str(tmp_path / "a.toml")) == recipe
+    assert stored_recipe(json.loads(recipe.model_dump_json()), "a file") == recipe
 
 
 def test_a_file_and_overrides(tmp_path):

@@ -127,6 +127,24 @@ def test_interrupted_in_the_middle_of_an_epoch_and_resumed(tmp_path, undisturbed
     assert [line.get("epoch") for line in lines] == [1, 2, 3, None]
 
 
+@pytest.mark.slow
+def test_steps_and_nesterov_resume_exactly(tmp_path, monkeypatch):
+    """The scores, too, since these decide all that a longer run would do."""
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
+    recipe = override(QUICK, {"train.milestones": [1, 2], "train.gamma": 0.5, "train.nesterov": True})
+    whole, parts = tmp_path / "whole.ckpt", tmp_path / "parts.ckpt"
+    train(recipe, RunOptions(whole, device="cpu"))
+    with pytest.raises(RunStoppedError):
+        train(recipe, RunOptions(parts, device="cpu"), StopAt(26))
+    train(recipe, RunOptions(parts, device="cpu", resume=True))
+    expected, found = (load_checkpoint(out).model for out in (whole, parts))
+    assert all(torch.equal(found[key], value) for key, value in expected.items() if isinstance(value, torch.Tensor))
+    rates = [json.loads(line).get("lr") for line in (tmp_path / "parts.metrics.jsonl").read_text().splitlines()]
+    assert rates == [0.1, 0.05, 0.025, None]
+    packed(parts)
+    assert load_network(parts.with_suffix(".seedmask")).recipe == load_checkpoint(parts).recipe
+
+
 @pytest.mark.processes
 def test_killed_and_resumed(tmp_path, undisturbed):
     out = tmp_path / "model.ckpt"

@@ -20,14 +20,15 @@ from .augment import Augmentation
 from .builtin import load_digits, load_from_torchvision
 from .bundle import DataBundle, Split
 from .catalogue import BUNDLED, DATASETS, TEXT_DATASETS
-from .decode import as_array, decode_all, pixel_counts, require_size, statistics
+from .decode import decode_all, pixel_counts, require_size, statistics
+from .fitting import LARGE_SIDE, as_array
 from .folder import load_folder
 from .image_files import image_header, without_warnings
 from .image_source import FileSource, ImageSource, LabelledImages
 from .memory_split import MemorySplit
 from .raw_data import RawData
 from .sentences import load_sentences
-from .stream import LARGE_SIDE, StreamSplit, StreamTransform
+from .stream import StreamSplit, StreamTransform
 from .text_loading import text_input, token_split
 from .texts import load_texts
 

@@ -82,7 +82,8 @@ def load_recipe(name_or_path: str, **overrides: Mapping[str, Any]) -> Recipe:
 def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options") -> Recipe:
     """A copy of a recipe with some settings changed.
 
-    Another method starts from its own settings: only seed and sparsity stay.
+    Another method starts from its own settings: only seed and sparsity stay. Another optimizer starts with its own
+    weight decay.
 
     Args:
         recipe: the base.
@@ -97,6 +98,8 @@ def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options")
     if method != recipe.subnetwork.method:
         kept = ("seed", "sparsity") if recipe.subnetwork.sparsity and method != "dense" else ("seed",)
         values["subnetwork"] = {key: values["subnetwork"][key] for key in kept}
+    if changes.get("train.optimizer", recipe.train.optimizer) != recipe.train.optimizer:
+        del values["train"]["weight_decay"]
     for dotted, value in changes.items():
         *sections, key = dotted.split(".")
         section = values
