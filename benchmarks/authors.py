@@ -500,11 +500,12 @@ def edge_popup_scale_fan() -> Values:
     return {"scale": masked_layers(Subnetwork(layer(), EdgePopup(0.8, scale_fan=True)).model)[0][1].spec.scale}
 
 
-@compares("edge-popup", "learning rate of each epoch: CIFAR-10, and ImageNet with warm-up", tolerance=1e-14)
+@compares("edge-popup", "learning rate of each epoch: CIFAR-10, ImageNet with warm-up, and by steps", tolerance=1e-14)
 def edge_popup_schedule() -> Values:
     return {
         "cifar10": _rates(TrainConfig(epochs=100, lr=0.1)),
         "imagenet": _rates(TrainConfig(epochs=100, lr=0.256, warmup_epochs=5)),
+        "steps": _rates(TrainConfig(epochs=100, lr=0.1, milestones=(30, 60, 90))),
     }
 
 
@@ -514,7 +515,8 @@ def edge_popup_optimizers() -> Values:
 
 
 def _optimizer(name: str) -> Values:
-    settings = TrainConfig(optimizer=name, lr=0.1, momentum=0.9, weight_decay=1e-4)
+    decay = {"weight_decay": 1e-4} if name == "sgd" else {}
+    settings = TrainConfig(optimizer=name, lr=0.1, momentum=0.9, **decay)
     groups = make_optimizer(nn.Linear(2, 2), settings).param_groups
     return {key: sorted({float(group.get(key, 0)) for group in groups}) for key in ("lr", "momentum", "weight_decay")}
 
@@ -608,7 +610,7 @@ def biprop_run_conv6() -> Values:
 def biprop_run_binary() -> Values:
     subnet = search(RUNS["biprop_binary"].build(), Biprop(seed=SEED, distribution="normal", scale_fan=True))
     shift(subnet.model)
-    return trained(subnet, TrainConfig(optimizer="adam", lr=0.1, weight_decay=1e-4))
+    return trained(subnet, TrainConfig(optimizer="adam", lr=0.1))
 
 
 # Weight Recycling
@@ -643,7 +645,7 @@ def recycling_epochs() -> Values:
         f"every {every} of {epochs} after {after}": [
             epoch - 1
             for epoch in range(1, epochs + 1)
-            if recycling_is_due(Recycle(every=every, after=after), epoch, epochs)
+            if recycling_is_due(Recycle(every=every, warmup=after), epoch, epochs)
         ]
         for every, epochs, after in RECYCLING_EPOCHS
     }
@@ -834,12 +836,17 @@ def _enter_networks(recorded: Mapping[str, Any]) -> None:
 
 # Recipes
 
-#: Settings that are meant to differ from the authors' files, by recipe ("" = all) and key, with the reason.
-MEANT: dict[tuple[str, str], str] = {}
+_RECYCLED = "their files differ from network to network; ours are those for Biprop on the same network"
+#: Settings that are meant to differ from the authors' files, with the reason.
+MEANT: dict[tuple[str, str], str] = {
+    ("cifar10-conv6-recycling", "subnetwork.recycle.every"): _RECYCLED,
+    ("cifar10-conv6-recycling", "subnetwork.recycle.rate"): _RECYCLED,
+    ("cifar10-resnet18-recycling", "train.epochs"): "250 are those of their later files for this network",
+}
 
 
 #: What the absence of a setting stands for.
-DEFAULTS = {"model.activation": "relu", "train.optimizer": "sgd"}
+DEFAULTS = {"model.activation": "relu", "model.bias": False, "train.optimizer": "sgd"}
 
 
 # Comparing
@@ -922,10 +929,12 @@ def read_recorded() -> Any:
 
 
 def compare_recipe(name: str, recorded: Mapping[str, Any]) -> list[Row]:
-    """A row for each setting of a recipe."""
-    settings, entry, found = flattened(load_recipe(name).model_dump()), recorded[name], []
+    """A row for each setting of a recipe, or with ``dense`` in front, of its settings for dense training."""
+    entry, recipe = recorded[name], name.removeprefix("dense ")
+    method = {"subnetwork": {"method": "dense"}} if recipe != name else {}
+    settings, found = flattened(load_recipe(recipe, **method).model_dump()), []
     for key, theirs in entry["settings"].items():
-        ours, reason = settings.get(key), MEANT.get((name, key)) or MEANT.get(("", key))
+        ours, reason = settings.get(key), MEANT.get((name, key))
         ours = DEFAULTS.get(key) if ours is None else list(ours) if isinstance(ours, tuple) else ours
         text = "the same" if ours == theirs else f"theirs {theirs}" + (f": {reason}" if reason else "")
         found.append(

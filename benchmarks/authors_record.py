@@ -527,11 +527,12 @@ def _policy(folder: Path, name: str, **arguments: Any) -> list[float]:
         return [float(policy(epoch, iteration=None)) for epoch in range(settings.epochs)]
 
 
-@records("hidden-networks", "utils/schedulers.py: cosine_lr")
+@records("hidden-networks", "utils/schedulers.py: cosine_lr, multistep_lr")
 def edge_popup_schedule(folder: Path) -> Values:
     return {
         "cifar10": _policy(folder, "cosine_lr"),
         "imagenet": _policy(folder, "cosine_lr", lr=0.256, warmup_length=5),
+        "steps": _policy(folder, "multistep_lr", lr_gamma=0.1, lr_adjust=30),
     }
 
 
@@ -909,23 +910,18 @@ def _iterand_recipe(folder: Path, section: str) -> Values:
     settings.update({key: choices[0] for key, choices in settings["parallel_grid"].items()})
     if section.startswith("figure2"):
         settings["model.config_name"] = section.split("_")[1]
-    data, image = values[settings["dataset.config_name"]], settings["padding_before_crop"]
+    data, cifar = values[settings["dataset.config_name"]], settings["padding_before_crop"]
+    dense = settings["train_mode"] == "normal"
     found = {
         "data.name": settings["dataset.config_name"],
         "data.validation": data["train_val_split"],
-        "data.pad": 4 if image else 0,  # models/supervised_learning.py: _create_transform
+        "data.pad": 4 if cifar else 0,  # models/supervised_learning.py: _create_transform
         "data.crop": "resized",
         "data.flip": True,
-        "data.mean": [0.485, 0.456, 0.406],
-        "data.std": [0.229, 0.224, 0.225],
         "model.name": settings["model.config_name"],
         "model.affine": settings["bn_affine"],
+        "model.bias": dense,  # models/networks/sparse_modules.py; with scores, they stay 0
         "subnetwork.distribution": DISTRIBUTIONS[settings["init_mode"]],
-        "subnetwork.scale_fan": False,
-        "subnetwork.sparsity": settings["conv_sparsity"],
-        "subnetwork.selection.rule": "signed",
-        "subnetwork.resample.every": settings["rerand_freq"],
-        "subnetwork.resample.rate": settings["rerand_lambda"],
         "train.epochs": settings["epoch"],
         "train.batch_size": settings["batch_size"],
         "train.optimizer": settings["optimizer"].lower(),
@@ -935,7 +931,18 @@ def _iterand_recipe(folder: Path, section: str) -> Values:
         "train.label_smoothing": 0.0,
         "train.warmup_epochs": settings["warmup_epochs"],
         "train.cooldown_epochs": settings["finetuning_epochs"],
+        "train.precision": "float32",
     }
+    if cifar:  # ImageNet's constants, which are ours for ImageNet
+        found |= {"data.mean": [0.485, 0.456, 0.406], "data.std": [0.229, 0.224, 0.225]}
+    if not dense:
+        found |= {
+            "subnetwork.scale_fan": False,
+            "subnetwork.sparsity": settings["conv_sparsity"],
+            "subnetwork.selection.rule": "signed",
+            "subnetwork.resample.every": settings["rerand_freq"],
+            "subnetwork.resample.rate": settings["rerand_lambda"],
+        }
     if settings["finetuning_epochs"]:
         found["train.cooldown_lr"] = settings["finetuning_lr"]
     return found
@@ -946,7 +953,7 @@ DISTRIBUTIONS = {"signed_constant": "signed-constant", "kaiming_normal": "normal
 MODELS = {"cResNet": "resnet", "ResNet": "resnet", "WideResNet50_2": "wideresnet50-2", "VGG_Small": "vgg-small"}
 
 
-def _popup_recipe(text: str, **changes: Any) -> Values:
+def _popup_recipe(text: str, *, biprop: bool = False, **changes: Any) -> Values:
     """Settings of a configuration of hidden-networks, or of one of its descendants."""
     settings = {**yaml.safe_load(text), **changes}
     arch = settings["arch"].strip().removesuffix("_BinAct")
@@ -961,10 +968,10 @@ def _popup_recipe(text: str, **changes: Any) -> Values:
         "model.name": MODELS[prefix] + arch.removeprefix(prefix) if prefix else arch.lower(),
         "model.affine": settings["bn_type"] != "NonAffineBatchNorm",
         "model.activation": "binary" if "_BinAct" in settings["arch"] else "relu",
-        "subnetwork.distribution": DISTRIBUTIONS[settings.get("init") or settings["weight_init"]],
-        "subnetwork.scale_fan": settings.get("scale_fan", False),
-        "subnetwork.binarise": "biprop" in str(settings.get("conv_type")).lower() or changes.get("biprop", False),
-        "subnetwork.selection.rule": "magnitude",
+        "model.bias": False,  # utils/builder.py
+        "subnetwork.distribution": DISTRIBUTIONS[
+            settings.get("init") or settings.get("weight_init") or "kaiming_normal"  # args.py
+        ],
         "train.epochs": settings["epochs"],
         "train.batch_size": settings["batch_size"],
         "train.optimizer": settings["optimizer"],
@@ -973,7 +980,14 @@ def _popup_recipe(text: str, **changes: Any) -> Values:
         "train.weight_decay": settings["weight_decay"],
         "train.label_smoothing": settings.get("label_smoothing", 0.0),
         "train.warmup_epochs": settings.get("warmup_length", 0),
+        "train.precision": "float32",
     }
+    if settings.get("conv_type") != "DenseConv":
+        found |= {
+            "subnetwork.scale_fan": settings.get("scale_fan", False),
+            "subnetwork.binarise": biprop or "Biprop" in settings["conv_type"],
+            "subnetwork.selection.rule": "magnitude",
+        }
     if settings["optimizer"] == "adam":  # which takes neither, see main.py: get_optimizer
         del found["train.momentum"], found["train.weight_decay"]
     if settings.get("rerand_type") == "recycle":
@@ -989,6 +1003,10 @@ ITERAND_RECIPES = {
     "imagenet-resnet34": "figure3_resnet34_sc_iterand",
     "imagenet-resnet50": "figure3_resnet50_sc_iterand",
     "imagenet-resnet101": "figure3_resnet101_sc_iterand",
+    "dense cifar10-conv6": "figure2_conv6_ku_sgd",
+    "dense cifar10-resnet18": "figure2_resnet18_ku_sgd",
+    "dense cifar10-resnet34": "figure2_resnet34_ku_sgd",
+    "dense imagenet-resnet34": "figure3_resnet34_ku_sgd",
 }
 #: Repository, file, and the commit that has it, where it was deleted later.
 POPUP_RECIPES: dict[str, tuple[str, str, str]] = {
@@ -1011,8 +1029,23 @@ POPUP_RECIPES: dict[str, tuple[str, str, str]] = {
     ),
     "cifar10-resnet18-recycling": (
         "parameter_tiling_and_recycling",
-        "configs/cifar10/resnet18/conv-kn-biprop-recycle.yaml",
-        "0552e64b3474850a58405af5b0a0463623ab6a1b",
+        "configs/cifar10/resnet18/r18-kn-biprop-recycle.yaml",
+        "05c05d628ae046378153f49c6f965b18cd52aada",
+    ),
+    "dense cifar10-conv6-edge-popup": (
+        "hidden-networks",
+        "configs/smallscale_baselines/dense/conv6/conv6_sgd_baseline.yml",
+        "HEAD",
+    ),
+    "dense cifar10-resnet18-edge-popup": (
+        "hidden-networks",
+        "configs/smallscale/resnet18/resnet18-dense.yaml",
+        "HEAD",
+    ),
+    "dense imagenet-resnet50-edge-popup": (
+        "hidden-networks",
+        "configs/largescale/baselines/resnet50-dense.yaml",
+        "HEAD",
     ),
 }
 
@@ -1029,12 +1062,11 @@ def recipes(folder: Path) -> dict[str, Any]:
     for name, (repository, path, commit) in POPUP_RECIPES.items():
         changes: Values = {}
         source = f"{REPOSITORIES[repository][0]}: {path}" + (f" at {commit[:7]}" if commit != "HEAD" else "")
-        if repository == "biprop":
-            changes["biprop"] = True
-            if "smallscale/conv" in path:
-                changes["epochs"] = 250
-                source += "; epochs from mpt_cifar_script.sh at f5a1a5d"
-        found[name] = {"source": source, "settings": _popup_recipe(_show(folder / repository, path, commit), **changes)}
+        if repository == "biprop" and "smallscale/conv" in path:
+            changes["epochs"] = 250
+            source += "; epochs from mpt_cifar_script.sh at f5a1a5d"
+        text = _show(folder / repository, path, commit)
+        found[name] = {"source": source, "settings": _popup_recipe(text, biprop=repository == "biprop", **changes)}
     return found
 
 
