@@ -33,14 +33,44 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml  # type: ignore[import-untyped]
+import yaml
+from authors import RECORDED
+from authors_inputs import (
+    BOXES,
+    CROPPED,
+    EDGE_POPUP_SPARSITIES,
+    ITERAND_SPARSITIES,
+    NETWORKS,
+    PRUNED,
+    RECYCLING_EPOCHS,
+    RUNS,
+    SEED,
+    SIZES,
+    STATISTICS,
+    STEPS,
+    Network,
+    Values,
+    batch,
+    bits,
+    box_statistics,
+    digest,
+    distinct,
+    generic,
+    layer,
+    layer_sizes,
+    network_id,
+    normalised,
+    sample,
+    search,
+    shift,
+    small_integers,
+    state_of,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import authors
-from authors import SEED, Network, Values, batch, bits, digest, distinct, normalised, sample, small_integers
 from common import environment
-from iterand_compress import Biprop, EdgePopup, IteRand, MagnitudePruning, Snip, Subnetwork, SubnetworkConfig, SynFlow
+from iterand_compress import Biprop, EdgePopup, IteRand, Subnetwork, SubnetworkConfig
 from iterand_compress.compress.config import Resample
 from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
@@ -99,10 +129,10 @@ def records(repository: str, where: str) -> Callable[[Callable[[Path], Values]],
 def imports(folder: Path, **arguments: Any) -> Iterator[types.SimpleNamespace]:
     """Import from a checkout inside the block, with these settings instead of a command line."""
     before, path = set(sys.modules), list(sys.path)
-    torch._utils._accumulate = itertools.accumulate  # type: ignore[attr-defined]
+    torch._utils._accumulate = itertools.accumulate
     settings = types.SimpleNamespace(**{**ARGUMENTS, **arguments})
     module = types.ModuleType("args")
-    module.args = settings  # type: ignore[attr-defined]
+    module.args = settings
     sys.modules["args"] = module
     sys.path.insert(0, str(folder))
     try:
@@ -152,7 +182,7 @@ def scored(model: nn.Module) -> list[nn.Module]:
 
 def scores_of(module: nn.Module) -> nn.Parameter:
     found: Any = getattr(module, "weight_score", None)
-    return found if found is not None else module.scores  # type: ignore[return-value]
+    return found if found is not None else module.scores
 
 
 def give(model: nn.Module, layers: Sequence[tuple[Any, Tensor, Tensor]]) -> list[nn.Module]:
@@ -193,7 +223,7 @@ ITERAND_SETTINGS = {
 
 def _sparse_conv(folder: Path, **settings: Any) -> tuple[Any, Any]:
     with imports(folder):
-        from models.networks import sparse_modules  # type: ignore[import-not-found]
+        from models.networks import sparse_modules
 
         return sparse_modules.SparseConv2d(
             16, 32, kernel_size=3, bias=False, cfg={**ITERAND_SETTINGS, **settings}
@@ -202,8 +232,8 @@ def _sparse_conv(folder: Path, **settings: Any) -> tuple[Any, Any]:
 
 def _with_distinct(module: nn.Module, config: SubnetworkConfig) -> Tensor:
     """Our weights of one layer and distinct scores."""
-    ((_, weight, _),) = own_layers(config, authors.layer())
-    module.weight.data = weight.clone()  # type: ignore[operator, union-attr]
+    ((_, weight, _),) = own_layers(config, layer())
+    module.weight.data = weight.clone()
     scores_of(module).data = distinct(0, weight.numel()).view_as(weight)
     return weight
 
@@ -211,7 +241,7 @@ def _with_distinct(module: nn.Module, config: SubnetworkConfig) -> Tensor:
 @records("iterand", f"{IN_SPARSE}: percentile, GetSubnet, SparseConv2d")
 def iterand_mask(folder: Path) -> Values:
     values: Values = {}
-    for sparsity in authors.ITERAND_SPARSITIES:
+    for sparsity in ITERAND_SPARSITIES:
         conv, module = _sparse_conv(folder, conv_sparsity=sparsity)
         _with_distinct(conv, IteRand(seed=SEED))
         mask = conv.get_subnet().detach()
@@ -228,9 +258,10 @@ def iterand_kept(folder: Path) -> Values:
     module = _sparse_conv(folder)[1]
     return {
         str(p): [
-            int(module.GetSubnet.apply(torch.arange(n).float(), p, torch.zeros(n), torch.ones(n)).sum()) for n in sizes
+            int(module.GetSubnet.apply(torch.arange(n).float(), p, torch.zeros(n), torch.ones(n)).sum())
+            for n in layer_sizes(*network)
         ]
-        for p, sizes in authors.LAYER_SIZES.items()
+        for p, network in SIZES.items()
     }
 
 
@@ -264,8 +295,8 @@ def iterand_events(folder: Path) -> Values:
     values: Values = {}
     with imports(folder), tempfile.TemporaryDirectory() as out:
         sys.modules["commands.parallel"] = types.ModuleType("commands.parallel")
-        sys.modules["commands.parallel"].parallel = None  # type: ignore[attr-defined]
-        import commands.train as theirs  # type: ignore[import-not-found]
+        sys.modules["commands.parallel"].parallel = None
+        import commands.train as theirs
 
         class Learner:
             """Counts steps, 250 an epoch."""
@@ -314,7 +345,7 @@ def iterand_events(folder: Path) -> Values:
                 "save_best_model": False,
                 "checkpoint_epochs": [],
             }
-            quietly(lambda settings=settings: theirs.train("events", settings))  # type: ignore[misc]
+            quietly(lambda settings=settings: theirs.train("events", settings))
             values[str(every)] = learners[-1].seen
     return values
 
@@ -355,16 +386,16 @@ class Redraws:
 def _iterand_mask(module: Any) -> Tensor:
     """Their mask of a layer, bool, flat."""
     if hasattr(module, "get_subnet"):
-        return module.get_subnet().detach().reshape(-1).bool()  # type: ignore[no-any-return]
+        return module.get_subnet().detach().reshape(-1).bool()
     # SparseLinear has no such method: its output for the unit matrix is the pruned weight.
     with torch.no_grad():
-        return module(torch.eye(module.weight.shape[1], dtype=module.weight.dtype)).T.reshape(-1) != 0  # type: ignore[no-any-return]
+        return module(torch.eye(module.weight.shape[1], dtype=module.weight.dtype)).T.reshape(-1) != 0
 
 
 @records("iterand", f"{IN_SPARSE}: SparseConv2d.rerandomize, SparseModule.rerandomize_")
 def iterand_redraw(folder: Path) -> Values:
     conv, _ = _sparse_conv(folder)
-    ((masked, _, _),) = own_layers(IteRand(seed=SEED), authors.layer())
+    ((masked, _, _),) = own_layers(IteRand(seed=SEED), layer())
     _with_distinct(conv, IteRand(seed=SEED))
     redraws, weights = Redraws([conv], [masked.spec], _iterand_mask), []
     for number in (1, 2, 3):
@@ -376,7 +407,7 @@ def iterand_redraw(folder: Path) -> Values:
 @records("iterand", "utils/schedulers.py: CustomCosineLR; config.yaml: cifar10_sgd, imagenet_sgd")
 def iterand_schedule(folder: Path) -> Values:
     with imports(folder):
-        from utils.schedulers import CustomCosineLR  # type: ignore[import-not-found]
+        from utils.schedulers import CustomCosineLR
 
         def rates(lr: float, epochs: int, warmup: int, last: int, last_lr: float | None) -> list[float]:
             optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
@@ -395,11 +426,11 @@ def _iterand_network(folder: Path, network: Network) -> nn.Module:
 
         data = {"image_size": network.side, "num_channels": 3, "num_classes": network.classes}
         if network.theirs == "Conv6":
-            return convs.Conv6(data, {"factor": network.width}, ITERAND_SETTINGS)  # type: ignore[no-any-return]
+            return convs.Conv6(data, {"factor": network.width}, ITERAND_SETTINGS)
         blocks = {"ResNet18": [2, 2, 2, 2], "ResNet101": [3, 4, 23, 3]}.get(network.theirs, [3, 4, 6, 3])
         block_class = "BasicBlock" if network.theirs in ("ResNet18", "ResNet34") else "Bottleneck"
         model = {"block_class": block_class, "num_blocks": blocks, "factor": network.width}
-        return resnet.ResNet(data, model, ITERAND_SETTINGS)  # type: ignore[no-any-return]
+        return resnet.ResNet(data, model, ITERAND_SETTINGS)
 
 
 def _iterand_run(folder: Path, network: Network, lr: float, weight_decay: float) -> Values:
@@ -407,7 +438,7 @@ def _iterand_run(folder: Path, network: Network, lr: float, weight_decay: float)
     layers = own_layers(IteRand(seed=SEED, rate=0.1), network.build())
     modules: list[Any] = give(model, layers)
     with imports(folder):
-        from models.supervised_learning import SupervisedLearning  # type: ignore[import-not-found]
+        from models.supervised_learning import SupervisedLearning
     for module in modules:
         for name in ("weight_zeros", "weight_ones", "weight_twin"):
             setattr(module, name, getattr(module, name).double())
@@ -422,11 +453,11 @@ def _iterand_run(folder: Path, network: Network, lr: float, weight_decay: float)
     }
     optimizer = learner._get_optimizer()
     redraws = Redraws(modules, [masked.spec for masked, _, _ in layers], _iterand_mask)
-    for step in range(authors.STEPS):
+    for step in range(STEPS):
         if (step + 1) % 5 == 0:  # see iterand_events
             redraws.event((step + 1) // 5)
         _train_step(model, optimizer, step)
-    return authors.state_of(
+    return state_of(
         [_iterand_mask(module) for module in modules],
         [module.weight_score for module in modules],
         [module.weight for module in modules],
@@ -442,12 +473,12 @@ def _train_step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -
 
 @records("iterand", "models/networks/convs.py: Conv6; models/supervised_learning.py: _get_optimizer")
 def iterand_run_conv6(folder: Path) -> Values:
-    return _iterand_run(folder, authors.RUNS["iterand_conv6"], 0.3, 1e-4)
+    return _iterand_run(folder, RUNS["iterand_conv6"], 0.3, 1e-4)
 
 
 @records("iterand", "models/networks/resnet.py: ResNet; models/supervised_learning.py: _get_optimizer")
 def iterand_run_resnet18(folder: Path) -> Values:
-    return _iterand_run(folder, authors.RUNS["iterand_resnet18"], 0.1, 5e-4)
+    return _iterand_run(folder, RUNS["iterand_resnet18"], 0.1, 5e-4)
 
 
 # hidden-networks
@@ -455,7 +486,7 @@ def iterand_run_resnet18(folder: Path) -> Values:
 
 def _subnet_conv(folder: Path, kind: str = "SubnetConv", **arguments: Any) -> tuple[Any, Any]:
     with imports(folder, **arguments):
-        from utils import conv_type  # type: ignore[import-not-found]
+        from utils import conv_type
 
         return getattr(conv_type, kind)(16, 32, 3, bias=False), conv_type
 
@@ -463,7 +494,7 @@ def _subnet_conv(folder: Path, kind: str = "SubnetConv", **arguments: Any) -> tu
 @records("hidden-networks", "utils/conv_type.py: GetSubnet, SubnetConv")
 def edge_popup_mask(folder: Path) -> Values:
     values: Values = {}
-    for sparsity in authors.EDGE_POPUP_SPARSITIES:
+    for sparsity in EDGE_POPUP_SPARSITIES:
         conv, module = _subnet_conv(folder)
         _with_distinct(conv, EdgePopup(seed=SEED))
         mask = module.GetSubnet.apply(conv.clamped_scores, 1 - sparsity).detach()
@@ -475,8 +506,8 @@ def edge_popup_mask(folder: Path) -> Values:
 def edge_popup_kept(folder: Path) -> Values:
     module = _subnet_conv(folder)[1]
     return {
-        str(p): [int(module.GetSubnet.apply(torch.arange(n).float(), 1 - p).sum()) for n in sizes]
-        for p, sizes in authors.LAYER_SIZES.items()
+        str(p): [int(module.GetSubnet.apply(torch.arange(n).float(), 1 - p).sum()) for n in layer_sizes(*network)]
+        for p, network in SIZES.items()
     }
 
 
@@ -491,7 +522,7 @@ def edge_popup_gradient(folder: Path) -> Values:
 
 def _constant(folder: Path, **arguments: Any) -> float:
     with imports(folder, **arguments):
-        from utils.builder import get_builder  # type: ignore[import-not-found]
+        from utils.builder import get_builder
 
         return float(quietly(lambda: get_builder().conv3x3(16, 32)).weight.detach().abs().max())
 
@@ -542,7 +573,7 @@ def edge_popup_optimizers(folder: Path) -> Values:
     values: Values = {}
     for name in ("sgd", "adam"):
         settings = types.SimpleNamespace(**{**ARGUMENTS, "optimizer": name})
-        groups = quietly(lambda settings=settings: theirs.get_optimizer(settings, nn.Linear(2, 2))).param_groups  # type: ignore[misc]
+        groups = quietly(lambda settings=settings: theirs.get_optimizer(settings, nn.Linear(2, 2))).param_groups
         values[name] = {
             key: sorted({float(group.get(key, 0)) for group in groups}) for key in ("lr", "momentum", "weight_decay")
         }
@@ -557,20 +588,20 @@ def edge_popup_smoothing(folder: Path) -> Values:
 
 def _built(folder: Path, network: Network, **arguments: Any) -> nn.Module:
     with imports(folder, width_mult=network.their_width or network.width, **arguments) as settings:
-        import models  # type: ignore[import-not-found]
+        import models
 
         model = quietly(lambda: getattr(models, network.theirs)())
         for module in scored(model):
-            module.set_prune_rate(settings.prune_rate)  # type: ignore[operator]
-        return model  # type: ignore[no-any-return]
+            module.set_prune_rate(settings.prune_rate)
+        return model
 
 
 def _popup_run(folder: Path, network: Network, config: SubnetworkConfig, optimizer_name: str) -> Values:
     bn_type = "AffineBatchNorm" if network.affine else "NonAffineBatchNorm"
     model = _built(folder, network, bn_type=bn_type).double()
-    modules: list[Any] = give(model, own_layers(config, network.build(), authors.search))
+    modules: list[Any] = give(model, own_layers(config, network.build(), search))
     if network.affine:
-        authors.shift(model)
+        shift(model)
     names = type(modules[0]).forward.__globals__
     if config.binarise:
         # α in float32, as it would be where all is float32, and not only what follows is float64.
@@ -579,7 +610,7 @@ def _popup_run(folder: Path, network: Network, config: SubnetworkConfig, optimiz
     settings = types.SimpleNamespace(**{**ARGUMENTS, "optimizer": optimizer_name})
     theirs = extract(folder / "main.py", ["get_optimizer"])
     optimizer = quietly(lambda: theirs.get_optimizer(settings, model))
-    for step in range(authors.STEPS):
+    for step in range(STEPS):
         _train_step(model, optimizer, step)
     masks = []
     for module in modules:
@@ -588,12 +619,12 @@ def _popup_run(folder: Path, network: Network, config: SubnetworkConfig, optimiz
         else:
             mask = names["GetSubnet"].apply(module.clamped_scores, 0.5)
         masks.append(mask.detach())
-    return authors.state_of(masks, [module.scores for module in modules], [module.weight for module in modules])
+    return state_of(masks, [module.scores for module in modules], [module.weight for module in modules])
 
 
 @records("hidden-networks", "models/frankle.py: Conv6Wide; utils/conv_type.py: SubnetConv; main.py: get_optimizer")
 def edge_popup_run(folder: Path) -> Values:
-    return _popup_run(folder, authors.RUNS["edge_popup_conv6"], EdgePopup(seed=SEED), "sgd")
+    return _popup_run(folder, RUNS["edge_popup_conv6"], EdgePopup(seed=SEED), "sgd")
 
 
 # Biprop
@@ -602,7 +633,7 @@ def edge_popup_run(folder: Path) -> Values:
 @records("biprop", "utils/conv_type.py: GetQuantnet_binary, SubnetConv")
 def biprop_weight(folder: Path) -> Values:
     values: Values = {}
-    for sparsity in authors.EDGE_POPUP_SPARSITIES:
+    for sparsity in EDGE_POPUP_SPARSITIES:
         conv, module = _subnet_conv(folder)
         _with_distinct(conv, Biprop(sparsity, seed=SEED, distribution="normal"))
         quantised = module.GetQuantnet_binary.apply(conv.clamped_scores, conv.weight, 1 - sparsity).detach()
@@ -626,7 +657,7 @@ def biprop_gradient(folder: Path) -> Values:
 
 def _activation(folder: Path) -> Any:
     with imports(folder):
-        from models.frankle import BiRealAct  # type: ignore[import-not-found]
+        from models.frankle import BiRealAct
 
         return BiRealAct()
 
@@ -669,7 +700,7 @@ def biprop_ramp(folder: Path) -> Values:
     found = []
     for epoch in range(12):
         space = {"args": settings, "epoch": epoch, "final_prune_rate": 0.1}
-        quietly(lambda space=space: exec(code, space))  # type: ignore[misc]
+        quietly(lambda space=space: exec(code, space))
         found.append(1 - settings.prune_rate)
     return {"sparsity": found}
 
@@ -677,13 +708,13 @@ def biprop_ramp(folder: Path) -> Values:
 @records("biprop", "models/frankle.py: Conv6Wide; utils/conv_type.py: SubnetConv; main.py: get_optimizer")
 def biprop_run_conv6(folder: Path) -> Values:
     config = Biprop(seed=SEED, distribution="normal", scale_fan=True)
-    return _popup_run(folder, authors.RUNS["biprop_conv6"], config, "sgd")
+    return _popup_run(folder, RUNS["biprop_conv6"], config, "sgd")
 
 
 @records("biprop", "models/frankle.py: Conv4Wide_BinAct; utils/conv_type.py: SubnetConv; main.py: get_optimizer")
 def biprop_run_binary(folder: Path) -> Values:
     config = Biprop(seed=SEED, distribution="normal", scale_fan=True)
-    return _popup_run(folder, authors.RUNS["biprop_binary"], config, "adam")
+    return _popup_run(folder, RUNS["biprop_binary"], config, "adam")
 
 
 # Weight Recycling
@@ -716,7 +747,7 @@ def recycling_pairs_of_biprop(folder: Path) -> Values:
 )
 def recycling_epochs(folder: Path) -> Values:
     values: Values = {}
-    for every, epochs, after in authors.RECYCLING_EPOCHS:
+    for every, epochs, after in RECYCLING_EPOCHS:
         path = folder / ("main_parallel_peregrine.py" if after else "main.py")
         code = block(path, "rerand_epoch_freq is not None", "rerandomize_model(")
         seen: list[int] = []
@@ -742,11 +773,11 @@ PRUNERS = "Pruners/pruners.py"
 
 
 def _their_prunable(folder: Path) -> tuple[nn.Module, Any, list[Any]]:
-    """`authors.prunable` of their layers, in float64."""
+    """`prunable` of their layers, in float64."""
     with imports(folder):
-        from Layers import layers  # type: ignore[import-not-found]
-        from Pruners import pruners  # type: ignore[import-not-found]
-        from Utils import generator  # type: ignore[import-not-found]
+        from Layers import layers
+        from Pruners import pruners
+        from Utils import generator
     model = nn.Sequential(
         layers.Conv2d(3, 16, 3, padding=1, bias=False),
         layers.BatchNorm2d(16),
@@ -761,7 +792,7 @@ def _their_prunable(folder: Path) -> tuple[nn.Module, Any, list[Any]]:
     for stream, module in enumerate((model[0], model[3], model[8])):
         weight: Any = module.weight
         weight.data = distinct(20 + stream, weight.numel()).view_as(weight).double() / 4
-    return model, pruners, list(generator.masked_parameters(model))  # type: ignore[arg-type]
+    return model, pruners, list(generator.masked_parameters(model))
 
 
 def _pruned(folder: Path, kind: str, *, train: bool, rounds: int, kept: float) -> tuple[Any, list[Any]]:
@@ -801,12 +832,12 @@ def _pruned(folder: Path, kind: str, *, train: bool, rounds: int, kept: float) -
 
 @records("Synaptic-Flow", f"{PRUNERS}: Mag, Pruner._global_mask; prune.py: prune_loop")
 def magnitude_masks(folder: Path) -> Values:
-    _, masked = _pruned(folder, "Mag", train=False, rounds=1, kept=1 - authors.PRUNED)
+    _, masked = _pruned(folder, "Mag", train=False, rounds=1, kept=1 - PRUNED)
     return {"masks": [bits(mask) for mask, _ in masked]}
 
 
 def _scores(folder: Path, kind: str, *, train: bool) -> Values:
-    pruner, masked = _pruned(folder, kind, train=train, rounds=1, kept=1 - authors.PRUNED)
+    pruner, masked = _pruned(folder, kind, train=train, rounds=1, kept=1 - PRUNED)
     return {
         "masks": [bits(mask) for mask, _ in masked],
         "scores": normalised([pruner.scores[id(parameter)] for _, parameter in masked]),
@@ -855,17 +886,17 @@ def synflow_masks(folder: Path) -> Values:
 
 
 @records("torchvision", "transforms.RandomResizedCrop.get_params, as the authors of IteRand and of edge-popup use it")
-def resized_crop(folder: Path) -> Values:
+def resized_crop(_: Path) -> Values:
     from torchvision.transforms import RandomResizedCrop
 
     torch.manual_seed(0)
     values: Values = {}
-    for height, width, pad, _ in authors.CROPPED:
+    for height, width, pad, _ in CROPPED:
         rows, columns = height + 2 * pad, width + 2 * pad
         image = torch.zeros(1, rows, columns)
-        boxes = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4 * authors.BOXES)]
-        values["statistics"] = list(authors.STATISTICS)
-        values[f"{height}x{width}"] = authors.box_statistics(np.array(boxes, np.int64), rows, columns)
+        boxes = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4 * BOXES)]
+        values["statistics"] = list(STATISTICS)
+        values[f"{height}x{width}"] = box_statistics(np.array(boxes, np.int64), rows, columns)
     return values
 
 
@@ -876,7 +907,7 @@ def _outputs(folder: Path, repository: str, network: Network) -> Values:
     model = _iterand_network(folder, network) if repository == "iterand" else _built(folder, network)
     modules: list[Any] = scored(model)
     for stream, module in enumerate(modules):
-        module.weight.data = authors.generic(100 + stream, *module.weight.shape)
+        module.weight.data = generic(100 + stream, *module.weight.shape)
         module.forward = _plainly(module)
     model.double().train()
     images, _ = batch(0, side=network.side)
@@ -1075,7 +1106,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="")
     args = parser.parse_args()
-    before = json.loads(authors.RECORDED.read_text(encoding="utf-8")) if authors.RECORDED.exists() else {}
+    before = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.exists() else {}
     for name, (_, commit) in REPOSITORIES.items():
         if (args.folder / name).exists():
             head = subprocess.run(
@@ -1084,12 +1115,12 @@ def main() -> None:
             assert head.stdout.strip() == commit, (name, head)
     comparisons: dict[str, Any] = {}
     jobs = {name: (repo, where, theirs) for name, (repo, where, theirs) in RECORDINGS.items()}
-    for repository, networks in authors.NETWORKS.items():
+    for repository, networks in NETWORKS.items():
         for network in networks:
-            jobs[authors.network_id(repository, network)] = (
+            jobs[network_id(repository, network)] = (
                 repository,
                 f"models: {network.theirs}",
-                lambda folder, r=repository, n=network: _outputs(folder, r, n),  # type: ignore[misc]
+                lambda folder, r=repository, n=network: _outputs(folder, r, n),
             )
     for name, (repository, where, theirs) in jobs.items():
         if args.only not in name:
@@ -1110,7 +1141,7 @@ def main() -> None:
     text = json.dumps(recorded, indent=1)
     # Lists of numbers on one line.
     text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda match: "[" + re.sub(r",\s+", ", ", match[1]) + "]", text)
-    authors.RECORDED.write_text(text + "\n", encoding="utf-8")
+    RECORDED.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
