@@ -11,7 +11,7 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from ..compress.errors import did_you_mean
+from ..compress.errors import ConfigError, did_you_mean, import_extra
 
 __all__ = [
     "DATA_CHOICES",
@@ -23,6 +23,7 @@ __all__ = [
     "VALUE_DTYPE_CHOICES",
     "FilePath",
     "NamedChoice",
+    "check_plot",
     "data_options",
     "device_option",
     "discard_output",
@@ -111,6 +112,21 @@ def data_options(command: CommandT) -> CommandT:
     ):
         command = option(command)
     return command
+
+
+def check_plot(path: Path, *inputs: Path, force: bool) -> None:
+    """Refuse what would keep a PNG from being drawn, before an hour of work and not after it.
+
+    Raises:
+        ConfigError: the ending promises another format, the name is one of ``inputs``, or is taken and ``force`` is not given.
+        MissingExtraError: matplotlib is not installed.
+    """
+    from ..compress.files.atomic import check_output
+
+    check_output(path, *inputs, kind="png")
+    if path.exists() and not force:
+        raise ConfigError(f"{path}: exists already; --force replaces it, --plot writes elsewhere")
+    import_extra("matplotlib", "plots", "--plot")
 
 
 def discard_output(stream: TextIO) -> None:
