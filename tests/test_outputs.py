@@ -160,7 +160,7 @@ def test_files_of_other_kinds_stay(command, there, folder, digits) -> None:
         (("pack", "c.png", "--out"), "m.onnx", "promises an ONNX file, and this will be a .seedmask file"),
         (("recover", "s.seedmask", "--out"), "m.pt", "promises a file of torch.save, and this will be a safetensors"),
         (("recover", "s.seedmask", "--masks", "--out"), "m.npz", "promises NumPy arrays"),
-        (QUICK + ("--out",), "m.onnx", "promises an ONNX file, and this will be a file of torch.save: name it m.ckpt"),
+        ((*QUICK, "--out"), "m.onnx", "promises an ONNX file, and this will be a file of torch.save: name it m.ckpt"),
         (("ablate", "s.seedmask", "--plot"), "m.svg", "promises another kind of picture, and this will be a PNG"),
         (
             ("theory", "--widths", "3,2", "--plot"),

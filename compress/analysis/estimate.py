@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from ..config import ModelConfig, Recipe, SubnetworkConfig
-from ..errors import ConfigError, IterandError
+from ..errors import ConfigError
 from ..inputs import AnyInput
 from ..mask.masking import mask_model
 from ..mask.topk import kept_count
 from ..models import AnyArchitecture, resolve
-from ..models.build import build_model
+from ..models.fitting import skeleton
 from ..pack import MaskedKeys, masked_keys
 from ..seed.frozen import Frozen, frozen_masks
 from ..seed.philox import random_bytes
@@ -153,8 +152,8 @@ def estimate(
     if share and kind == "none":
         raise ConfigError(f"redrawn: {subnetwork.method} redraws nothing; leave it out, or use --method iterand")
     architecture = resolve(model, num_classes=num_classes, input=input)
-    skeleton = _skeleton(architecture, subnetwork, allow_import=allow_import)
-    masked, rest = masked_keys(skeleton.state_dict())
+    plain = skeleton(architecture, seed=subnetwork.seed, allow_import=allow_import)
+    masked, rest = masked_keys(mask_model(plain, subnetwork).state_dict())
     kept = [
         kept_count(keys.spec.selectable, subnetwork.sparsity, keys.name)
         if keys.spec.selection in ("fixed", "unpruned")
@@ -241,13 +240,3 @@ def draw_distribution(redrawn: float) -> NDArray[np.float64]:
     tail = _DECAY ** np.arange(_LARGEST_DRAW - len(_FIRST_DRAWS))
     tail *= (1 - sum(_FIRST_DRAWS)) / tail.sum()
     return np.concatenate([[1 - redrawn], redrawn * np.array(_FIRST_DRAWS), redrawn * tail])
-
-
-def _skeleton(architecture: AnyArchitecture, subnetwork: SubnetworkConfig, *, allow_import: bool) -> nn.Module:
-    """Build the subnetwork, on torch's meta device, where tensors have no content, if the model can be built there."""
-    seed = subnetwork.seed
-    try:
-        model = build_model(architecture, seed=seed, allow_import=allow_import, device="meta")
-    except (IterandError, RuntimeError):  # a constructor that looks at values; any other error comes again
-        model = build_model(architecture, seed=seed, allow_import=allow_import)
-    return mask_model(model, subnetwork)

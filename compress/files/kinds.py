@@ -94,7 +94,7 @@ def content_kind(path: Path) -> str | None:
 
 
 def check_ending(path: str | os.PathLike[str], kind: str) -> None:
-    """Refuse the name of an output whose ending promises another format. No ending, and an unknown one, promise nothing.
+    """Refuse an output whose ending promises another format. No ending, and an unknown one, promise nothing.
 
     Args:
         path: the output.
