@@ -13,6 +13,7 @@ from .options import (
     FORM_CHOICES,
     RUNTIME_CHOICES,
     FilePath,
+    input_option,
     json_option,
     max_weights_option,
     model_option,
@@ -20,6 +21,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..compress.inputs import AnyInput
     from ..export.report import ShrinkReport
 
 __all__ = ["command"]
@@ -76,6 +78,7 @@ _INPUT_ENDINGS = frozenset({".seedmask", ".ckpt"})
 )
 @click.option("--data-dir", type=FilePath, metavar="DIR", help="Compare on real images or texts from here.")
 @model_option
+@input_option
 @max_weights_option
 @json_option
 def command(
@@ -93,6 +96,7 @@ def command(
     softmax: bool,
     data_dir: Path | None,
     model: str | None,
+    network_input: AnyInput | None,
     max_weights: int | None,
     as_json: bool,
 ) -> None:
@@ -110,7 +114,9 @@ def command(
 
     target = target or beside(source, ".onnx")
     options = ExportOptions(form, runtime, normalize, softmax, opset, ir_version, keep_quantized, inline, shrink)
-    report = export_network(source, target, options, data_dir=data_dir, model=model, max_weights=max_weights)
+    report = export_network(
+        source, target, options, data_dir=data_dir, model=model, input=network_input, max_weights=max_weights
+    )
     if as_json:
         print_json(
             {

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from ..compress.data.catalogue import BUNDLED
 from ..compress.data.loading import load_data
-from ..compress.errors import ConfigError, ExportError, MissingExtraError
+from ..compress.errors import ConfigError, MissingExtraError
 from ..compress.files.atomic import check_output
+from ..compress.inputs import AnyInput
 from ..compress.recover import LoadedNetwork, load_network
 from ..compress.seedmask import Network, SeedMask
 from .export_options import ExportOptions
@@ -35,6 +36,7 @@ def export_network(
     *,
     data_dir: Path | None = None,
     model: str | None = None,
+    input: AnyInput | None = None,  # noqa: A002
     max_weights: int | None = None,
 ) -> ExportReport:
     """Export a ``.seedmask`` file or a checkpoint to ONNX and compare the result with PyTorch.
@@ -45,7 +47,8 @@ def export_network(
         options: of the ONNX file; by default those of `export_onnx`.
         data_dir: folder of the data set the network was trained on; the comparison then uses its first test
             images or texts (digits and sentences take no folder). Otherwise the inputs are random.
-        model: the user's ``package.module:factory``, for files whose architecture is not built in.
+        model: name of the model, for files whose architecture is the user's own code, or that name none.
+        input: what the network takes, for files that do not say it.
         max_weights: refuse ``.seedmask`` files that declare more weights; see `read_seedmask`.
 
     Raises:
@@ -55,16 +58,15 @@ def export_network(
     # Checked before anything is read.
     check_output(target, source, *([data_dir] if data_dir is not None else []), kind="onnx")
     options = options or ExportOptions()
-    network = load_network(source, model=model, max_weights=max_weights)
-    if network.data is None:
-        raise ExportError(f"{source}: holds neither input shape nor normalisation; use export_onnx() in Python")
+    network = load_network(source, model=model, input=input, max_weights=max_weights)
+    data = network.known_data(source)
     weights = network.masked()
     if weights is None and options.candidates != ("dense",):
         raise ConfigError(
             f"{source}: form {options.form} is for masked weights, and this network has none; take form dense"
         )
     samples = _test_inputs(network, data_dir)
-    given = model_input(network.data.input, samples, normalize=options.normalize)
+    given = model_input(data.input, samples, normalize=options.normalize)
     report = write_model(network.model, target, given, options, _provenance(network, weights), weights)
     return replace(report, unfinished=network.unfinished)
 
