@@ -64,7 +64,7 @@ def export_network(
             f"{source}: form {options.form} is for masked weights, and this network has none; take form dense"
         )
     samples = _test_inputs(network, data_dir)
-    given = model_input(network.data.input, samples, normalize=options.normalize)
+    given = model_input(network.model, network.data.input, samples, normalize=options.normalize)
     report = write_model(network.model, target, given, options, _provenance(network, weights), weights)
     return replace(report, unfinished=network.unfinished)
 
