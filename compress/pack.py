@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import Checkpoint
-from .errors import CheckpointError, SeedMaskError
+from .errors import CheckpointError, ConfigError, SeedMaskError
 from .files.atomic import check_output
 from .inputs import AnyInput
 from .mask.codes import codes_of
@@ -325,6 +325,11 @@ def pack(
         ConfigError: there is no such coding or dtype; something else was put on top of a mask.
     """
     check_output(path, kind="seedmask")
+    if not isinstance(input, AnyInput | None):
+        raise ConfigError(
+            f"input: expected an ImageInput or a TextInput, got {type(input).__name__}: leave it out for other "
+            "networks, and give export_onnx() an example"
+        )
     masked_layers(model), pruned_layers(model)  # which look for what a state dict does not show
     if with_weights is None:
         _require_untrained(model)
