@@ -17,7 +17,7 @@ from ..mask.masking import mask_model
 from ..mask.topk import kept_count
 from ..models import AnyArchitecture, resolve
 from ..models.copying import independent_copy
-from ..models.fitting import skeleton
+from ..models.from_shapes import skeleton
 from ..pack import MaskedKeys, masked_keys
 from ..seed.frozen import Frozen, frozen_masks
 from ..seed.philox import random_bytes

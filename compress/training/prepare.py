@@ -174,7 +174,8 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
             raise DataError(f"{options.out}: the data are not those that the run began with; give the same --data-dir")
         if group.main and data.val is not None and not stored and not options.force and best_path(options.out).exists():
             raise CheckpointError(
-                f"{best_path(options.out)}: exists already, from another run; --force replaces it, --out writes elsewhere"
+                f"{best_path(options.out)}: exists already, from another run; --force replaces it, --out writes "
+                "elsewhere"
             )
         check_batch(batch_size, recipe, options, group.size)
         check_classes(data)
