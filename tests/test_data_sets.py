@@ -125,7 +125,7 @@ def test_digits_without_scikit_learn(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     monkeypatch.delitem(sys.modules, "sklearn", raising=False)
-    with pytest.raises(MissingExtraError, match=r"pip install 'iterand-compress\[demo\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'scikit-learn>=1.4' \(the extra 'demo'\)"):
         load_data(DataConfig())
 
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from ..config import ModelConfig
 from ..errors import ConfigError, did_you_mean
 from ..inputs import LARGEST_LENGTH, LARGEST_VOCABULARY, AnyInput, ImageInput, TextInput
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from ..config import ModelConfig
 
 __all__ = [
     "AnyArchitecture",

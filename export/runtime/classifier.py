@@ -16,7 +16,7 @@ from ...compress.data.fitting import network_pixels, were_scaled
 from ...compress.data.tokens import tokenise_all
 from ...compress.errors import ConfigError, ExportError
 from ...compress.inputs import AnyInput, ImageInput, TextInput
-from ..input_metadata import CLASSES, RECIPE, read_input_metadata
+from ..input_metadata import CLASSES, INPUTS, RECIPE, read_input_metadata
 from ..passes.softmax import OUTPUT, PROBABILITIES
 from ..session import failing_as, session_options, shown
 from .expansion import open_exported
@@ -61,6 +61,9 @@ class OnnxClassifier:
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.classes: tuple[str, ...] = ()
         self._name, shape = self._graph_input()
+        if INPUTS in self.metadata:
+            got = f"{self._name} {shape}"
+            raise ExportError(f"{self.path}: takes neither images nor texts ({got}); open it with load_session()")
         try:
             described = read_input_metadata(self.metadata)
             learned = dict(json.loads(self.metadata[RECIPE])["data"]) if RECIPE in self.metadata else None
@@ -77,6 +80,8 @@ class OnnxClassifier:
             described = ImageInput(shape[1:], mean=0, std=1), None
         self.input: AnyInput = described[0]
         self.scaled = isinstance(self.input, ImageInput) and were_scaled(learned, *self.input.shape[1:])
+        # Sizes behind the batch; names stand for those that vary.
+        self._shape: list[Any] = shape[1:]
         self.normalize_baked: bool | None = described[1]
 
     def classify(self, inputs: Inputs) -> list[str]:
@@ -145,8 +150,8 @@ class OnnxClassifier:
                     f"got {shown(inputs)}"
                 )
             inputs = network_pixels(images, self.input.shape, scaled=self.scaled)
-        if inputs.ndim != 4 or inputs.shape[1:] != self.input.shape or inputs.dtype != np.float32:
-            expected = f"float32 [N, {', '.join(map(str, self.input.shape))}]"
+        if not self._fits(inputs) or inputs.dtype != np.float32:
+            expected = f"float32 [N, {', '.join(map(str, self._shape))}]"
             raise ExportError(f"{self.path}: expected pixels {expected}, got {inputs.dtype} {list(inputs.shape)}")
         return self.input.normalize(inputs) if self.normalize_baked is False else inputs
 
@@ -155,15 +160,24 @@ class OnnxClassifier:
             if isinstance(inputs, str) or not all(isinstance(item, str) for item in inputs):
                 raise ExportError(f"{self.path}: takes texts: expected a list of them, got {inputs!r:.60}")
             return tokenise_all(map(str, inputs), text)
-        if inputs.shape[1:] != (text.length,) or inputs.dtype != np.int64:
+        if not self._fits(inputs) or inputs.dtype != np.int64:
             got = f"{inputs.dtype} {list(inputs.shape)}"
-            raise ExportError(f"{self.path}: expected texts, or tokens int64 [N, {text.length}], got {got}")
+            raise ExportError(f"{self.path}: expected texts, or tokens int64 [N, {self._shape[0]}], got {got}")
         return inputs
+
+    def _fits(self, inputs: NDArray[Any]) -> bool:
+        """Whether an array has the shape that the graph takes."""
+        sizes = inputs.shape[1:]
+        return len(sizes) == len(self._shape) and all(
+            isinstance(expected, str) or size == expected for size, expected in zip(sizes, self._shape, strict=True)
+        )
 
     def _graph_input(self) -> tuple[str, list[Any]]:
         """Return name and shape of the only input."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             got = f"{len(inputs)} and {len(outputs)}"
-            raise ExportError(f"{self.path}: a classifier has one input and one output, got {got}")
+            raise ExportError(
+                f"{self.path}: a classifier has one input and one output, got {got}; open it with load_session()"
+            )
         return inputs[0].name, inputs[0].shape
