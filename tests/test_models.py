@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from iterand_compress import ImageInput, export_onnx
 from iterand_compress.compress.config import ModelConfig
 from iterand_compress.compress.errors import ConfigError
-from iterand_compress.compress.models import Architecture, model_names, resolve
+from iterand_compress.compress.models import Architecture, model_names, read_architecture, resolve
 from iterand_compress.compress.models.architecture import FAMILIES, TEXT_MODELS
 from iterand_compress.compress.models.build import BUILDERS, TEXT_BUILDERS, build_model
 
@@ -254,6 +255,7 @@ def test_architecture_goes_through_json_scalars():
         ({"stem": "nature"}, "stem: expected one of cifar, imagenet, none, got 'nature'"),
         ({"affine": 1}, "affine: expected true or false, got 1"),
         ({"batch_norm": 1}, "batch_norm: expected true or false, got 1"),
+        ({"bias": 1}, "bias: expected true or false, got 1"),
         ({"name": ""}, "name: expected a name, got ''"),
         ({"widht": 1.0}, "unknown key 'widht'; did you mean 'width'?"),
     ],
@@ -425,3 +427,26 @@ def test_names_do_not_import_torch():
         "from iterand_compress.compress.data.catalogue import DATASETS; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arch", "expected"),
+    [
+        (
+            Architecture("conv2", 10, 3, 32, width=0.25, bias=True),
+            {"features.0", "features.2", "classifier.0", "classifier.2", "classifier.4"},
+        ),
+        (Architecture("conv2", 10, 3, 32, width=0.25, bias=True, batch_norm=True), {"classifier.6"}),
+        (Architecture("digits-cnn", 10, 1, 8, width=0.25, bias=True), {"classifier"}),
+        (Architecture("resnet18", 10, 3, 32, width=0.125, stem="cifar", bias=True), {"fc"}),
+    ],
+)
+def test_biases_start_at_zero_where_no_batchnorm_follows(arch, expected):
+    """As in Chijiwa et al.'s code, whose dense networks have them in every layer of Conv-6 and in the last of ResNets."""
+    model = build_model(arch, seed=0)
+    biases = {name for name, module in model.named_modules() if getattr(module, "bias", None) is not None}
+    assert biases == {*expected}
+    assert not any(value.any() for key, value in model.named_parameters() if key.endswith("bias"))
+    assert arch.to_dict()["bias"] is True
+    assert read_architecture(arch.to_dict()) == arch
+    assert "bias" not in replace(arch, bias=False).to_dict(), "as files have always had it"
