@@ -24,7 +24,7 @@ from iterand_compress.compress.training.interrupt import RunStoppedError
 from iterand_compress.compress.training.loop import train
 from iterand_compress.compress.training.recipe import override
 from iterand_compress.compress.training.reporter import Reporter
-from iterand_compress.compress.training.run_options import RunOptions
+from iterand_compress.compress.training.run_options import RunOptions, best_path
 
 QUICK = override(
     Recipe(subnetwork=IteRand()),
@@ -287,25 +287,25 @@ def test_a_non_finite_loss_is_named_and_the_last_good_state_kept(tmp_path, monke
             assert value.isfinite().all(), key
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "name"), [(2, "model.best.ckpt"), (3, "model.ckpt")])
+def test_a_full_disk_leaves_the_old_checkpoint(number, name, tmp_path, monkeypatch):
     out = tmp_path / "model.ckpt"
     saves = []
     real = torch.save
 
     def failing(content, file):
         saves.append(1)
-        if len(saves) == 2:
+        if len(saves) == number:
             file.write(b"half")
             raise OSError(28, "No space left on device")
         real(content, file)
 
     monkeypatch.setattr(torch, "save", failing)
-    with pytest.raises(
-        IterandError, match=r"model\.ckpt: cannot be written: No space left on device; free some disk space"
-    ):
+    with pytest.raises(IterandError, match=f"{name}: cannot be written: No space left on device; free some disk space"):
         train(QUICK, RunOptions(out, device="cpu"))
     assert load_checkpoint(out).position.step == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt", "model.metrics.jsonl"]
+    written = {"model.ckpt", "model.metrics.jsonl"} | ({"model.best.ckpt"} if number == 3 else set())
+    assert {path.name for path in tmp_path.iterdir()} == written
 
 
 @pytest.mark.processes
@@ -327,7 +327,7 @@ def test_a_file_that_cannot_grow_leaves_the_old_checkpoint(tmp_path, monkeypatch
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
-    assert line.startswith(f"error: {out}: cannot be written: File too large"), done.stderr
+    assert line.startswith(f"error: {best_path(out)}: cannot be written: File too large"), done.stderr
     assert "Traceback" not in done.stderr
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ckpt", "model.metrics.jsonl"]
