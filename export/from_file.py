@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..compress.data.catalogue import BUNDLED
 from ..compress.data.loading import load_data
-from ..compress.errors import ConfigError, ExportError, MissingExtraError
+from ..compress.errors import ConfigError, MissingExtraError
 from ..compress.files.atomic import check_output
+from ..compress.inputs import AnyInput
 from ..compress.recover import LoadedNetwork, load_network
 from ..compress.seedmask import Network, SeedMask
 from .export_options import ExportOptions
-from .input_metadata import CLASSES
+from .input_metadata import CLASSES, RECIPE
 from .pipeline import write_model
 from .report import ExportReport
 from .runtime.records import WEIGHTS_DIGEST
 from .samples import model_input
+from .tensor_text import read_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +38,10 @@ def export_network(
     *,
     data_dir: Path | None = None,
     model: str | None = None,
+    input: AnyInput | None = None,  # noqa: A002
     max_weights: int | None = None,
+    tensors: Sequence[str] = (),
+    dynamic: Sequence[str] = (),
 ) -> ExportReport:
     """Export a ``.seedmask`` file or a checkpoint to ONNX and compare the result with PyTorch.
 
@@ -45,8 +51,11 @@ def export_network(
         options: of the ONNX file; by default those of `export_onnx`.
         data_dir: folder of the data set the network was trained on; the comparison then uses its first test
             images or texts (digits and sentences take no folder). Otherwise the inputs are random.
-        model: the user's ``package.module:factory``, for files whose architecture is not built in.
+        model: name of the model, for files whose architecture is the user's own code, or that name none.
+        input: what the network takes, for files that do not say it.
         max_weights: refuse ``.seedmask`` files that declare more weights; see `read_seedmask`.
+        tensors: what forward() takes, for files that do not say it, see `read_tensors`.
+        dynamic: dimensions of images or texts that vary: ``height``, ``width`` or ``length``.
 
     Raises:
         ConfigError: an option that the network does not have.
@@ -55,26 +64,42 @@ def export_network(
     # Checked before anything is read.
     check_output(target, source, *([data_dir] if data_dir is not None else []), kind="onnx")
     options = options or ExportOptions()
-    network = load_network(source, model=model, max_weights=max_weights)
-    if network.data is None:
-        raise ExportError(f"{source}: holds neither input shape nor normalisation; use export_onnx() in Python")
+    network = load_network(source, model=model, input=input, max_weights=max_weights)
+    if network.data is None and not tensors:
+        raise ConfigError(
+            f"{source}: does not say what it takes: give --input 3x224x224:MEAN:STD for images, --tensor "
+            "'NAME=float32[batch,16000]' for each argument of forward() otherwise, or use export_onnx() in Python"
+        )
+    if network.data is not None and tensors:
+        raise ConfigError(f"{source}: takes {network.data.input.noun}s: leave out --tensor")
+    if tensors and (dynamic or data_dir is not None):
+        what = "--dynamic" if dynamic else "--data-dir"
+        raise ConfigError(f"{what} is for images and texts: with --tensor, name the sizes that vary in it")
+    example, varying = read_tensors(tensors)
     weights = network.masked()
     if weights is None and options.candidates != ("dense",):
         raise ConfigError(
             f"{source}: form {options.form} is for masked weights, and this network has none; take form dense"
         )
-    samples = _test_inputs(network, data_dir)
-    given = model_input(network.data.input, samples, normalize=options.normalize)
+    if network.data is None:
+        given = model_input(network.model, example, None, normalize=options.normalize, dynamic=varying)
+    else:
+        samples = _test_inputs(network, data_dir)
+        described = network.data.input
+        given = model_input(network.model, described, samples, normalize=options.normalize, dynamic=dynamic)
     report = write_model(network.model, target, given, options, _provenance(network, weights), weights)
     return replace(report, unfinished=network.unfinished)
 
 
 def _provenance(network: LoadedNetwork, weights: SeedMask | Network | None) -> dict[str, str]:
     values: dict[str, str] = {}
-    if network.data is not None and network.data.classes:
-        values[CLASSES] = json.dumps(network.data.classes)
+    classes = list(network.data.classes) if network.data is not None else []
+    if network.data is None and isinstance(weights, SeedMask):  # names need no image
+        classes = list(weights.manifest.classes or [])
+    if classes:
+        values[CLASSES] = json.dumps(classes)
     if network.recipe is not None:
-        values["iterand.recipe"] = network.recipe.model_dump_json()
+        values[RECIPE] = network.recipe.model_dump_json()
     if weights is not None:
         values[WEIGHTS_DIGEST] = weights.weights_digest
         values["iterand.sparsity"] = f"{weights.sparsity:.6f}"

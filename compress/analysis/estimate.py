@@ -9,16 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from ..config import ModelConfig, Recipe, SubnetworkConfig
-from ..errors import ConfigError, IterandError
+from ..errors import ConfigError
 from ..inputs import AnyInput
 from ..mask.masking import mask_model
 from ..mask.topk import kept_count
 from ..models import AnyArchitecture, resolve
-from ..models.build import build_model
 from ..models.copying import independent_copy
+from ..models.from_shapes import skeleton
 from ..pack import MaskedKeys, masked_keys
 from ..seed.frozen import Frozen, frozen_masks
 from ..seed.philox import random_bytes
@@ -161,9 +160,8 @@ def estimate(
     if share and kind == "none":
         raise ConfigError(f"redrawn: {subnetwork.method} redraws nothing; leave it out, or use --method iterand")
     architecture = resolve(model, num_classes=num_classes, input=input)
-    plain = _built(architecture, subnetwork.seed, allow_import=allow_import)
-    skeleton = mask_model(independent_copy(plain), subnetwork)
-    masked, rest = masked_keys(skeleton.state_dict())
+    plain = skeleton(architecture, seed=subnetwork.seed, allow_import=allow_import)
+    masked, rest = masked_keys(mask_model(independent_copy(plain), subnetwork).state_dict())
     kept = [
         kept_count(keys.spec.selectable, subnetwork.sparsity, keys.name)
         if keys.spec.selection in ("fixed", "unpruned")
@@ -254,11 +252,3 @@ def draw_distribution(redrawn: float) -> NDArray[np.float64]:
     tail = _DECAY ** np.arange(_LARGEST_DRAW - len(_FIRST_DRAWS))
     tail *= (1 - sum(_FIRST_DRAWS)) / tail.sum()
     return np.concatenate([[1 - redrawn], redrawn * np.array(_FIRST_DRAWS), redrawn * tail])
-
-
-def _built(architecture: AnyArchitecture, seed: int, *, allow_import: bool) -> nn.Module:
-    """Build the network, on torch's meta device, where tensors have no content, if it can be built there."""
-    try:
-        return build_model(architecture, seed=seed, allow_import=allow_import, device="meta")
-    except (IterandError, RuntimeError):  # a constructor that looks at values; any other error comes again
-        return build_model(architecture, seed=seed, allow_import=allow_import)

@@ -32,7 +32,7 @@ TORCHVISION = "torchvision:"
 STEMS = ("cifar", "imagenet", "none")
 ACTIVATIONS = ("relu", "binary")
 #: Fields that came after the first version, with the values that their absence stands for.
-LATER = {"activation": "relu", "batch_norm": False}
+LATER = {"activation": "relu", "batch_norm": False, "bias": False}
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class Architecture(_Stored):
         activation: ``relu``, or ``binary`` (built-in models).
         batch_norm: whether a network that has the choice (conv2 to conv8, vgg-small) has BatchNorm behind each of its
             hidden layers. Files from before there was a choice hold networks without.
+        bias: whether layers have biases: all of a network without BatchNorm, else the last (built-in models).
 
     Raises:
         ConfigError: a value of the wrong type or out of range.
@@ -118,12 +119,14 @@ class Architecture(_Stored):
     affine: bool = False
     activation: str = "relu"
     batch_norm: bool = False
+    bias: bool = False
 
     def __post_init__(self) -> None:
         _check_common(self, in_channels=4096, image_size=4096)
         _expect(self, "stem", self.stem in STEMS, "one of " + ", ".join(STEMS))
         _expect(self, "activation", self.activation in ACTIVATIONS, "one of " + ", ".join(ACTIVATIONS))
-        _expect(self, "batch_norm", type(self.batch_norm) is bool, "true or false")
+        for field in ("batch_norm", "bias"):
+            _expect(self, field, type(getattr(self, field)) is bool, "true or false")
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,13 @@ def resolve(config: ModelConfig, *, num_classes: int, input: AnyInput) -> AnyArc
         ConfigError: an unknown model, an input it does not take, or a setting it does not have.
     """
     if ":" in config.name:
-        for key, unset in (("width", 1.0), ("affine", False), ("activation", None), ("batch_norm", None)):
+        for key, unset in (
+            ("width", 1.0),
+            ("affine", False),
+            ("activation", None),
+            ("batch_norm", None),
+            ("bias", None),
+        ):
             _refuse_set(config, key, getattr(config, key) != unset, "it belongs to the built-in models")
     if isinstance(input, TextInput):
         return _resolve_text(config, num_classes, input)
@@ -265,9 +274,17 @@ def _resolve_image(config: ModelConfig, num_classes: int, image: ImageInput) -> 
             stem = "imagenet" if height >= IMAGENET_STEM_SIZE else "cifar"
     else:
         _refuse_set(config, "stem", config.stem != "auto", "only the built-in ResNets have a choice of stem")
-    activation = config.activation or "relu"
     return Architecture(
-        config.name, num_classes, channels, height, config.width, stem, config.affine, activation, batch_norm
+        config.name,
+        num_classes,
+        channels,
+        height,
+        width=config.width,
+        stem=stem,
+        affine=config.affine,
+        activation=config.activation or "relu",
+        batch_norm=batch_norm,
+        bias=bool(config.bias),
     )
 
 
@@ -279,7 +296,7 @@ def _resolve_text(config: ModelConfig, num_classes: int, text: TextInput) -> Tex
         raise ConfigError(
             f"model: unknown {config.name!r}{did_you_mean(config.name, TEXT_MODELS)} (or package.module:factory)"
         )
-    for key in ("activation", "batch_norm"):
+    for key in ("activation", "batch_norm", "bias"):
         _refuse_set(config, key, getattr(config, key) is not None, "it belongs to the networks of images")
     _refuse_set(config, "stem", config.stem != "auto", "only the built-in ResNets have a choice of stem")
     return TextArchitecture(config.name, num_classes, text.length, text.vocabulary, config.width, config.affine)

@@ -122,4 +122,15 @@ def _built_in(arch: AnyArchitecture) -> nn.Module:
         raise ConfigError(f"model: {arch.name}: expected stem {' or '.join(expected)}, got {arch.stem}")
     if arch.batch_norm and not family.chooses_batch_norm:
         raise ConfigError(f"model: {arch.name}: expected batch_norm false, for it has no such choice, got true")
-    return BUILDERS[arch.name](arch)
+    model = BUILDERS[arch.name](arch)
+    if arch.bias:
+        _add_biases(model)
+    return model
+
+
+def _add_biases(model: nn.Module) -> None:
+    """Biases of 0, as in Chijiwa et al.'s code: for all layers of a network without BatchNorm, else for the last."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    for layer in layers[-1:] if normalised else layers:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0]))
