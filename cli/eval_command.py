@@ -101,6 +101,7 @@ def command(
                 "split": split,
                 **asdict(score),
                 "accuracy": score.accuracy,
+                "split_note": bundle.split_note,
                 "left_out": dict(bundle.left_out),
                 "unfinished": unfinished,
             }
@@ -112,6 +113,8 @@ def command(
     )
     if unfinished is not None:
         click.echo(f"{file}: {unfinished}")
+    if bundle.split_note:
+        click.echo(bundle.split_note)
     if bundle.left_out:
         click.echo(left_out_line(bundle.left_out))
 

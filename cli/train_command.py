@@ -68,7 +68,7 @@ class _Command(click.Command):
 @click.option(
     "--recipe",
     metavar="NAME|FILE.toml",
-    show_default="digits, or text for texts",
+    show_default="digits; photos or digits, by their size, for a folder of images; text for texts",
     help="Settings to start from; options override them. `iterand-compress recipes` lists them.",
 )
 @click.option(
@@ -203,7 +203,9 @@ def command(
                         "--ticket with --resume: the masks are in the checkpoint already; leave out --ticket"
                     )
                 packed = None if ticket is None else load_ticket(ticket, max_weights=max_weights)
-            base = _base(group, recipe, ticket, packed.recipe if packed else None, data, out if resume else None)
+            base = _base(
+                group, recipe, ticket, packed.recipe if packed else None, data, data_dir, out if resume else None
+            )
             with group.agreed():
                 resolved = override(base, changes)
         with keep_threads():
@@ -244,7 +246,10 @@ def command(
                 "test_correct": result.test.correct,
                 "test_images": result.test.images,
                 "test_accuracy": result.test.accuracy,
-                "left_out": dict(silent.left_out),
+                "examples": dict(silent.info.examples) if silent.info else {},
+                "classes": list(silent.info.data.classes) if silent.info else [],
+                "split_note": silent.info.split_note if silent.info else "",
+                "left_out": dict(silent.info.left_out) if silent.info else {},
             }
         )
     elif not quiet:
@@ -258,18 +263,21 @@ def _base(
     ticket: Path | None,
     ticket_recipe: Recipe | None,
     data: str | None,
+    data_dir: Path | None,
     stored: Path | None,
 ) -> Recipe:
     """The recipe that options change: the one that was named, or that of the run to resume, or of the ticket."""
     from ..compress.data.catalogue import TEXT_DATASETS
     from ..compress.training.prepare import stored_recipe
-    from ..compress.training.recipe import DEFAULT_RECIPE, TEXT_RECIPE, load_recipe
+    from ..compress.training.recipe import DEFAULT_RECIPE, TEXT_RECIPE, load_recipe, recipe_for_folder
 
     if recipe is None and stored is not None:
         return stored_recipe(stored, group)
     with group.agreed():
         if recipe is not None:
             return load_recipe(recipe)
+        if ticket is None and data == "folder":
+            return recipe_for_folder(data_dir)
         if ticket is None:
             return load_recipe(TEXT_RECIPE if data in TEXT_DATASETS else DEFAULT_RECIPE)
         if ticket_recipe is None:

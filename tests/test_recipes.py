@@ -29,6 +29,7 @@ def test_every_shipped_recipe_loads_and_has_a_schedule():
         "imagenet-resnet34",
         "imagenet-resnet50",
         "imagenet-resnet50-edge-popup",
+        "photos",
         "text",
     )
     for name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Mapping
 from importlib import resources
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Recipe
+from ..data.fitting import LARGE_SIDE
+from ..data.folder import sample_sizes
 from ..errors import ConfigError, did_you_mean
 from ..methods.presets import read_recipe
 
@@ -20,11 +23,13 @@ else:
 
 __all__ = [
     "DEFAULT_RECIPE",
+    "PHOTOS_RECIPE",
     "TEXT_RECIPE",
     "differences",
     "flattened",
     "load_recipe",
     "override",
+    "recipe_for_folder",
     "recipe_names",
     "to_toml",
 ]
@@ -32,6 +37,9 @@ __all__ = [
 DEFAULT_RECIPE = "digits"
 #: The default recipe of text data sets.
 TEXT_RECIPE = "text"
+#: The default recipe of a folder of images, unless these are smaller than `SMALLEST_PHOTO` pixels.
+PHOTOS_RECIPE = "photos"
+SMALLEST_PHOTO = 32
 _FOLDER = resources.files(__package__) / "recipes"
 
 
@@ -77,6 +85,24 @@ def load_recipe(name_or_path: str, **overrides: Mapping[str, Any]) -> Recipe:
         raise ConfigError(f"recipe {name_or_path}: not valid TOML: {error}") from None
     recipe = read_recipe(values, f"recipe {name_or_path}")
     return override(recipe, flattened(overrides), f"recipe {name_or_path}") if overrides else recipe
+
+
+def recipe_for_folder(data_dir: Path | None) -> Recipe:
+    """Choose settings for a user's folder of images by their size, from 512 of them at most.
+
+    Square images of one size, up to 96 pixels, keep it; others are scaled to 64 pixels, or to 32 if half of them are
+    smaller than 48. Below 32 pixels, the network is that of the bundled digits, else a small ResNet-18.
+
+    Raises:
+        DataError: the folder holds no data set.
+    """
+    sizes = sample_sizes(data_dir)
+    width, height = sizes[0]
+    keep = width == height <= LARGE_SIDE and set(sizes) == {sizes[0]}
+    shorter = statistics.median(min(size) for size in sizes)
+    side = width if keep else SMALLEST_PHOTO if shorter < 48 else 2 * SMALLEST_PHOTO
+    recipe = load_recipe(PHOTOS_RECIPE if side >= SMALLEST_PHOTO else DEFAULT_RECIPE)
+    return override(recipe, {"data.name": "folder", "data.image_size": None if keep else side})
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options") -> Recipe:
