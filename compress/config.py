@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from .errors import ConfigError, did_you_mean
 from .seed.codebooks import Codebook, get_codebook
@@ -48,7 +48,7 @@ def _as_tuple(given: Any) -> Any:
 
 
 #: Numbers for the channels of images.
-PerChannel = Annotated[tuple[ValueT, ...], BeforeValidator(_as_tuple)]
+PerChannel = Annotated[tuple[ValueT, ...], BeforeValidator(_as_tuple), PlainSerializer(list)]
 
 
 class Section(BaseModel):
