@@ -35,10 +35,13 @@ RECORDED = Path(__file__).parent / "results" / "authors.json"
 # Recipes
 
 _RECYCLED = "their files differ from network to network; ours are those for Biprop on the same network"
+_SCALED = "theirs counts the fraction that is pruned; BatchNorm divides by either"
 #: Settings that are meant to differ from the authors' files, with the reason.
 MEANT: dict[tuple[str, str], str] = {
     ("cifar10-conv6-recycling", "subnetwork.recycle.every"): _RECYCLED,
     ("cifar10-conv6-recycling", "subnetwork.recycle.rate"): _RECYCLED,
+    ("cifar10-resnet18-biprop", "subnetwork.scale_fan"): _SCALED,
+    ("cifar10-vgg-small-biprop-binary", "subnetwork.scale_fan"): _SCALED,
     ("cifar10-resnet18-recycling", "train.epochs"): "250 are those of their later files for this network",
 }
 

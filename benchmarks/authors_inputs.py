@@ -152,7 +152,7 @@ NETWORKS: dict[str, tuple[Network, ...]] = {
         Network("Conv4", "conv4"),
         Network("Conv6", "conv6"),
         Network("Conv8", "conv8"),
-        Network("Conv4Wide", "conv4", width=0.25),
+        Network("Conv4Wide", "conv4", width=0.3),
         Network("Conv6Wide", "conv6", width=0.25),
         _cifar("cResNet18", "resnet18"),
         _imagenet("ResNet50", "resnet50"),

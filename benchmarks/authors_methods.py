@@ -137,6 +137,17 @@ def _kept_counts() -> Values:
     return {str(p): [kept_count(n, p, "") for n in layer_sizes(*network)] for p, network in SIZES.items()}
 
 
+@compares(
+    "iterand",
+    "number of kept weights where all scores are equal",
+    by_design="theirs keeps every weight at the threshold; ours the first ones, so that each mask has its number",
+)
+def iterand_ties() -> Values:
+    subnet = Subnetwork(layer(), IteRand())
+    ((_, masked, scores),) = masked_layers(subnet.model)
+    return {"kept": int(masked.mask(torch.zeros_like(scores)).sum())}
+
+
 @compares("iterand", "gradient of the scores for a given gradient of the weight")
 def iterand_gradient() -> Values:
     return {"gradient": digest(_score_gradient(IteRand(seed=SEED)))}

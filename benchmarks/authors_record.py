@@ -265,6 +265,13 @@ def iterand_kept(folder: Path) -> Values:
     }
 
 
+@records("iterand", f"{IN_SPARSE}: percentile, GetSubnet")
+def iterand_ties(folder: Path) -> Values:
+    conv, _ = _sparse_conv(folder)
+    conv.weight_score.data.zero_()
+    return {"kept": int(conv.get_subnet().sum())}
+
+
 @records("iterand", f"{IN_SPARSE}: GetSubnet.backward, SparseConv2d")
 def iterand_gradient(folder: Path) -> Values:
     conv, _ = _sparse_conv(folder)
@@ -950,7 +957,7 @@ def _iterand_recipe(folder: Path, section: str) -> Values:
         "data.crop": "resized",
         "data.flip": True,
         "model.name": settings["model.config_name"],
-        "model.affine": settings["bn_affine"],
+        **({} if settings["model.config_name"] == "conv6" else {"model.affine": settings["bn_affine"]}),
         "model.bias": dense,  # models/networks/sparse_modules.py; with scores, they stay 0
         "subnetwork.distribution": DISTRIBUTIONS[settings["init_mode"]],
         "train.epochs": settings["epoch"],
@@ -980,15 +987,24 @@ def _iterand_recipe(folder: Path, section: str) -> Values:
 
 
 DISTRIBUTIONS = {"signed_constant": "signed-constant", "kaiming_normal": "normal", "kaiming_uniform": "uniform"}
-#: Their names of architectures, without what says that activations are binary.
-MODELS = {"cResNet": "resnet", "ResNet": "resnet", "WideResNet50_2": "wideresnet50-2", "VGG_Small": "vgg-small"}
+#: Their architectures that are no Conv-2 to Conv-8 or ResNet, under our names.
+MODELS = {"WideResNet50_2": {"name": "wideresnet50-2"}, "Wide_VGG_Small": {"name": "vgg-small", "width": 1.25}}
+
+
+def _model(arch: str) -> Values:
+    """Settings of an architecture of hidden-networks, or of one of its descendants."""
+    plain = arch.removesuffix("_BinAct").removesuffix("Wide")
+    found = MODELS.get(plain, {"name": plain.removeprefix("c").lower()})
+    binary = (arch != plain and "_BinAct" in arch) or plain == "Wide_VGG_Small"
+    return {f"model.{key}": value for key, value in found.items()} | {
+        "model.activation": "binary" if binary else "relu"
+    }
 
 
 def _popup_recipe(text: str, *, biprop: bool = False, **changes: Any) -> Values:
     """Settings of a configuration of hidden-networks, or of one of its descendants."""
     settings = {**yaml.safe_load(text), **changes}
-    arch = settings["arch"].strip().removesuffix("_BinAct")
-    prefix = next((prefix for prefix in MODELS if arch.startswith(prefix)), "")
+    model = _model(settings["arch"].strip())
     imagenet = settings["set"] == "ImageNet"
     found = {
         "data.name": settings["set"].lower(),
@@ -996,9 +1012,7 @@ def _popup_recipe(text: str, *, biprop: bool = False, **changes: Any) -> Values:
         "data.pad": 0 if imagenet else 4,
         "data.crop": "resized" if imagenet else "shift",
         "data.flip": True,
-        "model.name": MODELS[prefix] + arch.removeprefix(prefix) if prefix else arch.lower(),
-        "model.affine": settings["bn_type"] != "NonAffineBatchNorm",
-        "model.activation": "binary" if "_BinAct" in settings["arch"] else "relu",
+        **model,
         "model.bias": False,  # utils/builder.py
         "subnetwork.distribution": DISTRIBUTIONS[
             settings.get("init") or settings.get("weight_init") or "kaiming_normal"  # args.py
@@ -1013,6 +1027,8 @@ def _popup_recipe(text: str, *, biprop: bool = False, **changes: Any) -> Values:
         "train.warmup_epochs": settings.get("warmup_length", 0),
         "train.precision": "float32",
     }
+    if not model["model.name"].startswith("conv") or model["model.activation"] == "binary":
+        found["model.affine"] = settings["bn_type"] != "NonAffineBatchNorm"
     if settings.get("conv_type") != "DenseConv":
         found |= {
             "subnetwork.scale_fan": settings.get("scale_fan", False),
@@ -1053,6 +1069,14 @@ POPUP_RECIPES: dict[str, tuple[str, str, str]] = {
         "HEAD",
     ),
     "cifar10-conv6-biprop": ("biprop", "configs/smallscale/conv6/conv6_kn_unsigned.yml", "HEAD"),
+    "cifar10-conv6-biprop-binary": ("biprop", "configs/smallscale/conv6/conv6_BinAct_kn_unsigned.yml", "HEAD"),
+    "cifar10-resnet18-biprop": ("biprop", "configs/smallscale/resnet18/resnet18-kn-unsigned.yaml", "HEAD"),
+    "cifar10-vgg-small-biprop-binary": (
+        "biprop",
+        "configs/smallscale/vgg/wide10_vgg_small_BinAct_kn_unsigned.yml",
+        "HEAD",
+    ),
+    "imagenet-wideresnet50-biprop": ("biprop", "configs/largescale/subnetonly/wideresnet50-usc-unsigned.yaml", "HEAD"),
     "cifar10-conv6-recycling": (
         "parameter_tiling_and_recycling",
         "configs/cifar10/conv6/conv-sc-epu-recycle.yaml",
@@ -1063,6 +1087,9 @@ POPUP_RECIPES: dict[str, tuple[str, str, str]] = {
         "configs/cifar10/resnet18/r18-kn-biprop-recycle.yaml",
         "05c05d628ae046378153f49c6f965b18cd52aada",
     ),
+    "dense cifar10-conv6-biprop": ("biprop", "configs/smallscale/conv6wide/conv6wide_sgd_baseline.yml", "HEAD"),
+    "dense cifar10-resnet18-biprop": ("biprop", "configs/smallscale/resnet18/resnet18-dense.yaml", "HEAD"),
+    "dense imagenet-wideresnet50-biprop": ("biprop", "configs/largescale/baselines/wideresnet50-dense.yaml", "HEAD"),
     "dense cifar10-conv6-edge-popup": (
         "hidden-networks",
         "configs/smallscale_baselines/dense/conv6/conv6_sgd_baseline.yml",
@@ -1093,7 +1120,7 @@ def recipes(folder: Path) -> dict[str, Any]:
     for name, (repository, path, commit) in POPUP_RECIPES.items():
         changes: Values = {}
         source = f"{REPOSITORIES[repository][0]}: {path}" + (f" at {commit[:7]}" if commit != "HEAD" else "")
-        if repository == "biprop" and "smallscale/conv" in path:
+        if repository == "biprop" and "smallscale/conv" in path and not name.startswith("dense"):
             changes["epochs"] = 250
             source += "; epochs from mpt_cifar_script.sh at f5a1a5d"
         text = _show(folder / repository, path, commit)
