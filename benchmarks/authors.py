@@ -53,6 +53,9 @@ DEFAULTS = {"model.activation": "relu", "model.bias": False, "train.optimizer": 
 # Comparing
 
 
+NO_LONGER = "DIFFERS NO LONGER: say so here and in docs/METHODS.md"
+
+
 @dataclass
 class Difference:
     """What two structures of values differ in."""
@@ -112,9 +115,9 @@ def compare(name: str, recorded: Mapping[str, Any]) -> Row:
     agrees = not found.other and found.floats <= comparison.tolerance and found.integers <= comparison.within
     if comparison.by_design:
         agrees, text = not exact, "" if exact else f"differs by design: {comparison.by_design}"
-        text = text or "DIFFERS NO LONGER: say so here and in docs/METHODS.md"
+        text = text or NO_LONGER
     elif not agrees:
-        text = "DIFFERS: " + (found.other or f"by {found.integers or found.floats:.1e}")
+        text = "DIFFERS: " + (found.other or (f"by {found.integers}" if found.integers else f"by {found.floats:.1e}"))
     elif exact:
         text = "exactly" if comparison.tolerance or comparison.within else "bit for bit"
     else:
@@ -135,10 +138,12 @@ def compare_recipe(name: str, recorded: Mapping[str, Any]) -> list[Row]:
     for key, theirs in entry["settings"].items():
         ours, reason = settings.get(key), MEANT.get((name, key))
         ours = DEFAULTS.get(key) if ours is None else list(ours) if isinstance(ours, tuple) else ours
-        text = "the same" if ours == theirs else f"theirs {theirs}" + (f": {reason}" if reason else "")
-        found.append(
-            Row(name, f"recipe {name}", f"{key} = {ours}", text, entry["source"], ours == theirs or bool(reason))
-        )
+        same = ours == theirs
+        if reason:
+            text = NO_LONGER if same else f"theirs {theirs}; {reason}"
+        else:
+            text = "the same" if same else f"DIFFERS: theirs {theirs}"
+        found.append(Row(name, f"recipe {name}", f"{key} = {ours}", text, entry["source"], same != bool(reason)))
     return found
 
 

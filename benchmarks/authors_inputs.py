@@ -259,7 +259,7 @@ def layer_sizes(name: str, stem: str) -> list[int]:
 def bits(mask: Tensor) -> str:
     """A mask in hexadecimal, eight entries a byte; of large ones the SHA-256 of these bytes."""
     packed = np.packbits(mask.reshape(-1).bool().numpy(), bitorder="little").tobytes()
-    return "0x" + packed.hex() if mask.numel() <= 8192 else hashlib.sha256(packed).hexdigest()
+    return "0x" + packed.hex() if mask.numel() <= 1024 else hashlib.sha256(packed).hexdigest()
 
 
 def digest(values: Tensor) -> str:
