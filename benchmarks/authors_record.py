@@ -30,6 +30,7 @@ from authors import RECORDED
 from authors_checkouts import RECORDINGS, REPOSITORIES, scored
 from authors_inputs import NETWORKS, Network, Values, batch, generic, network_id, sample
 from authors_iterand import iterand_network
+from authors_methods import COMPARISONS
 from authors_popup import built_network
 from authors_recipes import recipes
 from torch import Tensor
@@ -95,7 +96,7 @@ def main() -> None:
         "repositories": dict(REPOSITORIES.values()),
         "environment": environment(),
         "edits": [line.strip() for line in (__doc__ or "").split("except that")[1].split("* ")[1:]],
-        "comparisons": {name: comparisons[name] for name in jobs},
+        "comparisons": {name: comparisons[name] for name in COMPARISONS},
         "recipes": recipes(args.folder),
     }
     text = json.dumps(recorded, indent=1)
