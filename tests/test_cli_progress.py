@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from iterand_compress.cli.progress import reporter
+from iterand_compress.cli.progress import LineReporter, reporter
 from iterand_compress.compress.checkpoint import Position
 from iterand_compress.compress.training.evaluate import Score
 from iterand_compress.compress.training.recipe import load_recipe
@@ -68,3 +68,15 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "step 13 of 35,200: loss 2.3026, 1,234 images/s"
     assert [line[:9] for line in lines[2:]] == ["epoch 1/1", "test accu"]
+
+
+@pytest.mark.parametrize(
+    ("method", "words"), [("dense", "225,000 weights, 100 epochs"), ("iterand", "sparsity 0.5, 100")]
+)
+def test_the_headline_of_a_dense_run_names_no_sparsity(method, words, capsys):
+    data = SimpleNamespace(name="digits", input=SimpleNamespace(noun="image"))
+    recipe = load_recipe("digits", subnetwork={"method": method})
+    LineReporter().start(RunInfo(recipe, torch.device("cpu"), data, Position(0, 0, 0), 100, 352, 225_000))
+    shown = capsys.readouterr().out
+    assert words in shown
+    assert ("sparsity" in shown) == (method != "dense")

@@ -172,10 +172,10 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
     with group.agreed():
         if stored and stored.data != data_info:
             raise DataError(f"{options.out}: the data are not those that the run began with; give the same --data-dir")
-        if group.main and data.val is not None and not stored and not options.force and best_path(options.out).exists():
+        best = best_path(options.out)
+        if group.main and data.val is not None and not stored and not options.force and best.exists():
             raise CheckpointError(
-                f"{best_path(options.out)}: exists already, from another run; --force replaces it, --out writes "
-                "elsewhere"
+                f"{best}: exists already, from another run; --force replaces it, --out writes elsewhere"
             )
         check_batch(batch_size, recipe, options, group.size)
         check_classes(data)

@@ -107,9 +107,10 @@ def _tables(name_or_path: str) -> dict[str, Any]:
         hint = did_you_mean(name_or_path, recipe_names())
         raise ConfigError(f"recipe: unknown {name_or_path!r}{hint} (a file needs the ending .toml)")
     try:
-        return tomllib.loads(text)
+        values: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name_or_path}: not valid TOML: {error}") from None
+    return values
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options") -> Recipe:
