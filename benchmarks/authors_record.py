@@ -68,7 +68,7 @@ def _plainly(module: Any) -> Callable[[Tensor], Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", default="", help="keep other recordings as they are")
+    parser.add_argument("--only", nargs="+", default=[""], help="keep recordings without these in their names")
     args = parser.parse_args()
     before = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.exists() else {}
     for name, (_, commit) in REPOSITORIES.items():
@@ -87,7 +87,7 @@ def main() -> None:
             jobs[network_id(repository, network)] = (repository, job)
     comparisons = {name: entry for name, entry in before.get("comparisons", {}).items() if name in jobs}
     for name, (repository, job) in jobs.items():
-        if args.only in name:
+        if any(part in name for part in args.only):
             print(name, flush=True)
             where, values = job(args.folder / repository)
             comparisons[name] = {"source": f"{REPOSITORIES[repository][0]}: {where}", "values": values}
