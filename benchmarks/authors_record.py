@@ -99,7 +99,7 @@ def main() -> None:
         "comparisons": {name: comparisons[name] for name in COMPARISONS},
         "recipes": recipes(args.folder),
     }
-    text = json.dumps(recorded, indent=1)
+    text = json.dumps(recorded, indent=1, ensure_ascii=False)
     # Lists of numbers on one line.
     text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda match: "[" + re.sub(r",\s+", ", ", match[1]) + "]", text)
     RECORDED.write_text(text + "\n", encoding="utf-8")
