@@ -122,6 +122,14 @@ def read_checkpoint(recipe: Recipe, options: RunOptions, group: Group) -> Checkp
         if group.main and options.resume:
             stored = load_checkpoint(out)
             changed = differences(stored.recipe, recipe)
+            epochs = stored.recipe.train.epochs, recipe.train.epochs
+            if epochs[0] != epochs[1]:
+                # A run is a function of its settings, and that of other epochs is another one from its first step on.
+                raise ConfigError(
+                    f"{out}: cannot go on for {epochs[1]} epochs: its learning rate has followed a schedule of "
+                    f"{epochs[0]}, that of {epochs[1]} differs from the first epoch on; start a new run, by the "
+                    f"same command without --resume, with --epochs {epochs[1]} and another --out"
+                )
             if changed:
                 raise ConfigError(
                     f"{out}: cannot resume with other settings ({'; '.join(changed)}); "
@@ -168,7 +176,13 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
         check_batch(batch_size, recipe, options, group.size)
         check_classes(data)
         architecture = resolve(recipe.model, num_classes=len(data.classes), input=data.input)
-        model = build_network(recipe, architecture, allow_import=options.allow_import)
+        model = build_network(
+            recipe,
+            architecture,
+            allow_import=options.allow_import,
+            state=stored.model if stored else None,
+            warn=group.main and not stored,
+        )
         one_thread = (
             options.one_thread_if_small
             and device.type == "cpu"
