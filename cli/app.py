@@ -34,6 +34,7 @@ _COMMANDS = (
     "diff",
     "ablate",
     "eval",
+    "predict",
     "export",
     "theory",
     "recipes",

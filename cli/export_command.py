@@ -76,6 +76,20 @@ _INPUT_ENDINGS = frozenset({".seedmask", ".ckpt"})
     show_default=True,
     help="Give probabilities in the place of logits.",
 )
+@click.option(
+    "--tensor",
+    "tensors",
+    multiple=True,
+    metavar="NAME=TYPE[SIZES]",
+    help="An argument of forward(), for files that do not say what they take: 'wave=float32[batch,1,time=16000]'. "
+    "Named sizes vary; the number behind a name is tried. Again for each argument.",
+)
+@click.option(
+    "--dynamic",
+    multiple=True,
+    metavar="NAME",
+    help="Let a size of images or texts vary: height, width or length. Again for each.",
+)
 @click.option("--data-dir", type=FilePath, metavar="DIR", help="Compare on real images or texts from here.")
 @model_option
 @input_option
@@ -94,6 +108,8 @@ def command(
     ir_version: int | None,
     normalize: bool,
     softmax: bool,
+    tensors: tuple[str, ...],
+    dynamic: tuple[str, ...],
     data_dir: Path | None,
     model: str | None,
     network_input: AnyInput | None,
@@ -102,7 +118,8 @@ def command(
 ) -> None:
     """Export a .seedmask file (or a checkpoint) to one ONNX file.
 
-    A file that takes texts gets an input of tokens, and tells in its metadata how texts become tokens.
+    A file that takes texts gets an input of tokens, and tells in its metadata how texts become tokens. One that takes
+    neither images nor texts is exported with --tensor.
     Without a name: the one .seedmask file of the folder. Before it takes its name, the file is run in onnxruntime
     against PyTorch, and its weights are expanded and compared bit for bit with the recovered ones; a mismatch is
     an error and leaves no file. verify repeats these checks later.
@@ -115,7 +132,15 @@ def command(
     target = target or beside(source, ".onnx")
     options = ExportOptions(form, runtime, normalize, softmax, opset, ir_version, keep_quantized, inline, shrink)
     report = export_network(
-        source, target, options, data_dir=data_dir, model=model, input=network_input, max_weights=max_weights
+        source,
+        target,
+        options,
+        data_dir=data_dir,
+        model=model,
+        input=network_input,
+        max_weights=max_weights,
+        tensors=tensors,
+        dynamic=dynamic,
     )
     if as_json:
         print_json(
@@ -129,7 +154,8 @@ def command(
     click.echo(
         f"{target}: {report.file_bytes:,} bytes, form {report.form}, opset {report.opset}, IR {report.ir_version}; "
         f"onnxruntime against PyTorch on {report.samples} inputs: largest difference "
-        f"{report.max_abs_difference:.2e}, same class {100 * report.argmax_agreement:.1f} %"
+        f"{report.max_abs_difference:.2e}"
+        + (f", same class {100 * report.argmax_agreement:.1f} %" if not tensors else "")
     )
     if report.unfinished is not None:
         click.echo(f"{source}: {report.unfinished}")

@@ -24,7 +24,7 @@ from .mask.masked_weight import fixed_by_seed, multiples
 from .mask.spec import WeightSpec, spec_from_state
 from .mask.topk import select
 from .methods.biprop import alpha
-from .models.fitting import first_difference, fit_architecture
+from .models.from_shapes import first_difference, fit_architecture
 from .models.state import plain_state
 from .seed.codebooks import get_codebook, random_bytes_at
 from .seed.frozen import Frozen
@@ -249,7 +249,7 @@ def network_of_checkpoint(checkpoint: Checkpoint, *, with_weights: str | None = 
         architecture=checkpoint.architecture.to_dict(),
         input=data.input,
         classes=data.classes,
-        recipe=checkpoint.recipe.model_dump(exclude_none=True),
+        recipe=checkpoint.recipe.model_dump(mode="json", exclude_none=True),
         with_weights=with_weights,
     )
 
@@ -345,6 +345,11 @@ def pack(
         'SqueezeNet'
     """
     check_output(path, kind="seedmask")
+    if not isinstance(input, AnyInput | None):
+        raise ConfigError(
+            f"input: expected an ImageInput or a TextInput, got {type(input).__name__}: leave it out for other "
+            "networks, and give export_onnx() an example"
+        )
     masked_layers(model), pruned_layers(model)  # which look for what a state dict does not show
     if with_weights is None:
         _require_untrained(model)

@@ -20,7 +20,7 @@ from .mask.masking import to_dense
 from .methods.presets import PRESETS, stored_recipe
 from .models import AnyArchitecture
 from .models.build import build_model
-from .models.fitting import fit_architecture
+from .models.from_shapes import fit_architecture
 from .models.state import load_state, mismatch, unwrapped
 from .networks import resolve_device
 from .pack import exact_network

@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx
 import torch
@@ -18,15 +18,12 @@ from torch.nn.parameter import is_lazy
 from ..compress.errors import ConfigError, ExportError
 from ..compress.models.copying import independent_copy
 from ..compress.models.state import unwrapped
+from .graph import rename
 from .opsets import BASE_OPSET
 from .session import first_line, shown
+from .signature import BATCH, Signature
 
-__all__ = ["BATCH", "LOGITS", "capture", "evaluation_copy", "plain_module", "undisturbed"]
-
-BATCH = "batch"
-"""Name of the dynamic dimension."""
-LOGITS = "logits"
-"""Name of the output."""
+__all__ = ["capture", "evaluation_copy", "plain_module", "undisturbed"]
 
 # The newer exporter of torch 2.6 and the current onnxscript do not fit together (operators with several outputs fail).
 _OLD_TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 7)
@@ -94,24 +91,36 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
         raise ExportError(f"the model cannot be copied for the export: {reason}") from error
 
 
-def capture(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelProto:
+def capture(
+    model: nn.Module, signature: Signature, inputs: Sequence[torch.Tensor], outputs: Sequence[str]
+) -> ModelProto:
     """Export ``model`` (see `evaluation_copy`) as PyTorch describes it.
 
     Args:
-        model: takes one tensor, returns one tensor.
-        sample: an example input of two samples; the result takes any other batch size too.
-        input_name: name of the graph's input.
+        model: takes and returns tensors.
+        signature: how it takes them; names of inputs, and the dimensions that vary.
+        inputs: an example, in which these have at least two entries; values do not matter.
+        outputs: names of the outputs.
 
     Raises:
         ExportError: naming the operator, or the line of the model, that cannot be expressed.
     """
+    inputs = [tensor.clone() for tensor in inputs]  # dimensions are found by identity
     try:
         with _quiet(), torch.no_grad():
-            proto = (_traced if _OLD_TORCH else _exported)(model, sample, input_name)
+            proto = (_traced if _OLD_TORCH else _exported)(model, signature, inputs)
     except Exception as error:
-        raise ExportError(f"{type(model).__name__} cannot be exported: {_reason(error)}") from error
+        raise ExportError(f"{type(model).__name__} cannot be exported: {_reason(error, signature)}") from error
     _refuse_sequences(proto, type(model).__name__)
-    _name_batch(proto)
+    for side, names in (("inputs", signature.names), ("outputs", outputs)):
+        found = proto.graph.input if side == "inputs" else proto.graph.output
+        if len(found) != len(names):
+            expected = ", ".join(names)
+            raise ExportError(
+                f"{type(model).__name__} cannot be exported: torch finds {len(found)} {side}, expected {expected}"
+            )
+    _name_values(proto, signature.names, outputs)
+    _name_dimensions(proto, signature)
     return proto
 
 
@@ -133,52 +142,81 @@ def _refuse_sequences(proto: ModelProto, name: str) -> None:
             )
 
 
-def _exported(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelProto:
-    shapes = ({0: torch.export.Dim(BATCH)},)
-    traced = torch.export.export(model, (sample,), dynamic_shapes=shapes, strict=False)
+def _exported(model: nn.Module, signature: Signature, inputs: Sequence[torch.Tensor]) -> ModelProto:
+    # The first dimension is the batch, of which every size must do. Of others torch derives which sizes do (a height
+    # may have to be a multiple of 4); `sized_calls` tries some.
+    batches = {name: torch.export.Dim(name) for names in signature.dynamic for dim, name in names.items() if dim == 0}
+    shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    for tensor, names in zip(inputs, signature.dynamic, strict=True):
+        if names:
+            shapes[tensor] = {dim: batches.get(name, torch.export.Dim.DYNAMIC) for dim, name in names.items()}
+    args, kwargs = signature.arguments(inputs)
+    dynamic = shapes.dynamic_shapes(model, args, kwargs)  # type: ignore[no-untyped-call]
+    traced = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
     program = torch.onnx.export(
-        traced,
-        dynamo=True,
-        opset_version=BASE_OPSET,
-        input_names=[input_name],
-        output_names=[LOGITS],
-        external_data=False,
-        optimize=False,
-        verbose=False,
+        traced, dynamo=True, opset_version=BASE_OPSET, external_data=False, optimize=False, verbose=False
     )
     assert program is not None
     return program.model_proto
 
 
-def _traced(model: nn.Module, sample: torch.Tensor, input_name: str) -> ModelProto:
+def _traced(model: nn.Module, signature: Signature, inputs: Sequence[torch.Tensor]) -> ModelProto:
     """Record one pass through the model; code that branches on values is refused, not baked in."""
     warnings.simplefilter("error", TracerWarning)
     file = io.BytesIO()
+    args, kwargs = signature.arguments(inputs)
     torch.onnx.export(
         model,
-        (sample,),
+        (*args, kwargs) if kwargs else args,
         file,  # type: ignore[arg-type]
         dynamo=False,
         opset_version=BASE_OPSET,
-        input_names=[input_name],
-        output_names=[LOGITS],
-        dynamic_axes={input_name: {0: BATCH}, LOGITS: {0: BATCH}},
+        input_names=list(signature.names),
+        dynamic_axes=dict(zip(signature.names, map(dict, signature.dynamic), strict=True)),
         do_constant_folding=False,
     )
     return onnx.load_from_string(file.getvalue())
 
 
-def _name_batch(model: ModelProto) -> None:
-    """Call the dynamic dimension "batch" in every shape; torch numbers its symbols."""
+def _name_values(model: ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give inputs and outputs their names; an output that is an input, a weight or another output becomes a copy."""
     graph = model.graph
-    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    fixed = {*(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
+    new = {value.name: name for value, name in zip(graph.input, inputs, strict=True)}
+    for value, name in zip(graph.output, outputs, strict=True):
+        if value.name in fixed:
+            copied = f"{name}.copied"
+            graph.node.add(op_type="Identity", input=[value.name], output=[copied])
+            value.name = copied
+        fixed.add(value.name)
+        new[value.name] = name
+    taken = {*inputs, *outputs}
+    for node in graph.node:
+        for name in node.output:
+            if name in taken and name not in new:
+                new[name] = f"{name}.inner"
+    rename(graph, new)
+
+
+def _name_dimensions(model: ModelProto, signature: Signature) -> None:
+    """Call dynamic dimensions by their names in every shape; torch numbers its symbols."""
+    graph = model.graph
+    symbols: dict[str, str] = {}
+    for value, names in zip(graph.input, signature.dynamic, strict=True):
+        for dim, name in names.items():
+            symbol = value.type.tensor_type.shape.dim[dim].dim_param
+            if symbol:
+                symbols.setdefault(symbol, name)
+    if not symbols:
+        return
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, symbols))})\b")
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
-            if symbol and dim.HasField("dim_param"):
-                dim.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", BATCH, dim.dim_param)
+            if dim.HasField("dim_param"):
+                dim.dim_param = pattern.sub(lambda match: symbols[match[0]], dim.dim_param)
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, signature: Signature) -> str:
     """Return one line for what is nested in the exporter's long reports."""
     chain: list[BaseException] = []
     while error not in chain:
@@ -198,13 +236,32 @@ def _reason(error: BaseException) -> str:
         where += f": {place[4].strip()}" if place and place[4] else ""
         return f"its Python code branches on computed values{where}"
     if "Constraints violated" in text or "specialized" in text:
+        return _fixed(text, signature)
+    if "Exporting a ScriptModule is not supported" in text:
+        return "torch exports no TorchScript; give the module that it was made of"
+    return f"{type(chain[-1]).__name__}: {first_line(chain[-1])}"
+
+
+def _fixed(text: str, signature: Signature) -> str:
+    """Return one line for a dimension that torch finds fixed."""
+    named = {name for names in signature.dynamic for name in names.values()}
+    found = re.search(r"Constraints violated \(([^)]*)\)", text)
+    names = sorted(named.intersection(found[1].split(", ") if found else ())) or sorted(named)
+    if names == [BATCH]:
         return (
             "its Python code fixes the batch size: with len(x) in the place of x.shape[0], an `if` on the batch size, "
             "a loop over its samples, or a reshape with a fixed first dimension"
         )
-    if "Exporting a ScriptModule is not supported" in text:
-        return "torch exports no TorchScript; give the module that it was made of"
-    return f"{type(chain[-1]).__name__}: {first_line(chain[-1])}"
+    advice = [
+        line.strip() for line in text.partition("Suggested fixes:")[2].splitlines() if " = " in line and "-" not in line
+    ]
+    guard = re.search(r"code specialized it to be a constant \((\d+)\)", text)
+    fixed = f"{' or '.join(names)} at {guard[1]}" if guard else " or ".join(names)
+    says = f"; torch.export says: {', '.join(dict.fromkeys(advice))}" if advice else ""
+    return (
+        f"its Python code fixes {fixed}, which is said to vary (dynamic): an `if` on the size, len(x) in the place of "
+        f"x.shape[0], a loop over it, or a reshape with a fixed size{says}"
+    )
 
 
 @contextlib.contextmanager

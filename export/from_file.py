@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +16,12 @@ from ..compress.inputs import AnyInput
 from ..compress.recover import LoadedNetwork, load_network
 from ..compress.seedmask import Network, SeedMask
 from .export_options import ExportOptions
-from .input_metadata import CLASSES
+from .input_metadata import CLASSES, RECIPE
 from .pipeline import write_model
 from .report import ExportReport
 from .runtime.records import WEIGHTS_DIGEST
 from .samples import model_input
+from .tensor_text import read_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +40,8 @@ def export_network(
     model: str | None = None,
     input: AnyInput | None = None,  # noqa: A002
     max_weights: int | None = None,
+    tensors: Sequence[str] = (),
+    dynamic: Sequence[str] = (),
 ) -> ExportReport:
     """Export a ``.seedmask`` file or a checkpoint to ONNX and compare the result with PyTorch.
 
@@ -50,6 +54,8 @@ def export_network(
         model: name of the model, for files whose architecture is the user's own code, or that name none.
         input: what the network takes, for files that do not say it.
         max_weights: refuse ``.seedmask`` files that declare more weights; see `read_seedmask`.
+        tensors: what forward() takes, for files that do not say it, see `read_tensors`.
+        dynamic: dimensions of images or texts that vary: ``height``, ``width`` or ``length``.
 
     Raises:
         ConfigError: an option that the network does not have.
@@ -59,24 +65,41 @@ def export_network(
     check_output(target, source, *([data_dir] if data_dir is not None else []), kind="onnx")
     options = options or ExportOptions()
     network = load_network(source, model=model, input=input, max_weights=max_weights)
-    data = network.known_data(source)
+    if network.data is None and not tensors:
+        raise ConfigError(
+            f"{source}: does not say what it takes: give --input 3x224x224:MEAN:STD for images, --tensor "
+            "'NAME=float32[batch,16000]' for each argument of forward() otherwise, or use export_onnx() in Python"
+        )
+    if network.data is not None and tensors:
+        raise ConfigError(f"{source}: takes {network.data.input.noun}s: leave out --tensor")
+    if tensors and (dynamic or data_dir is not None):
+        what = "--dynamic" if dynamic else "--data-dir"
+        raise ConfigError(f"{what} is for images and texts: with --tensor, name the sizes that vary in it")
+    example, varying = read_tensors(tensors)
     weights = network.masked()
     if weights is None and options.candidates != ("dense",):
         raise ConfigError(
             f"{source}: form {options.form} is for masked weights, and this network has none; take form dense"
         )
-    samples = _test_inputs(network, data_dir)
-    given = model_input(data.input, samples, normalize=options.normalize)
+    if network.data is None:
+        given = model_input(network.model, example, None, normalize=options.normalize, dynamic=varying)
+    else:
+        samples = _test_inputs(network, data_dir)
+        described = network.data.input
+        given = model_input(network.model, described, samples, normalize=options.normalize, dynamic=dynamic)
     report = write_model(network.model, target, given, options, _provenance(network, weights), weights)
     return replace(report, unfinished=network.unfinished)
 
 
 def _provenance(network: LoadedNetwork, weights: SeedMask | Network | None) -> dict[str, str]:
     values: dict[str, str] = {}
-    if network.data is not None and network.data.classes:
-        values[CLASSES] = json.dumps(network.data.classes)
+    classes = list(network.data.classes) if network.data is not None else []
+    if network.data is None and isinstance(weights, SeedMask):  # names need no image
+        classes = list(weights.manifest.classes or [])
+    if classes:
+        values[CLASSES] = json.dumps(classes)
     if network.recipe is not None:
-        values["iterand.recipe"] = network.recipe.model_dump_json()
+        values[RECIPE] = network.recipe.model_dump_json()
     if weights is not None:
         values[WEIGHTS_DIGEST] = weights.weights_digest
         values["iterand.sparsity"] = f"{weights.sparsity:.6f}"

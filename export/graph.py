@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from onnx import (
 
 from .coded import CodedWeight
 
-__all__ = ["Graph", "producers", "settings"]
+__all__ = ["Graph", "producers", "rename", "rename_in", "settings"]
 
 
 class Graph:
@@ -170,6 +170,23 @@ def producers(nodes: Iterable[NodeProto]) -> dict[str, NodeProto]:
 def settings(node: NodeProto) -> dict[str, Any]:
     """Return the attributes of a node."""
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Give values of a graph other names wherever they are read or written, also inside subgraphs."""
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    rename_in(graph.node, names)
+
+
+def rename_in(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:
+    """Give values other names in the nodes that read or write them."""
+    for node in nodes:
+        for field in (node.input, node.output):
+            for index, name in enumerate(field):
+                field[index] = names.get(name, name)
+        for inner in _subgraphs(node):
+            rename(inner, names)
 
 
 def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:

@@ -21,7 +21,7 @@ from ..compress.mask.layers import masked_layers, pruned_layers
 from ..compress.mask.masking import to_dense
 from ..compress.pack import network_of
 from ..compress.seedmask import Network, SeedMask, read_seedmask
-from .capture import LOGITS, capture, evaluation_copy, plain_module, undisturbed
+from .capture import capture, evaluation_copy, plain_module, undisturbed
 from .coded import CodedWeight, coded_weights
 from .export_options import ExportOptions
 from .forms import write_form
@@ -36,14 +36,15 @@ from .passes.preprocessing import PIXELS
 from .passes.shrink import shrink as remove_dead_units
 from .passes.softmax import OUTPUT, PROBABILITIES, add_softmax
 from .report import ExportReport, ShrinkReport
-from .runtime.agreement import check_repeatable, compare, logits_of
+from .runtime.agreement import check_repeatable, compare, outputs_of, sized_calls
 from .runtime.expansion import load_model, open_exported
-from .runtime.probe import PROBE, Probe
+from .runtime.probe import PROBE, write_probes
 from .runtime.records import FORM, WEIGHTS, WEIGHTS_DIGEST, record_metadata
-from .runtime.structure import accepted_difference, check_structure
+from .runtime.structure import accepted_difference, check_structure, largest_difference
 from .runtime.verification import verify_weights
-from .samples import GraphPass, ModelInput
+from .samples import Call, GraphPass, ModelInput
 from .session import session_options, shown
+from .signature import LOGITS
 
 __all__ = ["build", "write_model"]
 
@@ -62,7 +63,7 @@ def write_model(
     Args:
         model: the user's.
         path: the file to write.
-        given: the model's input, and samples of it.
+        given: the model's inputs, and samples of them.
         options: all choices.
         metadata: further entries for the file.
         weights: the network that a plain module was recovered from: its file, the path of that, or in memory.
@@ -86,30 +87,33 @@ def write_model(
                 f"form {options.form}: {type(model).__name__} is a plain module, whose weights may be any numbers; "
                 "give the subnetwork itself, or weights= the file that it was recovered from, or take form dense"
             )
-        taken = {given.name, LOGITS, *([PIXELS] if given.bake else []), *([PROBABILITIES] if options.softmax else [])}
+        forms = _possible(options, coded)
+        probed = given.probe()
+        outputs = _first_outputs(model, copied, given, next(given.calls()))
+        taken = {*given.signature.names, *outputs, *([PIXELS] if given.bake else [])}
+        taken |= {PROBABILITIES} if options.softmax else set()
         for name in sorted(taken & copied.state_dict().keys()):
             raise ExportError(f"{name}: a parameter or buffer has the name of the graph's input or output; rename it")
-        forms = _possible(options, coded)
-        inputs = given.network(given.samples)
-        logits = _first_logits(model, copied, inputs)
-        if options.softmax and logits.ndim != 2:
-            raise ConfigError(f"softmax: expected a model with an output [batch, classes], got {list(logits.shape)}")
+        main = next(iter(outputs.values()))
+        probabilities = _logits_among(outputs) if options.softmax else None
         classes = _classes(properties)
-        if classes and logits.shape[1:2] != (len(classes),):
+        if classes and main.shape[1:2] != (len(classes),):
             raise ConfigError(
                 f"metadata: {CLASSES} names {len(classes)} classes, the model's output has the shape "
-                f"[batch, {', '.join(map(str, logits.shape[1:]))}]"
+                f"[batch, {', '.join(map(str, main.shape[1:]))}]"
             )
-        probed = given.network(given.probe)
-        check_repeatable(copied, torch.cat([probed, inputs[:8]]))
-        probe = logits_of(copied, probed).numpy()
+        check_repeatable(copied, given, [probed, *given.calls(8)])
+        sized = sized_calls(copied, given)
+        recorded = {name: value.numpy() for name, value in outputs_of(copied, given, probed.network).items()}
         shrunk: list[ShrinkReport] = []
         passes: list[GraphPass] = [lambda graph: shrunk.append(remove_dead_units(graph))] if options.shrink else []
         passes += [given.bake] if given.bake is not None else []
-        passes += [add_softmax] if options.softmax else []
-        graph = build(copied, inputs, given.name, passes, opset=options.opset, weights=coded)
+        if probabilities is not None:
+            number = list(outputs).index(probabilities)
+            passes.append(lambda graph: add_softmax(graph, number))
+        graph = build(copied, given, list(outputs), passes, opset=options.opset, weights=coded)
         names = [name for name in coded if name in graph.coded]
-        properties[PROBE] = Probe.of(probe).model_dump_json()
+        properties[PROBE] = write_probes(recorded)
         if names:
             properties[WEIGHTS] = record_metadata(names, coded, graph.coded)
         if len(names) < len(coded):  # unused weights, and second names: what is left cannot show the digest of all
@@ -126,8 +130,8 @@ def write_model(
         check_structure(temporary)
         verify_weights(load_model(temporary))
         session = open_exported(temporary, session_options())
-        agreement = compare(session, copied, inputs, given.file(given.samples), probabilities=options.softmax)
-        compare(session, copied, probed, given.file(given.probe), probabilities=options.softmax)  # as verify does
+        agreement = compare(session, copied, given, given.calls(), probabilities=probabilities)
+        compare(session, copied, given, [probed, *sized], probabilities=probabilities)  # the first as verify does
         size = temporary.stat().st_size
     return ExportReport(
         path=Path(path),
@@ -138,7 +142,7 @@ def write_model(
         unmasked_bytes=_unmasked(graph),
         form_bytes=sizes,
         max_abs_difference=agreement.max_abs_difference,
-        samples=agreement.samples,
+        samples=given.count,
         argmax_agreement=agreement.argmax_agreement,
         shrink=shrunk[0] if shrunk else None,
     )
@@ -146,8 +150,8 @@ def write_model(
 
 def build(
     model: nn.Module,
-    inputs: torch.Tensor,
-    input_name: str,
+    given: ModelInput,
+    outputs: Sequence[str],
     passes: Sequence[GraphPass],
     *,
     opset: int,
@@ -157,8 +161,8 @@ def build(
 
     Args:
         model: the copy.
-        inputs: of the right type and shape; their values do not matter.
-        input_name: name of the graph's input.
+        given: its inputs.
+        outputs: names of its outputs.
         passes: what is done to the graph in the end.
         opset: version of the ONNX operator set.
         weights: those whose codes are known, by name.
@@ -166,7 +170,7 @@ def build(
     Raises:
         ExportError: see `capture` and `convert`.
     """
-    graph = Graph(capture(model, torch.zeros_like(inputs[:1]).repeat(2, *[1] * (inputs.ndim - 1)), input_name))
+    graph = Graph(capture(model, given.signature, given.plain(), outputs))
     remove_identities(graph)
     drop_zero_biases(graph, fold_constants(graph))
     fix_reshapes(graph)
@@ -240,14 +244,14 @@ def _coded(model: nn.Module, weights: SeedMask | Network | None) -> tuple[nn.Mod
     return copied, coded
 
 
-def _first_logits(model: nn.Module, copied: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+def _first_outputs(model: nn.Module, copied: nn.Module, given: ModelInput, first: Call) -> dict[str, torch.Tensor]:
     """Run a model, which may fail, and compare a subnetwork with itself without masks.
 
     Raises:
         ExportError: it does not run, in plain words; or what the masks are taken off of computes something else.
     """
     try:
-        logits = logits_of(copied, inputs[:1])
+        outputs = outputs_of(copied, given, first.network)
     except ExportError as error:
         kinds = {str(value.dtype) for value in model.state_dict().values() if isinstance(value, torch.Tensor)}
         odd = sorted(kinds & {"torch.float64", "torch.float16", "torch.bfloat16"})
@@ -258,15 +262,37 @@ def _first_logits(model: nn.Module, copied: nn.Module, inputs: torch.Tensor) -> 
             "forward() convert to the type of the weights, not to a fixed one)"
         ) from error
     if masked_layers(model) or pruned_layers(model):
-        masked = logits_of(evaluation_copy(model), inputs[:1])
-        difference = float((masked - logits).abs().max())
-        if not difference <= accepted_difference(masked.numpy()):
-            raise ExportError(
-                f"{type(model).__name__} computes something else without its masks, and so do files of it: outputs "
-                f"differ by {difference:.3g}; its forward() changes a masked weight in place, which is lost while the "
-                "weight follows from seed and mask: let it compute another tensor"
-            )
-    return logits
+        for name, masked in outputs_of(evaluation_copy(model), given, first.network).items():
+            difference = largest_difference(masked.numpy(), outputs[name].numpy())
+            if not difference <= accepted_difference(masked.numpy()):
+                raise ExportError(
+                    f"{type(model).__name__} computes something else without its masks, and so do files of it: outputs "
+                    f"differ by {difference:.3g}; its forward() changes a masked weight in place, which is lost while "
+                    "the weight follows from seed and mask: let it compute another tensor"
+                )
+    return outputs
+
+
+def _logits_among(outputs: Mapping[str, torch.Tensor]) -> str:
+    """The output that a softmax goes behind: the only one, or of several the one called ``logits``.
+
+    Raises:
+        ConfigError: there is none, or it has no classes.
+    """
+    if len(outputs) > 1 and LOGITS not in outputs:
+        raise ConfigError(
+            f"softmax: the network has the outputs {', '.join(outputs)}, none of them called {LOGITS}: leave it out, "
+            f'or let forward() return a dictionary with the key "{LOGITS}"'
+        )
+    name = LOGITS if LOGITS in outputs else next(iter(outputs))
+    if outputs[name].ndim < 2 or not outputs[name].is_floating_point():
+        raise ConfigError(
+            "softmax: expected a model with an output [batch, classes] or [batch, classes, …], got "
+            f"{str(outputs[name].dtype).removeprefix('torch.')} {list(outputs[name].shape)}"
+        )
+    if PROBABILITIES in outputs:
+        raise ConfigError(f"softmax: the network has an output called {PROBABILITIES} already; leave it out")
+    return name
 
 
 def _properties(own: Mapping[str, str], metadata: Mapping[str, str] | None, *, softmax: bool) -> dict[str, str]:

@@ -32,6 +32,7 @@ from iterand_compress.export.passes.constants import drop_zero_biases, fix_resha
 from iterand_compress.export.passes.shrink import shrink
 from iterand_compress.export.report import LayerShrink, ShrinkReport
 from iterand_compress.export.session import open_session
+from iterand_compress.export.signature import Signature
 
 SIZE = 8
 
@@ -44,7 +45,8 @@ def graph_of(model: nn.Module, inputs: torch.Tensor, coded: dict[str, CodedWeigh
     key = f"{model}{inputs.shape[1:]}"
     if key not in CAPTURED:
         sample = inputs[:1].repeat(2, *[1] * (inputs.ndim - 1))
-        CAPTURED[key] = capture(evaluation_copy(model), sample, "input").SerializeToString()
+        graph = capture(evaluation_copy(model), Signature.single("input"), [sample], ["logits"])
+        CAPTURED[key] = graph.SerializeToString()
     graph = Graph(onnx.load_from_string(CAPTURED[key]))
     for name, value in model.state_dict().items():
         if name in graph.initializers:

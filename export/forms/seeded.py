@@ -8,7 +8,7 @@ from onnx import NodeProto, TensorProto, helper
 from ...compress.seed.codebooks import get_codebook
 from ...compress.seed.philox import KNOWN_ANSWERS
 from ..coded import CodedWeight
-from ..graph import Graph
+from ..graph import Graph, rename_in
 from .emitter import Emitter
 from .layouts import write_numbers
 from .packed import write_packed, write_scaled
@@ -80,19 +80,36 @@ def write_known_answers(graph: Graph, functions: set[str]) -> None:
     inputs += [emitter.tensor(f"key{i}", np.array([values], np.int64)) for i, values in enumerate(keys)]
     inputs.append(emitter.tensor("answers", np.concatenate([answers & 0xFFFF, answers >> 16])))
     emitter.call("KnownAnswers", inputs, "")
+    checked: set[str] = set()
     for output in graph.outputs:
         node, index = _last_constant(graph, output.name)
-        if index is not None:
-            checked = graph.fresh(f"{node.input[index]}.checked")
-            graph.expansion.append(helper.make_node("Mul", [node.input[index], CHECK], [checked], name=checked))
-            node.input[index] = checked
-        else:
-            unchecked = graph.fresh(f"{output.name}.unchecked")
-            node = graph.producers()[output.name]
-            node.output[list(node.output).index(output.name)] = unchecked
-            graph.nodes.append(
-                helper.make_node("Mul", [unchecked, CHECK], [output.name], name=f"{output.name}.checked")
-            )
+        if index is None:
+            _check_output(graph, output.name)
+        elif node.input[index] not in checked:
+            product = graph.fresh(f"{node.input[index]}.checked")
+            graph.expansion.append(helper.make_node("Mul", [node.input[index], CHECK], [product], name=product))
+            node.input[index] = product
+            checked.add(product)
+
+
+def _check_output(graph: Graph, output: str) -> None:
+    """Multiply an output with `CHECK`; whole numbers become -1 where it is NaN, and booleans stay."""
+    kind = graph.type_of(output)
+    if kind not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64):
+        return
+    unchecked = graph.fresh(f"{output}.unchecked")
+    rename_in(graph.nodes, {output: unchecked})
+    factor, name = CHECK, f"{output}.checked"
+    if kind in (TensorProto.INT32, TensorProto.INT64):
+        right, wrong = graph.fresh(f"{output}.right"), graph.fresh(f"{output}.wrong")
+        graph.put(wrong, np.array(-1, helper.tensor_dtype_to_np_dtype(kind)))
+        graph.nodes.append(helper.make_node("Equal", [CHECK, CHECK], [right], name=right))  # NaN is not
+        graph.nodes.append(helper.make_node("Where", [right, unchecked, wrong], [output], name=name))
+        return
+    if kind != TensorProto.FLOAT:
+        factor = graph.fresh(f"{output}.check")
+        graph.nodes.append(helper.make_node("Cast", [CHECK], [factor], name=factor, to=kind))
+    graph.nodes.append(helper.make_node("Mul", [unchecked, factor], [output], name=name))
 
 
 def _last_constant(graph: Graph, output: str) -> tuple[NodeProto, int | None]:

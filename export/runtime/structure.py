@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from ..session import failing_as, model_source
 
-__all__ = ["TOLERANCE", "accepted_difference", "check_structure", "rounding"]
+__all__ = [
+    "TOLERANCE",
+    "accepted_difference",
+    "accepted_share",
+    "check_structure",
+    "largest_difference",
+    "rounding",
+]
 
 TOLERANCE = 1e-4
 """Largest accepted difference, relative to the spread of the outputs; see `accepted_difference`."""
@@ -37,6 +44,16 @@ def accepted_difference(outputs: NDArray[Any], logits: NDArray[Any] | None = Non
     return TOLERANCE * spread + rounding(outputs, logits)
 
 
+def accepted_share(count: int) -> float:
+    """Of ``count`` whole numbers, such as the classes of pixels, how many rounding may change: one in a thousand."""
+    return count / 1000
+
+
+def largest_difference(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """The largest absolute difference; NaN if any is NaN."""
+    return float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max(initial=0.0))
+
+
 def rounding(outputs: NDArray[Any], logits: NDArray[Any] | None = None) -> float:
     """What another order of additions may change: 32 units in the last place of the largest magnitude.
 
@@ -46,6 +63,8 @@ def rounding(outputs: NDArray[Any], logits: NDArray[Any] | None = None) -> float
     p times what z moves.
     """
     kind = (outputs if logits is None else logits).dtype
+    if kind.kind != "f":
+        return 0.0
     precision = max(np.finfo(kind).eps, np.finfo(np.float32).eps)  # of float64 too: the network computes in float32
     largest = float(np.abs(outputs.astype(np.float64)).max(initial=0.0))
     if logits is not None:

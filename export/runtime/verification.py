@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from ...compress.errors import ExportError
+from ...compress.errors import ConfigError, ExportError
 from ...compress.seedmask.tensor_recovery import combined_digest
 from ..forms import DOMAIN
 from ..graph import producers
+from ..input_metadata import read_input_metadata, read_tensor_inputs
 from ..passes.softmax import OUTPUT, PROBABILITIES, softmax
-from .classifier import OnnxClassifier
-from .expansion import expand, load_model
-from .probe import PROBE, Probe
+from ..session import failing_as, first_line, session_options
+from .expansion import expand, load_model, open_exported
+from .probe import PROBE, Probe, positions, read_probes
 from .records import FORM, WEIGHTS_DIGEST, WeightRecord, digest_of, metadata_of, records_of
-from .structure import accepted_difference, check_structure
+from .structure import accepted_difference, accepted_share, check_structure, largest_difference
 
 __all__ = ["OnnxVerification", "verify_onnx", "verify_weights"]
 
@@ -132,23 +133,61 @@ def _codes_of(node: NodeProto, name: str) -> str:
 
 
 def _compare(path: Path, metadata: dict[str, str]) -> float:
-    """The largest difference to the recorded logits."""
+    """The largest difference to the recorded outputs."""
     if PROBE not in metadata:
         raise ExportError("not exported by this version of iterand-compress: its metadata hold no probe")
-    classifier = OnnxClassifier(path)
-    computed = classifier.outputs(classifier.input.probe())
-    if computed.dtype.kind != "f":
-        raise ExportError(f"expected floating-point outputs, got {computed.dtype}")
-    logits = Probe.parse(metadata[PROBE]).astype(computed.dtype)
-    probabilities = metadata.get(OUTPUT) == PROBABILITIES
+    probes = read_probes(metadata[PROBE])
+    session = open_exported(path, session_options())
+    inputs, outputs = ([value.name for value in side] for side in (session.get_inputs(), session.get_outputs()))
+    fed = _recorded_inputs(metadata)
+    for what, names, recorded in (("inputs", inputs, fed), ("outputs", outputs, probes)):
+        if len(names) != len(recorded):
+            raise ExportError(f"expected {len(recorded)} {what}, got {len(names)}: {', '.join(names)}")
+    with failing_as("onnxruntime cannot run it: "):
+        computed = session.run(None, dict(zip(inputs, fed, strict=True)))
+    several = metadata.get(OUTPUT) == PROBABILITIES
+    return max(
+        _difference(name, np.asarray(values), probe, kept, probabilities=several and name == PROBABILITIES)
+        for name, values, (probe, kept) in zip(outputs, computed, probes, strict=True)
+    )
+
+
+def _recorded_inputs(metadata: dict[str, str]) -> list[NDArray[Any]]:
+    """What a file was fed with when it was made."""
+    try:
+        tensors = read_tensor_inputs(metadata)
+        if tensors is not None:
+            return [tensor.noise(index) for index, tensor in enumerate(tensors)]
+        described = read_input_metadata(metadata)
+    except KeyError as error:
+        raise ExportError(f"its metadata lack {error}; export it again") from error
+    except (ValueError, TypeError, ConfigError) as error:
+        raise ExportError(f"damaged metadata: {first_line(error)}; export it again") from error
+    if described is None:
+        raise ExportError("its metadata do not say what it takes; export it again")
+    input, baked = described  # noqa: A001
+    return [input.normalize(input.probe()) if baked is False else input.probe()]
+
+
+def _difference(name: str, output: NDArray[Any], probe: Probe, kept: NDArray[Any], *, probabilities: bool) -> float:
+    """The largest difference of one output to what is recorded of it; 0 for whole numbers."""
+    if list(output.shape) != probe.shape:
+        raise ExportError(f"expected outputs of shape {probe.shape}, got {list(output.shape)} ({name})")
+    if (output.dtype.kind == "f") != (kept.dtype.kind == "f"):
+        raise ExportError(
+            f"expected {'floating-point' if kept.dtype.kind == 'f' else 'whole'} outputs, got {output.dtype}"
+        )
+    computed = positions(output, probe.step)
+    wrong = "computes something else here than PyTorch did when it was exported"
+    if kept.dtype.kind != "f":
+        unequal = int((computed.astype(np.int64) != kept).sum())
+        if unequal > accepted_share(kept.size):
+            raise ExportError(f"{wrong}: {unequal} of {kept.size} whole numbers of {name}")
+        return 0.0
+    logits: NDArray[Any] = kept.astype(output.dtype)
     expected: NDArray[Any] = softmax(logits) if probabilities else logits
-    if computed.shape != expected.shape:
-        raise ExportError(f"expected outputs of shape {list(expected.shape)}, got {list(computed.shape)}")
-    difference = float(np.abs(computed.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
+    difference = largest_difference(computed, expected)
     accepted = accepted_difference(expected, logits if probabilities else None)
     if not difference <= accepted:  # and not >, so that NaN is refused
-        raise ExportError(
-            f"computes something else here than PyTorch did when it was exported: largest difference of the probe "
-            f"{difference:.3g}, accepted {accepted:.3g}"
-        )
+        raise ExportError(f"{wrong}: largest difference of the probe {difference:.3g}, accepted {accepted:.3g}")
     return difference
