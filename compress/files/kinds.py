@@ -50,8 +50,9 @@ _OTHER_FORMATS = {
 }
 #: What to do with trained weights.
 NO_SEED = (
-    "only a network whose weights come from a seed can be packed, one that 'iterand-compress train' or Subnetwork() has "
-    "made and trained from new; weights that are trained already go to ONNX as they are, in Python with export_onnx()"
+    "only a network whose weights come from a seed can be packed, one that 'iterand-compress train' or Subnetwork() "
+    "has made and trained from new; weights that are trained already go to ONNX as they are, with export_onnx() in "
+    "Python"
 )
 _ADVICE = {
     "seedmask": "it is packed already: iterand-compress inspect {path}",

@@ -32,8 +32,8 @@ def warn_of_discarded(model: nn.Module, chosen: Sequence[Chosen], stacklevel: in
     if name is not None:
         warnings.warn(
             f"{type(model).__name__}: its weights look trained (layer {name} does) and are replaced by random numbers "
-            "of the seed, which the methods here begin with; layers with requires_grad=False, and those that filter_fn= "
-            "leaves out, stay as they are",
+            "of the seed, which the methods here begin with; layers with requires_grad=False, and those that "
+            "filter_fn= leaves out, stay as they are",
             DiscardedWeightsWarning,
             stacklevel=stacklevel + 1,
         )
