@@ -83,7 +83,7 @@ def inspect_checkpoint(file: Path, as_json: bool) -> None:
     click.echo(takes_line(run.data.input, run.data.classes))
     if run.unfinished is not None:
         click.echo(run.unfinished)
-    elif run.test:
+    elif run.test and accuracy is not None:
         click.echo(
             f"complete after {train.epochs} epochs, {run.position.step:,} steps: test accuracy {100 * accuracy:.2f} % "
             f"({run.test['correct']:,} of {run.test['images']:,})"

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx import TensorProto, ValueInfoProto
+from onnx import NodeProto, TensorProto, ValueInfoProto
 
 from ..compress.errors import ExportError
 from .runtime.expansion import load_model
@@ -98,9 +98,8 @@ def onnx_contents(path: str | os.PathLike[str]) -> OnnxContents:
     )
 
 
-def _is_constant(node: object) -> bool:
-    attributes = getattr(node, "attribute", ())
-    return getattr(node, "op_type", "") == "Constant" and len(attributes) == 1 and attributes[0].name == "value"
+def _is_constant(node: NodeProto) -> bool:
+    return node.op_type == "Constant" and [attribute.name for attribute in node.attribute] == ["value"]
 
 
 def _value(value: ValueInfoProto) -> OnnxValue:

@@ -142,7 +142,8 @@ def test_a_finished_run_is_not_extended_in_silence(digits) -> None:
     before = Path(digits.checkpoint).read_bytes()
     line = fail(2, "train", "--resume", "--out", digits.checkpoint, "--epochs", 9, "--device", "cpu", "-q")
     assert (
-        "model.ckpt: cannot go on for 9 epochs: its learning rate has followed a schedule of 3, that of 9 differs from "
-        "the first epoch on; start a new run, by the same command without --resume, with --epochs 9 and another --out"
+        "model.ckpt: cannot resume with other settings (train.epochs: 3 → 9); a schedule of 9 epochs has other "
+        "learning rates from the first epoch on, so a run cannot be extended: train anew, by the same command with "
+        "another --out instead of --resume"
     ) in line
     assert Path(digits.checkpoint).read_bytes() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ __all__ = ["trained_layer", "warn_of_discarded"]
 # Of a matrix of independent numbers the largest singular value is std · (√rows + √columns), whatever their
 # distribution (Bai and Yin, 1993). For one of 32 rows and columns at least, 1.5 times as much comes once in 10⁷ times.
 _OUTLIER, _SMALLEST, _LARGEST, _ITERATIONS = 1.5, 32, 4096, 8
-_NORMS = (nn.LayerNorm, nn.GroupNorm, *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []))
+_NORMS: tuple[Any, ...] = (nn.LayerNorm, nn.GroupNorm, *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []))
 
 
 def warn_of_discarded(model: nn.Module, chosen: Sequence[Chosen], stacklevel: int) -> None:
@@ -51,6 +52,8 @@ def trained_layer(model: nn.Module, chosen: Sequence[Chosen]) -> str | None:
         chosen: its weights that can be masked.
     """
     normalised = False
+    name: str
+    module: Any
     for name, module in model.named_modules():
         mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
         if isinstance(mean, Tensor) and isinstance(variance, Tensor) and not mean.is_meta:

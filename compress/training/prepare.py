@@ -129,19 +129,15 @@ def read_checkpoint(recipe: Recipe, options: RunOptions, group: Group) -> Checkp
                     "as --out"
                 )
             changed = differences(stored.recipe, recipe)
-            epochs = stored.recipe.train.epochs, recipe.train.epochs
-            if epochs[0] != epochs[1]:
-                # A run is a function of its settings, and that of other epochs is another one from its first step on.
-                raise ConfigError(
-                    f"{out}: cannot go on for {epochs[1]} epochs: its learning rate has followed a schedule of "
-                    f"{epochs[0]}, that of {epochs[1]} differs from the first epoch on; start a new run, by the "
-                    f"same command without --resume, with --epochs {epochs[1]} and another --out"
-                )
             if changed:
-                raise ConfigError(
-                    f"{out}: cannot resume with other settings ({'; '.join(changed)}); "
-                    "leave them out, or start a new run"
-                )
+                advice = "leave them out, or start a new run"
+                if stored.recipe.train.epochs != recipe.train.epochs:  # which would be another run from its start
+                    advice = (
+                        f"a schedule of {recipe.train.epochs} epochs has other learning rates from the first epoch on, "
+                        "so a run cannot be extended: train anew, by the same command with another --out instead of "
+                        "--resume"
+                    )
+                raise ConfigError(f"{out}: cannot resume with other settings ({'; '.join(changed)}); {advice}")
             content = out.read_bytes() if group.size > 1 else b""
         elif group.main and not options.force and out.exists():
             raise CheckpointError(
