@@ -89,7 +89,9 @@ def command(*arguments: object, threads: int | None = None) -> dict[str, Any]:
 def recipe_of(options: Sequence[str]) -> Recipe:
     """The settings that options of `train` stand for; an option that does not exist ends the benchmark."""
     given = train_command.make_context("train", list(options)).params
-    return override(load_recipe(given["recipe"]), recipe_changes(given))
+    changes = recipe_changes(given)
+    method = changes.get("subnetwork.method")
+    return override(load_recipe(given["recipe"], **({"subnetwork": {"method": method}} if method else {})), changes)
 
 
 def train(run: TrainingRun, folder: Path, *, data_dir: Path | None = None, threads: int | None = None) -> Path:

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..compress.errors import ConfigError, import_extra
-from .options import FilePath, data_options, device_option, json_option, max_weights_option, model_option, print_json
+from .options import (
+    FilePath,
+    check_plot,
+    data_options,
+    device_option,
+    json_option,
+    max_weights_option,
+    model_option,
+    print_json,
+)
 from .table import print_table
 
 if TYPE_CHECKING:
@@ -75,7 +83,7 @@ def command(
     from ..compress.analysis.ablation import CHANGES, AblationOptions, ablate
 
     if plot is not None:
-        _check_plot(plot, force, file)
+        check_plot(plot, file, force=force)
     ablation = ablate(
         file,
         AblationOptions(
@@ -95,18 +103,6 @@ def command(
         from .ablation_plot import draw
 
         draw(ablation, plot)
-
-
-def _check_plot(path: Path, force: bool, file: Path) -> None:
-    """Refuse what would keep the plot from being written, before an hour of training."""
-    from ..compress.files.atomic import check_output
-
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"--plot: expected a name that ends in .png, got {path}")
-    check_output(path, file, kind=None)
-    if path.exists() and not force:
-        raise ConfigError(f"{path}: exists already; --force replaces it")
-    import_extra("matplotlib", "plots", "--plot")
 
 
 def _reporter(name: str, quiet: bool) -> Reporter:

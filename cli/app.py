@@ -33,6 +33,7 @@ _COMMANDS = (
     "diff",
     "ablate",
     "eval",
+    "predict",
     "export",
     "theory",
     "recipes",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .options import DISTRIBUTION_CHOICES, METHOD_CHOICES, NamedChoice, json_option, print_json
-from .table import print_table
+from .table import print_multiply_adds, print_table
 
 __all__ = ["command"]
 
@@ -78,6 +78,9 @@ def command(
 
     Masks and redraws are taken as random: what training finds is hardly more regular. State is exact (pack
     --state-dtype float16 halves it); names of classes and settings of the recipe change the header a little.
+
+    Multiply-adds (MACs) are those of convolutions, linear layers and attention for one image or text; kernels that
+    skip pruned weights would need those of the kept ones.
     """
     from ..compress.analysis.estimate import estimate
     from ..compress.inputs import AnyInput, ImageInput, TextInput
@@ -115,6 +118,7 @@ def command(
     sizes = ("mask", "log", "coat", "state", "header", "file", "dense")
     totals = {name: getattr(estimated, name) for name in ("weights", "kept", *(f"{size}_bytes" for size in sizes))}
     totals["ratio"] = estimated.dense_bytes / estimated.file_bytes
+    totals |= {"multiply_adds": estimated.multiply_adds, "kept_multiply_adds": estimated.kept_multiply_adds}
     if as_json:
         print_json(
             {
@@ -162,3 +166,7 @@ def command(
         + f"state {estimated.state_bytes:,}, header {estimated.header_bytes:,}; dense {estimated.dense_bytes:,} bytes, "
         f"{totals['ratio']:.1f} times as large"
     )
+    if estimated.multiply_adds is None or estimated.kept_multiply_adds is None:
+        click.echo(f"multiply-adds: not counted, because the network does not run on one {network_input.noun} here")
+    else:
+        print_multiply_adds(estimated.multiply_adds, estimated.kept_multiply_adds, network_input.noun)

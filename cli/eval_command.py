@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..compress.errors import ConfigError, DataError
-from .options import FilePath, data_options, device_option, json_option, max_weights_option, model_option, print_json
+from .options import (
+    FilePath,
+    data_options,
+    device_option,
+    input_option,
+    json_option,
+    max_weights_option,
+    model_option,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +40,7 @@ __all__ = ["command"]
 @click.argument("file", type=FilePath)
 @data_options
 @model_option
+@input_option
 @click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True)
 @device_option
@@ -42,6 +52,7 @@ def command(
     data_dir: Path | None,
     download: bool,
     model: str | None,
+    network_input: AnyInput | None,
     split: str,
     batch_size: int,
     device: str,
@@ -63,11 +74,13 @@ def command(
 
     onnx = file.suffix.lower() == ".onnx"
     where = torch.device("cpu") if onnx else resolve_device(device)
-    logits, recipe, classes, own, unfinished = (
-        _onnx_classifier(file) if onnx else _torch_classifier(file, model, where, max_weights)
+    if onnx and network_input is not None:
+        raise click.UsageError("--input is for .seedmask files: an ONNX file says itself what it takes.")
+    logits, recipe, classes, own, remarks = (
+        _onnx_classifier(file) if onnx else _torch_classifier(file, model, network_input, where, max_weights)
     )
     if recipe is None and data is None:
-        raise ConfigError(f"{file}: the file does not say what it was trained on; give --data")
+        raise ConfigError(f"{file}: the file does not say what it was trained on: give --data NAME (and --data-dir)")
     config = _data_config(recipe, data, own)
     if (own.noun == "text") != (config.name in TEXT_DATASETS):
         raise DataError(f"{file} takes {own.noun}s, which {config.name} does not have")
@@ -82,7 +95,7 @@ def command(
                 f"{file} takes images of shape {own.shape}, {bundle.name} has {shape}: "
                 "give images of these channels (1: grey, 3: colour), height and width"
             )
-    if classes is not None and len(classes) != len(bundle.classes):
+    if classes and len(classes) != len(bundle.classes):
         raise DataError(f"{file} tells {len(classes)} classes apart, {bundle.name} has {len(bundle.classes)}")
     for number, (known, other) in enumerate(zip(classes or (), bundle.classes, strict=False)):
         if known != other:  # an accuracy would compare numbers that mean different things
@@ -92,6 +105,14 @@ def command(
     images = bundle.test if split == "test" else bundle.val
     if images is None:
         raise DataError(f"{bundle.name}: no validation images (validation = {config.validation}); use --split test")
+    example = torch.from_numpy(bundle.input.example(1)).to(where)
+    with torch.no_grad():
+        outputs = logits(example)
+    if outputs.shape[1:] != (len(bundle.classes),):
+        raise DataError(
+            f"{file} gives outputs {list(outputs.shape[1:])} for {own.noun}s of {len(bundle.classes)} classes of "
+            f"{bundle.name}: give data of its classes"
+        )
     score = evaluate(logits, images, batch_size=batch_size, device=where)
     if as_json:
         print_json(
@@ -102,7 +123,7 @@ def command(
                 **asdict(score),
                 "accuracy": score.accuracy,
                 "left_out": dict(bundle.left_out),
-                "unfinished": unfinished,
+                **remarks,
             }
         )
         return
@@ -110,18 +131,25 @@ def command(
         f"{file}: {100 * score.accuracy:.2f} % on {bundle.name} {split} "
         f"({score.correct:,} of {score.images:,}), loss {score.loss:.4f}"
     )
-    if unfinished is not None:
-        click.echo(f"{file}: {unfinished}")
+    if remarks["unfinished"]:
+        click.echo(f"{file}: {remarks['unfinished']}")
+    if remarks["untrained"]:
+        click.echo(
+            f"{file}: a ticket: its weights are untrained, those that training is to begin with (train --ticket); "
+            "pack --with-weights float32 stores trained ones"
+        )
     if bundle.left_out:
         click.echo(left_out_line(bundle.left_out))
 
 
 def _data_config(recipe: Recipe | None, name: str | None, own: AnyInput) -> DataConfig:
     from ..compress.config import DataConfig
-    from ..compress.inputs import TextInput
+    from ..compress.inputs import ImageInput, TextInput
 
     config = recipe.data if recipe else DataConfig()
     changes: dict[str, object] = {} if name in {None, config.name} else {"name": name}
+    if recipe is None and name == "folder" and isinstance(own, ImageInput):  # photos of any size
+        changes["image_size"] = own.shape[1]
     if isinstance(own, TextInput):  # texts become tokens as the network was taught, whatever the data set
         changes |= {"tokens": own.length, "vocabulary": own.vocabulary, "unit": own.unit}
     return config.model_copy(update=changes)
@@ -132,7 +160,7 @@ _Classifier = tuple[
     "Recipe | None",
     "Sequence[str] | None",
     "AnyInput",
-    str | None,
+    dict[str, Any],  # what else there is to say: where an unfinished run stands, and whether weights are untrained
 ]
 
 
@@ -141,18 +169,19 @@ def _of_grey(logits: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.
     return lambda pixels: logits(pixels.repeat(1, 3, 1, 1))
 
 
-def _torch_classifier(file: Path, model: str | None, device: torch.device, max_weights: int | None) -> _Classifier:
+def _torch_classifier(
+    file: Path, model: str | None, network_input: AnyInput | None, device: torch.device, max_weights: int | None
+) -> _Classifier:
     from ..compress.recover import load_network
 
-    network = load_network(file, model=model, max_weights=max_weights)
-    if network.data is None:
-        raise ConfigError(f"{file}: holds neither input shape nor normalisation; evaluate it in Python")
-    plain, data = network.model.to(device), network.data
+    network = load_network(file, model=model, input=network_input, max_weights=max_weights)
+    plain, data = network.model.to(device), network.known_data(file)
 
     def logits(pixels: torch.Tensor) -> torch.Tensor:
         return plain(data.input.normalize(pixels))  # type: ignore[no-any-return]
 
-    return logits, network.recipe, data.classes, data.input, network.unfinished
+    remarks = {"unfinished": network.unfinished, "untrained": network.untrained}
+    return logits, network.recipe, data.classes, data.input, remarks
 
 
 def _onnx_classifier(file: Path) -> _Classifier:
@@ -168,4 +197,4 @@ def _onnx_classifier(file: Path) -> _Classifier:
     def logits(inputs: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(classifier.logits(inputs.numpy()))
 
-    return logits, recipe, classifier.classes, classifier.input, None
+    return logits, recipe, classifier.classes, classifier.input, {"unfinished": None, "untrained": False}

@@ -13,6 +13,7 @@ from .options import (
     FORM_CHOICES,
     RUNTIME_CHOICES,
     FilePath,
+    input_option,
     json_option,
     max_weights_option,
     model_option,
@@ -20,6 +21,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..compress.inputs import AnyInput
     from ..export.report import ShrinkReport
 
 __all__ = ["command"]
@@ -90,6 +92,7 @@ _INPUT_ENDINGS = frozenset({".seedmask", ".ckpt"})
 )
 @click.option("--data-dir", type=FilePath, metavar="DIR", help="Compare on real images or texts from here.")
 @model_option
+@input_option
 @max_weights_option
 @json_option
 def command(
@@ -109,6 +112,7 @@ def command(
     dynamic: tuple[str, ...],
     data_dir: Path | None,
     model: str | None,
+    network_input: AnyInput | None,
     max_weights: int | None,
     as_json: bool,
 ) -> None:
@@ -133,6 +137,7 @@ def command(
         options,
         data_dir=data_dir,
         model=model,
+        input=network_input,
         max_weights=max_weights,
         tensors=tensors,
         dynamic=dynamic,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import FilePath, json_option, max_weights_option, print_json
-from .table import print_table
+from .table import print_multiply_adds, print_table
 
 if TYPE_CHECKING:
-    from ..compress.seedmask import LayerReport
+    from ..compress.seedmask import LayerReport, SeedMask
 
 __all__ = ["command"]
 
@@ -27,7 +29,11 @@ __all__ = ["command"]
 @max_weights_option
 @json_option
 def command(file: Path, max_weights: int | None, as_json: bool) -> None:
-    """Show shape, sparsity, coding and bits per weight of each layer, beside the entropy bound, and the totals."""
+    """Show shape, sparsity, coding and bits per weight of each layer, beside the entropy bound, and the totals.
+
+    For built-in models, also the multiply-adds (MACs) for one image or text, of the dense network and of its kept
+    weights alone; `estimate` counts them for any model.
+    """
     from ..compress.inputs import TextInput
     from ..compress.seedmask import read_seedmask
 
@@ -50,6 +56,7 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
         "dense_bytes": 4 * weights + state_bytes,
         "file_bytes": seedmask.file_bytes,
         "ratio": (4 * weights + state_bytes) / seedmask.file_bytes,
+        **_multiply_adds(seedmask, rows),
     }
     manifest = seedmask.manifest
     if as_json:
@@ -99,7 +106,32 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
         f"dense {totals['dense_bytes']:,} bytes, file {seedmask.file_bytes:,} bytes "
         f"(state {state_bytes:,}): {totals['ratio']:.1f} times smaller"
     )
+    if totals["multiply_adds"] is not None:
+        noun = "image" if manifest.input is None else manifest.input.noun
+        print_multiply_adds(totals["multiply_adds"], totals["kept_multiply_adds"], noun)
     click.echo(f"payload sha256 {manifest.digests.payload}\nweights sha256 {manifest.digests.weights}")
+
+
+def _multiply_adds(seedmask: SeedMask, rows: list[LayerReport]) -> dict[str, int | None]:
+    """What the network computes for one image or text, as a whole and with kept weights alone.
+
+    From shapes: for built-in models only, since all others would have to be built, which takes torch.
+    """
+    architecture, counts = seedmask.manifest.architecture, None
+    shapes = {name: stored.data.shape for name, stored in seedmask.state().items()}
+    shapes |= {row.name: row.shape for row in rows}
+    if architecture is not None:
+        from ..compress.errors import ConfigError
+        from ..compress.models import read_architecture
+        from ..compress.models.multiply_adds import multiply_adds
+
+        with suppress(ConfigError):  # what another program wrote there
+            counts = multiply_adds(read_architecture(architecture), shapes)
+    if counts is None:
+        return {"multiply_adds": None, "kept_multiply_adds": None}
+    weights = {name: prod(shape) for name, shape in shapes.items()}
+    kept = weights | {row.name: row.kept for row in rows}
+    return {"multiply_adds": counts.total(weights), "kept_multiply_adds": counts.total(kept)}
 
 
 def _frozen(row: LayerReport) -> str:

@@ -66,8 +66,9 @@ def _own_settings(name: str) -> list[str]:
     if family is None:
         return ["affine"]
     return [
-        *(["affine"] if family.has_batch_norm else []),
+        *(["affine"] if family.always_batch_norm else []),
         "activation",
+        *(["batch_norm"] if family.chooses_batch_norm else []),
         *(["stem"] if family.has_stem else []),
     ]
 

@@ -7,11 +7,14 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
-from ..compress.errors import did_you_mean
+from ..compress.errors import ConfigError, did_you_mean, import_extra
+
+if TYPE_CHECKING:
+    from ..compress.inputs import AnyInput
 
 __all__ = [
     "DATA_CHOICES",
@@ -23,9 +26,11 @@ __all__ = [
     "VALUE_DTYPE_CHOICES",
     "FilePath",
     "NamedChoice",
+    "check_plot",
     "data_options",
     "device_option",
     "discard_output",
+    "input_option",
     "json_option",
     "max_weights_option",
     "model_option",
@@ -85,7 +90,40 @@ max_weights_option = click.option(
 model_option = click.option(
     "--model",
     metavar="NAME",
-    help="Architecture, where the file cannot say it: package.module:factory.",
+    help="Architecture, where the file does not say it: package.module:factory, torchvision:NAME or a built-in name.",
+)
+
+
+def _input(ctx: click.Context, param: click.Parameter, text: str | None) -> AnyInput | None:
+    """What a network takes, as ``3x32x32:MEAN:STD`` or ``LENGTH:VOCABULARY:UNIT``."""
+    if text is None:
+        return None
+    from ..compress.inputs import ImageInput, TextInput
+
+    first, *others = text.split(":")
+    try:
+        if "x" in first:
+            mean, std = ([float(number) for number in numbers.split(",")] for numbers in others)
+            values = (value[0] if len(value) == 1 else value for value in (mean, std))
+            return ImageInput([int(size) for size in first.split("x")], *values)
+        vocabulary, unit = others
+        return TextInput(int(first), int(vocabulary), unit)
+    except ValueError:
+        raise click.BadParameter(
+            f"expected 3x32x32:MEAN:STD with one number or one for each channel (0.5 or 0.5,0.5,0.5), or of texts "
+            f"LENGTH:VOCABULARY:words, got {text!r}.",
+            ctx,
+            param,
+        ) from None
+
+
+input_option = click.option(
+    "--input",
+    "network_input",
+    callback=_input,
+    metavar="CxHxW:MEAN:STD",
+    help="What the network takes, where the file does not say it: shape of an image, and what its pixels in [0, 1] are "
+    "normalised by (3x32x32:0.49,0.48,0.45:0.25,0.24,0.26); of texts LENGTH:VOCABULARY:words or :bytes.",
 )
 
 
@@ -111,6 +149,21 @@ def data_options(command: CommandT) -> CommandT:
     ):
         command = option(command)
     return command
+
+
+def check_plot(path: Path, *inputs: Path, force: bool) -> None:
+    """Refuse what would keep a PNG from being drawn, before an hour of work and not after it.
+
+    Raises:
+        ConfigError: the ending promises another format; the name is that of an input, or taken without ``force``.
+        MissingExtraError: matplotlib is not installed.
+    """
+    from ..compress.files.atomic import check_output
+
+    check_output(path, *inputs, kind="png")
+    if path.exists() and not force:
+        raise ConfigError(f"{path}: exists already; --force replaces it, --plot writes elsewhere")
+    import_extra("matplotlib", "plots", "--plot")
 
 
 def discard_output(stream: TextIO) -> None:

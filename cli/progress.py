@@ -31,14 +31,15 @@ def _count(number: int, noun: str) -> str:
 
 def _headline(info: RunInfo) -> str:
     recipe = info.recipe
+    sparsity = f", sparsity {recipe.subnetwork.sparsity:g}" if recipe.subnetwork.has_masks else ""
     begin = f", from step {info.position.step}" if info.position.step else ""
     device = f"{info.processes} × {info.device.type}" if info.processes > 1 else str(info.device)
     device += " with one thread" if info.one_thread else ""
     empty = f"\nlayers that lost all their weights: {', '.join(info.empty_layers)}" if info.empty_layers else ""
     left_out = f"\n{left_out_line(info.left_out)}" if info.left_out else ""
     return (
-        f"{recipe.subnetwork.method} on {info.data.name}: {recipe.model.name}, {info.weights:,} weights, "
-        f"sparsity {recipe.subnetwork.sparsity:g}, "
+        f"{recipe.subnetwork.method} on {info.data.name}: {recipe.model.name}, {info.weights:,} weights"
+        f"{sparsity}, "
         f"{_count(info.epochs, 'epoch')} of {_count(info.steps_per_epoch, 'step')} on {device}{begin}{empty}{left_out}"
     )
 

@@ -23,14 +23,14 @@ def command(name: str | None, as_json: bool) -> None:
     What is printed is a recipe itself: change a copy and give it to train --recipe. Single settings are changed with
     train --set SECTION.KEY=VALUE.
     """
-    from ..compress.training.recipe import load_recipe, recipe_names, to_toml
+    from ..compress.training.recipe import dense_settings, load_recipe, recipe_names, to_toml
 
     if name is not None:
         recipe = load_recipe(name)
         if as_json:
             print_json(recipe.model_dump())
         else:
-            click.echo(to_toml(recipe), nl=False)
+            click.echo(to_toml(recipe, dense_settings(name)), nl=False)
         return
     recipes = [
         {

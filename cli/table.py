@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import click
 
-__all__ = ["print_table"]
+__all__ = ["print_multiply_adds", "print_table"]
 
 
 def print_table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> None:
@@ -19,3 +19,10 @@ def print_table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) 
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         click.echo("  ".join(cells).rstrip())
+
+
+def print_multiply_adds(total: int, kept: int, noun: str) -> None:
+    """Print what a network computes for one image or text, as a whole and with its kept weights alone."""
+    click.echo(
+        f"multiply-adds for one {noun}: {total:,} dense, {kept:,} with kept weights alone (FLOPs: twice as many)"
+    )

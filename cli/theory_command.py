@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..compress.errors import ConfigError
-from .options import FilePath, json_option, print_json
+from .options import FilePath, check_plot, json_option, print_json
 from .table import print_table
 
 if TYPE_CHECKING:
@@ -176,18 +175,12 @@ def _plotter(plot: Path | None, *, force: bool) -> Callable[[list[BoundCheck], s
     """Return the function that draws; refuse a missing extra or a taken name before the work, not after it."""
     if plot is None:
         return None
-    from ..compress.errors import import_extra
-    from ..compress.files.atomic import check_output
-
-    check_output(plot, kind=None)
-    if plot.exists() and not force:
-        raise ConfigError(f"{plot}: exists already; --force replaces it, --plot writes elsewhere")
-    figure = import_extra("matplotlib.figure", "plots", "theory --plot")
+    check_plot(plot, force=force)
 
     def draw(checks: list[BoundCheck], title: str) -> int:
         from .theory_plot import draw_checks
 
-        return draw_checks(figure.Figure, checks, plot, title)
+        return draw_checks(checks, plot, title)
 
     return draw
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..compress.files.atomic import atomic_path
 
@@ -14,11 +14,10 @@ if TYPE_CHECKING:
 __all__ = ["draw_checks"]
 
 
-def draw_checks(figure_type: Callable[..., Any], checks: Sequence[BoundCheck], path: Path, title: str) -> int:
+def draw_checks(checks: Sequence[BoundCheck], path: Path, title: str) -> int:
     """Draw errors and bounds against the number of candidates, one colour for each R, both axes logarithmic.
 
     Args:
-        figure_type: ``matplotlib.figure.Figure``, whose canvas needs no screen.
         checks: what was measured.
         path: the PNG; after a failure an old file is untouched.
         title: of the chart.
@@ -29,7 +28,9 @@ def draw_checks(figure_type: Callable[..., Any], checks: Sequence[BoundCheck], p
     Raises:
         IterandError: the file cannot be written.
     """
-    figure = figure_type(figsize=(7, 5), layout="constrained")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for number, resamples in enumerate(dict.fromkeys(result.resamples for result in checks)):
         mine = sorted((r for r in checks if r.resamples == resamples), key=lambda result: result.candidates)

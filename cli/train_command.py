@@ -186,7 +186,7 @@ def command(
     from ..compress.training.distributed import join
     from ..compress.training.loop import train
     from ..compress.training.recipe import override
-    from ..compress.training.run_options import RunOptions
+    from ..compress.training.run_options import RunOptions, best_path
     from ..compress.training.threads import keep_threads
     from .progress import SilentReporter, reporter
 
@@ -203,7 +203,9 @@ def command(
                         "--ticket with --resume: the masks are in the checkpoint already; leave out --ticket"
                     )
                 packed = None if ticket is None else load_ticket(ticket, max_weights=max_weights)
-            base = _base(group, recipe, ticket, packed.recipe if packed else None, data, out if resume else None)
+            stored = out if resume else None
+            method = changes.get("subnetwork.method")
+            base = _base(group, recipe, ticket, packed.recipe if packed else None, data, stored, method)
             with group.agreed():
                 resolved = override(base, changes)
         with keep_threads():
@@ -237,6 +239,7 @@ def command(
         raise
     if not group.main:
         return
+    best = result.best
     if as_json:
         print_json(
             {
@@ -244,10 +247,17 @@ def command(
                 "test_correct": result.test.correct,
                 "test_images": result.test.images,
                 "test_accuracy": result.test.accuracy,
+                "best_epoch": best.epoch if best else None,
+                "best_val_accuracy": best.accuracy if best else None,
                 "left_out": dict(silent.left_out),
             }
         )
     elif not quiet:
+        if best:
+            shown = (
+                f"epoch {best.epoch} of {resolved.train.epochs}, the best by validation ({100 * best.accuracy:.2f} %)"
+            )
+            click.echo(f"{best_path(out)}: {shown}")
         command = f"pack {shell_word(out)}" if resolved.subnetwork.has_masks else f"export {shell_word(out)} --onnx"
         click.echo(f"{out}: next, iterand-compress {command}")
 
@@ -259,8 +269,12 @@ def _base(
     ticket_recipe: Recipe | None,
     data: str | None,
     stored: Path | None,
+    method: str | None,
 ) -> Recipe:
-    """The recipe that options change: the one that was named, or that of the run to resume, or of the ticket."""
+    """The recipe that options change: the one that was named, or that of the run to resume, or of the ticket.
+
+    A recipe has settings of its own for dense training.
+    """
     from ..compress.data.catalogue import TEXT_DATASETS
     from ..compress.training.prepare import stored_recipe
     from ..compress.training.recipe import DEFAULT_RECIPE, TEXT_RECIPE, load_recipe
@@ -268,10 +282,9 @@ def _base(
     if recipe is None and stored is not None:
         return stored_recipe(stored, group)
     with group.agreed():
-        if recipe is not None:
-            return load_recipe(recipe)
-        if ticket is None:
-            return load_recipe(TEXT_RECIPE if data in TEXT_DATASETS else DEFAULT_RECIPE)
+        if recipe is not None or ticket is None:
+            name = recipe or (TEXT_RECIPE if data in TEXT_DATASETS else DEFAULT_RECIPE)
+            return load_recipe(name, **({"subnetwork": {"method": method}} if method is not None else {}))
         if ticket_recipe is None:
             raise ConfigError(f"{ticket}: holds no recipe that this version knows; give --recipe")
         return ticket_recipe

@@ -25,11 +25,11 @@ from .methods.presets import stored_recipe
 from .models import AnyArchitecture, read_architecture
 from .models.state import module_versions, with_versions
 
-__all__ = ["Checkpoint", "DataInfo", "Position", "is_checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["BestEpoch", "Checkpoint", "DataInfo", "Position", "is_checkpoint", "load_checkpoint", "save_checkpoint"]
 
 _FORMAT, _VERSION = "iterand-compress checkpoint", 1
 #: Keys that the first checkpoints did not have.
-_LATER = {"versions", "probe"}
+_LATER = {"versions", "probe", "best"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,20 @@ class Position:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The epoch (counted from 1) with the most right answers on the validation images so far, the first of equals."""
+
+    epoch: int
+    correct: int
+    images: int
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of right answers, in [0, 1]."""
+        return self.correct / self.images
 
 
 @dataclass(frozen=True)
@@ -81,12 +95,13 @@ class Checkpoint:
         data: data set, classes and input.
         position: where the run stands.
         model: state dict of the (parametrized) network, with the versions of its modules.
-        optimizer: state dict of the optimizer; ``None`` once the run is complete.
+        optimizer: state dict of the optimizer; ``None`` once the run is complete, and in a copy of its best epoch.
         meter: running sums of an unfinished epoch (loss, right answers, images).
         data_dir: folder of the data on the machine of the run.
         test: the final score (correct, images, loss), once the run is complete.
         probe: what the network answers (`probe_answers`), float32 ``[2, classes]`` on the CPU, where its source is code
             that may give another network next time; ``None`` for built-in models.
+        best: the best epoch so far; ``None`` without validation.
     """
 
     recipe: Recipe
@@ -99,6 +114,7 @@ class Checkpoint:
     data_dir: str | None = None
     test: dict[str, Any] | None = None
     probe: torch.Tensor | None = None
+    best: BestEpoch | None = None
 
     @property
     def complete(self) -> bool:
@@ -106,11 +122,18 @@ class Checkpoint:
         return self.test is not None
 
     @property
+    def of_best_epoch(self) -> bool:
+        """Whether it is the copy of an epoch, which no run can go on from."""
+        return self.optimizer is None and not self.complete
+
+    @property
     def unfinished(self) -> str | None:
-        """What to tell those who use the network of a run that goes on; ``None`` once it is complete."""
+        """What to tell those who use the network of another epoch than the last; ``None`` for the last."""
         if self.complete:
             return None
         epoch, epochs = self.position.epoch, self.recipe.train.epochs
+        if self.of_best_epoch and self.best is not None:
+            return f"of epoch {epoch} of {epochs}, the best by validation ({100 * self.best.accuracy:.2f} %)"
         return f"of an unfinished run, after step {self.position.step} ({epoch} of {epochs} epochs are done)"
 
 
@@ -134,6 +157,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "test": checkpoint.test,
         "versions": module_versions(checkpoint.model),
         "probe": checkpoint.probe,
+        "best": asdict(checkpoint.best) if checkpoint.best else None,
     }
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
@@ -196,6 +220,7 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
         data_dir=stored["data_dir"],
         test=stored["test"],
         probe=stored.get("probe"),
+        best=BestEpoch(**stored["best"]) if stored.get("best") else None,
     )
 
 

@@ -7,9 +7,10 @@ recipe can travel inside a ``.seedmask`` file.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError, did_you_mean
 from .seed.codebooks import Codebook, get_codebook
@@ -37,6 +38,18 @@ Criterion = Literal["magnitude", "random", "snip", "grasp", "synflow"]
 DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)
 
 SectionT = TypeVar("SectionT", bound="Section")
+ValueT = TypeVar("ValueT")
+
+
+def _as_tuple(given: Any) -> Any:
+    """TOML and JSON write as a list what a recipe holds as a tuple; a number is a list of one."""
+    if isinstance(given, list):
+        return tuple(given)
+    return (given,) if type(given) in (int, float) else given
+
+
+#: Numbers in a recipe, which is immutable: those for the channels of images (one is for all of them), or epochs.
+Numbers = Annotated[tuple[ValueT, ...], BeforeValidator(_as_tuple)]
 
 
 class Section(BaseModel):
@@ -96,17 +109,26 @@ class Resample(Section):
 
 
 class Recycle(Section):
-    """Weight Recycling's refresh.
+    """Weight Recycling's refresh: after epochs F, 2F, …, counted from 0, but not after the last.
 
     Attributes:
         every: epochs between two recyclings (F).
         rate: share of a layer that is overwritten, up to a half.
-        after: the first epoch, counted from 0, that may begin with a recycling.
+        warmup: an epoch, counted from 0: nothing is recycled after it or an earlier one.
+        after: as earlier versions counted, whose runs go on as they began: recycle before epochs F, 2F, …, from epoch
+            ``after`` on, but not before the last; ``None`` counts as said above.
     """
 
     every: int = Field(10, ge=1)
     rate: float = Field(0.2, gt=0, le=0.5)
-    after: int = Field(0, ge=0)
+    warmup: int = Field(0, ge=0)
+    after: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Recycle:
+        if self.warmup and self.after is not None:
+            raise ValueError("after: it counts as earlier versions did, which had no warmup; give one of them")
+        return self
 
 
 class PruneAtInit(Section):
@@ -262,6 +284,9 @@ class DataConfig(Section):
             that saw mostly images with black rims is worse on those without.
         crop: ``none``, ``shift`` (a random window of the original size) or ``resized`` (random area and aspect).
         flip: mirror half of the training images.
+        mean: what is subtracted from pixels in [0, 1], one number for each channel, or one for all; ``None`` is the
+            mean colour of the data set.
+        std: what pixels are divided by after that, like ``mean``; ``None`` is the standard deviation of the data set.
         seed: of the validation split, the order of the images and their augmentation; ``None`` takes that of the
             network. With it, networks of different seeds see the same images in the same order.
         tokens: length of a text in tokens; ``None`` as the data set says.
@@ -276,6 +301,8 @@ class DataConfig(Section):
     pad_value: Literal["black", "mean"] = "black"
     crop: Literal["none", "shift", "resized"] = "none"
     flip: bool = False
+    mean: Numbers[float] | None = Field(None, min_length=1)
+    std: Numbers[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
     seed: int | None = Field(None, ge=0, lt=2**64)
     tokens: int | None = Field(None, ge=1, le=65536)
     vocabulary: int | None = Field(None, ge=2, le=2**24)
@@ -291,6 +318,10 @@ class ModelConfig(Section):
         stem: ``cifar`` (3×3, stride 1), ``imagenet`` (7×7, stride 2, max-pool) or ``auto`` by image size (ResNets).
         affine: whether BatchNorm (of the transformer: LayerNorm) has trained scales and shifts (built-in models).
         activation: ``relu``, the default, or ``binary``: ±1, with a gradient of its own (Biprop; built-in models).
+        batch_norm: whether each hidden layer of conv2 to conv8 and of vgg-small has BatchNorm behind it; by default
+            if the activation is binary. (vgg-small has it behind its poolings in any case.)
+        bias: whether layers have trained biases, which start at 0: all layers of networks without BatchNorm, else the
+            last (built-in models of images).
     """
 
     name: str = "digits-cnn"
@@ -298,6 +329,8 @@ class ModelConfig(Section):
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
     affine: bool = False
     activation: Literal["relu", "binary"] | None = None
+    batch_norm: bool | None = None
+    bias: bool | None = None
 
 
 class TrainConfig(Section):
@@ -308,11 +341,16 @@ class TrainConfig(Section):
         batch_size: images per step; where several processes train one network, of all of them together.
         optimizer: ``sgd``, the default, or ``adam``, with which Biprop trains binary activations.
         lr: peak learning rate.
+        milestones: epochs, counted from 0, before which the learning rate is multiplied by ``gamma`` (MultiStepLR);
+            none of them, ``[]``, is a constant learning rate. ``None`` lets it fall by a cosine.
+        gamma: factor on the learning rate at a milestone, by default 0.1.
         momentum: of SGD.
-        weight_decay: L2 factor on the scores (and on every other parameter).
+        nesterov: whether that is Nesterov's momentum.
+        weight_decay: L2 factor on the scores (and on every other parameter); where it is not given, 5e-4 with SGD and
+            none with Adam, as Biprop's code has it.
         label_smoothing: of the cross entropy.
         warmup_epochs: epochs of linear warm-up.
-        cooldown_epochs: last epochs, run at ``cooldown_lr`` after the cosine.
+        cooldown_epochs: last epochs, run at ``cooldown_lr`` after the schedule.
         cooldown_lr: learning rate of the last epochs.
         precision: ``float32``, ``bfloat16`` for autocast, or ``auto``: bfloat16 on a GPU, float32 elsewhere.
         lr_batch: batch size that ``lr`` and ``cooldown_lr`` are meant for: they are multiplied by
@@ -325,7 +363,10 @@ class TrainConfig(Section):
     batch_size: int = Field(64, ge=1)
     optimizer: Literal["sgd", "adam"] | None = None
     lr: float = Field(0.1, gt=0)
+    milestones: Numbers[int] | None = None
+    gamma: float | None = Field(None, gt=0, le=1)
     momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool | None = None
     weight_decay: float = Field(5e-4, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     warmup_epochs: int = Field(0, ge=0)
@@ -334,6 +375,26 @@ class TrainConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     lr_batch: int | None = Field(None, ge=1)
     sync_batchnorm: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_decay(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("optimizer") == "adam":
+            return {"weight_decay": 0.0, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        milestones = self.milestones or ()
+        if list(milestones) != sorted(set(milestones)):
+            raise ValueError(f"milestones: expected ascending epochs, got {list(milestones)}")
+        if self.gamma is not None and not milestones:
+            raise ValueError(
+                "gamma: there are no milestones to multiply the learning rate at; give them, or leave it out"
+            )
+        if self.nesterov and (self.optimizer == "adam" or not self.momentum):
+            raise ValueError("nesterov: it is a momentum of SGD; give optimizer sgd and momentum, or leave it out")
+        return self
 
 
 class Recipe(Section):
@@ -373,6 +434,8 @@ def _first_problem(section: type[BaseModel], error: ValidationError) -> str:
         expected = str(problem["ctx"]["expected"])
         hint = did_you_mean(str(given), [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")])
         return f"{name}: unknown {given!r}{hint}"
+    if problem["type"] == "tuple_type":
+        return f"{name}: expected a number, or a list of numbers, got {given!r}"
     return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {given!r}"
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
+from importlib import metadata
 from types import ModuleType
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "first_line",
     "import_extra",
 ]
+
+_PACKAGE = "iterand-compress"
 
 
 class IterandError(Exception):
@@ -91,6 +95,18 @@ def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        wanted = " ".join(f"'{requirement}'" for requirement in _requirements(extra))
         raise MissingExtraError(
-            f"{purpose} needs {error.name}, which is not installed: pip install 'iterand-compress[{extra}]'"
+            f"{purpose} needs {error.name}, which is not installed: pip install {wanted} (the extra {extra!r})"
         ) from error
+
+
+def _requirements(extra: str) -> list[str]:
+    """What an extra installs, as pip takes it; of a package that is not installed, the extra itself."""
+    try:
+        found = metadata.requires(_PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        found = []
+    marked = (requirement.partition(";") for requirement in found)
+    wanted = [name.strip() for name, _, marker in marked if re.search(rf"extra == ['\"]{extra}['\"]", marker)]
+    return wanted or [f"{_PACKAGE}[{extra}]"]

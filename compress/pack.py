@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import Checkpoint
+from .config import ModelConfig
 from .errors import CheckpointError, ConfigError, SeedMaskError
 from .files.atomic import check_output
 from .inputs import AnyInput
@@ -23,6 +24,7 @@ from .mask.masked_weight import fixed_by_seed, multiples
 from .mask.spec import WeightSpec, spec_from_state
 from .mask.topk import select
 from .methods.biprop import alpha
+from .models.from_shapes import first_difference, fit_architecture
 from .models.state import plain_state
 from .seed.codebooks import get_codebook, random_bytes_at
 from .seed.frozen import Frozen
@@ -247,7 +249,7 @@ def network_of_checkpoint(checkpoint: Checkpoint, *, with_weights: str | None = 
         architecture=checkpoint.architecture.to_dict(),
         input=data.input,
         classes=data.classes,
-        recipe=checkpoint.recipe.model_dump(exclude_none=True),
+        recipe=checkpoint.recipe.model_dump(mode="json", exclude_none=True),
         with_weights=with_weights,
     )
 
@@ -301,10 +303,14 @@ def pack(
     with_weights: str | None = None,
     input: AnyInput | None = None,  # noqa: A002
     classes: Sequence[str] | None = None,
-    architecture: dict[str, Any] | None = None,
+    architecture: str | ModelConfig | Mapping[str, Any] | None = None,
     recipe: dict[str, Any] | None = None,
 ) -> PackReport:
     """Write a subnetwork to a ``.seedmask`` file.
+
+    The weights alone need no more than ``model`` and ``path``. With ``input`` the command line evaluates and exports
+    the file, with ``classes`` it names what it sees, and with ``architecture`` it builds the network by itself; without
+    that, give it ``--model NAME``.
 
     Args:
         model: a masked module; what wraps it (``DataParallel``, ``torch.compile``) is left out.
@@ -314,15 +320,29 @@ def pack(
         state_dtype: ``exact``, or ``float16`` to round the unmasked state, which changes outputs a little.
         with_weights: of a network that was pruned at initialisation, as in ``network_of``; ``initial`` packs the ticket
             alone, whose weights are those it started from.
-        input: the images or texts that the network takes, for commands that evaluate or export the file.
-        classes: names of the classes.
-        architecture: what ``build_model`` needs to build the plain module.
+        input: `ImageInput` or `TextInput`: what the network takes, and how images are normalised.
+        classes: names of the classes, in the order of the outputs.
+        architecture: the plain module's name, as ``--model`` takes it (``torchvision:resnet18``, ``resnet18``,
+            ``package.module:factory``), or a `ModelConfig` with its width and the like; it is built for a moment and
+            compared. It needs ``input``; the number of classes shows in the shapes, or is that of ``classes``.
         recipe: settings of the run, for information.
 
     Raises:
         SeedMaskError: there is nothing to pack, trained weights would be lost, a value of the state does not fit its
             dtype, or the file cannot be written.
-        ConfigError: there is no such coding or dtype; something else was put on top of a mask.
+        ConfigError: there is no such coding or dtype; something else was put on top of a mask; the model is of another
+            architecture, or ``input`` is missing for it.
+
+    Example:
+        >>> import tempfile, torchvision, iterand_compress as ic
+        >>> subnet = ic.Subnetwork(torchvision.models.squeezenet1_1(num_classes=2), ic.IteRand(sparsity=0.5))
+        >>> image = ic.ImageInput((3, 64, 64), mean=0.5, std=0.25)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/m.seedmask"
+        ...     _ = subnet.pack(path, input=image, classes=["cat", "dog"], architecture="torchvision:squeezenet1_1")
+        ...     plain = ic.load(path)
+        >>> type(plain).__name__
+        'SqueezeNet'
     """
     check_output(path, kind="seedmask")
     if not isinstance(input, AnyInput | None):
@@ -336,14 +356,42 @@ def pack(
     values = None if with_weights == "initial" else with_weights
     network = network_of(
         plain_state(model),
-        architecture=architecture,
+        architecture=dict(architecture) if isinstance(architecture, Mapping) else None,
         input=input,
         classes=None if classes is None else list(classes),
         recipe=recipe,
         with_weights=values,
     )
+    if isinstance(architecture, str | ModelConfig):
+        network = _with_architecture(network, architecture)
     network, _ = with_state_dtype(network, state_dtype)
     return write_seedmask(network, Path(path), coding=coding)
+
+
+def _with_architecture(network: Network, model: str | ModelConfig) -> Network:
+    """The network with the architecture of a name, after a look at whether it is that."""
+    config = ModelConfig(name=model) if isinstance(model, str) else model
+    if network.input is None:
+        raise ConfigError(
+            f"architecture: {config.name} is built for what it takes: give input=ImageInput(shape, mean, std), or a "
+            "TextInput, as well"
+        )
+    shapes = {tensor.name: tensor.shape for tensor in network.tensors}
+    shapes |= {name: stored.shape for name, stored in network.state.items()}
+    count = None if network.classes is None else len(network.classes)
+    shown = fit_architecture(config, shapes, input=network.input, classes=count, allow_import=True)
+    found = shown or fit_architecture(config, shapes, input=network.input, classes=1, allow_import=True)
+    assert found is not None
+    difference = first_difference(found, shapes, allow_import=True)
+    if difference is not None:
+        what = f"{config.name} for {found.num_classes} classes" if shown else config.name
+        raise ConfigError(
+            f"architecture: the model is not {what}: {difference}; leave architecture= out, and give the module itself "
+            "to load()"
+        )
+    if shown is None:
+        raise ConfigError(f"architecture: {config.name} does not show its number of classes: give classes= as well")
+    return replace(network, architecture=found.to_dict())
 
 
 def _require_untrained(model: nn.Module) -> None:

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .checkpoint import DataInfo, is_checkpoint, load_checkpoint
-from .config import Recipe
+from .config import ModelConfig, Recipe
 from .errors import ConfigError, SeedMaskError
+from .inputs import AnyInput
 from .mask.masking import to_dense
 from .methods.presets import PRESETS, stored_recipe
+from .models import AnyArchitecture
 from .models.build import build_model
+from .models.from_shapes import fit_architecture
 from .models.state import load_state, mismatch, unwrapped
 from .networks import resolve_device
 from .pack import exact_network
@@ -42,6 +45,12 @@ __all__ = [
 ]
 
 
+_NO_INPUT = (
+    "the file does not say what the network takes: give --input 3x32x32:MEAN:STD (see --help); in Python "
+    "pack(…, input=ImageInput(shape, mean, std))"
+)
+
+
 @dataclass(frozen=True)
 class LoadedNetwork:
     """A plain network in evaluation mode, and what its file says about it.
@@ -55,6 +64,7 @@ class LoadedNetwork:
         masked: returns seed, masks and logs of the weights: the open ``.seedmask`` file, or the network that a
             checkpoint would be packed as; ``None`` if no weights are masked.
         unfinished: where its run stands, if that is not complete.
+        untrained: whether the file is a ticket alone, whose weights are those that training is to begin with.
     """
 
     model: nn.Module
@@ -64,6 +74,17 @@ class LoadedNetwork:
     sparsity: float | None = None
     masked: Callable[[], SeedMask | Network | None] = lambda: None
     unfinished: str | None = None
+    untrained: bool = False
+
+    def known_data(self, path: str | Path) -> DataInfo:
+        """``data``, for a command that cannot do without.
+
+        Raises:
+            ConfigError: the file does not say what the network takes; ``path`` is for the message.
+        """
+        if self.data is None:
+            raise ConfigError(f"{path}: {_NO_INPUT}")
+        return self.data
 
 
 def recover_on_device(
@@ -176,13 +197,14 @@ def load(path: str | Path, model: nn.Module | None = None, *, max_weights: int |
     return _recovered(read_seedmask(Path(path), max_weights=max_weights), model, None)
 
 
-def _recovered(file: SeedMask, model: nn.Module | None, name: str | None) -> nn.Module:
+def _recovered(
+    file: SeedMask,
+    model: nn.Module | None,
+    name: str | None,
+    input: AnyInput | None = None,  # noqa: A002
+) -> nn.Module:
     if model is None:
-        if file.manifest.architecture is None:
-            raise ConfigError(
-                f"{file.path}: the file does not say which architecture it is; give it (--model package.module:factory)"
-            )
-        architecture = known_architecture({**file.manifest.architecture, **({"name": name} if name else {})}, file.path)
+        architecture = _architecture(file, name, input)
         model = build_model(architecture, seed=int(file.manifest.seed, 16), allow_import=name is not None)
     try:
         load_state(unwrapped(model), recovered_state(file))
@@ -191,33 +213,86 @@ def _recovered(file: SeedMask, model: nn.Module | None, name: str | None) -> nn.
     return model.eval()
 
 
-def load_network(path: str | Path, *, model: str | None = None, max_weights: int | None = None) -> LoadedNetwork:
+def _architecture(file: SeedMask, name: str | None, input: AnyInput | None) -> AnyArchitecture:  # noqa: A002
+    """What the file says, with a name that the user gave; or all that follows from that name."""
+    said = file.manifest.architecture
+    if said is not None:
+        return known_architecture({**said, **({"name": name} if name else {})}, file.path)
+    taken = file.manifest.input or input
+    if name is None:
+        both = taken is None
+        raise ConfigError(
+            f"{file.path}: the file does not say which architecture it is{', nor what the network takes' * both}: give "
+            f"--model NAME (torchvision:resnet18, package.module:factory){' and --input 3x32x32:MEAN:STD' * both}; in "
+            f"Python load(path, model=module), or pack(…, architecture=NAME{', input=ImageInput(…)' * both})"
+        )
+    if taken is None:
+        raise ConfigError(f"{file.path}: {_NO_INPUT}")
+    shapes = {entry.name: tuple(entry.shape) for entry in file.tensors}
+    shapes |= {key: stored.shape for key, stored in file.state().items()}
+    count = None if file.manifest.classes is None else len(file.manifest.classes)
+    model = ModelConfig(name=name)
+    found = fit_architecture(model, shapes, input=taken, classes=count, allow_import=True)
+    if found is None:  # its shapes are the same for any number
+        found = fit_architecture(model, shapes, input=taken, classes=1, allow_import=True)
+    assert found is not None
+    return found
+
+
+def load_network(
+    path: str | Path,
+    *,
+    model: str | None = None,
+    input: AnyInput | None = None,  # noqa: A002
+    max_weights: int | None = None,
+) -> LoadedNetwork:
     """Load a ``.seedmask`` file or a checkpoint as a plain network.
 
     Args:
         path: the file; a checkpoint is recognised by its content.
-        model: name of the model, for files whose architecture is the user's own code.
+        model: name of the model, for files whose architecture is the user's own code, or that name none.
+        input: what the network takes, for files that do not say it.
         max_weights: refuse ``.seedmask`` files that declare more weights; see ``read_seedmask``.
 
     Raises:
+        ConfigError: the file lacks something that is not given, or says that the network takes something else.
         IterandError: the file is damaged, or its architecture is unknown here.
     """
     path = Path(path)
     if is_checkpoint(path):
-        return _from_checkpoint(path, model)
-    file = read_seedmask(path, max_weights=max_weights)
-    plain = _recovered(file, None, model)
-    return LoadedNetwork(plain, data_info(file), known_recipe(file), file.weights_digest, file.sparsity, lambda: file)
+        network = _from_checkpoint(path, model)
+    else:
+        file = read_seedmask(path, max_weights=max_weights)
+        plain, recipe = _recovered(file, None, model, input), known_recipe(file)
+        ticket = recipe is not None and recipe.subnetwork.prune is not None
+        network = LoadedNetwork(
+            plain,
+            data_info(file, input),
+            recipe,
+            file.weights_digest,
+            file.sparsity,
+            lambda: file,
+            untrained=ticket and all(entry.values is None for entry in file.tensors),
+        )
+    if input is not None and network.data is not None and network.data.input != input:
+        raise ConfigError(f"{path}: the file says that it takes {network.data.input}; leave out --input (input=)")
+    return network
 
 
-def data_info(file: SeedMask) -> DataInfo | None:
-    """What a file says about its data; ``None`` if it does not say what an input is."""
+def data_info(file: SeedMask, input: AnyInput | None = None) -> DataInfo | None:  # noqa: A002
+    """What a file says about its data; ``None`` if nothing says what an input is.
+
+    Args:
+        file: an open file.
+        input: what the network takes, if the file does not say it.
+    """
     manifest = file.manifest
-    if manifest.input is None:
+    taken = manifest.input or input
+    if taken is None:
         return None
     section = (manifest.recipe or {}).get("data")
     name = str(section.get("name", "")) if isinstance(section, dict) else ""
-    return DataInfo(name, list(manifest.classes or []), manifest.input)
+    return DataInfo(name, list(manifest.classes or []), taken)
 
 
 def known_recipe(file: SeedMask) -> Recipe | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .config import SubnetworkConfig
+from .config import ModelConfig, SubnetworkConfig
 from .errors import CheckpointError, ConfigError
 from .inputs import AnyInput
 from .mask.fused import FusedForward
@@ -152,6 +152,7 @@ class Subnetwork:
         *,
         input: AnyInput | None = None,  # noqa: A002
         classes: Sequence[str] | None = None,
+        architecture: str | ModelConfig | None = None,
         coding: str = "auto",
         state_dtype: str = "exact",
         with_weights: str | None = None,
@@ -160,8 +161,10 @@ class Subnetwork:
 
         Args:
             path: the file.
-            input: the images or texts that the network takes, for commands that evaluate or export the file.
-            classes: names of the classes.
+            input: `ImageInput` or `TextInput`: what the network takes, for commands that evaluate or export the file.
+            classes: names of the classes, in the order of the outputs.
+            architecture: the plain module's name, as ``--model`` takes it (``torchvision:resnet18``), or a
+                `ModelConfig`, with which the file is a network without further words; it needs ``input``. See `pack`.
             coding: of masks and logs: ``auto`` (as small as it gets), ``raw`` or ``rans``.
             state_dtype: ``exact``, or ``float16`` to round the unmasked state, which changes outputs a little.
             with_weights: of a network that was pruned at initialisation: ``float32`` (exact), ``float16`` or ``int8``
@@ -170,13 +173,15 @@ class Subnetwork:
         Raises:
             SeedMaskError: trained weights would be lost, nothing was pruned yet, a value of the state does not fit its
                 dtype, or the file cannot be written.
-            ConfigError: there is no such coding or dtype; something else was put on top of a mask.
+            ConfigError: there is no such coding or dtype; something else was put on top of a mask; the model is of
+                another architecture.
         """
         return pack(
             self.model,
             path,
             input=input,
             classes=classes,
+            architecture=architecture,
             coding=coding,
             state_dtype=state_dtype,
             with_weights=with_weights,

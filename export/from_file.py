@@ -12,10 +12,11 @@ from ..compress.data.catalogue import BUNDLED
 from ..compress.data.loading import load_data
 from ..compress.errors import ConfigError, MissingExtraError
 from ..compress.files.atomic import check_output
+from ..compress.inputs import AnyInput
 from ..compress.recover import LoadedNetwork, load_network
 from ..compress.seedmask import Network, SeedMask
 from .export_options import ExportOptions
-from .input_metadata import CLASSES
+from .input_metadata import CLASSES, RECIPE
 from .pipeline import write_model
 from .report import ExportReport
 from .runtime.records import WEIGHTS_DIGEST
@@ -37,6 +38,7 @@ def export_network(
     *,
     data_dir: Path | None = None,
     model: str | None = None,
+    input: AnyInput | None = None,  # noqa: A002
     max_weights: int | None = None,
     tensors: Sequence[str] = (),
     dynamic: Sequence[str] = (),
@@ -49,7 +51,8 @@ def export_network(
         options: of the ONNX file; by default those of `export_onnx`.
         data_dir: folder of the data set the network was trained on; the comparison then uses its first test
             images or texts (digits and sentences take no folder). Otherwise the inputs are random.
-        model: the user's ``package.module:factory``, for files whose architecture is not built in.
+        model: name of the model, for files whose architecture is the user's own code, or that name none.
+        input: what the network takes, for files that do not say it.
         max_weights: refuse ``.seedmask`` files that declare more weights; see `read_seedmask`.
         tensors: what forward() takes, for files that do not say it, see `read_tensors`.
         dynamic: dimensions of images or texts that vary: ``height``, ``width`` or ``length``.
@@ -61,14 +64,14 @@ def export_network(
     # Checked before anything is read.
     check_output(target, source, *([data_dir] if data_dir is not None else []), kind="onnx")
     options = options or ExportOptions()
-    network = load_network(source, model=model, max_weights=max_weights)
+    network = load_network(source, model=model, input=input, max_weights=max_weights)
     if network.data is None and not tensors:
         raise ConfigError(
-            f"{source}: does not say what it takes: give --tensor 'NAME=float32[batch,3,224,224]' for each argument of "
-            "forward(), or use export_onnx() in Python"
+            f"{source}: does not say what it takes: give --input 3x224x224:MEAN:STD for images, --tensor "
+            "'NAME=float32[batch,16000]' for each argument of forward() otherwise, or use export_onnx() in Python"
         )
     if network.data is not None and tensors:
-        raise ConfigError(f"{source}: says that it takes {network.data.input.noun}s: leave out --tensor")
+        raise ConfigError(f"{source}: takes {network.data.input.noun}s: leave out --tensor")
     if tensors and (dynamic or data_dir is not None):
         what = "--dynamic" if dynamic else "--data-dir"
         raise ConfigError(f"{what} is for images and texts: with --tensor, name the sizes that vary in it")
@@ -96,7 +99,7 @@ def _provenance(network: LoadedNetwork, weights: SeedMask | Network | None) -> d
     if classes:
         values[CLASSES] = json.dumps(classes)
     if network.recipe is not None:
-        values["iterand.recipe"] = network.recipe.model_dump_json()
+        values[RECIPE] = network.recipe.model_dump_json()
     if weights is not None:
         values[WEIGHTS_DIGEST] = weights.weights_digest
         values["iterand.sparsity"] = f"{weights.sparsity:.6f}"

@@ -14,6 +14,7 @@ __all__ = [
     "CLASSES",
     "INPUTS",
     "NORMALIZE",
+    "RECIPE",
     "TEXT",
     "input_metadata",
     "read_input_metadata",
@@ -23,6 +24,8 @@ __all__ = [
 
 CLASSES = "iterand.classes"
 """Metadata key: a JSON list of class names, in the order of the logits; the caller gives it."""
+RECIPE = "iterand.recipe"
+"""Metadata key: settings of the run, as JSON; the caller gives it."""
 NORMALIZE = "iterand.normalize"
 """Metadata key of images: ``baked`` (the graph takes pixels in [0, 1]) or ``none`` (it takes normalised input)."""
 IMAGE_SHAPE = "iterand.image_shape"

@@ -439,12 +439,14 @@ def test_a_plot_of_a_file_with_an_odd_name(name, digits, tmp_path):
 
 
 def test_plots_that_cannot_be(digits, tmp_path, monkeypatch):
-    assert "expected a name that ends in .png" in fail(2, "ablate", digits.seedmask, "--plot", tmp_path / "a.pdf")
+    assert "the ending .pdf promises another kind of picture, and this will be a PNG" in fail(
+        2, "ablate", digits.seedmask, "--plot", tmp_path / "a.pdf"
+    )
     line = fail(1, "ablate", digits.seedmask, "--plot", tmp_path / "absent" / "a.png")
     assert "create the folder first" in line
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     line = fail(2, "ablate", digits.seedmask, "--plot", tmp_path / "a.png")
-    assert "pip install 'iterand-compress[plots]'" in line
+    assert "pip install 'matplotlib>=3.8' (the extra 'plots')" in line
     assert list(tmp_path.iterdir()) == []
 
 

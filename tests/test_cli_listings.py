@@ -66,7 +66,9 @@ def test_all_models_are_listed_with_their_weights():
 
 
 @pytest.mark.parametrize("name", sorted(set(model_names()) - set(TEXT_MODELS)))
-@pytest.mark.parametrize("setting", [{"affine": True}, {"activation": "binary"}, {"stem": "cifar"}], ids=str)
+@pytest.mark.parametrize(
+    "setting", [{"affine": True}, {"activation": "binary"}, {"batch_norm": True}, {"stem": "cifar"}], ids=str
+)
 def test_settings_that_are_listed_are_those_that_are_taken(name, setting):
     taken = next(iter(setting)) in _own_settings(name)
     with nullcontext() if taken else pytest.raises(ConfigError, match="does not take"):

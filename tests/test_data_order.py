@@ -1,11 +1,14 @@
 """Data order and augmentation are pure functions of seed, epoch and position; crops equal slow ones."""
 
+import math
 import random
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
+from torchvision.transforms import RandomResizedCrop
 
 from iterand_compress import ImageInput
 from iterand_compress.compress.config import DataConfig
@@ -20,7 +23,7 @@ from iterand_compress.compress.data.order import (
 )
 from iterand_compress.compress.data.shard import Shard
 from iterand_compress.compress.errors import DataError
-from iterand_compress.compress.seed.philox import Purpose, random_words
+from iterand_compress.compress.seed.philox import Purpose, philox4x32, random_words
 
 
 def images(count: int, channels: int = 3, height: int = 12, width: int = 12) -> torch.Tensor:
@@ -106,59 +109,94 @@ def test_shift_and_flip_equal_a_loop_over_images(crop, pad, flip, fill):
     assert {*table[:, 4]} == ({0, 1} if flip else {0})
 
 
-def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Slow resampling of [C, h, w]: each output pixel from its four neighbours, borders repeated."""
-    channels, h, w = image.shape
-    out = np.empty((channels, height, width))
-    for i in range(height):
-        for j in range(width):
-            y = min(max((i + 0.5) * h / height - 0.5, 0), h - 1)
-            x = min(max((j + 0.5) * w / width - 0.5, 0), w - 1)
-            y0, x0 = int(y), int(x)
-            y1, x1 = min(y0 + 1, h - 1), min(x0 + 1, w - 1)
-            upper = image[:, y0, x0] * (1 - (x - x0)) + image[:, y0, x1] * (x - x0)
-            lower = image[:, y1, x0] * (1 - (x - x0)) + image[:, y1, x1] * (x - x0)
-            out[:, i, j] = upper * (1 - (y - y0)) + lower * (y - y0)
-    return out
+def weights_of(size: int, box: int) -> np.ndarray:
+    """What each pixel of a box counts in each of ``size`` output pixels: Pillow's bilinear filter, pixel by pixel."""
+    scale = box / size
+    found = np.zeros((size, box))
+    for out in range(size):
+        for pixel in range(box):
+            found[out, pixel] = max(0, 1 - abs(pixel + 0.5 - (out + 0.5) * scale) / max(scale, 1))
+        found[out] /= found[out].sum()
+    return found
 
 
-@pytest.mark.parametrize("pad", [0, 4])
-def test_resized_crop_equals_slow_bilinear_of_the_box(pad):
+@pytest.mark.parametrize("pad", [0, 4, 12])
+def test_resized_crop_equals_a_slow_filter_and_pillow(pad):
     pixels, table, found = batch(40, "resized", pad, flip=True)
+    assert {*table[:, 4]} == {0, 1}
     for image, (top, left, height, width, mirror), result in zip(pixels, table, found, strict=True):
-        padded = np.pad(image.astype(np.float64) / 255, ((0, 0), (pad, pad), (pad, pad)))
-        expected = bilinear(padded[:, top : top + height, left : left + width], 12, 9)
+        padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))[:, top : top + height, left : left + width]
+        rows, columns = weights_of(12, height), weights_of(9, width)
+        expected = np.einsum("ih,chw,jw->cij", rows, padded / 255, columns)
+        pillow = Image.fromarray(padded.transpose(1, 2, 0)).resize((9, 12), Image.Resampling.BILINEAR)
+        rounded = np.array(pillow).transpose(2, 0, 1)
         if mirror:
-            expected = expected[:, :, ::-1]
+            expected, rounded = expected[:, :, ::-1], rounded[:, :, ::-1]
         np.testing.assert_allclose(result, expected, atol=2e-6)
+        np.testing.assert_allclose(255 * result, rounded, atol=1.01)  # Pillow rounds twice
 
 
 def test_resized_crop_of_the_whole_image_is_torchs_interpolation():
     pixels = images(2, height=8, width=8)
     augmentation = Augmentation(4, crop="resized")
     table = torch.tensor([[0, 0, 16, 16, 0]] * 2)
-    expected = F.interpolate(F.pad(pixels.float() / 255, [4] * 4), (8, 8), mode="bilinear")
+    expected = F.interpolate(F.pad(pixels.float() / 255, [4] * 4), (8, 8), mode="bilinear", antialias=True)
     torch.testing.assert_close(augment(pixels, table, augmentation), expected, atol=1e-6, rtol=0)
 
 
-def test_resized_boxes_have_the_stated_area_and_aspect():
-    augmentation = Augmentation(crop="resized")
-    table = augmentation.boxes(augmentation_words(0, 0, 4000), (256, 256), (256, 256))
-    top, left, height, width, flip = table.T
-    assert top.min() >= 0
-    assert left.min() >= 0
-    assert (top + height).max() == 256
-    assert (left + width).max() == 256
-    area = height * width / 256**2
-    assert 0.078 < area.min() < 0.085
-    assert area.max() > 0.97
-    assert abs(np.median(area) - 0.54) < 0.02  # uniform in [0.08, 1]; boxes that would stick out are cut
-    small = area < 0.5  # not cut
-    aspect = (width / height)[small]
-    assert 0.74 < aspect.min() < 0.76
-    assert 1.32 < aspect.max() < 1.35
-    assert abs(np.log(aspect).mean()) < 0.01
-    assert not flip.any()
+def torchvisions_box(words: list[int], height: int, width: int) -> tuple[int, int, int, int]:
+    """Torchvision's rule for one image, in plain Python, with our draws: top, left, height, width."""
+
+    def units():
+        yield words[3], words[4]
+        for attempt in range(1, 10):
+            block, draw = np.array([words[5]], np.uint64), np.array([words[6]], np.uint64)
+            yield philox4x32(0, block, draw, attempt, Purpose.AUGMENTATION)[0, :2].tolist()
+
+    for first, second in units():
+        area = height * width * (0.08 + 0.92 * first / 2**32)
+        aspect = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * second / 2**32)
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return words[0] * (height - h + 1) >> 32, words[1] * (width - w + 1) >> 32, h, w
+    h, w = height, width
+    if width / height < 3 / 4:
+        h = round(width / (3 / 4))
+    elif width / height > 4 / 3:
+        w = round(height * (4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize("size", [(40, 40), (375, 500), (30, 200), (200, 30), (3, 2), (1, 1), (7, 900)])
+def test_resized_boxes_follow_torchvisions_rule(size):
+    words = augmentation_words(7, 1, 2000)
+    table = Augmentation(crop="resized").boxes(words, size, (8, 8))
+    assert table[:, :4].tolist() == [list(torchvisions_box(row, *size)) for row in words.tolist()]
+    padded = Augmentation(pad=1, crop="resized").boxes(words, (size[0] - 2, size[1] - 2), (8, 8))
+    assert np.array_equal(padded, table)
+    alone = [Augmentation(crop="resized").boxes(row[None], size, (8, 8))[0].tolist() for row in words[:50]]
+    assert alone == table[:50].tolist()
+
+
+@pytest.mark.parametrize(
+    ("size", "area", "full"), [((40, 40), 0.485, 0.051), ((375, 500), 0.433, 0.006), ((60, 200), 0.212, 0.102)]
+)
+def test_resized_boxes_are_distributed_as_torchvision_draws_them(size, area, full):
+    """Share of the area, of boxes that span a side, aspect and place, each beside torchvision's own sampling."""
+    count, (height, width) = 20_000, size
+    ours = Augmentation(crop="resized").boxes(augmentation_words(0, 0, count), size, size)[:, :4]
+    image = torch.empty(1, height, width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        draws = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]
+    measures = []
+    for top, left, h, w in (ours.T, np.array(draws).T):
+        middle = [(top + h / 2) / height, (left + w / 2) / width]
+        values = [h * w / (height * width), (h == height) | (w == width), np.log(w / h), *middle]
+        measures.append(np.array([(value.mean(), value.std()) for value in values]))
+    np.testing.assert_allclose(*measures, atol=0.012)
+    assert measures[0][0, 0] == pytest.approx(area, abs=0.005)
+    assert measures[0][1, 0] == pytest.approx(full, abs=0.003)
 
 
 def test_flip_comes_for_half_of_the_images():

@@ -97,6 +97,23 @@ def test_digits_test_set_is_the_same_for_ever():
     np.testing.assert_array_equal(np.rint(pixels_of(data.test)[:, 0] * 255), np.rint(scans.images[chosen] * 255 / 16))
 
 
+def test_constants_of_the_normalisation_are_a_setting():
+    own = load_data(DataConfig()).input
+    chosen = load_data(DataConfig(mean=0.5, std=(0.25,)))
+    assert (chosen.input.mean, chosen.input.std) == ((0.5,), (0.25,))
+    pixels = pixels_of(chosen.test)
+    np.testing.assert_array_equal(pixels, pixels_of(load_data(DataConfig()).test))
+    np.testing.assert_array_equal(chosen.input.normalize(pixels), (pixels - np.float32(0.5)) / np.float32(0.25))
+    only_std = load_data(DataConfig(std=2.0)).input
+    assert (only_std.mean, only_std.std) == (own.mean, (2.0,))
+    with pytest.raises(
+        ConfigError, match=r"image: mean: expected one number for each of 1 channels, got \(0\.1, 0\.2\)"
+    ):
+        load_data(DataConfig(mean=[0.1, 0.2]))
+    with pytest.raises(ConfigError, match=r"sentences is text, which has no std = \(0\.5,\)"):
+        load_data(DataConfig(name="sentences", std=0.5))
+
+
 def test_digits_without_validation():
     data = load_data(DataConfig(validation=0.0))
     assert data.val is None
@@ -108,7 +125,7 @@ def test_digits_without_scikit_learn(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     monkeypatch.delitem(sys.modules, "sklearn", raising=False)
-    with pytest.raises(MissingExtraError, match=r"pip install 'iterand-compress\[demo\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'scikit-learn>=1.4' \(the extra 'demo'\)"):
         load_data(DataConfig())
 
 
@@ -407,6 +424,18 @@ def large_folder(root: Path) -> Path:
     make_folder(root, size=(130, 150), each=4)
     Image.fromarray(noise(0, 200, 120)).save(root / "train" / "cat" / "0.png")
     return root
+
+
+def test_one_number_normalises_all_channels_and_the_rim_keeps_the_colour_of_the_data(tmp_path):
+    settings = {"image_size": 112, "crop": "shift", "pad": 6, "pad_value": "mean"}
+    own = load_data(folder_config(**settings), data_dir=large_folder(tmp_path))
+    data = load_data(folder_config(**settings, mean=0.5, std=[0.2, 0.3, 0.4]), data_dir=tmp_path)
+    assert (data.input.mean, data.input.std) == ((0.5, 0.5, 0.5), (0.2, 0.3, 0.4))
+    assert own.input.mean != data.input.mean
+    for (first, _), (second, _) in zip(
+        own.train.train_batches(0, 4, "cpu"), data.train.train_batches(0, 4, "cpu"), strict=True
+    ):
+        assert torch.equal(first, second)
 
 
 def test_large_images_are_streamed_scaled_with_a_margin_and_cut(tmp_path):

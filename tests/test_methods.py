@@ -212,19 +212,49 @@ def test_recycling_moves_values_from_high_scores_to_low_ones():
         for old, (part, _), wanted in zip(before, layers_of(model), expected, strict=True):
             np.testing.assert_array_equal(part.random.numpy(), wanted)
             assert happened != torch.equal(old, part.random)
-    assert events == [6, 12], "epochs 2 and 4; not 0, and not the last, 6"
+    assert events == [9, 15], "after epochs 2 and 4, counted from 0; not after the last, 6"
 
 
-def test_recycling_waits():
-    rule = config("biprop-recycling", after=15, rate=0.5).recycle
-    assert [epoch for epoch in range(41) if recycling_is_due(rule, epoch, 41)] == [20, 30]
-    assert rule.rate == 0.5
+def due(rule: Recycle, epochs: int) -> list[int]:
+    """Epochs that begin with a recycling, counted from 0."""
+    return [epoch for epoch in range(epochs) if recycling_is_due(rule, epoch, epochs)]
+
+
+def test_recycling_comes_when_the_authors_code_does_it():
+    """Gorbett and Whitley's main.py recycles after epoch e (from 0) if e % F == 0, e > 0, and e is not the last;
+    main_parallel.py also asks for e > warmup.
+    """
+
+    def authors(every: int, epochs: int, warmup: int = 0) -> list[int]:
+        return [e + 1 for e in range(epochs) if e % every == 0 and e > 0 and e != epochs - 1 and e > warmup]
+
+    assert due(Recycle(), 41) == authors(10, 41) == [11, 21, 31]
+    assert due(Recycle(), 42) == authors(10, 42) == [11, 21, 31, 41], "also before the last epoch"
+    assert due(Recycle(warmup=50), 100) == authors(10, 100, warmup=50) == [61, 71, 81, 91]
+    assert due(Recycle(every=1), 5) == authors(1, 5) == [2, 3, 4]
+    assert due(config("biprop-recycling", warmup=15, rate=0.5).recycle, 41) == [21, 31]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"subnetwork": {"method": "recycling", "recycle": {"every": 10, "rate": 0.2, "after": 0}}},
+        {"subnetwork": {"method": "recycling", "resample_every": 300, "recycle_every": 10, "recycle_after": 0}},
+        {"subnetwork": {"method": "recycling", "resample_every": 300, "recycle_every": None}},
+    ],
+)
+def test_runs_of_earlier_versions_recycle_when_they_did(stored):
+    assert due(stored_recipe(stored, "a checkpoint").subnetwork.recycle, 41) == [10, 20, 30]
+    assert due(read_recipe({"subnetwork": {"method": "recycling"}}, "a recipe").subnetwork.recycle, 41) == [11, 21, 31]
+    assert due(Recycle(after=15), 41) == [20, 30]
+    with pytest.raises(ConfigError, match=r"recycle\.after: it counts as earlier versions did"):
+        read_recipe({"subnetwork": {"method": "recycling", "recycle": {"after": 3, "warmup": 2}}}, "a recipe")
 
 
 def test_recycling_and_resampling_together():
     model = mask_model(mlp(), config("iterand", every=1, rate=1.0, recycle=Recycle(every=1), distribution="uniform"))
     (part, scores), _ = layers_of(model)
-    assert refresh(model, 3, steps_per_epoch=3, epochs=4)
+    assert refresh(model, 6, steps_per_epoch=3, epochs=4)
     pruned = ~part.mask(torch.from_numpy(scores)).numpy()
     wanted = recycled(reference_weights("uniform")[0], scores, 0.2)
     redrawn = random_codes(5, 0, get_codebook("uniform"), 0, 42, np.ones(42, np.uint8)).astype(np.float32)
@@ -361,7 +391,7 @@ def test_scoring_leaves_the_network_alone():
             {"resample": Resample()},
             "resample is given twice, by every=, rate=, draws= and by resample=",
         ),
-        ("recycling", {"recycle": None}, "WeightRecycling: recycle is given twice, by every=, rate=, after="),
+        ("recycling", {"recycle": None}, "WeightRecycling: recycle is given twice, by every=, rate=, warmup="),
         ("edge-popup", {"sparsity": 1.0}, "EdgePopup: sparsity: input should be less than 1, got 1.0"),
         ("edge-popup", {"selection": "sined"}, "selection.rule: unknown 'sined'; did you mean 'signed'?"),
         ("magnitude", {"distribution": "signed-constant"}, "differ in sign only, and magnitude pruning compares"),
@@ -418,6 +448,7 @@ def test_settings_of_the_first_versions():
     assert stored_recipe({"subnetwork": old}, "old").subnetwork == expected
     old = {**old, "method": "biprop-recycling", "coats": 3, "recycle_every": 4, "frozen": 0.5, "score_scale": 1.0}
     expected = config("biprop-recycling", sparsity=0.6, every=4, multiplicity=3, frozen=0.5, scope="global")
+    expected = expected.model_copy(update={"recycle": Recycle(every=4, after=0)})
     assert stored_recipe({"subnetwork": old}, "old").subnetwork == expected
     old = {"method": "synflow", "sparsity": 0.9, "resample_every": 300, "rounds": 4, "seed": 5}
     assert stored_recipe({"subnetwork": old}, "old").subnetwork == config("synflow", sparsity=0.9, rounds=4)

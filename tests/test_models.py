@@ -129,6 +129,9 @@ SMALLEST = {
     "conv4": (1, 28, 28),
     "conv6": (3, 8, 8),
     "conv8": (3, 16, 16),
+    "vgg-small": (3, 8, 8),
+    "resnet20": (1, 8, 8),
+    "resnet32": (1, 8, 8),
     "resnet18": (1, 8, 8),
     "resnet34": (3, 16, 16),
     "resnet50": (3, 16, 16),
@@ -157,6 +160,30 @@ def test_names_builders_and_families_agree():
     assert model_names()[0] == ModelConfig().name
 
 
+def test_vgg_small_has_the_authors_weights():
+    """Their best networks keep 5 % of them, "0.23M", and at 1.25 times the width."""
+    stages = [(3, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512)]
+    count = 9 * sum(inputs * outputs for inputs, outputs in stages) + 512 * 4 * 4 * 10
+    assert weights(built("vgg-small", device="meta")) == count == 4_656_512
+    assert round(0.05 * count, -4) == 230_000
+    wide = built("vgg-small", width=1.25, device="meta")
+    assert [m.out_channels for m in wide.modules() if isinstance(m, nn.Conv2d)] == [160, 160, 320, 320, 640, 640]
+
+
+@pytest.mark.parametrize(("name", "blocks", "published"), [("resnet20", 3, 269_722), ("resnet32", 5, 464_154)])
+def test_small_resnets_have_the_known_counts(name, blocks, published):
+    """Those of He et al.: 0.27 and 0.46 million, all told, without the 1×1 convolutions of the shortcuts."""
+    model = built(name, affine=True)
+    shortcuts = 16 * 32 + 32 * 64 + 2 * (32 + 64)
+    assert sum(p.numel() for p in model.parameters()) == published - 10 + shortcuts
+    assert len([m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]) == 6 * blocks + 2 + 2
+    assert [layer[-1].conv2.out_channels for layer in (model.layer1, model.layer2, model.layer3)] == [16, 32, 64]
+    assert model.conv1.weight.shape == (16, 3, 3, 3)
+    features = model.layer3(model.layer2(model.layer1(torch.zeros(1, 16, 32, 32))))
+    assert features.shape == (1, 64, 8, 8)
+    assert built(name, width=2.0).fc.in_features == 128
+
+
 def test_digits_cnn_weights():
     model = built("digits-cnn", shape=(1, 8, 8))
     assert weights(model) == sum(p.numel() for p in model.parameters()) == 226_880
@@ -164,11 +191,21 @@ def test_digits_cnn_weights():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "shape"), [("digits-cnn", (1, 8, 8)), ("resnet18", (3, 16, 16)), ("conv2", (3, 8, 8))]
+    ("name", "shape", "config"),
+    [
+        ("digits-cnn", (1, 8, 8), {}),
+        ("resnet18", (3, 16, 16), {}),
+        ("resnet20", (3, 8, 8), {}),
+        ("conv2", (3, 8, 8), {}),
+        ("conv4", (3, 8, 8), {"activation": "binary", "affine": True}),
+        ("vgg-small", (3, 8, 8), {}),
+        ("vgg-small", (3, 8, 8), {"activation": "binary"}),
+    ],
+    ids=str,
 )
-def test_models_export_to_onnx(name, shape, tmp_path):
+def test_models_export_to_onnx(name, shape, config, tmp_path):
     """Which compares logits in onnxruntime for several batch sizes."""
-    model = built(name, shape=shape, width=0.25).eval()
+    model = built(name, shape=shape, width=0.25, **config).eval()
     channels = shape[0]
     mean, std = [0.5] * channels, [0.25] * channels
     report = export_onnx(model, tmp_path / "model.onnx", input=ImageInput(shape, mean, std))
@@ -198,6 +235,9 @@ def test_architecture_goes_through_json_scalars():
         "stem": "cifar",
         "affine": True,
     }
+    binary = Architecture("conv2", 10, 3, 32, activation="binary", batch_norm=True)
+    assert {"activation": "binary", "batch_norm": True}.items() <= binary.to_dict().items()
+    assert Architecture.from_dict(binary.to_dict()) == binary
     assert Architecture.from_dict(ARCH.to_dict()) == ARCH
     assert type(Architecture.from_dict({**ARCH.to_dict(), "width": 1}).width) is float
 
@@ -213,6 +253,7 @@ def test_architecture_goes_through_json_scalars():
         ({"width": float("nan")}, "width: expected a number"),
         ({"stem": "nature"}, "stem: expected one of cifar, imagenet, none, got 'nature'"),
         ({"affine": 1}, "affine: expected true or false, got 1"),
+        ({"batch_norm": 1}, "batch_norm: expected true or false, got 1"),
         ({"name": ""}, "name: expected a name, got ''"),
         ({"widht": 1.0}, "unknown key 'widht'; did you mean 'width'?"),
     ],
@@ -240,8 +281,21 @@ def test_from_dict_names_missing_keys():
         (
             {"name": "conv6", "affine": True},
             (3, 32, 32),
-            "conv6 does not take affine = True: it has no BatchNorm",
+            "conv6 does not take affine = True: it has no BatchNorm unless --set model.batch_norm=true",
         ),
+        (
+            {"name": "conv6", "affine": True, "activation": "binary", "batch_norm": False},
+            (3, 32, 32),
+            "conv6 does not take affine = True: it has no BatchNorm unless",
+        ),
+        (
+            {"name": "resnet18", "batch_norm": False},
+            (3, 32, 32),
+            "resnet18 does not take batch_norm = False: BatchNorm belongs to it in every layout; conv2 to conv8 and",
+        ),
+        ({"name": "resnet20", "stem": "imagenet"}, (3, 32, 32), "resnet20 does not take stem = 'imagenet'"),
+        ({"name": "vgg-small"}, (3, 7, 7), r"vgg-small needs images of at least 8×8 pixels, got 7×7"),
+        ({"name": "torchvision:resnet18", "batch_norm": True}, (3, 32, 32), "does not take batch_norm = True"),
         (
             {"name": "conv6", "stem": "cifar"},
             (3, 32, 32),
@@ -262,6 +316,8 @@ def test_build_refuses_what_resolve_would_not_give():
         build_model(Architecture("resnet18", 10, 3, 32), seed=0)
     with pytest.raises(ConfigError, match="conv8 needs images of at least 16 pixels, got 8"):
         build_model(Architecture("conv8", 10, 3, 8), seed=0)
+    with pytest.raises(ConfigError, match="digits-cnn: expected batch_norm false, for it has no such choice, got true"):
+        build_model(Architecture("digits-cnn", 10, 3, 8, batch_norm=True), seed=0)
 
 
 # --- Models of others --------------------------------------------------------------------------------------

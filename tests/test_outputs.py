@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import iterand_compress as ic
 from conftest import fail, succeed
 from iterand_compress.compress.errors import ConfigError, IterandError
 from iterand_compress.compress.files import outputs
@@ -148,6 +149,46 @@ def test_files_of_other_kinds_stay(command, there, folder, digits) -> None:
         f"{there}: is {what.get(there, 'a file of another kind')}, which would be lost; give the output another" in line
     )
     assert (folder / there).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "message"),
+    [
+        (("export", "s.seedmask", "--onnx"), "m.tflite", "promises TensorFlow Lite, and this will be an ONNX file"),
+        (("export", "s.seedmask", "--onnx"), "m.ORT", "promises the ORT format of onnxruntime"),
+        (("export", "s.seedmask", "-o"), "m.safetensors", "promises a safetensors file, and this will be an ONNX file"),
+        (("pack", "c.png", "--out"), "m.onnx", "promises an ONNX file, and this will be a .seedmask file"),
+        (("recover", "s.seedmask", "--out"), "m.pt", "promises a file of torch.save, and this will be a safetensors"),
+        (("recover", "s.seedmask", "--masks", "--out"), "m.npz", "promises NumPy arrays"),
+        ((*QUICK, "--out"), "m.onnx", "promises an ONNX file, and this will be a file of torch.save: name it m.ckpt"),
+        (("ablate", "s.seedmask", "--plot"), "m.svg", "promises another kind of picture, and this will be a PNG"),
+        (
+            ("theory", "--widths", "3,2", "--plot"),
+            "m.csv",
+            "promises text, and this will be a PNG picture: name it m.png",
+        ),
+    ],
+)
+def test_an_ending_that_promises_another_format(command, name, message, folder) -> None:
+    before = sorted(folder.iterdir())
+    line = fail(2, *command, name)
+    assert f"{name}: the ending {Path(name).suffix.lower()} {message}" in line
+    assert sorted(folder.iterdir()) == before
+
+
+def test_an_ending_that_promises_another_format_in_python(folder) -> None:
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+    with pytest.raises(ConfigError, match=r"m\.tflite: the ending \.tflite promises TensorFlow Lite"):
+        ic.export_onnx(net, "m.tflite", input=ic.ImageInput((3, 2, 2), 0, 1))
+    subnet = ic.Subnetwork(net, ic.EdgePopup(sparsity=0.5))
+    with pytest.raises(ConfigError, match=r"m\.onnx: the ending \.onnx promises an ONNX file.*: name it m\.seedmask"):
+        subnet.pack("m.onnx")
+    with pytest.raises(
+        ConfigError, match=r"promises a file of torch\.save, and this will be a safetensors file: name it"
+    ):
+        write_tensors(read_seedmask(Path("s.seedmask")), Path("m.pt"))
+    for name in ("m", "sparsity0.5", "m.v2"):  # which promise nothing
+        subnet.pack(name)
 
 
 @pytest.mark.slow

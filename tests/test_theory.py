@@ -465,7 +465,7 @@ def test_without_matplotlib(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = fail(2, "theory", "--plot", tmp_path / "a.png", *CHECK)
-    assert message.endswith("which is not installed: pip install 'iterand-compress[plots]'")
+    assert message.endswith("which is not installed: pip install 'matplotlib>=3.8' (the extra 'plots')")
     assert not any(tmp_path.iterdir())
 
 

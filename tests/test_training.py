@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import torch
 
 from conftest import fail, invoke, succeed
 from iterand_compress import IteRand, load_network, read_seedmask
-from iterand_compress.compress.checkpoint import load_checkpoint
+from iterand_compress.compress.checkpoint import BestEpoch, load_checkpoint
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.errors import CheckpointError, DataError, IterandError, TrainingError
 from iterand_compress.compress.training import loop
@@ -125,6 +126,90 @@ def test_interrupted_in_the_middle_of_an_epoch_and_resumed(tmp_path, undisturbed
     assert packed(out) == undisturbed
     lines = [json.loads(line) for line in (tmp_path / "model.metrics.jsonl").read_text().splitlines()]
     assert [line.get("epoch") for line in lines] == [1, 2, 3, None]
+
+
+def scores(checkpoint: Path) -> dict[str, torch.Tensor]:
+    state = load_checkpoint(checkpoint).model
+    return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def test_the_best_epoch_is_kept_beside_the_last(tmp_path, monkeypatch):
+    """By right answers on the validation images, the first of equals; its network is that of the run at its end."""
+    answers, real, states = iter([50, 70, 70, 60]), loop.score, {}
+
+    def score(run, split):
+        found = real(run, split)
+        return replace(found, correct=next(answers)) if split is run.data.val else found
+
+    class Copies(Reporter):
+        def epoch(self, report):
+            states[report.epoch] = scores(out)
+
+    monkeypatch.setattr(loop, "score", score)
+    out, best = tmp_path / "model.ckpt", tmp_path / "model.best.ckpt"
+    result = train(override(QUICK, {"train.epochs": 4}), RunOptions(out, device="cpu"), Copies())
+    stored, last = load_checkpoint(best), load_checkpoint(out)
+    assert result.best == stored.best == last.best == BestEpoch(2, 70, 144)
+    assert (stored.position.epoch, stored.optimizer, stored.test) == (2, None, None)
+    assert all(torch.equal(value, states[2][key]) for key, value in scores(best).items())
+    assert not all(torch.equal(value, states[4][key]) for key, value in scores(best).items())
+    assert abs(best.stat().st_size - out.stat().st_size) < 2000, "without the optimizer"
+    note = "of epoch 2 of 4, the best by validation (48.61 %)"
+    assert succeed("pack", best, "--out", tmp_path / "a.seedmask").splitlines()[-1] == f"{best}: {note}"
+    assert note in succeed("eval", best)
+    assert note in succeed("export", best, "--onnx", tmp_path / "a.onnx")
+    line = fail(1, "train", "--resume", "--out", best)
+    assert f"{note}; a run goes on from its own checkpoint" in line
+    (tmp_path / "model.ckpt").unlink()
+    (tmp_path / "model.metrics.jsonl").unlink()
+    before = best.read_bytes()
+    assert "model.best.ckpt: exists already, from another run; --force replaces it" in fail(1, "train", "--out", out)
+    assert best.read_bytes() == before
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["model.best.ckpt"]
+
+
+@pytest.mark.slow
+def test_the_best_epoch_of_a_run_that_went_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
+    whole, parts = tmp_path / "whole.ckpt", tmp_path / "parts.ckpt"
+    recipe = override(QUICK, {"train.epochs": 5})
+    expected = train(recipe, RunOptions(whole, device="cpu")).best
+    for step in (26, 70):
+        with pytest.raises(RunStoppedError):
+            train(recipe, RunOptions(parts, device="cpu", resume=parts.exists()), StopAt(step))
+    done = train(recipe, RunOptions(parts, device="cpu", resume=True))
+    assert done.best == train(recipe, RunOptions(parts, device="cpu", resume=True)).best == expected
+    log = [json.loads(line) for line in (tmp_path / "parts.metrics.jsonl").read_text().splitlines()][:-1]
+    assert expected.accuracy == max(line["val_accuracy"] for line in log) == log[expected.epoch - 1]["val_accuracy"]
+    ours, theirs = (scores(path.with_suffix(".best.ckpt")) for path in (whole, parts))
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_without_validation_no_epoch_is_best(tmp_path):
+    out = tmp_path / "model.ckpt"
+    torch.save({"of": "another run"}, tmp_path / "model.best.ckpt")
+    before = (tmp_path / "model.best.ckpt").read_bytes()
+    result = train(override(QUICK, {"data.validation": 0.0, "train.epochs": 1}), RunOptions(out, device="cpu"))
+    assert result.best is load_checkpoint(out).best is None
+    assert (tmp_path / "model.best.ckpt").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_steps_and_nesterov_resume_exactly(tmp_path, monkeypatch):
+    """The scores, too, since these decide all that a longer run would do."""
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
+    recipe = override(QUICK, {"train.milestones": [1, 2], "train.gamma": 0.5, "train.nesterov": True})
+    whole, parts = tmp_path / "whole.ckpt", tmp_path / "parts.ckpt"
+    train(recipe, RunOptions(whole, device="cpu"))
+    with pytest.raises(RunStoppedError):
+        train(recipe, RunOptions(parts, device="cpu"), StopAt(26))
+    train(recipe, RunOptions(parts, device="cpu", resume=True))
+    expected, found = (load_checkpoint(out).model for out in (whole, parts))
+    assert all(torch.equal(found[key], value) for key, value in expected.items() if isinstance(value, torch.Tensor))
+    rates = [json.loads(line).get("lr") for line in (tmp_path / "parts.metrics.jsonl").read_text().splitlines()]
+    assert rates == [0.1, 0.05, 0.025, None]
+    packed(parts)
+    assert load_network(parts.with_suffix(".seedmask")).recipe == load_checkpoint(parts).recipe
 
 
 @pytest.mark.processes

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from ..config import ModelConfig, Recipe, SubnetworkConfig
-from ..errors import ConfigError, IterandError
+from ..errors import ConfigError
 from ..inputs import AnyInput
 from ..mask.masking import mask_model
 from ..mask.topk import kept_count
 from ..models import AnyArchitecture, resolve
-from ..models.build import build_model
+from ..models.copying import independent_copy
+from ..models.from_shapes import skeleton
 from ..pack import MaskedKeys, masked_keys
 from ..seed.frozen import Frozen, frozen_masks
 from ..seed.philox import random_bytes
 from ..seedmask import MaskedTensor, Network, dumps, loads
 from ..tensors import to_stored
+from .flops import count_multiply_adds
 
 __all__ = ["DEFAULT_REDRAWN", "Estimate", "LayerEstimate", "draw_distribution", "estimate"]
 
@@ -73,6 +75,9 @@ class Estimate:
         recycled: whether overwritten.
         state_bytes: size of the unmasked state; exact.
         header_bytes: size of header and manifest, estimated.
+        multiply_adds: multiplications of the dense network for one example, each with its addition (MACs; FLOPs are
+            twice as many); ``None`` if it does not run on one example.
+        kept_multiply_adds: how many of them are with kept weights, or between activations.
     """
 
     architecture: AnyArchitecture
@@ -82,6 +87,8 @@ class Estimate:
     recycled: bool
     state_bytes: int
     header_bytes: int
+    multiply_adds: int | None
+    kept_multiply_adds: int | None
 
     @property
     def weights(self) -> int:
@@ -153,8 +160,8 @@ def estimate(
     if share and kind == "none":
         raise ConfigError(f"redrawn: {subnetwork.method} redraws nothing; leave it out, or use --method iterand")
     architecture = resolve(model, num_classes=num_classes, input=input)
-    skeleton = _skeleton(architecture, subnetwork, allow_import=allow_import)
-    masked, rest = masked_keys(skeleton.state_dict())
+    plain = skeleton(architecture, seed=subnetwork.seed, allow_import=allow_import)
+    masked, rest = masked_keys(mask_model(independent_copy(plain), subnetwork).state_dict())
     kept = [
         kept_count(keys.spec.selectable, subnetwork.sparsity, keys.name)
         if keys.spec.selection in ("fixed", "unpruned")
@@ -181,6 +188,9 @@ def estimate(
         sizes = entry.mask.bytes, entry.log.bytes, entry.coat_bits // 8
         scaled = (-(-size * weights // entry.weights) for size in sizes)
         layers.append(LayerEstimate(keys.name, keys.spec.shape, weights, number, *scaled))
+    counts: tuple[int, int] | tuple[None, None] = None, None
+    with suppress(Exception):  # a network of the user's may raise anything, and the sizes are known all the same
+        counts = count_multiply_adds(plain, input, {layer.name: (layer.weights, layer.kept) for layer in layers})
     return Estimate(
         architecture,
         tuple(layers),
@@ -189,6 +199,7 @@ def estimate(
         recycled,
         state_bytes,
         len(content) - payloads - state_bytes,
+        *counts,
     )
 
 
@@ -241,13 +252,3 @@ def draw_distribution(redrawn: float) -> NDArray[np.float64]:
     tail = _DECAY ** np.arange(_LARGEST_DRAW - len(_FIRST_DRAWS))
     tail *= (1 - sum(_FIRST_DRAWS)) / tail.sum()
     return np.concatenate([[1 - redrawn], redrawn * np.array(_FIRST_DRAWS), redrawn * tail])
-
-
-def _skeleton(architecture: AnyArchitecture, subnetwork: SubnetworkConfig, *, allow_import: bool) -> nn.Module:
-    """Build the subnetwork, on torch's meta device, where tensors have no content, if the model can be built there."""
-    seed = subnetwork.seed
-    try:
-        model = build_model(architecture, seed=seed, allow_import=allow_import, device="meta")
-    except (IterandError, RuntimeError):  # a constructor that looks at values; any other error comes again
-        model = build_model(architecture, seed=seed, allow_import=allow_import)
-    return mask_model(model, subnetwork)

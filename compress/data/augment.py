@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..config import DataConfig
+from ..seed.philox import Purpose, philox4x32
 from .order import below
 
 __all__ = ["Augmentation", "augment", "to_pixels"]
@@ -20,8 +21,10 @@ __all__ = ["Augmentation", "augment", "to_pixels"]
 # Ranges of a resized crop: share of the area, and width / height (Szegedy et al. 2015).
 SMALLEST_AREA = 0.08
 LARGEST_ASPECT = 4 / 3
-# Columns of the random words.
-_TOP, _LEFT, _FLIP, _AREA, _ASPECT = range(5)
+#: How often a box is drawn that does not fit into the image, before the central one is taken.
+ATTEMPTS = 10
+# Columns of the random words. From the last two, further attempts are drawn.
+_TOP, _LEFT, _FLIP, _AREA, _ASPECT, _RETRY, _RETRY_TOO = range(7)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Augmentation:
     Attributes:
         pad: pixels added on each side before cropping.
         fill: colour of these pixels, 0 to 255 for each channel; empty means black.
-        crop: ``none``, ``shift`` or ``resized``.
+        crop: ``none``, ``shift`` or ``resized``. Boxes of the last are distributed as torchvision's
+            ``RandomResizedCrop`` draws them: one that sticks out is drawn again, ten times at most.
         flip: mirror half of the images.
     """
 
@@ -63,17 +67,48 @@ class Augmentation:
         """
         height, width = size[0] + 2 * self.pad, size[1] + 2 * self.pad
         table = np.empty((len(words), 5), dtype=np.int64)
+        central = np.zeros(len(words), dtype=bool)
         if self.crop == "resized":
-            area = height * width * (SMALLEST_AREA + (1 - SMALLEST_AREA) * _unit(words[:, _AREA]))
-            aspect = np.exp(math.log(LARGEST_ASPECT) * (2 * _unit(words[:, _ASPECT]) - 1))
-            table[:, 2] = np.clip(np.rint(np.sqrt(area / aspect)), 1, height)
-            table[:, 3] = np.clip(np.rint(np.sqrt(area * aspect)), 1, width)
+            table[:, 2:4], central = _box_sizes(words, height, width)
         else:
             table[:, 2:4] = window
-        table[:, 0] = below(words[:, _TOP], height - table[:, 2] + 1)
-        table[:, 1] = below(words[:, _LEFT], width - table[:, 3] + 1)
+        for column, word, room in ((0, _TOP, height - table[:, 2]), (1, _LEFT, width - table[:, 3])):
+            table[:, column] = np.where(central, room // 2, below(words[:, word], room + 1))
         table[:, 4] = words[:, _FLIP] >> 31 if self.flip else 0
         return table
+
+
+def _box_sizes(words: NDArray[np.uint32], height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Height and width of the boxes of a resized crop, int64 ``[n, 2]``, and which boxes are central."""
+    sizes = np.empty((len(words), 2), dtype=np.int64)
+    sizes[:] = _largest_box(height, width)
+    left = np.arange(len(words))
+    for attempt in range(ATTEMPTS):
+        drawn = words[left, _AREA : _ASPECT + 1] if not attempt else _retried(words[left], attempt)
+        area = height * width * (SMALLEST_AREA + (1 - SMALLEST_AREA) * _unit(drawn[:, 0]))
+        aspect = np.exp(math.log(LARGEST_ASPECT) * (2 * _unit(drawn[:, 1]) - 1))
+        size = np.rint(np.sqrt(np.stack((area / aspect, area * aspect), axis=1)))
+        fits = ((size > 0) & (size <= (height, width))).all(axis=1)
+        sizes[left[fits]] = size[fits]
+        left = left[~fits]
+        if not len(left):
+            break
+    central = np.zeros(len(words), dtype=bool)
+    central[left] = True
+    return sizes, central
+
+
+def _retried(words: NDArray[np.uint32], attempt: int) -> NDArray[np.uint32]:
+    """Two more random words for each image, uint32 ``[n, 2]``: few images need them, so nobody draws them before."""
+    block, draw = (words[:, column].astype(np.uint64) for column in (_RETRY, _RETRY_TOO))
+    return philox4x32(0, block, draw, attempt, Purpose.AUGMENTATION)[:, :2]
+
+
+def _largest_box(height: int, width: int) -> tuple[int, int]:
+    """The largest (height, width) in an image whose aspect is in the range."""
+    if width * LARGEST_ASPECT < height:
+        return round(width * LARGEST_ASPECT), width
+    return height, min(width, round(height * LARGEST_ASPECT))
 
 
 def _unit(words: NDArray[np.uint32]) -> NDArray[np.float64]:
@@ -104,9 +139,10 @@ def augment(images: Tensor, table: Tensor, augmentation: Augmentation) -> Tensor
     across = torch.arange(width, device=images.device)
     across = torch.where(flip == 1, width - 1 - across, across)
     if augmentation.crop == "resized":
-        rows = top + _bilinear_positions(down, box_height, height)
-        columns = left + _bilinear_positions(across, box_width, width)
-        return _sample(to_pixels(images), rows, columns)
+        padded_height, padded_width = images.shape[2:]
+        rows = _resampling(down, top, box_height, height, padded_height)
+        columns = _resampling(across, left, box_width, width, padded_width)
+        return _resample(images, rows, columns)
     return to_pixels(_gather(images, top + down, left + across))
 
 
@@ -127,17 +163,35 @@ def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return images[first, second, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def _bilinear_positions(out: Tensor, box: Tensor, size: int) -> Tensor:
-    """Where the centres of ``size`` output pixels lie in a box, clamped to its outermost pixel centres."""
-    positions = (out + 0.5) * (box / size) - 0.5
-    return torch.minimum(positions.clamp_min(0), box - 1.0)
+def _resampling(out: Tensor, start: Tensor, box: Tensor, size: int, full: int) -> Tensor:
+    """How much each pixel of a box counts in each output pixel: bilinear, antialiased where the box is larger.
+
+    A pixel counts the less, the farther its centre is from that of the output pixel: linearly, and not at all from the
+    distance of a neighbouring pixel on, of the image or the result, whichever lie farther apart (as Pillow has it).
+
+    Args:
+        out: int64 ``[size]`` or ``[B, size]``: positions of the output pixels.
+        start: int64 ``[B, 1]``: the first pixel of the box.
+        box: int64 ``[B, 1]``: number of pixels of the box.
+        size: number of output pixels.
+        full: number of pixels of the image.
+
+    Returns:
+        float32 ``[B, size, full]``; each row adds up to 1.
+    """
+    scale = box / size
+    centre = start + (out + 0.5) * scale
+    pixel = torch.arange(full, device=out.device)
+    distance = (pixel + 0.5 - centre.unsqueeze(-1)).abs()
+    weights = (1 - distance / scale.clamp_min(1).unsqueeze(-1)).clamp_min(0)
+    weights = weights * ((pixel >= start) & (pixel < start + box)).unsqueeze(1)
+    return weights / weights.sum(-1, keepdim=True)
 
 
-def _sample(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Bilinear values at rows ``[B, H]`` and columns ``[B, W]`` of each image."""
-    height, width = pixels.shape[2:]
-    y = (2 * rows + 1) / height - 1
-    x = (2 * columns + 1) / width - 1
-    shape = (len(pixels), y.shape[1], x.shape[1])
-    grid = torch.stack((x[:, None, :].expand(shape), y[:, :, None].expand(shape)), dim=-1)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+def _resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pixels in [0, 1] of uint8 ``[B, C, H, W]``, resampled by the weights of rows and columns."""
+    batch, channels, height, width = images.shape
+    pixels = to_pixels(images.transpose(1, 2)).reshape(batch, height, channels * width)
+    mixed = torch.bmm(rows, pixels).view(batch, -1, width)
+    mixed = torch.bmm(mixed, columns.transpose(1, 2)).view(batch, rows.shape[1], channels, columns.shape[1])
+    return mixed.transpose(1, 2).contiguous()

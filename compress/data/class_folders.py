@@ -19,6 +19,7 @@ __all__ = [
     "check_splits",
     "left_out_line",
     "list_classes",
+    "list_files",
     "require_several",
     "same_when_normalised",
 ]
@@ -36,6 +37,8 @@ _OTHER_NAMES = {
 }
 #: What operating systems leave in folders, apart from files that begin with a dot.
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
+#: What is left out, as reading a pipe might wait for ever.
+_NOT_REGULAR = "pipes, sockets or devices"
 #: Kinds of files that a message names, at most.
 _NAMED = 6
 
@@ -97,14 +100,41 @@ def _list_files(folder: Path, kind: FileKind) -> tuple[list[str], Counter[str]]:
         if entry.is_dir():
             other["folders inside class folders"] += 1
         elif not entry.is_file() and Path(entry.path).exists():  # reading a pipe might wait for ever
-            other["pipes, sockets or devices"] += 1
+            other[_NOT_REGULAR] += 1
         elif entry.name.lower().endswith(kind.suffixes):
             files.append(entry.path)
         else:
-            _, suffix = os.path.splitext(entry.name)  # noqa: PTH122  (names need not be Unicode)
-            name = f"{printable(suffix.lower())} files" if suffix else "files without an ending"
-            other[f"{name} ({kind.reason})"] += 1
+            other[f"{_kind_by_ending(entry.name)} ({kind.reason})"] += 1
     return sorted(files), other
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...], left_out: Counter[str]) -> list[str]:
+    """List the files with one of some endings in a folder and all folders inside, sorted; hidden ones are passed over.
+
+    Args:
+        folder: where to look.
+        suffixes: endings in lower case; those of the files may be in capitals.
+        left_out: counts files with other endings, by their kind.
+    """
+    found = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        for name in names:
+            if _is_hidden(name):
+                continue
+            path = os.path.join(root, name)  # noqa: PTH118  (names need not be Unicode)
+            if not os.path.isfile(path) and os.path.exists(path):  # noqa: PTH110, PTH113
+                left_out[_NOT_REGULAR] += 1
+            elif name.lower().endswith(suffixes):
+                found.append(path)
+            else:
+                left_out[_kind_by_ending(name)] += 1
+    return sorted(found)
+
+
+def _kind_by_ending(name: str) -> str:
+    _, suffix = os.path.splitext(name)  # noqa: PTH122  (names need not be Unicode)
+    return f"{printable(suffix.lower())} files" if suffix else "files without an ending"
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:

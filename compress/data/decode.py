@@ -1,4 +1,4 @@
-"""Decode images into one uint8 array, scale them, and count pixel values."""
+"""Decode images into one uint8 array, and count pixel values."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DataError
+from .fitting import as_array, scale_and_crop
 from .image_files import without_warnings
 from .image_source import ArraySource, FileSource, ImageSource
 
 __all__ = [
-    "as_array",
     "decode_all",
     "pixel_counts",
     "require_size",
-    "scale",
-    "scale_and_crop",
     "statistics",
     "usable_cores",
 ]
@@ -38,31 +35,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def scale_and_crop(image: Image.Image, side: int, window: int) -> Image.Image:
-    """Scale so that the shorter side has ``side`` pixels, then cut out the central ``window``×``window``."""
-    image = scale(image, side)
-    left, top = (image.width - window) // 2, (image.height - window) // 2
-    if image.size == (window, window):
-        return image
-    return image.crop((left, top, left + window, top + window))
-
-
-def scale(image: Image.Image, side: int) -> Image.Image:
-    """Scale, bilinear with antialiasing, so that the shorter side has ``side`` pixels."""
-    width, height = image.size
-    shorter = min(width, height)
-    if shorter == side:
-        return image
-    target = (max(side, round(width * side / shorter)), max(side, round(height * side / shorter)))
-    return image.resize(target, Image.Resampling.BILINEAR)
-
-
-def as_array(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the pixels of an L or RGB image, uint8 ``[C, H, W]``."""
-    pixels = np.array(image)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def decode_all(source: ImageSource, shape: tuple[int, int, int], scaled_to: int | None) -> NDArray[np.uint8]:

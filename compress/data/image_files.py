@@ -16,7 +16,7 @@ from PIL import Image
 from ..errors import DataError
 from ..files.names import printable
 
-__all__ = ["image_header", "read_image", "suffixes", "without_warnings"]
+__all__ = ["image_header", "read_image", "suffixes", "upright", "without_warnings"]
 
 #: Formats that Pillow knows by name only, or hands to another program (EPS to Ghostscript).
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -64,22 +64,32 @@ def read_image(path: str, channels: int) -> Image.Image:
     Raises:
         DataError: it cannot be read or decoded, or has more than 8 bits a channel; the path is named.
     """
-    try:
-        with Image.open(path, formats=_formats()) as image:
-            _require_shallow(image, path)
-            image.load()
-            turn = _turn(image)
-            wanted = "L" if channels == 1 else "RGB"
-            result: Image.Image = image
-            if "transparency" in image.info:  # a palette with alpha only converts by way of RGBA
-                result = result.convert("RGBA")
-            if result.mode != wanted:
-                result = result.convert(wanted)
-            return result if turn is None else result.transpose(turn)
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:  # of a damaged file, decoders raise anything
-        raise _unreadable(path, error) from error
+    with _readable(path), Image.open(path, formats=_formats()) as image:
+        return upright(image, channels, path)
+
+
+def upright(image: Image.Image, channels: int, name: str = "an image in memory") -> Image.Image:
+    """Convert an image as `read_image` does.
+
+    Args:
+        image: of Pillow, in any mode; it stays as it is.
+        channels: 1 or 3.
+        name: of the image, for messages.
+
+    Raises:
+        DataError: it has more than 8 bits a channel, or cannot be decoded.
+    """
+    with _readable(name):
+        _require_shallow(image, name)
+        image.load()
+        turn = _turn(image)
+        wanted = "L" if channels == 1 else "RGB"
+        result = image
+        if "transparency" in image.info:  # a palette with alpha only converts by way of RGBA
+            result = result.convert("RGBA")
+        if result.mode != wanted:
+            result = result.convert(wanted)
+        return result if turn is None else result.transpose(turn)
 
 
 def image_header(path: str, *, turned: bool = False) -> tuple[tuple[int, int], str]:
@@ -92,19 +102,14 @@ def image_header(path: str, *, turned: bool = False) -> tuple[tuple[int, int], s
     Raises:
         DataError: the file is not an image, or has more than 8 bits a channel.
     """
-    try:
-        with Image.open(path, formats=_formats()) as image:
-            _require_shallow(image, path)
-            mode = image.mode
-            if not turned or image.width == image.height:
-                return image.size, mode
-            if image.format != "JPEG":
-                image.load()  # for PNG may tell it behind the pixels, and TIFF turns them itself
-            return image.size[::-1] if _turn(image) in _ON_ITS_SIDE else image.size, mode
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:  # as above
-        raise _unreadable(path, error) from error
+    with _readable(path), Image.open(path, formats=_formats()) as image:
+        _require_shallow(image, path)
+        mode = image.mode
+        if not turned or image.width == image.height:
+            return image.size, mode
+        if image.format != "JPEG":
+            image.load()  # for PNG may tell it behind the pixels, and TIFF turns them itself
+        return image.size[::-1] if _turn(image) in _ON_ITS_SIDE else image.size, mode
 
 
 @contextmanager
@@ -125,9 +130,15 @@ def _require_shallow(image: Image.Image, path: str) -> None:
         )
 
 
-def _unreadable(path: str, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"{printable(path)}: not a readable image ({reason}): repair or remove it")
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # of a damaged file, decoders raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{printable(name)}: not a readable image ({reason}): repair or remove it") from error
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

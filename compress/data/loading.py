@@ -20,14 +20,15 @@ from .augment import Augmentation
 from .builtin import load_digits, load_from_torchvision
 from .bundle import DataBundle, Split
 from .catalogue import BUNDLED, DATASETS, TEXT_DATASETS
-from .decode import as_array, decode_all, pixel_counts, require_size, statistics
+from .decode import decode_all, pixel_counts, require_size, statistics
+from .fitting import LARGE_SIDE, as_array
 from .folder import load_folder
 from .image_files import image_header, without_warnings
 from .image_source import FileSource, ImageSource, LabelledImages
 from .memory_split import MemorySplit
 from .raw_data import RawData
 from .sentences import load_sentences
-from .stream import LARGE_SIDE, StreamSplit, StreamTransform
+from .stream import StreamSplit, StreamTransform
 from .text_loading import text_input, token_split
 from .texts import load_texts
 
@@ -122,7 +123,12 @@ def _load_images(
         augmentation = Augmentation.from_config(config, mean)
         for name, pixels in decoded.items():
             splits[name] = MemorySplit(torch.from_numpy(pixels), labels[name], seed, augmentation)
-    return _bundle(config.name, ImageInput(shape, mean, std), raw, splits)
+    chosen = (_for_all(given) or own for given, own in ((config.mean, mean), (config.std, std)))
+    return _bundle(config.name, ImageInput(shape, *chosen), raw, splits)
+
+
+def _for_all(values: tuple[float, ...] | None) -> tuple[float, ...] | float | None:
+    return values[0] if values and len(values) == 1 else values
 
 
 def _bundle(name: str, input: AnyInput, raw: RawData[Any], splits: Mapping[str, Split]) -> DataBundle:  # noqa: A002

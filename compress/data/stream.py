@@ -18,16 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import DataError
 from .augment import Augmentation, to_pixels
 from .bundle import Batch, Split
-from .decode import as_array, scale, scale_and_crop
+from .fitting import LARGE_SIDE, as_array, scale, scale_and_crop, side_before_cut
 from .image_files import without_warnings
 from .image_source import ImageSource
 from .order import augmentation_words, epoch_order
 from .shard import WHOLE, Shard
 
-__all__ = ["LARGE_SIDE", "StreamSplit", "StreamTransform"]
-
-#: Images with a longer side are large: they are scaled with a margin, from which a window is cut.
-LARGE_SIDE = 96
+__all__ = ["StreamSplit", "StreamTransform"]
 
 #: Below this many images, starting workers costs more than they save.
 _TINY = 512
@@ -55,8 +52,7 @@ class StreamTransform:
 
     @property
     def _side(self) -> int:
-        """What the shorter side is scaled to before a window is cut out: 256 for a window of 224."""
-        return round(self.height * 256 / 224) if self._large else self.height
+        return side_before_cut(self.height, self.width)
 
     @property
     def _large(self) -> bool:

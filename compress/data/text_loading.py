@@ -17,7 +17,7 @@ __all__ = ["text_input", "token_split"]
 SIZES = {"sentences": (28, 512), "text": (128, 8192)}
 BYTES_LENGTH = 512
 #: Settings that only images have, with their defaults.
-_IMAGE_SETTINGS = {"image_size": None, "pad": 0, "crop": "none", "flip": False}
+_IMAGE_SETTINGS = {"image_size": None, "pad": 0, "crop": "none", "flip": False, "mean": None, "std": None}
 
 
 def text_input(config: DataConfig) -> TextInput:

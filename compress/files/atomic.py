@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import ConfigError, IterandError
-from .kinds import WHAT, content_kind
+from .kinds import WHAT, check_ending, content_kind
 
 __all__ = ["atomic_path", "check_output"]
 
@@ -66,11 +66,12 @@ def check_output(path: str | os.PathLike[str], *inputs: str | os.PathLike[str], 
     Args:
         path: what `atomic_path` will write.
         inputs: files that must not be replaced, links to them included.
-        kind: what will be written, as `kind_of` names it (``None``: text or a picture): an existing file of another
-            kind is refused. ``any`` replaces every file.
+        kind: what will be written, as `kind_of` names it (``None``: text): an existing file of another kind is refused,
+            and a name whose ending promises one. ``any`` replaces every file.
 
     Raises:
-        ConfigError: the output is one of the inputs, or would take the place of a file of another kind.
+        ConfigError: the output is one of the inputs, would take the place of a file of another kind, or has the ending
+            of one.
         IterandError: it is a folder or a device, or no file can be made in its folder.
     """
     target = Path(os.path.realpath(path))
@@ -78,17 +79,19 @@ def check_output(path: str | os.PathLike[str], *inputs: str | os.PathLike[str], 
         same = [other for other in inputs if _same(path, other)]
     if same:
         raise ConfigError(f"{os.fspath(path)}: the output would overwrite {os.fspath(same[0])}; give it another name")
+    there = kind
     with _reported(path, target), _temporary(target):
-        if not target.exists() or not target.stat().st_size:
-            return
-        if not os.access(target, os.W_OK):  # the system does not check this when a file is replaced
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        there = content_kind(target) if kind != "any" else kind
+        if target.exists() and target.stat().st_size:
+            if not os.access(target, os.W_OK):  # the system does not check this when a file is replaced
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            there = content_kind(target) if kind != "any" else kind
     if there != kind:
         what = WHAT[there] if there else "a file of another kind"
         raise ConfigError(
             f"{os.fspath(path)}: is {what}, which would be lost; give the output another name, or remove it first"
         )
+    if kind not in ("any", None):
+        check_ending(path, kind)
 
 
 def _same(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:

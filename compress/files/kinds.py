@@ -2,35 +2,65 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import zipfile
 from pathlib import Path
 
-from ..errors import CheckpointError, SeedMaskError
+from ..errors import CheckpointError, ConfigError, SeedMaskError
 from .names import shell_word
 
-__all__ = ["WHAT", "check_kind", "content_kind", "kind_of"]
+__all__ = ["WHAT", "check_ending", "check_kind", "content_kind", "kind_of"]
 
 _SEEDMASK = b'{"__metadata__":{"seedmask":'  # every header of ours begins so
 _ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # protobuf tags that may follow the version in a model
 
+_PLAIN = " without seed and masks"
 #: Names of the kinds in messages.
 WHAT = {
     "seedmask": "a .seedmask file",
     "torch": "a file of torch.save",
     "onnx": "an ONNX file",
-    "safetensors": "a safetensors file without seed and masks",
+    "safetensors": f"a safetensors file{_PLAIN}",
+    "png": "a PNG picture",
+}
+_PNG = b"\x89PNG\r\n\x1a\n"
+#: Endings of each kind that is written, the usual one first.
+_ENDINGS = {
+    "seedmask": (".seedmask",),
+    "torch": (".ckpt", ".pt", ".pth"),
+    "onnx": (".onnx",),
+    "safetensors": (".safetensors",),
+    "png": (".png",),
+}
+#: Endings that promise something that is never written.
+_OTHER_FORMATS = {
+    **dict.fromkeys((".tflite", ".lite"), "TensorFlow Lite"),
+    **dict.fromkeys((".pb", ".h5", ".hdf5", ".keras"), "TensorFlow"),
+    **dict.fromkeys((".mlmodel", ".mlpackage"), "Core ML"),
+    **dict.fromkeys((".engine", ".plan", ".trt"), "TensorRT"),
+    **dict.fromkeys((".pt2", ".pte", ".ptl", ".torchscript"), "a program of PyTorch"),
+    **dict.fromkeys((".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf"), "another kind of picture"),
+    **dict.fromkeys((".json", ".jsonl", ".csv", ".toml", ".yaml", ".yml", ".txt", ".md", ".py", ".c", ".h"), "text"),
+    **dict.fromkeys((".npy", ".npz"), "NumPy arrays"),
+    **dict.fromkeys((".zip", ".tar", ".gz", ".xz", ".zst"), "an archive"),
+    ".ort": "the ORT format of onnxruntime",
+    ".xml": "OpenVINO",
+    ".gguf": "GGUF",
 }
 _ADVICE = {
     "seedmask": "it is packed already: iterand-compress inspect {path}",
     "torch": "if it is a checkpoint, pack it first: iterand-compress pack {path}",
+    "png": "give the file that it was drawn of",
     "onnx": "verify and eval take it if its name ends in .onnx; else give the file that it was exported from",
     "safetensors": "give the .seedmask file or the checkpoint that it comes from",
 }
 
 
 def kind_of(path: Path) -> str | None:
-    """``seedmask``, ``torch``, ``onnx`` or ``safetensors``, by content; ``None`` for all else, and if it is no file."""
+    """``seedmask``, ``torch``, ``onnx``, ``safetensors`` or ``png``, by content; ``None`` for all else, and if it is no
+    file.
+    """
     try:
         return content_kind(path)
     except OSError:
@@ -56,9 +86,33 @@ def content_kind(path: Path) -> str | None:
         return "torch" if any(name.endswith("/data.pkl") for name in names) else None
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
         return "seedmask" if head[8:] == _SEEDMASK else "safetensors"
+    if head[:8] == _PNG:
+        return "png"
     if head[:1] == b"\x08" and len(head) > 2 and head[1] < 64 and head[2] in _ONNX_FIELDS:
         return "onnx"
     return None
+
+
+def check_ending(path: str | os.PathLike[str], kind: str) -> None:
+    """Refuse an output whose ending promises another format. No ending, and an unknown one, promise nothing.
+
+    Args:
+        path: the output.
+        kind: what will be written, as `kind_of` names it.
+
+    Raises:
+        ConfigError: the ending is that of another kind, or of a format that is never written.
+    """
+    name = os.fspath(path)
+    ending = Path(name).suffix.lower()
+    of_kind = next((other for other, endings in _ENDINGS.items() if ending in endings), None)
+    promised = WHAT[of_kind] if of_kind else _OTHER_FORMATS.get(ending)
+    if of_kind == kind or promised is None:
+        return
+    raise ConfigError(
+        f"{name}: the ending {ending} promises {promised.removesuffix(_PLAIN)}, and this will be "
+        f"{WHAT[kind].removesuffix(_PLAIN)}: name it {Path(name).stem}{_ENDINGS[kind][0]}"
+    )
 
 
 def check_kind(path: Path, expected: str) -> None:

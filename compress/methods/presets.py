@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -144,7 +145,7 @@ def Biprop(sparsity: float = 0.5, **options: Unpack[SearchOptions]) -> Subnetwor
 
 
 def WeightRecycling(
-    sparsity: float = 0.5, *, every: int = 10, rate: float = 0.2, after: int = 0, **options: Unpack[SearchOptions]
+    sparsity: float = 0.5, *, every: int = 10, rate: float = 0.2, warmup: int = 0, **options: Unpack[SearchOptions]
 ) -> SubnetworkConfig:
     """Iterative Weight Recycling: edge-popup (with ``binarise``, Biprop) whose least wanted weights are overwritten.
 
@@ -154,14 +155,14 @@ def WeightRecycling(
         sparsity: fraction of the weights that is pruned, in [0, 1).
         every: epochs between two recyclings (F).
         rate: share of a layer that is overwritten, up to a half.
-        after: the first epoch, counted from 0, that may begin with a recycling.
+        warmup: an epoch, counted from 0: nothing is recycled after it or an earlier one.
         options: see `SearchOptions`.
 
     Raises:
         ConfigError: a choice that does not exist, or contradicts another.
     """
     label = "biprop-recycling" if options.get("binarise") else "recycling"
-    recycle = {"every": every, "rate": rate, "after": after}
+    recycle = {"every": every, "rate": rate, "warmup": warmup}
     return _searched("WeightRecycling", label, sparsity, {"recycle": recycle}, options)
 
 
@@ -254,8 +255,10 @@ def RandomPruning(sparsity: float = 0.5, **options: Unpack[PruningOptions]) -> S
     return _pruned("RandomPruning", sparsity, options, "random")
 
 
-def Dense(*, seed: int = 0, distribution: Distribution = "signed-constant") -> SubnetworkConfig:
+def Dense(*, seed: int = 0, distribution: Distribution = "normal") -> SubnetworkConfig:
     """The baseline: ordinary training of all weights, which start from the seed's random numbers.
+
+    They start Kaiming normal, as in the dense configurations of Ramanujan et al. and of Diffenderfer and Kailkhura.
 
     Args:
         seed: 64-bit seed of everything random.
@@ -315,7 +318,7 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored_recipe(values: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe in a checkpoint or in a file, also one of the first versions, whose settings had one level.
+    """The recipe in a checkpoint or in a file, also of earlier versions; what they left out means what it did.
 
     Args:
         values: what the file holds.
@@ -327,6 +330,11 @@ def stored_recipe(values: Mapping[str, Any], where: str) -> Recipe:
     subnetwork = values.get("subnetwork")
     if isinstance(subnetwork, Mapping) and "resample_every" in subnetwork:
         values = {**values, "subnetwork": _of_one_level(subnetwork)}
+    model = values.get("model")
+    if isinstance(model, Mapping) and model.get("activation") == "binary" and "batch_norm" not in model:
+        # From before there was a choice: the plain networks had no BatchNorm, and the other models take no setting.
+        plain = re.fullmatch(r"conv\d", str(model.get("name")))
+        values = {**values, "model": {**model, "batch_norm": False}} if plain else values
     return read_recipe(values, where)
 
 
@@ -353,8 +361,8 @@ def _of_one_level(old: Mapping[str, Any]) -> dict[str, Any]:
         names = {"every": "resample_every", "rate": "resample_rate", "draws": "draws"}
         new["resample"] = {key: given[old_key] for key, old_key in names.items() if old_key in given}
     recycle = {key: given[f"recycle_{key}"] for key in ("every", "rate", "after") if f"recycle_{key}" in given}
-    if recycle:
-        new["recycle"] = recycle if recycle.get("every") != 0 else "none"
+    if recycle or base.recycle is not None:
+        new["recycle"] = {"after": 0, **recycle} if recycle.get("every") != 0 else "none"
     if base.prune is not None:
         new["prune"] = {key: given[key] for key in ("samples_per_class", "rounds") if key in given}
     return new

@@ -1,9 +1,10 @@
 """Iterative Weight Recycling: now and then the least wanted weights take the values of the most wanted.
 
-Every F epochs, but not in the first nor in the last, the k = ⌊rate·n⌋ weights of a layer with the lowest scores take
-the values of the k with the highest, rank by rank. Scores stay.
+After epochs F, 2F, … (counted from 0), but not after the last, the k = ⌊rate·n⌋ weights of a layer with the lowest
+scores take the values of the k with the highest, rank by rank. Scores stay.
 
-Source: Gorbett and Whitley, "Randomly initialized subnetworks with iterative weight recycling", 2023, Algorithm 1.
+Source: Gorbett and Whitley, "Randomly initialized subnetworks with iterative weight recycling", 2023, Algorithm 1; the
+epochs are those of the authors' code (main.py; main_parallel.py has the warm-up).
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ __all__ = ["recycling_is_due", "recycling_moves"]
 
 def recycling_is_due(rule: Recycle, epoch: int, epochs: int) -> bool:
     """Whether weights are recycled before an epoch (0, 1, …) of a run of ``epochs``."""
-    return epoch % rule.every == 0 and max(1, rule.after) <= epoch < epochs - 1
+    if rule.after is not None:  # as runs of earlier versions count
+        return epoch % rule.every == 0 and max(1, rule.after) <= epoch < epochs - 1
+    done = epoch - 1
+    return done % rule.every == 0 and done > rule.warmup and epoch < epochs
 
 
 def recycling_moves(rule: Recycle, keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from ..config import ModelConfig
 from ..errors import ConfigError, did_you_mean
 from ..inputs import LARGEST_LENGTH, LARGEST_VOCABULARY, AnyInput, ImageInput, TextInput
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..config import ModelConfig
+
 __all__ = [
     "AnyArchitecture",
     "Architecture",
     "TextArchitecture",
+    "has_batch_norm",
     "is_factory",
     "is_foreign",
     "model_names",
@@ -30,24 +32,36 @@ TORCHVISION = "torchvision:"
 STEMS = ("cifar", "imagenet", "none")
 ACTIVATIONS = ("relu", "binary")
 #: Fields that came after the first version, with the values that their absence stands for.
-LATER = {"activation": "relu"}
+LATER = {"activation": "relu", "batch_norm": False, "bias": False}
 
 
 @dataclass(frozen=True)
 class _Family:
-    """The choices that a built-in model has, and the smallest side of its images in pixels."""
+    """The choices that a built-in model has.
 
-    has_stem: bool
-    has_batch_norm: bool
+    Attributes:
+        smallest_image: the smallest side of its images in pixels.
+        has_stem: whether its stem can be chosen.
+        always_batch_norm: whether it has BatchNorm in every layout.
+        chooses_batch_norm: whether ``batch_norm`` chooses between two layouts.
+    """
+
     smallest_image: int
+    has_stem: bool = False
+    always_batch_norm: bool = True
+    chooses_batch_norm: bool = False
 
 
-_CONV = {f"conv{depth}": _Family(False, False, 2 ** (depth // 2)) for depth in (2, 4, 6, 8)}
 _RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "wideresnet50-2")
 FAMILIES: dict[str, _Family] = {
-    "digits-cnn": _Family(False, True, 4),
-    **_CONV,
-    **dict.fromkeys(_RESNETS, _Family(True, True, 1)),
+    "digits-cnn": _Family(4),
+    **{
+        f"conv{depth}": _Family(2 ** (depth // 2), always_batch_norm=False, chooses_batch_norm=True)
+        for depth in (2, 4, 6, 8)
+    },
+    "vgg-small": _Family(8, chooses_batch_norm=True),
+    **dict.fromkeys(("resnet20", "resnet32"), _Family(1)),
+    **dict.fromkeys(_RESNETS, _Family(1, has_stem=True)),
 }
 #: Built-in models that take texts.
 TEXT_MODELS = ("text-transformer",)
@@ -88,6 +102,9 @@ class Architecture(_Stored):
         stem: ``cifar``, ``imagenet``, or ``none`` for networks that have no choice of stem.
         affine: whether BatchNorm has trained scales and shifts (built-in models).
         activation: ``relu``, or ``binary`` (built-in models).
+        batch_norm: whether a network that has the choice (conv2 to conv8, vgg-small) has BatchNorm behind each of its
+            hidden layers. Files from before there was a choice hold networks without.
+        bias: whether layers have biases: all of a network without BatchNorm, else the last (built-in models).
 
     Raises:
         ConfigError: a value of the wrong type or out of range.
@@ -101,11 +118,15 @@ class Architecture(_Stored):
     stem: str = "none"
     affine: bool = False
     activation: str = "relu"
+    batch_norm: bool = False
+    bias: bool = False
 
     def __post_init__(self) -> None:
         _check_common(self, in_channels=4096, image_size=4096)
         _expect(self, "stem", self.stem in STEMS, "one of " + ", ".join(STEMS))
         _expect(self, "activation", self.activation in ACTIVATIONS, "one of " + ", ".join(ACTIVATIONS))
+        for field in ("batch_norm", "bias"):
+            _expect(self, field, type(getattr(self, field)) is bool, "true or false")
 
 
 @dataclass(frozen=True)
@@ -183,6 +204,18 @@ def _expect(arch: AnyArchitecture, field: str, holds: bool, expected: str) -> No
         raise ConfigError(f"architecture: {field}: expected {expected}, got {getattr(arch, field)!r:.100}")
 
 
+def has_batch_norm(config: ModelConfig) -> bool:
+    """Whether a model that has the choice gets BatchNorm behind each hidden layer; false for models without the choice.
+
+    By default those with binary activations do, as in the code of Diffenderfer and Kailkhura (ICLR 2021): what a sign
+    is taken from must be centred, or most signs are equal.
+    """
+    family = FAMILIES.get(config.name)
+    if family is None or not family.chooses_batch_norm:
+        return False
+    return config.activation == "binary" if config.batch_norm is None else config.batch_norm
+
+
 def resolve(config: ModelConfig, *, num_classes: int, input: AnyInput) -> AnyArchitecture:  # noqa: A002
     """Complete the settings to an architecture, from the input and the classes of the data.
 
@@ -195,7 +228,13 @@ def resolve(config: ModelConfig, *, num_classes: int, input: AnyInput) -> AnyArc
         ConfigError: an unknown model, an input it does not take, or a setting it does not have.
     """
     if ":" in config.name:
-        for key, unset in (("width", 1.0), ("affine", False), ("activation", None)):
+        for key, unset in (
+            ("width", 1.0),
+            ("affine", False),
+            ("activation", None),
+            ("batch_norm", None),
+            ("bias", None),
+        ):
             _refuse_set(config, key, getattr(config, key) != unset, "it belongs to the built-in models")
     if isinstance(input, TextInput):
         return _resolve_text(config, num_classes, input)
@@ -218,8 +257,13 @@ def _resolve_image(config: ModelConfig, num_classes: int, image: ImageInput) -> 
             f"model: unknown {config.name!r}{did_you_mean(config.name, model_names())} "
             "(or torchvision:NAME, or package.module:factory)"
         )
-    if family is not None and not family.has_batch_norm:
-        _refuse_set(config, "affine", config.affine, "it has no BatchNorm")
+    batch_norm = has_batch_norm(config)
+    if family is not None and not family.chooses_batch_norm:
+        reason = "BatchNorm belongs to it in every layout; conv2 to conv8 and vgg-small have the choice"
+        _refuse_set(config, "batch_norm", config.batch_norm is not None, reason)
+    elif family is not None and not family.always_batch_norm:
+        reason = "it has no BatchNorm unless --set model.batch_norm=true"
+        _refuse_set(config, "affine", config.affine and not batch_norm, reason)
     if family is not None and height < family.smallest_image:
         side = family.smallest_image
         raise ConfigError(f"model: {config.name} needs images of at least {side}×{side} pixels, got {width}×{height}")
@@ -230,8 +274,18 @@ def _resolve_image(config: ModelConfig, num_classes: int, image: ImageInput) -> 
             stem = "imagenet" if height >= IMAGENET_STEM_SIZE else "cifar"
     else:
         _refuse_set(config, "stem", config.stem != "auto", "only the built-in ResNets have a choice of stem")
-    activation = config.activation or "relu"
-    return Architecture(config.name, num_classes, channels, height, config.width, stem, config.affine, activation)
+    return Architecture(
+        config.name,
+        num_classes,
+        channels,
+        height,
+        width=config.width,
+        stem=stem,
+        affine=config.affine,
+        activation=config.activation or "relu",
+        batch_norm=batch_norm,
+        bias=bool(config.bias),
+    )
 
 
 def _resolve_text(config: ModelConfig, num_classes: int, text: TextInput) -> TextArchitecture:
@@ -242,7 +296,8 @@ def _resolve_text(config: ModelConfig, num_classes: int, text: TextInput) -> Tex
         raise ConfigError(
             f"model: unknown {config.name!r}{did_you_mean(config.name, TEXT_MODELS)} (or package.module:factory)"
         )
-    _refuse_set(config, "activation", config.activation is not None, "it belongs to the networks of images")
+    for key in ("activation", "batch_norm", "bias"):
+        _refuse_set(config, key, getattr(config, key) is not None, "it belongs to the networks of images")
     _refuse_set(config, "stem", config.stem != "auto", "only the built-in ResNets have a choice of stem")
     return TextArchitecture(config.name, num_classes, text.length, text.vocabulary, config.width, config.affine)
 

@@ -24,7 +24,7 @@ from .architecture import (
     is_factory,
     model_names,
 )
-from .convnets import ConvNet, DigitsCNN
+from .convnets import ConvNet, DigitsCNN, VGGSmall
 from .external import from_factory, from_torchvision, import_factory
 from .resnet import BasicBlock, Bottleneck, ResNet
 from .transformer import TextTransformer
@@ -37,6 +37,9 @@ BUILDERS: dict[str, Callable[[Architecture], nn.Module]] = {
     "conv4": partial(ConvNet, depth=4),
     "conv6": partial(ConvNet, depth=6),
     "conv8": partial(ConvNet, depth=8),
+    "vgg-small": VGGSmall,
+    "resnet20": partial(ResNet, block=BasicBlock, counts=(3, 3, 3), first=16),
+    "resnet32": partial(ResNet, block=BasicBlock, counts=(5, 5, 5), first=16),
     "resnet18": partial(ResNet, block=BasicBlock, counts=(2, 2, 2, 2)),
     "resnet34": partial(ResNet, block=BasicBlock, counts=(3, 4, 6, 3)),
     "resnet50": partial(ResNet, block=Bottleneck, counts=(3, 4, 6, 3)),
@@ -117,4 +120,17 @@ def _built_in(arch: AnyArchitecture) -> nn.Module:
     expected = tuple(stem for stem in STEMS if (stem != "none") == family.has_stem)
     if arch.stem not in expected:
         raise ConfigError(f"model: {arch.name}: expected stem {' or '.join(expected)}, got {arch.stem}")
-    return BUILDERS[arch.name](arch)
+    if arch.batch_norm and not family.chooses_batch_norm:
+        raise ConfigError(f"model: {arch.name}: expected batch_norm false, for it has no such choice, got true")
+    model = BUILDERS[arch.name](arch)
+    if arch.bias:
+        _add_biases(model)
+    return model
+
+
+def _add_biases(model: nn.Module) -> None:
+    """Biases of 0, as in Chijiwa et al.'s code: for all layers of a network without BatchNorm, else for the last."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    for layer in layers[-1:] if normalised else layers:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0]))

@@ -18,8 +18,6 @@ from .convnets import scaled
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet"]
 
-STEM_CHANNELS = 64
-
 
 def _shortcut(inputs: int, outputs: int, stride: int, affine: bool) -> nn.Sequential | None:
     if stride == 1 and inputs == outputs:
@@ -81,10 +79,14 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, four stages of residual blocks, global average pooling and a linear layer without bias.
+    """A stem, stages of residual blocks, global average pooling and a linear layer without bias.
 
-    Stage ``s`` has ``64 * 2**s * width`` base channels; the stem has 64 whatever the width. The CIFAR stem is
-    a 3×3 convolution, the ImageNet stem a 7×7 one with stride 2 and a 3×3 max-pool with stride 2.
+    Stage ``s`` has ``first * 2**s * width`` base channels; the stem has ``first`` whatever the width. The CIFAR stem
+    is a 3×3 convolution, the ImageNet stem a 7×7 one with stride 2 and a 3×3 max-pool with stride 2.
+
+    ResNet-20 and ResNet-32 (three stages from 16 channels; He et al. 2016, section 4.2) have 1×1 convolutions with
+    BatchNorm where a shortcut changes its shape, as Diffenderfer & Kailkhura 2021 have it (``models/resnet_cifar.py``
+    of their code), so that shortcuts are masked too: option B of He et al., who take option A here, without weights.
 
     Input float ``[B, in_channels, H, W]``, output float ``[B, num_classes]``.
 
@@ -92,6 +94,7 @@ class ResNet(nn.Module):
         arch: classes, channels, width, stem, affine, activation.
         block: kind of the residual blocks.
         counts: blocks per stage.
+        first: channels of the stem and of the first stage.
         inner_factor: factor on the inner channels of a block (2 in WideResNet-50-2).
     """
 
@@ -100,35 +103,37 @@ class ResNet(nn.Module):
         arch: Architecture,
         *,
         block: type[BasicBlock | Bottleneck],
-        counts: tuple[int, int, int, int],
+        counts: tuple[int, ...],
+        first: int = 64,
         inner_factor: int = 1,
     ) -> None:
         super().__init__()
         if arch.stem == "imagenet":
-            self.conv1 = nn.Conv2d(arch.in_channels, STEM_CHANNELS, 7, stride=2, padding=3, bias=False)
+            self.conv1 = nn.Conv2d(arch.in_channels, first, 7, stride=2, padding=3, bias=False)
             self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
         else:
-            self.conv1 = nn.Conv2d(arch.in_channels, STEM_CHANNELS, 3, padding=1, bias=False)
+            self.conv1 = nn.Conv2d(arch.in_channels, first, 3, padding=1, bias=False)
             self.maxpool = nn.Identity()
-        self.bn1 = nn.BatchNorm2d(STEM_CHANNELS, affine=arch.affine)
+        self.bn1 = nn.BatchNorm2d(first, affine=arch.affine)
         self.act = activation(arch.activation)
-        channels = STEM_CHANNELS
-        stages = []
+        channels = first
+        self.stages = [f"layer{stage + 1}" for stage in range(len(counts))]
         for stage, count in enumerate(counts):
-            base = scaled(64 * 2**stage, arch.width)
+            base = scaled(first * 2**stage, arch.width)
             blocks = []
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
                 outputs = base * block.expansion
                 blocks.append(block(channels, outputs, base * inner_factor, stride, arch))
                 channels = outputs
-            stages.append(nn.Sequential(*blocks))
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+            self.add_module(self.stages[stage], nn.Sequential(*blocks))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, arch.num_classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores."""
-        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        # The pooling before the activation: see `convnets`.
+        x = self.act(self.maxpool(self.bn1(self.conv1(x))))
+        for stage in self.stages:
+            x = getattr(self, stage)(x)
         return cast("Tensor", self.fc(torch.flatten(self.avgpool(x), 1)))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checkpoint import Position, save_checkpoint
+from ..checkpoint import BestEpoch, Position, save_checkpoint
 from ..config import Recipe
 from ..errors import TrainingError
 from ..mask.layers import masked_layers
@@ -32,7 +32,7 @@ from .profile import event_seconds, fetched
 from .replica import COMPARE_EVERY, foreign_buffers, require_same_network
 from .reporter import EpochReport, Reporter, StepReport
 from .run import NEVER, Run
-from .run_options import RunOptions
+from .run_options import RunOptions, best_path
 from .schedule import learning_rate
 
 __all__ = ["TrainResult", "train", "training_step"]
@@ -45,10 +45,11 @@ _PATIENCE = 5.0
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run: its checkpoint file and its score on the test images."""
+    """A finished run: its checkpoint file, its score on the test images, and its best epoch by validation."""
 
     checkpoint: Path
     test: Score
+    best: BestEpoch | None = None
 
 
 def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None) -> TrainResult:
@@ -77,7 +78,7 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
         recipe, device = resolve_settings(recipe, options, group)
         stored = read_checkpoint(recipe, options, group)
         if stored and stored.test is not None:
-            test = Score(**stored.test)
+            test, best = Score(**stored.test), stored.best
         else:
             run = prepare(recipe, options, device, stored, group)
             if not stored:
@@ -92,9 +93,9 @@ def train(recipe: Recipe, options: RunOptions, reporter: Reporter | None = None)
                 stack.enter_context(closing(run.profile))
             stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
             reporter.start(run.info())
-            test = _epochs(run, log, stop, reporter)
+            test, best = _epochs(run, log, stop, reporter), run.best
     reporter.finish(test)
-    return TrainResult(options.out, test)
+    return TrainResult(options.out, test, best)
 
 
 def _epochs(run: Run, log: MetricsLog, stop: StopRequest, reporter: Reporter) -> Score:
@@ -167,6 +168,9 @@ def _epochs(run: Run, log: MetricsLog, stop: StopRequest, reporter: Reporter) ->
         )
         with group.agreed():
             log.epoch(report)
+        if validation is not None and (run.best is None or validation.correct > run.best.correct):
+            run.best = BestEpoch(epoch + 1, validation.correct, validation.images)
+            _save_best(run)  # before the other, which names the epoch
         _save(run)
         reporter.epoch(report)
     test = score(run, run.data.test)
@@ -238,6 +242,14 @@ def _require_finite(run: Run, lr: float) -> None:
                 f"{run.options.out} still holds the last good state; try a smaller learning rate or a longer warm-up"
             )
         )
+
+
+def _save_best(run: Run) -> None:
+    """Write the network of the epoch that is done beside the checkpoint, without what only a run that goes on needs."""
+    require_same_network(run.model, run.group, run.position.step, run.options.out)
+    with run.group.agreed():
+        if run.group.main:
+            save_checkpoint(replace(run.checkpoint(), optimizer=None), best_path(run.options.out))
 
 
 def _save(run: Run, test: Score | None = None) -> None:

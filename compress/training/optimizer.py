@@ -13,11 +13,18 @@ __all__ = ["load_optimizer_state", "make_optimizer"]
 
 
 def make_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam; fused: one pass over parameters, gradients and momentum."""
+    """SGD with momentum or Nesterov's, or Adam; fused: one pass over parameters, gradients and momentum."""
     lr, weight_decay = settings.lr, settings.weight_decay
     if settings.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), lr, weight_decay=weight_decay, fused=True)
-    return torch.optim.SGD(model.parameters(), lr, momentum=settings.momentum, weight_decay=weight_decay, fused=True)
+    return torch.optim.SGD(
+        model.parameters(),
+        lr,
+        momentum=settings.momentum,
+        nesterov=bool(settings.nesterov),
+        weight_decay=weight_decay,
+        fused=True,
+    )
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

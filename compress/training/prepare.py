@@ -21,7 +21,7 @@ from ..files.atomic import check_output
 from ..files.outputs import only_writer
 from ..mask.fused import FusedLayers
 from ..mask.layers import masked_layers
-from ..models import resolve
+from ..models import has_batch_norm, resolve
 from ..models.state import load_state
 from ..networks import build_network, describe
 from ..rebuild import require_same_answers
@@ -33,7 +33,7 @@ from .profile import StepProfile, trace_path
 from .recipe import differences, flattened, override
 from .replica import equalise_start, replicate, require_same_network, unused_parameters
 from .run import NEVER, Run
-from .run_options import RunOptions
+from .run_options import RunOptions, best_path
 from .schedule import check_refresh, check_schedule
 from .sync_batchnorm import synchronise_batchnorm
 from .threads import is_small
@@ -57,6 +57,8 @@ def resolve_settings(recipe: Recipe, options: RunOptions, group: Group) -> tuple
         if recipe.train.precision == "auto":
             precision = "bfloat16" if device.type == "cuda" else "float32"
             recipe = override(recipe, {"train.precision": precision})
+        if has_batch_norm(recipe.model):
+            recipe = override(recipe, {"model.batch_norm": True})
     versions = {f"version of {name}": _version(name) for name in ("iterand-compress", "torch")}
     group.require_same(versions, ConfigError, "install the same versions on all machines")
     settings = flattened(recipe.model_dump())
@@ -83,12 +85,12 @@ def only_run(options: RunOptions, group: Group) -> Iterator[None]:
     with ExitStack() as locks:
         with group.agreed():
             if group.main:
-                outputs = [options.out, metrics_path(options.out)]
+                # The reader of a resumed file has the better message.
+                kinds = {options.out: "any" if options.resume else "torch", best_path(options.out): "torch"}
+                outputs = [*kinds, metrics_path(options.out)]
                 traces = [trace_path(options.out)] if options.profile else []
-                kind = "any" if options.resume else "torch"  # the reader of a resumed file has the better message
                 for number, path in enumerate((*outputs, *traces)):
-                    others = (*options.inputs, *outputs[:number])
-                    check_output(path, *others, kind=None if number else kind)
+                    check_output(path, *options.inputs, *outputs[:number], kind=kinds.get(path))
                 if options.tensorboard is not None:
                     check_tensorboard(options.tensorboard)
                 locks.enter_context(only_writer(*outputs))
@@ -121,6 +123,11 @@ def read_checkpoint(recipe: Recipe, options: RunOptions, group: Group) -> Checkp
     with group.agreed():
         if group.main and options.resume:
             stored = load_checkpoint(out)
+            if stored.of_best_epoch:
+                raise CheckpointError(
+                    f"{out}: {stored.unfinished}; a run goes on from its own checkpoint, with the optimizer: give that "
+                    "as --out"
+                )
             changed = differences(stored.recipe, recipe)
             if changed:
                 raise ConfigError(
@@ -165,6 +172,11 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
     with group.agreed():
         if stored and stored.data != data_info:
             raise DataError(f"{options.out}: the data are not those that the run began with; give the same --data-dir")
+        if group.main and data.val is not None and not stored and not options.force and best_path(options.out).exists():
+            raise CheckpointError(
+                f"{best_path(options.out)}: exists already, from another run; --force replaces it, --out writes "
+                "elsewhere"
+            )
         check_batch(batch_size, recipe, options, group.size)
         check_classes(data)
         architecture = resolve(recipe.model, num_classes=len(data.classes), input=data.input)
@@ -201,6 +213,7 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
             profile=StepProfile(device) if options.profile and group.main else None,
             position=stored.position if stored else Position(),
             saved=stored.position.step if stored else None,
+            best=stored.best if stored else None,
             meter=torch.zeros(3, dtype=torch.float64, device=device),
             first_bad=torch.full((), NEVER, dtype=torch.int64, device=device),
         )

@@ -1,4 +1,8 @@
-"""Recipes: TOML files that name every setting of a run, shipped by name or given by path."""
+"""Recipes: TOML files that name every setting of a run, shipped by name or given by path.
+
+A network whose weights are trained needs other settings than the search for a subnetwork. A recipe may have them in a
+table ``[dense]`` with the same four sections; they replace those of the recipe where the method is ``dense``.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ else:
 __all__ = [
     "DEFAULT_RECIPE",
     "TEXT_RECIPE",
+    "dense_settings",
     "differences",
     "flattened",
     "load_recipe",
@@ -49,14 +54,44 @@ def load_recipe(name_or_path: str, **overrides: Mapping[str, Any]) -> Recipe:
         >>> recipe = load_recipe("digits", train={"epochs": 2}, subnetwork={"sparsity": 0.7, "resample": {"every": 20}})
         >>> recipe.train.epochs, recipe.subnetwork.resample.every, recipe.subnetwork.resample.rate
         (2, 20, 0.1)
+        >>> load_recipe("cifar10-conv6").train.lr, load_recipe("cifar10-conv6", subnetwork={"method": "dense"}).train.lr
+        (0.3, 0.01)
 
     Args:
         name_or_path: of the recipe.
-        overrides: settings to change, by section.
+        overrides: settings to change, by section. With the method ``dense``, they change the recipe's settings for it.
 
     Raises:
         ConfigError: the recipe is unknown, is not TOML, or has an unknown key or a value out of range.
     """
+    values, where = _tables(name_or_path), f"recipe {name_or_path}"
+    dense = _dense_of(values, where)
+    recipe = read_recipe(values, where)
+    changes = flattened(overrides)
+    if dense and changes.get("subnetwork.method", recipe.subnetwork.method) == "dense":
+        recipe = override(recipe, {"subnetwork.method": "dense", **dense}, f"{where}: dense")
+    return override(recipe, changes, where) if changes else recipe
+
+
+def dense_settings(name_or_path: str) -> dict[str, Any]:
+    """What a recipe changes where the method is ``dense``, as ``{"section.key": value}``.
+
+    Raises:
+        ConfigError: as `load_recipe`.
+    """
+    return _dense_of(_tables(name_or_path), f"recipe {name_or_path}")
+
+
+def _dense_of(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Take the table ``[dense]`` out of a recipe."""
+    dense = values.pop("dense", {})
+    if not isinstance(dense, Mapping):
+        raise ConfigError(f"{where}: dense: expected a table of settings, got {dense!r:.100}")
+    return flattened(dense)
+
+
+def _tables(name_or_path: str) -> dict[str, Any]:
+    """What a recipe says, not yet validated."""
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         path = Path(name_or_path)
         try:
@@ -72,17 +107,16 @@ def load_recipe(name_or_path: str, **overrides: Mapping[str, Any]) -> Recipe:
         hint = did_you_mean(name_or_path, recipe_names())
         raise ConfigError(f"recipe: unknown {name_or_path!r}{hint} (a file needs the ending .toml)")
     try:
-        values = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name_or_path}: not valid TOML: {error}") from None
-    recipe = read_recipe(values, f"recipe {name_or_path}")
-    return override(recipe, flattened(overrides), f"recipe {name_or_path}") if overrides else recipe
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options") -> Recipe:
     """A copy of a recipe with some settings changed.
 
-    Another method starts from its own settings: only seed and sparsity stay.
+    Another method starts from its own settings: only seed and sparsity stay. Another optimizer starts with its own
+    weight decay.
 
     Args:
         recipe: the base.
@@ -97,6 +131,8 @@ def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options")
     if method != recipe.subnetwork.method:
         kept = ("seed", "sparsity") if recipe.subnetwork.sparsity and method != "dense" else ("seed",)
         values["subnetwork"] = {key: values["subnetwork"][key] for key in kept}
+    if changes.get("train.optimizer", recipe.train.optimizer) != recipe.train.optimizer:
+        del values["train"]["weight_decay"]
     for dotted, value in changes.items():
         *sections, key = dotted.split(".")
         section = values
@@ -108,13 +144,21 @@ def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options")
     return read_recipe(values, where)
 
 
-def to_toml(recipe: Recipe) -> str:
+def to_toml(recipe: Recipe, dense: Mapping[str, Any] | None = None) -> str:
     """All settings of a recipe as TOML, from which `load_recipe` reads an equal one.
 
     What the section ``[subnetwork]`` leaves out is ``"none"``; elsewhere, settings without a value are comments.
+
+    Args:
+        recipe: the settings.
+        dense: what `dense_settings` gave for it.
     """
     values = recipe.model_dump()
-    return "\n".join(_table(section, values[section]) for section in ("data", "model", "subnetwork", "train"))
+    tables = [_table(section, values[section]) for section in ("data", "model", "subnetwork", "train")]
+    for section in dict.fromkeys(key.partition(".")[0] for key in dense or {}):
+        own = {key.partition(".")[2]: value for key, value in (dense or {}).items() if key.startswith(f"{section}.")}
+        tables.append(_table(f"dense.{section}", own))
+    return "\n".join(tables)
 
 
 def _table(name: str, values: Mapping[str, Any]) -> str:

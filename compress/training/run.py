@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..checkpoint import Checkpoint, DataInfo, Position
+from ..checkpoint import BestEpoch, Checkpoint, DataInfo, Position
 from ..config import Recipe
 from ..data.bundle import DataBundle
 from ..files.names import shell_word
@@ -58,6 +58,7 @@ class Run:
         profile: traces some steps, if asked for.
         position: epoch, batch and step that come next.
         saved: number of steps in the checkpoint; ``None`` before it is written.
+        best: the best epoch so far by validation, if there is any.
         meter: sums of loss, right answers and examples of this process in this epoch, float64 ``[3]`` on the device.
         first_bad: first step whose loss was not finite (`NEVER`: none), int64 scalar on the device.
     """
@@ -83,6 +84,7 @@ class Run:
     profile: StepProfile | None
     position: Position
     saved: int | None
+    best: BestEpoch | None
     meter: Tensor
     first_bad: Tensor
 
@@ -130,6 +132,7 @@ class Run:
             data_dir=str(self.data_dir.resolve()) if self.data_dir else None,
             test=asdict(test) if test else None,
             probe=probe_answers(self.model, self.data_info.input) if foreign else None,
+            best=self.best,
         )
 
     def info(self) -> RunInfo:

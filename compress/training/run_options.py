@@ -9,9 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files.outputs import beside
 from .distributed import PEER_TIMEOUT
 
-__all__ = ["RunOptions"]
+__all__ = ["RunOptions", "best_path"]
+
+
+def best_path(checkpoint: Path) -> Path:
+    """``model.ckpt`` has the network of its best epoch in ``model.best.ckpt``, beside it."""
+    return beside(checkpoint, ".best.ckpt")
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class RunOptions:
     """Where and how a run takes place, as opposed to what it computes (the recipe).
 
     Attributes:
-        out: the checkpoint.
+        out: the checkpoint; that of the best epoch by validation lies beside it (see `best_path`).
         data_dir: folder of the data set.
         download: whether torchvision may download it.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.

@@ -1,4 +1,4 @@
-"""Learning rate: linear warm-up, cosine, constant cool-down; constant within an epoch."""
+"""Learning rate: linear warm-up, cosine or steps, constant cool-down; constant within an epoch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ __all__ = ["check_refresh", "check_schedule", "learning_rate"]
 
 
 def check_schedule(config: TrainConfig) -> None:
-    """Refuse a schedule without an epoch for its cosine.
+    """Refuse a schedule without an epoch between warm-up and cool-down, or with a step that never comes.
 
     Raises:
-        ConfigError: warm-up and cool-down take all epochs.
+        ConfigError: warm-up and cool-down take all epochs, or a milestone lies outside of what they leave.
     """
     if config.warmup_epochs + config.cooldown_epochs >= config.epochs:
         raise ConfigError(
             f"train: warmup_epochs ({config.warmup_epochs}) and cooldown_epochs ({config.cooldown_epochs}) must "
             f"leave at least one of epochs ({config.epochs}): give --set train.warmup_epochs=0, or more --epochs"
         )
+    first, last = config.warmup_epochs, config.epochs - config.cooldown_epochs - 1
+    for milestone in config.milestones or ():
+        if not first < milestone <= last:
+            raise ConfigError(
+                f"train: milestones: expected epochs from {first + 1} to {last}, between warm-up and cool-down, got "
+                f"{milestone}: change train.milestones, or --epochs"
+            )
 
 
 def check_refresh(recipe: Recipe) -> None:
@@ -40,8 +47,8 @@ def check_refresh(recipe: Recipe) -> None:
     rule = config.recycle
     if rule is not None and not any(recycling_is_due(rule, epoch, epochs) for epoch in range(epochs)):
         raise ConfigError(
-            f"recycling: every {rule.every} epochs from epoch {rule.after} on, but not in the first or last, comes "
-            f"never in {epochs} epochs; lower recycle.every or recycle.after"
+            f"recycling: every {rule.every} epochs, after a warm-up of {rule.after or rule.warmup}, comes never in "
+            f"{epochs} epochs; lower recycle.every or recycle.warmup"
         )
 
 
@@ -58,5 +65,8 @@ def _for_its_batch(config: TrainConfig, epoch: int) -> float:
         return config.lr * (epoch + 1) / config.warmup_epochs
     if epoch >= config.epochs - config.cooldown_epochs:
         return config.cooldown_lr
+    if config.milestones is not None:
+        gamma = 0.1 if config.gamma is None else config.gamma
+        return config.lr * gamma ** sum(epoch >= milestone for milestone in config.milestones)
     span = config.epochs - config.warmup_epochs - config.cooldown_epochs
     return config.lr * 0.5 * (1 + math.cos(math.pi * (epoch - config.warmup_epochs) / span))
