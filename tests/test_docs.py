@@ -191,6 +191,23 @@ def test_the_python_example_of_image_files_agrees_with_evaluation(normalize, tmp
     assert scope["labels"] == [str(number) for number in logits.argmax(1).tolist()]
 
 
+@pytest.mark.slow
+def test_the_example_of_two_sounds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    run_example("docs/EXPORT.md", scope, "class Detector")
+    session = scope["session"]
+    assert [(value.name, value.shape) for value in session.get_inputs()] == [
+        ("left", ["batch", 1, "time"]),
+        ("right", ["batch", 1, "time"]),
+    ]
+    left, right = torch.randn(2, 3, 1, 123)
+    logits, distance = session.run(["logits", "distance"], {"left": left.numpy(), "right": right.numpy()})
+    expected = scope["subnet"].to_dense()(left, right)
+    np.testing.assert_allclose(logits, expected["logits"].detach(), atol=1e-5)
+    np.testing.assert_allclose(distance, expected["distance"].detach(), atol=1e-5)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_documents_name_exist(page):
     named = re.findall(r"`((?:compress|export|cli|docs|tests|examples|benchmarks)/[\w./-]+?)`", read(page))
