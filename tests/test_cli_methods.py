@@ -47,6 +47,20 @@ RUNS = {
         *("--method", "biprop", "--set=model.activation=binary", "--set=model.affine=true"),
         "--set=train.optimizer=adam",
     ),
+    "binary conv net": (
+        *("--method", "biprop", "--model", "conv4", "--set=model.activation=binary", "--set=data.image_size=16"),
+        *("--set=train.optimizer=adam", "--set=model.affine=true"),
+    ),
+    "vgg-small": (
+        "--method",
+        "biprop",
+        "--model",
+        "vgg-small",
+        "--width",
+        0.125,
+        "--set=subnetwork.distribution=normal",
+    ),
+    "resnet20": ("--method", "iterand", "--model", "resnet20", "--width", 0.5, "--set=subnetwork.resample.every=10"),
     "snip": ("--method", "snip", "--sparsity", 0.8),
     "synflow": ("--method", "synflow", "--sparsity", 0.8, "--set=subnetwork.prune.rounds=5"),
 }
