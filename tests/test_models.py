@@ -445,7 +445,7 @@ def test_names_do_not_import_torch():
     ],
 )
 def test_biases_start_at_zero_where_no_batchnorm_follows(arch, expected):
-    """As in Chijiwa et al.'s code, whose dense networks have them in every layer of Conv-6 and in the last of ResNets."""
+    """As in Chijiwa et al.'s code: in every layer of Conv-6, and in the last of ResNets."""
     model = build_model(arch, seed=0)
     biases = {name for name, module in model.named_modules() if getattr(module, "bias", None) is not None}
     assert biases == {*expected}
