@@ -169,7 +169,7 @@ def torchvisions_box(words: list[int], height: int, width: int) -> tuple[int, in
 
 @pytest.mark.parametrize("size", [(40, 40), (375, 500), (30, 200), (200, 30), (3, 2), (1, 1), (7, 900)])
 def test_resized_boxes_follow_torchvisions_rule(size):
-    words = augmentation_words(7, 1, 2000)
+    words = augmentation_words(7, 1, 500)
     table = Augmentation(crop="resized").boxes(words, size, (8, 8))
     assert table[:, :4].tolist() == [list(torchvisions_box(row, *size)) for row in words.tolist()]
     padded = Augmentation(pad=1, crop="resized").boxes(words, (size[0] - 2, size[1] - 2), (8, 8))

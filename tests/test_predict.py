@@ -192,6 +192,7 @@ def test_what_is_neither_an_array_nor_pictures_is_refused(tmp_path):
         five.classify([Image.new("RGB", (8, 8))])
 
 
+@pytest.mark.slow
 def test_constants_of_the_normalisation_travel_with_every_file(scans, tmp_path):
     """From the recipe into checkpoint, packed file and graph; a run goes on with them, and not with others."""
     files = {

@@ -594,7 +594,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 @pytest.mark.slow
 def test_training_speaks_of_texts(trained: SimpleNamespace) -> None:
-    assert "iterand on sentences: text-transformer, 33,856 weights" in trained.printed
+    assert trained.printed.startswith(
+        "iterand on sentences (1,200 training, 4,800 validation and 1,500 test texts of 28 words; 6 classes: bear, "
+    )
+    assert "): text-transformer, 33,856 weights" in trained.printed
     assert " texts/s, " in trained.printed
 
 

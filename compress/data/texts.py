@@ -84,7 +84,7 @@ def load_texts(data_dir: Path | None, seed: int = 0) -> RawData[LabelledTexts]:
             split: _read_listing(list_classes(path, _TEXT_FILES, left_out)) if path.is_dir() else _read_table(path)
             for split, path in splits.items()
         }
-    classes = _classes(rows["train"], splits.get("train", data_dir))
+    classes = _classes(rows["train"], data_dir / "train" if splits else data_dir)
     examples = {split: _labelled(some, classes) for split, some in rows.items()}
     return RawData.of(tuple(classes), examples, left_out, note)
 
