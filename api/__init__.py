@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         SubnetworkConfig,
         TrainConfig,
     )
-    from .compress.errors import IterandError, SeedMaskError
+    from .compress.errors import DiscardedWeightsWarning, IterandError, SeedMaskError
     from .compress.inputs import ImageInput, TextInput
     from .compress.mask.masking import to_dense
     from .compress.methods.presets import (
@@ -53,6 +53,7 @@ __all__ = [
     "Biprop",
     "DataConfig",
     "Dense",
+    "DiscardedWeightsWarning",
     "EdgePopup",
     "Grasp",
     "ImageInput",
@@ -105,7 +106,7 @@ _MODULES = {
         "SubnetworkConfig",
         "TrainConfig",
     ),
-    "compress.errors": ("IterandError", "SeedMaskError"),
+    "compress.errors": ("DiscardedWeightsWarning", "IterandError", "SeedMaskError"),
     "compress.inputs": ("ImageInput", "TextInput"),
     "compress.mask.masking": ("to_dense",),
     "compress.methods.presets": (

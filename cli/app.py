@@ -10,12 +10,13 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from ..compress.errors import IterandError
+from ..compress.errors import DiscardedWeightsWarning, IterandError
 from .options import discard_output
 
 __all__ = ["cli", "main"]
@@ -66,6 +67,11 @@ class _Commands(click.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         _print_anything()
+        with warnings.catch_warnings():
+            warnings.showwarning = _warner(warnings.showwarning)
+            return self._main(args, prog_name, complete_var, **extra)
+
+    def _main(self, args: Any, prog_name: str | None, complete_var: str | None, **extra: Any) -> Any:
         try:
             result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except IterandError as error:
@@ -89,6 +95,18 @@ class _Commands(click.Group):
                 where = "standard output: cannot be written: "
             _fail(f"{where}{error.strerror or error}; check the disk and the path", 1)
         sys.exit(result if isinstance(result, int) else 0)
+
+
+def _warner(show: Any) -> Any:
+    """What prints a warning: of ours as one line, all others as before."""
+
+    def print_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, DiscardedWeightsWarning):
+            click.echo(f"warning: {message}", err=True)
+        else:
+            show(message, category, *where, **options)
+
+    return print_warning
 
 
 def _is_of_output(error: OSError) -> bool:

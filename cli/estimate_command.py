@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -115,6 +116,7 @@ def command(
         redrawn=redrawn,
         allow_import=True,
     )
+    assumed = _assumed(("classes",) if tokens else ("classes", "image_size", "channels"))
     sizes = ("mask", "log", "coat", "state", "header", "file", "dense")
     totals = {name: getattr(estimated, name) for name in ("weights", "kept", *(f"{size}_bytes" for size in sizes))}
     totals["ratio"] = estimated.dense_bytes / estimated.file_bytes
@@ -124,6 +126,9 @@ def command(
             {
                 "architecture": estimated.architecture.to_dict(),
                 "method": method,
+                "input": network_input.to_dict(),
+                "classes": classes,
+                "assumed": assumed,
                 "distribution": estimated.distribution,
                 "redrawn": estimated.redrawn,
                 "layers": [asdict(layer) for layer in estimated.layers],
@@ -160,6 +165,14 @@ def command(
         f"\n{model}, {method}, {estimated.distribution}, sparsity {sparsity:g}, "
         f"{estimated.redrawn:g} of the kept weights {'overwritten' if estimated.recycled else 'redrawn'}"
     )
+    if isinstance(network_input, ImageInput):
+        what = f"images of {'×'.join(map(str, network_input.shape))}"
+    else:
+        what = f"texts of {network_input.length} tokens out of {network_input.vocabulary:,}"
+    options = [f"--{name.replace('_', '-')}" for name in assumed]
+    click.echo(
+        f"for {what} and {classes:,} classes" + (f" ({', '.join(options)} not given, so assumed)" if options else "")
+    )
     click.echo(
         f"about {estimated.file_bytes:,} bytes: masks {estimated.mask_bytes:,}, logs {estimated.log_bytes:,}, "
         + (f"coats {estimated.coat_bytes:,}, " if estimated.coat_bytes else "")
@@ -170,3 +183,9 @@ def command(
         click.echo(f"multiply-adds: not counted, because the network does not run on one {network_input.noun} here")
     else:
         print_multiply_adds(estimated.multiply_adds, estimated.kept_multiply_adds, network_input.noun)
+
+
+def _assumed(names: Sequence[str]) -> list[str]:
+    """Which of these options have their defaults because they were not given."""
+    given = click.get_current_context().get_parameter_source
+    return [name for name in names if given(name) is click.core.ParameterSource.DEFAULT]

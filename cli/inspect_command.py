@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..compress.files.names import printable
 from .options import FilePath, json_option, max_weights_option, print_json
 from .table import print_multiply_adds, print_table
 
@@ -22,7 +23,7 @@ __all__ = ["command"]
 
 @click.command(
     "inspect",
-    short_help="What a .seedmask file holds, layer by layer.",
+    short_help="What a .seedmask, .ckpt or .onnx file holds, layer by layer.",
     epilog="Example: iterand-compress inspect model.seedmask --json",
 )
 @click.argument("file", type=FilePath)
@@ -33,10 +34,21 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
 
     For built-in models, also the multiply-adds (MACs) for one image or text, of the dense network and of its kept
     weights alone; `estimate` counts them for any model.
-    """
-    from ..compress.inputs import TextInput
-    from ..compress.seedmask import read_seedmask
 
+    Of a checkpoint: the layers with their sparsity, the method, what the network takes, and the accuracy on the test
+    set. Of an ONNX file: its tensors, inputs, outputs and operators, and what its metadata say.
+    """
+    from ..compress.files.kinds import kind_of
+    from ..compress.seedmask import read_seedmask
+    from .inspect_contents import inspect_checkpoint, inspect_onnx, takes_line
+
+    kind = kind_of(file)
+    if kind == "torch":
+        inspect_checkpoint(file, as_json)
+        return
+    if kind == "onnx" or file.suffix.lower() == ".onnx":
+        inspect_onnx(file, as_json)
+        return
     seedmask = read_seedmask(file, max_weights=max_weights)
     rows = seedmask.layer_report()
     weights, kept = sum(row.weights for row in rows), sum(row.kept for row in rows)
@@ -63,6 +75,7 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
         print_json(
             {
                 "file": str(file),
+                "kind": "seedmask",
                 "format_version": manifest.format_version,
                 "seed": seedmask.seed,
                 "architecture": manifest.architecture,
@@ -99,9 +112,11 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
         f"{seedmask.tensors[0].codebook}; {sums} in bits per weight, beside the bound for independent bits"
         + ("; frozen: shares that the seed fixes to pruned and to kept" if frozen else "")
     )
-    if isinstance(manifest.input, TextInput):
-        text = manifest.input
-        click.echo(f"takes texts of {text.length} {text.unit}, vocabulary {text.vocabulary:,}")
+    if manifest.input is not None:
+        click.echo(takes_line(manifest.input, manifest.classes or ()))
+    origin = _origin(manifest.recipe or {})
+    if origin is not None:
+        click.echo(origin)
     click.echo(
         f"dense {totals['dense_bytes']:,} bytes, file {seedmask.file_bytes:,} bytes "
         f"(state {state_bytes:,}): {totals['ratio']:.1f} times smaller"
@@ -132,6 +147,16 @@ def _multiply_adds(seedmask: SeedMask, rows: list[LayerReport]) -> dict[str, int
     weights = {name: prod(shape) for name, shape in shapes.items()}
     kept = weights | {row.name: row.kept for row in rows}
     return {"multiply_adds": counts.total(weights), "kept_multiply_adds": counts.total(kept)}
+
+
+def _origin(recipe: Mapping[str, Any]) -> str | None:
+    """By which method, and on which data; ``None`` if the file does not say it in a way that this version knows."""
+    sections = recipe.get("subnetwork"), recipe.get("data")
+    method, data = (
+        section.get(key) if isinstance(section, Mapping) else None
+        for section, key in zip(sections, ("method", "name"), strict=True)
+    )
+    return None if method is None or data is None else f"made by {printable(method)} on {printable(data)}"
 
 
 def _frozen(row: LayerReport) -> str:

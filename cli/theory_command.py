@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -160,6 +160,7 @@ def command(
         _print_network(network)
     if networks:
         click.echo(f"error {epsilon} with probability 1 - {delta} at least")
+        click.echo(_meaning(networks))
     if networks and checks:
         click.echo()
     if checks:
@@ -213,6 +214,21 @@ def _print_network(network: RandomNetwork) -> None:
     click.echo(
         f"random network: {network.parameters:,} weights, {times:.4g} times the {network.target_parameters:,} "
         "of the target\n"
+    )
+
+
+def _meaning(networks: Sequence[RandomNetwork]) -> str:
+    """What the numbers say about a network of the user's, in two sentences."""
+    first, last = networks[0], networks[-1]
+    fall = ""
+    if first.resamples < last.resamples:
+        factor = Decimal(first.parameters) / last.parameters
+        fall = f": here {factor:,.1f} times fewer weights with R = {last.resamples:,} than with R = {first.resamples:,}"
+    return (
+        "For your network: this is enough in the worst case, for any target and any input, and not what training "
+        "needs, which finds good subnetworks in random networks about as wide as the target.\n"
+        "What carries over is the direction: the more often pruned weights are redrawn, the less width the random "
+        f"network needs{fall}."
     )
 
 

@@ -10,6 +10,8 @@ import io
 import pickle
 import stat
 import warnings
+import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import torch
 from .config import Recipe
 from .errors import CheckpointError, first_line
 from .files.atomic import atomic_path
-from .files.kinds import check_kind
+from .files.kinds import NO_SEED, check_kind
 from .inputs import AnyInput, ImageInput, TextInput
 from .methods.presets import stored_recipe
 from .models import AnyArchitecture, read_architecture
@@ -28,6 +30,7 @@ from .models.state import module_versions, with_versions
 __all__ = ["BestEpoch", "Checkpoint", "DataInfo", "Position", "is_checkpoint", "load_checkpoint", "save_checkpoint"]
 
 _FORMAT, _VERSION = "iterand-compress checkpoint", 1
+_MAKE_ONE = "make one with 'iterand-compress train'"
 #: Keys that the first checkpoints did not have.
 _LATER = {"versions", "probe", "best"}
 
@@ -192,16 +195,18 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError as error:
-        reason = "it may run code when loaded" if "weights_only" in str(error) else "damaged, or another format"
+        runs = "weights_only" in str(error)
+        reason = "a pickle of a whole module, perhaps, that may run code when loaded" if runs else "damaged, or foreign"
         raise CheckpointError(
-            f"{path}: refused: not an iterand-compress checkpoint ({reason}); make one with 'iterand-compress train'"
+            f"{path}: refused: not an iterand-compress checkpoint ({reason}); {NO_SEED if runs else _MAKE_ONE}"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        program = _program(path)
+        if program:
+            raise CheckpointError(f"{path}: {program}, not an iterand-compress checkpoint; {NO_SEED}") from None
         raise CheckpointError(f"{path}: damaged, or not a checkpoint: {first_line(error)}") from None
     if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
-        raise CheckpointError(
-            f"{path}: not an iterand-compress checkpoint (for a bare state dict, use the library's pack())"
-        )
+        raise CheckpointError(f"{path}: not an iterand-compress checkpoint, but {_description(stored)}")
     if stored["version"] != _VERSION:
         raise CheckpointError(
             f"{path}: checkpoint version: expected {_VERSION}, got {stored['version']!r}; use the version that wrote it"
@@ -224,10 +229,38 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
     )
 
 
+def _program(path: Path) -> str | None:
+    """What PyTorch writes into a zip archive that holds code, not tensors alone."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+    if any("/code/" in name for name in names):
+        return "a TorchScript module"
+    return "a program of torch.export" if any("/models/" in name for name in names) else None
+
+
+def _description(stored: object) -> str:
+    """What a file of ``torch.save`` holds that is no checkpoint, and what can be done with it."""
+    values = stored if isinstance(stored, Mapping) else {}
+    # A bare state dict, or one among the epoch, the optimizer and other things that loops save.
+    for state in (values, *(value for value in values.values() if isinstance(value, Mapping))):
+        if any(str(key).endswith(".0._extra_state") and ".parametrizations." in f".{key}" for key in state):
+            return (
+                "the state dict of a subnetwork, which does not say how it is built: load it into the model that "
+                "Subnetwork() was created on, and call its pack() in Python"
+            )
+        tensors = sum(isinstance(value, torch.Tensor) for value in state.values())
+        if tensors:
+            return f"{tensors} ordinary tensors, without a seed and masks that they follow from; {NO_SEED}"
+    return f"a {type(stored).__name__} without weights; {_MAKE_ONE}"
+
+
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file is a zip archive, as ``torch.save`` writes them."""
+    """Whether a file is a zip archive, as ``torch.save`` writes them, or what it wrote before."""
     try:
         with path.open("rb") as file:
-            return file.read(4) == b"PK\x03\x04"
+            return file.read(4) in (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
     except OSError:
         return path.suffix.lower() == ".ckpt"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from .errors import ConfigError, did_you_mean
 from .seed.codebooks import Codebook, get_codebook
@@ -49,7 +49,7 @@ def _as_tuple(given: Any) -> Any:
 
 
 #: Numbers in a recipe, which is immutable: those for the channels of images (one is for all of them), or epochs.
-Numbers = Annotated[tuple[ValueT, ...], BeforeValidator(_as_tuple)]
+Numbers = Annotated[tuple[ValueT, ...], BeforeValidator(_as_tuple), PlainSerializer(list)]
 
 
 class Section(BaseModel):

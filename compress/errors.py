@@ -16,6 +16,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DiscardedWeightsWarning",
     "ExportError",
     "IterandError",
     "MissingExtraError",
@@ -49,6 +50,10 @@ class ConfigError(IterandError):
 
 class MissingExtraError(ConfigError):
     """An optional dependency is not installed."""
+
+
+class DiscardedWeightsWarning(UserWarning):
+    """Weights that look trained are replaced by random ones."""
 
 
 class DataError(IterandError):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -16,10 +19,30 @@ from .models.build import build_model
 __all__ = ["build_network", "describe", "resolve_device", "step_seed"]
 
 
-def build_network(recipe: Recipe, architecture: AnyArchitecture, *, allow_import: bool) -> nn.Module:
-    """The network a recipe starts from, on the CPU, with the initial weights and scores of its seed."""
+def build_network(
+    recipe: Recipe,
+    architecture: AnyArchitecture,
+    *,
+    allow_import: bool,
+    state: Mapping[str, Any] | None = None,
+    warn: bool = False,
+) -> nn.Module:
+    """The network a recipe starts from, on the CPU, with the initial weights and scores of its seed.
+
+    Args:
+        recipe: of the run.
+        architecture: of the network.
+        allow_import: whether it may be code of the user's.
+        state: of a checkpoint that will be loaded: what it holds masked is masked, also where ``requires_grad`` is off,
+            as it was before such layers were left alone.
+        warn: warn of weights that look trained.
+    """
     model = build_model(architecture, seed=recipe.subnetwork.seed, allow_import=allow_import)
-    return mask_model(model, recipe.subnetwork)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        layer, _, tensor = f".{name}".rpartition(".")
+        if f"{layer}.parametrizations.{tensor}.original".removeprefix(".") in (state or ()):
+            parameter.requires_grad_(True)
+    return mask_model(model, recipe.subnetwork, warn=2 if warn else None)
 
 
 def describe(data: DataBundle) -> DataInfo:

@@ -79,7 +79,7 @@ def rebuild(checkpoint: Checkpoint, path: Path, model: str | None = None) -> nn.
     architecture = checkpoint.architecture
     if model is not None:
         architecture = known_architecture({**architecture.to_dict(), "name": model}, path)
-    network = build_network(checkpoint.recipe, architecture, allow_import=model is not None)
+    network = build_network(checkpoint.recipe, architecture, allow_import=model is not None, state=checkpoint.model)
     try:
         load_state(network, checkpoint.model)
     except (RuntimeError, CheckpointError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,14 +184,14 @@ def load(path: str | Path, model: nn.Module | None = None, *, max_weights: int |
         path: the file.
         model: a plain module to load into; by default the built-in architecture that the file names. The file holds its
             state dict: what the module keeps beside that, such as a permutation that its constructor draws, must be as
-            it was in training, which is the caller's affair.
+            it was in training, which is the caller's affair. Its types must hold what the file holds: float32.
         max_weights: refuse files that declare more weights; see ``read_seedmask``.
 
     Returns:
         ``model``, or the new module, in evaluation mode.
 
     Raises:
-        SeedMaskError: the file is damaged or does not fit the module.
+        SeedMaskError: the file is damaged or does not fit the module, or the module would round it.
         ConfigError: the file names no built-in architecture and no module was given.
     """
     return _recovered(read_seedmask(Path(path), max_weights=max_weights), model, None)
@@ -206,11 +206,29 @@ def _recovered(
     if model is None:
         architecture = _architecture(file, name, input)
         model = build_model(architecture, seed=int(file.manifest.seed, 16), allow_import=name is not None)
+        state = recovered_state(file)
+    else:
+        state = recovered_state(file)
+        _refuse_rounding(unwrapped(model), state, file)
     try:
-        load_state(unwrapped(model), recovered_state(file))
+        load_state(unwrapped(model), state)
     except RuntimeError as error:
         raise SeedMaskError(f"{file.path}: does not fit the model: {mismatch(error)}") from None
     return model.eval()
+
+
+def _refuse_rounding(model: nn.Module, state: Mapping[str, Tensor], file: SeedMask) -> None:
+    """Refuse a module that would not hold the values of a file bit for bit, as PyTorch rounds without a word."""
+    own = model.state_dict()
+    for name, value in state.items():
+        mine = own.get(name)
+        if not isinstance(mine, Tensor) or mine.dtype == value.dtype:
+            continue
+        if torch.promote_types(mine.dtype, value.dtype) != mine.dtype:
+            raise SeedMaskError(
+                f"{file.path}: {name}: the file holds {value.dtype}, the module {mine.dtype}, which would round it: "
+                f"load it into a module of {value.dtype}, and convert that yourself (model.to({mine.dtype}))"
+            )
 
 
 def _architecture(file: SeedMask, name: str | None, input: AnyInput | None) -> AnyArchitecture:  # noqa: A002

@@ -47,7 +47,9 @@ class Subnetwork:
         64
 
     Args:
-        model: any module; every layer of a maskable type is taken.
+        model: any module; every layer of a maskable type is taken, except weights whose ``requires_grad`` is off: these
+            stay as they are, and a file holds them as they are, in its state. All others get new, random values: a
+            `DiscardedWeightsWarning` tells if they look trained.
         config: the method, made by `IteRand`, `EdgePopup`, `Snip` and the like.
         filter_fn: called with a layer and its name; return ``False`` to leave a layer as it is.
         steps_per_epoch: training steps of an epoch; needed by methods that count epochs (ramps, Weight Recycling).
@@ -83,7 +85,7 @@ class Subnetwork:
         for name, number in (("steps_per_epoch", steps_per_epoch), ("epochs", epochs)):
             if number is not None and number < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {number}")
-        self.model = mask_model(model, config, filter_fn=filter_fn)
+        self.model = mask_model(model, config, filter_fn=filter_fn, warn=2)
         self.config, self.steps = config, 0
         self._steps_per_epoch, self._epochs = steps_per_epoch, epochs
         self._fused = FusedForward.register(model) if masked_layers(model) else None

@@ -107,9 +107,9 @@ def test_what_is_no_checkpoint(command, files) -> None:
         f"s.seedmask: a .seedmask file, not a checkpoint; it is packed already: iterand-compress inspect {packed}"
     )
     assert "o.onnx: an ONNX file, not a checkpoint; verify and eval take it" in line("onnx")
-    assert "a safetensors file without seed and masks, not a checkpoint; give the .seedmask file or" in line("w")
-    assert "not an iterand-compress checkpoint (for a bare state dict, use the library's pack())" in line("state")
-    assert "it may run code when loaded" in line("module")
+    assert "a safetensors file without seed and masks, not a checkpoint; only a network whose weights" in line("w")
+    assert "not an iterand-compress checkpoint, but" in line("state")
+    assert "that may run code when loaded" in line("module")
     assert "text.txt: " in line("text")
     assert "nothing: " in line("nothing")
     for name in ("fifo", "folder") if command[0] == "pack" else ():

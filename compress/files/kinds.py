@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import CheckpointError, ConfigError, SeedMaskError
 from .names import shell_word
 
-__all__ = ["WHAT", "check_ending", "check_kind", "content_kind", "kind_of"]
+__all__ = ["NO_SEED", "WHAT", "check_ending", "check_kind", "content_kind", "kind_of"]
 
 _SEEDMASK = b'{"__metadata__":{"seedmask":'  # every header of ours begins so
 _ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # protobuf tags that may follow the version in a model
@@ -48,12 +48,18 @@ _OTHER_FORMATS = {
     ".xml": "OpenVINO",
     ".gguf": "GGUF",
 }
+#: What to do with trained weights.
+NO_SEED = (
+    "only a network whose weights come from a seed can be packed, one that 'iterand-compress train' or Subnetwork() "
+    "has made and trained from new; weights that are trained already go to ONNX as they are, with export_onnx() in "
+    "Python"
+)
 _ADVICE = {
     "seedmask": "it is packed already: iterand-compress inspect {path}",
     "torch": "if it is a checkpoint, pack it first: iterand-compress pack {path}",
     "png": "give the file that it was drawn of",
     "onnx": "verify and eval take it if its name ends in .onnx; else give the file that it was exported from",
-    "safetensors": "give the .seedmask file or the checkpoint that it comes from",
+    "safetensors": NO_SEED,
 }
 
 
@@ -84,6 +90,8 @@ def content_kind(path: Path) -> str | None:
         except (ValueError, zipfile.BadZipFile):
             return None
         return "torch" if any(name.endswith("/data.pkl") for name in names) else None
+    if head[:4] == b"\x80\x02\x8a\n":  # what torch.save wrote before its zip archives
+        return "torch"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
         return "seedmask" if head[8:] == _SEEDMASK else "safetensors"
     if head[:8] == _PNG:

@@ -69,16 +69,19 @@ IN_PYTHON = "(in Python, the argument filter_fn= of Subnetwork() can leave layer
 
 
 def chosen_weights(model: nn.Module, filter_fn: LayerFilter | None) -> list[Chosen]:
-    """The tensors of a model that can be masked, in the order that numbers them.
+    """The tensors of a model that can be masked, in the order that numbers them; frozen ones (requires_grad) apart.
 
     Raises:
         ConfigError: a layer whose weight is no parameter of its own: not yet made, computed from others, or shared.
     """
     chosen = list(_chosen(model, filter_fn))
     if not chosen:
+        frozen = sum(not parameter.requires_grad for parameter in model.parameters())
+        advice = f" (layers with requires_grad=False stay as they are: {frozen} parameters have it)" if frozen else ""
         raise ConfigError(
             f"{type(model).__name__}: no layer to mask; expected at least one of "
             + ", ".join(kind.__name__ for kind in MASKABLE)
+            + advice
         )
     owners = _Owners()
     for choice in chosen:
@@ -114,6 +117,8 @@ def _chosen(model: nn.Module, filter_fn: LayerFilter | None) -> Iterator[Chosen]
                     f"layer {name}: {tensor}: expected a floating-point parameter, got {given}; build the model "
                     f"without what replaced it (weight_norm, spectral_norm, prune, quantisation) {IN_PYTHON}"
                 )
+            if not weight.requires_grad:
+                continue
             yield Chosen(layer, tensor, name if tensor == "weight" else f"{name}.{tensor}")
 
 

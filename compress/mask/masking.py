@@ -26,6 +26,7 @@ from ..seed.codebooks import get_codebook
 from ..seed.philox_torch import random_weights
 from ..tensors import check_storable
 from .attachment import attach, detach, is_attached
+from .discarded import warn_of_discarded
 from .fused import FusedForward, FusedLayers
 from .layers import MaskedLayer
 from .maskable import IN_PYTHON, Chosen, LayerFilter, chosen_weights, fan_in, refuse_second_names
@@ -52,15 +53,23 @@ def require_settings(config: object) -> None:
         raise ConfigError(f"config: expected the settings of a method, got {name}; {hint}")
 
 
-def mask_model(model: ModuleT, config: SubnetworkConfig, *, filter_fn: LayerFilter | None = None) -> ModuleT:
+def mask_model(
+    model: ModuleT,
+    config: SubnetworkConfig,
+    *,
+    filter_fn: LayerFilter | None = None,
+    warn: int | None = None,
+) -> ModuleT:
     """Turn a module, in place, into one whose weights come from a seed.
 
     For dense training the weights become the initial random ones and stay ordinary parameters.
 
     Args:
-        model: any module; every layer of a type in ``MASKABLE`` is taken, with all its matrices.
+        model: any module; every layer of a type in ``MASKABLE`` is taken, with all its matrices. Those whose
+            ``requires_grad`` is off stay as they are.
         config: method, distribution, sparsity, seed, refresh.
         filter_fn: called with a layer and its name (of several, the first); return ``False`` to leave a layer as it is.
+        warn: warn of weights that look trained; the stack level of the line that the warning is for.
 
     Returns:
         ``model`` itself.
@@ -102,6 +111,8 @@ def mask_model(model: ModuleT, config: SubnetworkConfig, *, filter_fn: LayerFilt
     allocation.check([weight.size("") for weight in masked])
     if weights:
         refuse_second_names(model, chosen)
+    if warn is not None:
+        warn_of_discarded(model, chosen, warn + 1)
     # Only now: a refused layer leaves the model as it was.
     for parameter, spec in initial:
         _initialise(parameter, spec)

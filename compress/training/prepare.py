@@ -130,10 +130,14 @@ def read_checkpoint(recipe: Recipe, options: RunOptions, group: Group) -> Checkp
                 )
             changed = differences(stored.recipe, recipe)
             if changed:
-                raise ConfigError(
-                    f"{out}: cannot resume with other settings ({'; '.join(changed)}); "
-                    "leave them out, or start a new run"
-                )
+                advice = "leave them out, or start a new run"
+                if stored.recipe.train.epochs != recipe.train.epochs:  # which would be another run from its start
+                    advice = (
+                        f"a schedule of {recipe.train.epochs} epochs has other learning rates from the first epoch on, "
+                        "so a run cannot be extended: train anew, by the same command with another --out instead of "
+                        "--resume"
+                    )
+                raise ConfigError(f"{out}: cannot resume with other settings ({'; '.join(changed)}); {advice}")
             content = out.read_bytes() if group.size > 1 else b""
         elif group.main and not options.force and out.exists():
             raise CheckpointError(
@@ -180,7 +184,13 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
         check_batch(batch_size, recipe, options, group.size)
         check_classes(data)
         architecture = resolve(recipe.model, num_classes=len(data.classes), input=data.input)
-        model = build_network(recipe, architecture, allow_import=options.allow_import)
+        model = build_network(
+            recipe,
+            architecture,
+            allow_import=options.allow_import,
+            state=stored.model if stored else None,
+            warn=group.main and not stored,
+        )
         one_thread = (
             options.one_thread_if_small
             and device.type == "cpu"
