@@ -42,7 +42,10 @@ MEANT: dict[tuple[str, str], str] = {
     ("cifar10-conv6-recycling", "subnetwork.recycle.rate"): _RECYCLED,
     ("cifar10-resnet18-biprop", "subnetwork.scale_fan"): _SCALED,
     ("cifar10-vgg-small-biprop-binary", "subnetwork.scale_fan"): _SCALED,
-    ("cifar10-resnet18-recycling", "train.epochs"): "250 are those of their later files for this network",
+    (
+        "cifar10-resnet18-recycling",
+        "train.epochs",
+    ): "250 are those of the other methods on this network (r18-kn-biprop-iterand.yaml)",
 }
 
 
