@@ -35,10 +35,13 @@ RECORDED = Path(__file__).parent / "results" / "authors.json"
 # Recipes
 
 _RECYCLED = "their files differ from network to network; ours are those for Biprop on the same network"
+_SCALED = "theirs counts the fraction that is pruned; BatchNorm divides by either"
 #: Settings that are meant to differ from the authors' files, with the reason.
 MEANT: dict[tuple[str, str], str] = {
     ("cifar10-conv6-recycling", "subnetwork.recycle.every"): _RECYCLED,
     ("cifar10-conv6-recycling", "subnetwork.recycle.rate"): _RECYCLED,
+    ("cifar10-resnet18-biprop", "subnetwork.scale_fan"): _SCALED,
+    ("cifar10-vgg-small-biprop-binary", "subnetwork.scale_fan"): _SCALED,
     ("cifar10-resnet18-recycling", "train.epochs"): "250 are those of their later files for this network",
 }
 
@@ -48,6 +51,9 @@ DEFAULTS = {"model.activation": "relu", "model.bias": False, "train.optimizer": 
 
 
 # Comparing
+
+
+NO_LONGER = "DIFFERS NO LONGER: say so here and in docs/METHODS.md"
 
 
 @dataclass
@@ -109,9 +115,9 @@ def compare(name: str, recorded: Mapping[str, Any]) -> Row:
     agrees = not found.other and found.floats <= comparison.tolerance and found.integers <= comparison.within
     if comparison.by_design:
         agrees, text = not exact, "" if exact else f"differs by design: {comparison.by_design}"
-        text = text or "DIFFERS NO LONGER: say so here and in docs/METHODS.md"
+        text = text or NO_LONGER
     elif not agrees:
-        text = "DIFFERS: " + (found.other or f"by {found.integers or found.floats:.1e}")
+        text = "DIFFERS: " + (found.other or (f"by {found.integers}" if found.integers else f"by {found.floats:.1e}"))
     elif exact:
         text = "exactly" if comparison.tolerance or comparison.within else "bit for bit"
     else:
@@ -132,10 +138,12 @@ def compare_recipe(name: str, recorded: Mapping[str, Any]) -> list[Row]:
     for key, theirs in entry["settings"].items():
         ours, reason = settings.get(key), MEANT.get((name, key))
         ours = DEFAULTS.get(key) if ours is None else list(ours) if isinstance(ours, tuple) else ours
-        text = "the same" if ours == theirs else f"theirs {theirs}" + (f": {reason}" if reason else "")
-        found.append(
-            Row(name, f"recipe {name}", f"{key} = {ours}", text, entry["source"], ours == theirs or bool(reason))
-        )
+        same = ours == theirs
+        if reason:
+            text = NO_LONGER if same else f"theirs {theirs}; {reason}"
+        else:
+            text = "the same" if same else f"DIFFERS: theirs {theirs}"
+        found.append(Row(name, f"recipe {name}", f"{key} = {ours}", text, entry["source"], same != bool(reason)))
     return found
 
 

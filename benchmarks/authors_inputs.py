@@ -152,7 +152,7 @@ NETWORKS: dict[str, tuple[Network, ...]] = {
         Network("Conv4", "conv4"),
         Network("Conv6", "conv6"),
         Network("Conv8", "conv8"),
-        Network("Conv4Wide", "conv4", width=0.25),
+        Network("Conv4Wide", "conv4", width=0.3),
         Network("Conv6Wide", "conv6", width=0.25),
         _cifar("cResNet18", "resnet18"),
         _imagenet("ResNet50", "resnet50"),
@@ -259,7 +259,7 @@ def layer_sizes(name: str, stem: str) -> list[int]:
 def bits(mask: Tensor) -> str:
     """A mask in hexadecimal, eight entries a byte; of large ones the SHA-256 of these bytes."""
     packed = np.packbits(mask.reshape(-1).bool().numpy(), bitorder="little").tobytes()
-    return "0x" + packed.hex() if mask.numel() <= 8192 else hashlib.sha256(packed).hexdigest()
+    return "0x" + packed.hex() if mask.numel() <= 1024 else hashlib.sha256(packed).hexdigest()
 
 
 def digest(values: Tensor) -> str:

@@ -65,7 +65,7 @@ from iterand_compress.compress.config import Recycle, Resample
 from iterand_compress.compress.data.augment import Augmentation
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
 from iterand_compress.compress.mask.sparsity import Allocation
-from iterand_compress.compress.mask.topk import kept_count, topk_mask
+from iterand_compress.compress.mask.topk import kept_count
 from iterand_compress.compress.methods import grasp, snip, synflow
 from iterand_compress.compress.methods.iterand import resampling_event
 from iterand_compress.compress.methods.recycling import recycling_is_due
@@ -135,6 +135,17 @@ def iterand_kept() -> Values:
 
 def _kept_counts() -> Values:
     return {str(p): [kept_count(n, p, "") for n in layer_sizes(*network)] for p, network in SIZES.items()}
+
+
+@compares(
+    "iterand",
+    "number of kept weights where all scores are equal",
+    by_design="theirs keeps every weight at the threshold; ours the first ones, so that each mask has its number",
+)
+def iterand_ties() -> Values:
+    subnet = Subnetwork(layer(), IteRand())
+    ((_, masked, scores),) = masked_layers(subnet.model)
+    return {"kept": int(masked.mask(torch.zeros_like(scores)).sum())}
 
 
 @compares("iterand", "gradient of the scores for a given gradient of the weight")
@@ -451,32 +462,25 @@ def grasp_scores() -> Values:
 
 @compares("snip", "scores and masks, BatchNorm in evaluation mode, as is their default", tolerance=1e-10)
 def snip_scores_in_evaluation() -> Values:
-    return _from_sample(Snip(PRUNED, seed=SEED), snip.scores, training=False)
+    return _from_sample(Snip(PRUNED, seed=SEED, eval_mode=True), snip.scores)
 
 
 @compares("grasp", "scores and masks, BatchNorm in evaluation mode, as is their default", tolerance=1e-8)
 def grasp_scores_in_evaluation() -> Values:
-    return _from_sample(Grasp(PRUNED, seed=SEED), grasp.scores, training=False)
+    return _from_sample(Grasp(PRUNED, seed=SEED, eval_mode=True), grasp.scores)
 
 
-def _from_sample(
-    config: SubnetworkConfig, criterion: Callable[..., list[Tensor | None]], *, training: bool = True
-) -> Values:
+def _from_sample(config: SubnetworkConfig, criterion: Callable[..., list[Tensor | None]]) -> Values:
     images, labels = batch(0, 20, 16)
+    pruned, _ = _pruned(config)
+    prune_at_init(pruned, (images, labels))
     subnet, weights = _pruned(config)
-    for _, pruned, _ in pruned_layers(subnet.model):
-        pruned.set_mask(torch.ones_like(pruned.mask))
-    subnet.model.train(training)
-    scores = [score for score in criterion(subnet.model(images), labels, weights) if score is not None]
-    if training:
-        fresh, _ = _pruned(config)
-        prune_at_init(fresh, (images, labels))
-        masks = _masks(fresh)
-    else:
-        joint = torch.cat([score.reshape(-1) for score in scores])
-        chosen = topk_mask(joint, kept_count(len(joint), PRUNED, ""))
-        masks = [bits(mask) for mask in chosen.split([score.numel() for score in scores])]
-    return {"masks": masks, "scores": normalised(scores)}
+    for _, weight, _ in pruned_layers(subnet.model):
+        weight.set_mask(torch.ones_like(weight.mask))
+    assert config.prune is not None
+    subnet.model.train(not config.prune.eval_mode)
+    scores = criterion(subnet.model(images), labels, weights)
+    return {"masks": _masks(pruned), "scores": normalised([score for score in scores if score is not None])}
 
 
 @compares("synflow", "scores of the first round", tolerance=1e-10)

@@ -24,7 +24,7 @@ from common import environment, save
 from runs import TrainingRun, stored_score, train
 
 ADAM = ("--set=train.optimizer=adam", "--set=train.weight_decay=0", "--lr", "0.1")
-BINARY = ("--method", "biprop", "--sparsity", "0.5", "--width", "0.25", "--set=model.activation=binary", *ADAM)
+BINARY = ("--method", "biprop", "--sparsity", "0.5", "--set=model.activation=binary", *ADAM)
 DIGITS = ("--recipe", "digits", *BINARY, "--set=data.image_size=16")
 CIFAR10 = (
     *("--recipe", "cifar10-conv6-biprop", *BINARY, "--data", "folder", "--device", "cpu"),
@@ -41,11 +41,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--models", nargs="+", help="by default conv2 to conv8 for digits, conv6 for CIFAR-10")
+    parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    setting = (*(DIGITS if args.data == "digits" else CIFAR10), "--epochs", str(args.epochs))
+    setting = (
+        *(DIGITS if args.data == "digits" else CIFAR10),
+        "--width",
+        str(args.width),
+        "--epochs",
+        str(args.epochs),
+    )
     models = args.models or (["conv2", "conv4", "conv6", "conv8"] if args.data == "digits" else ["conv6"])
     results: list[dict[str, Any]] = []
     for model in models:

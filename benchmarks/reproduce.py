@@ -32,6 +32,7 @@ RECYCLING = "plot scripts of Gorbett and Whitley: their runs, 250 epochs"
 OTHERWISE = f"{RECYCLING}, in settings that are not these"
 PAPER = "Chijiwa et al., NeurIPS 2021"
 SYNFLOW = "benchmark of the SynFlow code"
+BIPROP = "README of Biprop's code"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def row(name: str, options: str, published: float | None = None, source: str = "
 
 # In Chijiwa et al.'s code, edge-popup is IteRand that never redraws: signed scores, from the same distribution.
 SIGNED = "--method edge-popup --set subnetwork.selection.rule=signed --set subnetwork.selection.score_bound=2.449"
-DENSE = "--method dense --set subnetwork.distribution=uniform"
+# Recipes have the authors' settings for dense training.
+DENSE = "--method dense"
 
 
 # Of Gorbett and Whitley's runs, at 50 %.
@@ -72,7 +74,7 @@ CONV6_BY_WIDTH = {
 def conv6() -> list[Row]:
     """Conv-6 by width at 50 %, in the settings of Chijiwa et al."""
     methods = {
-        "dense": f"{DENSE} --lr 0.01",
+        "dense": DENSE,
         "edge-popup": SIGNED,
         "iterand": "--method iterand",
     }
@@ -106,20 +108,25 @@ def resnet18() -> list[Row]:
     """ResNet-18 at 60 %."""
     recipe = "--recipe cifar10-resnet18"
     return [
-        row("dense", f"{recipe} {DENSE} --set model.affine=true", 93.0, RECYCLING),
+        row("dense", f"{recipe} {DENSE}", 93.0, OTHERWISE),
         row("edge-popup", f"{recipe} {SIGNED}"),
         row("iterand", f"{recipe} --method iterand", 92.47, PAPER),
     ]
 
 
 def sparsities() -> list[Row]:
-    """Conv-6 and ResNet-18 by share pruned, in the settings of Gorbett and Whitley."""
+    """Conv-6 and ResNet-18 by share pruned, in the settings of Gorbett and Whitley.
+
+    Their Biprop scales the weights of Conv-6 (`scale_fan: True`) by the share that is *pruned*: as `scale_fan` at 50 %,
+    by 2.24 instead of 1.12 at 20 %, and by 1.12 and 1.05 at 80 and 90 %, where no scale is nearer to it than 2.24 and
+    3.16. With recycling, their configurations leave it out.
+    """
     biprop = "--method biprop --set subnetwork.distribution=normal"
     plain18 = "--recipe cifar10-resnet18-edge-popup --epochs 250 --batch-size 128"
     recycled6 = "--recipe cifar10-conv6-recycling"
     of_conv6 = {
         "edge-popup": (PLAIN6, (83.0, 89.5, 85.4, 79.6)),
-        "biprop": (f"{PLAIN6} {biprop}", (78.2, 89.5, 87.5, 82.4)),
+        "biprop": ("--recipe cifar10-conv6-biprop", (78.2, 89.5, 87.5, 82.4)),
         "iterand": (f"{PLAIN6} {REDRAWN}", (90.6, 90.7, 86.9, 81.2)),
         "recycling": (recycled6, (91.1, 90.9, 88.6, 83.2)),
         "biprop-recycling": (
@@ -137,16 +144,40 @@ def sparsities() -> list[Row]:
         ("conv6", (20, 50, 80, 90), {**of_conv6}),
         ("resnet18", (95, 98, 99), {**of_resnet18}),
     ]
+    unscaled = {("conv6", "biprop", share): " --set subnetwork.scale_fan=false" for share in (80, 90)}
     return [
-        row(f"{network}-{name}-{share}", f"{options} --sparsity {share / 100}", published, RECYCLING)
+        row(
+            f"{network}-{name}-{share}",
+            f"{options} --sparsity {share / 100}{unscaled.get((network, name, share), '')}",
+            published,
+            RECYCLING,
+        )
         for network, shares, methods in networks
         for name, (options, numbers) in methods.items()
         for share, published in zip(shares, numbers, strict=True)
     ]
 
 
+def biprop() -> list[Row]:
+    """The best networks of Diffenderfer and Kailkhura: binary weights (1/32), and binary activations too (1/1)."""
+    affine = "--set model.affine=true"
+    return [
+        row("resnet18", "--recipe cifar10-resnet18-biprop", 94.66, BIPROP),
+        row("resnet18-affine", f"--recipe cifar10-resnet18-biprop {affine}", 94.8, BIPROP),
+        row("vgg-small-binary", "--recipe cifar10-vgg-small-biprop-binary", 89.11, BIPROP),
+        row("vgg-small-binary-affine", f"--recipe cifar10-vgg-small-biprop-binary {affine} --lr 0.0002", 91.9, BIPROP),
+        row("conv6-binary", "--recipe cifar10-conv6-biprop-binary"),
+        row("imagenet-wideresnet50", "--recipe imagenet-wideresnet50-biprop", 72.67, BIPROP),
+        row("imagenet-wideresnet50-affine", f"--recipe imagenet-wideresnet50-biprop {affine}", 74.03, BIPROP),
+    ]
+
+
 def pruned_at_init() -> list[Row]:
-    """ResNet-18 pruned at initialisation and then trained, BatchNorm with it. The schedule is that of the recipe."""
+    """ResNet-18 pruned at initialisation and then trained, BatchNorm with it. The schedule is that of the recipe.
+
+    SNIP and GraSP see a random sample in evaluation mode, as in the code that the published numbers come from.
+    """
+    sample = " --set subnetwork.prune.random_sample=true --set subnetwork.prune.eval_mode=true"
     numbers = {
         "random": (92.9, 83.0),
         "magnitude": (94.4, 10.0),
@@ -158,7 +189,7 @@ def pruned_at_init() -> list[Row]:
         row(
             f"{name}-{share}",
             f"--recipe cifar10-resnet18 --set model.affine=true --method {name} --set subnetwork.distribution=normal "
-            f"--sparsity {share / 100}",
+            f"--sparsity {share / 100}{sample if name in ('snip', 'grasp') else ''}",
             published,
             SYNFLOW,
         )
@@ -191,6 +222,7 @@ TABLES = {
     "widths": widths,
     "resnet18": resnet18,
     "sparsities": sparsities,
+    "biprop": biprop,
     "pruned-at-init": pruned_at_init,
     "imagenet": imagenet,
     "smoke": smoke,

@@ -122,6 +122,7 @@ def command(
                 "split": split,
                 **asdict(score),
                 "accuracy": score.accuracy,
+                "split_note": bundle.split_note,
                 "left_out": dict(bundle.left_out),
                 **remarks,
             }
@@ -138,6 +139,8 @@ def command(
             f"{file}: a ticket: its weights are untrained, those that training is to begin with (train --ticket); "
             "pack --with-weights float32 stores trained ones"
         )
+    if bundle.split_note:
+        click.echo(bundle.split_note)
     if bundle.left_out:
         click.echo(left_out_line(bundle.left_out))
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import time
 
 import click
 
 from ..compress.data.class_folders import left_out_line
+from ..compress.files.names import printable
+from ..compress.inputs import ImageInput
 from ..compress.training.evaluate import Score
 from ..compress.training.profile import ProfileReport
 from ..compress.training.reporter import EpochReport, Reporter, RunInfo, StepReport
 from .options import discard_output
+
+#: Classes that the headline names, at most.
+_NAMED = 5
+#: An epoch is estimated from that many steps after the first one, or from those of so many seconds.
+_MEASURED_STEPS, _MEASURED_SECONDS = 10, 5.0
 
 __all__ = ["LineReporter", "SilentReporter", "reporter"]
 
@@ -37,11 +44,28 @@ def _headline(info: RunInfo) -> str:
     device += " with one thread" if info.one_thread else ""
     empty = f"\nlayers that lost all their weights: {', '.join(info.empty_layers)}" if info.empty_layers else ""
     left_out = f"\n{left_out_line(info.left_out)}" if info.left_out else ""
+    split = f"\n{info.split_note}" if info.split_note else ""
     return (
-        f"{recipe.subnetwork.method} on {info.data.name}: {recipe.model.name}, {info.weights:,} weights"
-        f"{sparsity}, "
-        f"{_count(info.epochs, 'epoch')} of {_count(info.steps_per_epoch, 'step')} on {device}{begin}{empty}{left_out}"
+        f"{recipe.subnetwork.method} on {info.data.name}{_examples(info)}: {recipe.model.name}, "
+        f"{info.weights:,} weights{sparsity}, "
+        f"{_count(info.epochs, 'epoch')} of {_count(info.steps_per_epoch, 'step')} on {device}{begin}"
+        f"{empty}{split}{left_out}"
     )
+
+
+def _examples(info: RunInfo) -> str:
+    """What is learned from: number and size of the examples, and the classes."""
+    if not info.examples:
+        return ""
+    names = {"train": "training", "val": "validation", "test": "test"}
+    counts = [f"{number:,} {names[split]}" for split, number in info.examples.items()]
+    what = info.data.input
+    size = f"{what.shape[1]}×{what.shape[2]} pixels" if isinstance(what, ImageInput) else f"{what.length} {what.unit}"
+    classes = ", ".join(map(printable, info.data.classes[:_NAMED]))
+    more = len(info.data.classes) - _NAMED
+    classes += f", and {more:,} more" if more > 0 else ""
+    counted = f"{', '.join(counts[:-1])} and {counts[-1]}"
+    return f" ({counted} {what.noun}s of {size}; {len(info.data.classes):,} classes: {classes})"
 
 
 def _step_of(step: int, total: int) -> str:
@@ -60,6 +84,13 @@ def _epoch_line(report: EpochReport, epochs: int, noun: str) -> str:
     )
 
 
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
 def _test_line(test: Score) -> str:
     return f"test accuracy {100 * test.accuracy:.2f} % ({test.correct:,} of {test.images:,})"
 
@@ -76,15 +107,15 @@ class SilentReporter(Reporter):
     """Prints nothing.
 
     Attributes:
-        left_out: of the data, as in ``RunInfo``.
+        info: what the run is, for the JSON result; ``None`` before it begins.
     """
 
     def __init__(self) -> None:
-        self.left_out: Mapping[str, int] = {}
+        self.info: RunInfo | None = None
 
     def start(self, info: RunInfo) -> None:
         """Keep what the JSON result reports."""
-        self.left_out = info.left_out
+        self.info = info
 
 
 def _say(text: str) -> None:
@@ -104,16 +135,18 @@ def _say(text: str) -> None:
 
 
 class LineReporter(Reporter):
-    """One line an epoch, for logs, and one after the first step."""
+    """One line an epoch, for logs, one after the first step, and one that says how long an epoch will take."""
 
     def __init__(self) -> None:
-        self._epochs = self._total = 0
+        self._epochs = self._total = self._steps_per_epoch = 0
         self._noun = "images"
         self._stepped = False
+        # Step and moment from which an epoch is measured; None before the first step and when it has been said.
+        self._since: tuple[int, float] | None = None
 
     def start(self, info: RunInfo) -> None:
         """Print the method, data, model and device."""
-        self._epochs, self._noun = info.epochs, _noun(info)
+        self._epochs, self._noun, self._steps_per_epoch = info.epochs, _noun(info), info.steps_per_epoch
         self._total = info.epochs * info.steps_per_epoch
         _say(_headline(info))
 
@@ -123,9 +156,27 @@ class LineReporter(Reporter):
             self._stepped = True
             speed = f"{report.images_per_second:,.0f} {self._noun}/s"
             _say(f"{_step_of(report.position.step, self._total)}: loss {report.loss:.4f}, {speed}")
+            self._since = report.position.step, time.monotonic()
+        elif line := self._estimate(report.position.step):
+            _say(line)
+
+    def _estimate(self, step: int) -> str:
+        """How long an epoch will take, once enough steps after the first one were measured: that one is slower."""
+        if self._since is None:
+            return ""
+        first, began = self._since
+        steps, seconds = step - first, time.monotonic() - began
+        if steps < _MEASURED_STEPS and seconds < _MEASURED_SECONDS:
+            return ""
+        self._since = None
+        epoch = seconds / steps * self._steps_per_epoch
+        every = f", {self._epochs} epochs {_duration(epoch * self._epochs)}" if self._epochs > 1 else ""
+        measured = "the step after the first" if steps == 1 else f"the {steps} steps after the first"
+        return f"an epoch will take about {_duration(epoch)}{every} (measured on {measured})"
 
     def epoch(self, report: EpochReport) -> None:
-        """Print the line of the epoch."""
+        """Print the line of the epoch, which makes an estimate idle."""
+        self._since = None
         _say(_epoch_line(report, self._epochs, self._noun))
 
     def profile(self, report: ProfileReport) -> None:
@@ -165,11 +216,16 @@ class BarReporter(LineReporter):
         self._bar.start()
 
     def step(self, report: StepReport) -> None:
-        """Move the bar."""
+        """Move the bar; an estimate stays above it."""
         self._show(report.position.step, report.position.epoch + 1, report)
+        if not self._stepped:
+            self._stepped, self._since = True, (report.position.step, time.monotonic())
+        elif line := self._estimate(report.position.step):
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def epoch(self, report: EpochReport) -> None:
         """Move the bar; the line of the epoch stays above it."""
+        self._since = None
         self._show(report.step, min(report.epoch + 1, self._epochs), report)
         self._console.print(_epoch_line(report, self._epochs, self._noun), highlight=False, soft_wrap=True)
 

@@ -28,7 +28,7 @@ def command(name: str | None, as_json: bool) -> None:
     if name is not None:
         recipe = load_recipe(name)
         if as_json:
-            print_json(recipe.model_dump())
+            print_json(recipe.model_dump(mode="json"))
         else:
             click.echo(to_toml(recipe, dense_settings(name)), nl=False)
         return

@@ -68,7 +68,7 @@ class _Command(click.Command):
 @click.option(
     "--recipe",
     metavar="NAME|FILE.toml",
-    show_default="digits, or text for texts",
+    show_default="digits; photos or digits, by their size, for a folder of images; text for texts",
     help="Settings to start from; options override them. `iterand-compress recipes` lists them.",
 )
 @click.option(
@@ -205,7 +205,7 @@ def command(
                 packed = None if ticket is None else load_ticket(ticket, max_weights=max_weights)
             stored = out if resume else None
             method = changes.get("subnetwork.method")
-            base = _base(group, recipe, ticket, packed.recipe if packed else None, data, stored, method)
+            base = _base(group, recipe, ticket, packed.recipe if packed else None, data, data_dir, stored, method)
             with group.agreed():
                 resolved = override(base, changes)
         with keep_threads():
@@ -249,7 +249,10 @@ def command(
                 "test_accuracy": result.test.accuracy,
                 "best_epoch": best.epoch if best else None,
                 "best_val_accuracy": best.accuracy if best else None,
-                "left_out": dict(silent.left_out),
+                "examples": dict(silent.info.examples) if silent.info else {},
+                "classes": list(silent.info.data.classes) if silent.info else [],
+                "split_note": silent.info.split_note if silent.info else "",
+                "left_out": dict(silent.info.left_out) if silent.info else {},
             }
         )
     elif not quiet:
@@ -268,6 +271,7 @@ def _base(
     ticket: Path | None,
     ticket_recipe: Recipe | None,
     data: str | None,
+    data_dir: Path | None,
     stored: Path | None,
     method: str | None,
 ) -> Recipe:
@@ -277,11 +281,13 @@ def _base(
     """
     from ..compress.data.catalogue import TEXT_DATASETS
     from ..compress.training.prepare import stored_recipe
-    from ..compress.training.recipe import DEFAULT_RECIPE, TEXT_RECIPE, load_recipe
+    from ..compress.training.recipe import DEFAULT_RECIPE, TEXT_RECIPE, load_recipe, recipe_for_folder
 
     if recipe is None and stored is not None:
         return stored_recipe(stored, group)
     with group.agreed():
+        if recipe is None and ticket is None and data == "folder":
+            return recipe_for_folder(data_dir, method)
         if recipe is not None or ticket is None:
             name = recipe or (TEXT_RECIPE if data in TEXT_DATASETS else DEFAULT_RECIPE)
             return load_recipe(name, **({"subnetwork": {"method": method}} if method is not None else {}))

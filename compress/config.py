@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from .errors import ConfigError, did_you_mean
 from .seed.codebooks import Codebook, get_codebook
@@ -49,7 +49,7 @@ def _as_tuple(given: Any) -> Any:
 
 
 #: Numbers in a recipe, which is immutable: those for the channels of images (one is for all of them), or epochs.
-Numbers = Annotated[tuple[ValueT, ...], BeforeValidator(_as_tuple)]
+Numbers = Annotated[tuple[ValueT, ...], BeforeValidator(_as_tuple), PlainSerializer(list)]
 
 
 class Section(BaseModel):
@@ -70,6 +70,9 @@ class Selection(Section):
         frozen: share of the mask that follows from the seed, in [0, 1].
         frozen_kept: share of the weights that is fixed to kept; by default ``frozen * (1 - sparsity)``.
         multiplicity: number of nested masks; a weight is taken as many times as there are masks that keep it.
+        first_sparsity: sparsity of the first masked layer, in the order in which the model holds its layers; 0 keeps
+            all of its random weights, ``None`` treats it as the others.
+        last_sparsity: of the last masked layer, likewise.
     """
 
     rule: Literal["signed", "magnitude"] = "magnitude"
@@ -79,6 +82,8 @@ class Selection(Section):
     frozen: float = Field(0.0, ge=0, le=1)
     frozen_kept: float | None = Field(None, ge=0, le=1)
     multiplicity: int = Field(1, ge=1, le=127)
+    first_sparsity: float | None = Field(None, ge=0, lt=1)
+    last_sparsity: float | None = Field(None, ge=0, lt=1)
 
 
 class Resample(Section):
@@ -137,12 +142,18 @@ class PruneAtInit(Section):
     Attributes:
         criterion: what the mask keeps the most of.
         samples_per_class: images that SNIP and GraSP look at; ``None`` for the others.
+        random_sample: whether they look at so many times as many augmented training images as there are classes,
+            whatever their classes, instead of so many of each class, not augmented.
+        eval_mode: whether they compute with the network in evaluation mode, in which BatchNorm takes its running
+            statistics (of a new network, 0 and 1) instead of those of the sample.
         rounds: of SynFlow; ``None`` for the others.
     """
 
     criterion: Criterion
     samples_per_class: int | None = Field(None, ge=1)
     rounds: int | None = Field(None, ge=1)
+    random_sample: bool | None = None
+    eval_mode: bool | None = None
 
     @property
     def looks_at_data(self) -> bool:
@@ -151,8 +162,9 @@ class PruneAtInit(Section):
 
     @model_validator(mode="after")
     def _check(self) -> PruneAtInit:
-        if self.samples_per_class is not None and not self.looks_at_data:
-            raise ValueError(f"samples_per_class: {self.criterion} looks at no data; leave it out")
+        for key in ("samples_per_class", "random_sample", "eval_mode"):
+            if getattr(self, key) is not None and not self.looks_at_data:
+                raise ValueError(f"{key}: {self.criterion} looks at no data; leave it out")
         if self.rounds is not None and self.criterion != "synflow":
             raise ValueError(f"rounds: {self.criterion} has no rounds; leave it out")
         return self
@@ -204,11 +216,17 @@ class SubnetworkConfig(Section):
         """Whether kept weights become α·sign(w) with an α that is not the scale anyway, as it is for two values."""
         return self.binarise and not self.codebook.two_valued
 
-    @property
-    def fan_factor(self) -> float:
+    def sparsity_of(self, layer: int, layers: int) -> float:
+        """The sparsity of the masked layer with a number (0, 1, …), of so many."""
+        own = [self.selection.first_sparsity, self.selection.last_sparsity] if self.selection else [None, None]
+        if layer == 0 and own[0] is not None:
+            return own[0]
+        return self.sparsity if layer < layers - 1 or own[1] is None else own[1]
+
+    def fan_factor(self, sparsity: float) -> float:
         """Mean square of the multiples (0 = pruned) that weights are taken at: what ``scale_fan`` divides out."""
         multiplicity = self.selection.multiplicity if self.selection else 1
-        return (1 - self.sparsity) * (multiplicity + 1) * (2 * multiplicity + 1) / 6
+        return (1 - sparsity) * (multiplicity + 1) * (2 * multiplicity + 1) / 6
 
     @property
     def frozen(self) -> Frozen | None:
@@ -256,6 +274,10 @@ class SubnetworkConfig(Section):
                 f"selection.multiplicity: multiples of {self.distribution} weights do not fit the int8 codes of a "
                 "file; give distribution signed-constant, or binarise"
             )
+        for key in ("first_sparsity", "last_sparsity"):
+            if getattr(selection, key) is not None and (selection.scope == "global" or selection.frozen):
+                reason = "one threshold holds for all layers" if selection.scope == "global" else "the mask is frozen"
+                raise ValueError(f"selection.{key}: {reason}, by one sparsity; leave it out")
         if not selection.frozen:
             if selection.frozen_kept is not None:
                 raise ValueError("selection.frozen_kept: nothing is frozen; give selection.frozen, or leave it out")

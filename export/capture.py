@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 
 import onnx
 import torch
-from onnx import ModelProto
+from onnx import ModelProto, helper
 from torch import nn
 from torch.jit._trace import TracerWarning
 from torch.nn.parameter import is_lazy
@@ -23,7 +24,9 @@ from .opsets import BASE_OPSET
 from .session import first_line, shown
 from .signature import BATCH, Signature
 
-__all__ = ["capture", "evaluation_copy", "plain_module", "undisturbed"]
+__all__ = ["capture", "edges_of", "evaluation_copy", "plain_module", "undisturbed"]
+
+_EDGES = "edges"  # metadata key of what is captured
 
 # The newer exporter of torch 2.6 and the current onnxscript do not fit together (operators with several outputs fail).
 _OLD_TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 7)
@@ -102,6 +105,9 @@ def capture(
         inputs: an example, in which these have at least two entries; values do not matter.
         outputs: names of the outputs.
 
+    Returns:
+        The model, whose metadata hold what `edges_of` reads.
+
     Raises:
         ExportError: naming the operator, or the line of the model, that cannot be expressed.
     """
@@ -157,7 +163,34 @@ def _exported(model: nn.Module, signature: Signature, inputs: Sequence[torch.Ten
         traced, dynamo=True, opset_version=BASE_OPSET, external_data=False, optimize=False, verbose=False
     )
     assert program is not None
-    return program.model_proto
+    proto = program.model_proto
+    helper.set_model_props(proto, {_EDGES: json.dumps(_edges(traced, signature))})
+    return proto
+
+
+def _edges(traced: torch.export.ExportedProgram, signature: Signature) -> dict[str, list[int]]:
+    """By dimension, the first sizes below and above those that code takes the same way for."""
+    edges: dict[str, list[int]] = {}
+    values = {node.name: node.meta.get("val") for node in traced.graph.nodes}
+    tensors = [
+        values[name] for name in traced.graph_signature.user_inputs if isinstance(values.get(name), torch.Tensor)
+    ]
+    for tensor, names in zip(tensors, signature.dynamic, strict=True):
+        for dim, name in names.items():
+            size = tensor.shape[dim]
+            sizes = traced.range_constraints.get(size.node.expr) if isinstance(size, torch.SymInt) else None
+            if sizes is not None:
+                bounds = (sizes.lower - 1, sizes.upper + 1)
+                edges[name] = [int(bound) for bound in bounds if bound.is_Integer and bound > 1]
+    return edges
+
+
+def edges_of(captured: ModelProto) -> dict[str, list[int]]:
+    """The sizes, by dimension that varies, at which the code of a captured network may take another way.
+
+    torch.export follows the code for one example, and derives the sizes that would have gone the same way.
+    """
+    return next((json.loads(entry.value) for entry in captured.metadata_props if entry.key == _EDGES), {})
 
 
 def _traced(model: nn.Module, signature: Signature, inputs: Sequence[torch.Tensor]) -> ModelProto:

@@ -21,7 +21,7 @@ from ..compress.mask.layers import masked_layers, pruned_layers
 from ..compress.mask.masking import to_dense
 from ..compress.pack import network_of
 from ..compress.seedmask import Network, SeedMask, read_seedmask
-from .capture import capture, evaluation_copy, plain_module, undisturbed
+from .capture import capture, edges_of, evaluation_copy, plain_module, undisturbed
 from .coded import CodedWeight, coded_weights
 from .export_options import ExportOptions
 from .forms import write_form
@@ -36,7 +36,7 @@ from .passes.preprocessing import PIXELS
 from .passes.shrink import shrink as remove_dead_units
 from .passes.softmax import OUTPUT, PROBABILITIES, add_softmax
 from .report import ExportReport, ShrinkReport
-from .runtime.agreement import check_repeatable, compare, outputs_of, sized_calls
+from .runtime.agreement import check_repeatable, compare, edge_calls, outputs_of, sized_calls
 from .runtime.expansion import load_model, open_exported
 from .runtime.probe import PROBE, write_probes
 from .runtime.records import FORM, WEIGHTS, WEIGHTS_DIGEST, record_metadata
@@ -111,7 +111,9 @@ def write_model(
         if probabilities is not None:
             number = list(outputs).index(probabilities)
             passes.append(lambda graph: add_softmax(graph, number))
-        graph = build(copied, given, list(outputs), passes, opset=options.opset, weights=coded)
+        captured = capture(copied, given.signature, given.plain(), list(outputs))
+        sized += edge_calls(copied, given, edges_of(captured))
+        graph = build(captured, passes, opset=options.opset, weights=coded)
         names = [name for name in coded if name in graph.coded]
         properties[PROBE] = write_probes(recorded)
         if names:
@@ -149,28 +151,20 @@ def write_model(
 
 
 def build(
-    model: nn.Module,
-    given: ModelInput,
-    outputs: Sequence[str],
-    passes: Sequence[GraphPass],
-    *,
-    opset: int,
-    weights: Mapping[str, CodedWeight],
+    captured: ModelProto, passes: Sequence[GraphPass], *, opset: int, weights: Mapping[str, CodedWeight]
 ) -> Graph:
     """Return the graph of an evaluation copy, with dense weights.
 
     Args:
-        model: the copy.
-        given: its inputs.
-        outputs: names of its outputs.
+        captured: what `capture` found.
         passes: what is done to the graph in the end.
         opset: version of the ONNX operator set.
         weights: those whose codes are known, by name.
 
     Raises:
-        ExportError: see `capture` and `convert`.
+        ExportError: see `convert`.
     """
-    graph = Graph(capture(model, given.signature, given.plain(), outputs))
+    graph = Graph(captured)
     remove_identities(graph)
     drop_zero_biases(graph, fold_constants(graph))
     fix_reshapes(graph)

@@ -28,6 +28,7 @@ MARKS = {
         "test_decode_numpy",
         "test_export_quantized",
         "test_export_shrink",
+        "test_export_tensors",
         "test_inspect_files",
         "test_packed_in_python",
         "test_profile_and_memory",

@@ -6,6 +6,8 @@ The values were recorded once, by benchmarks/authors_record.py; benchmarks/autho
 import authors
 import pytest
 
+from iterand_compress.compress.training.recipe import recipe_names
+
 RECORDED = authors.read_recorded()
 QUICK = [name for name, comparison in authors.COMPARISONS.items() if not comparison.slow]
 
@@ -24,8 +26,19 @@ def test_a_recipe_has_the_settings_of_its_authors(name):
     assert not differing
 
 
-def test_all_that_is_recorded_is_compared():
+def test_all_that_is_recorded_is_compared_and_every_recipe_of_a_paper_is_recorded():
     assert set(RECORDED["comparisons"]) == set(authors.COMPARISONS)
+    recipes = {name.removeprefix("dense ") for name in RECORDED["recipes"]}
+    assert recipes == set(recipe_names()) - {"digits", "photos", "text"}  # which are of no paper
+    assert {name for name, _ in authors.MEANT} <= set(RECORDED["recipes"])
+
+
+def test_a_difference_that_is_meant_is_reported_when_it_is_gone(monkeypatch):
+    key = ("cifar10-conv6", "train.epochs")
+    monkeypatch.setitem(authors.MEANT, key, "a reason")
+    rows = authors.compare_recipe("cifar10-conv6", RECORDED["recipes"])
+    assert [row.agreement for row in rows if not row.agrees] == [authors.NO_LONGER]
+    assert rows[0].source.startswith("dchiji-ntt/iterand: config.yaml")
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,15 @@ def test_rows_have_the_settings_and_numbers_of_the_papers():
     rule = recycled.subnetwork
     assert (recycled.train.epochs, rule.recycle.every, rule.recycle.rate, rule.sparsity) == (250, 10, 0.2, 0.9)
     assert rows["sparsities conv6-biprop-recycling-90"].published == 85.5
+    scaled = [runs.recipe_of(rows[f"sparsities conv6-biprop-{share}"].options) for share in (20, 50, 80, 90)]
+    assert [recipe.subnetwork.scale_fan for recipe in scaled] == [True, True, False, False]
+    assert {(recipe.train.epochs, recipe.train.lr, recipe.subnetwork.distribution) for recipe in scaled} == {
+        (250, 0.1, "normal")
+    }
+    binary = runs.recipe_of(rows["biprop vgg-small-binary-affine"].options)
+    assert (binary.model.activation, binary.model.affine, binary.train.lr) == ("binary", True, 0.0002)
+    snip = runs.recipe_of(rows["pruned-at-init snip-90"].options).subnetwork.prune
+    assert (snip.random_sample, snip.eval_mode, snip.samples_per_class) == (True, True, 10)
     pruned = runs.recipe_of(rows["pruned-at-init synflow-99"].options)
     assert (pruned.subnetwork.method, pruned.subnetwork.sparsity, pruned.model.affine) == ("synflow", 0.99, True)
     assert rows["imagenet iterand-resnet50"].published is None

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from odd_images import noise
 from PIL import Image
 
 from conftest import fail, invoke, succeed
-from iterand_compress import read_seedmask
+from iterand_compress import load_recipe, read_seedmask
+from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data.class_folders import left_out_line
 from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.errors import ConfigError, DataError
 from iterand_compress.compress.seedmask import write_seedmask
+from iterand_compress.compress.training.recipe import differences, recipe_for_folder
 
 KINDS = ("folder", "text")
 E_ACUTE = "caf\u00e9"
@@ -186,16 +191,142 @@ def test_a_second_part_in_capitals_is_said(kind, tmp_path):
     assert load(tmp_path, kind).left_out == {"files in Test/ (not train/, val/ or test/)": 1}
 
 
+# --- Class folders without train/ --------------------------------------------------------------------------
+
+
+def unsplit(root: Path, kind: str, **each: int) -> Path:
+    """Class folders with files that differ, so that the examples of a split can be told by what is in them."""
+    for label, (name, count) in enumerate(each.items()):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            one(root / name, kind, label, number)
+    return root
+
+
+def one(folder: Path, kind: str, label: int, number: int) -> None:
+    if kind == "folder":
+        pixels = np.full((8, 8, 3), 100 * label + number, np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    else:
+        (folder / f"{number}.txt").write_text(chr(48 + 30 * label + number), encoding="utf-8")
+
+
+def members(data, kind: str) -> dict[str, set[tuple[int, int]]]:
+    """The (label, number) of the examples of each split."""
+    found = {}
+    for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
+        if split is not None:
+            inputs = torch.cat([x for x, _ in split.batches(100, "cpu")])
+            first = inputs[:, 0, 0, 0].mul(255).round() if kind == "folder" else inputs[:, 0] - 49
+            step = 100 if kind == "folder" else 30
+            numbers = [int(value) - step * label for value, label in zip(first, split.labels.tolist(), strict=True)]
+            found[name] = set(zip(split.labels.tolist(), numbers, strict=True))
+    return found
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_folders_of_classes_that_are_not_split(kind, tmp_path):
-    make(tmp_path, kind, parts=("",))
-    noun = "images" if kind == "folder" else "texts"
-    message = refused(tmp_path, kind)
-    assert "has no train/: expected" in message or "has neither train/ nor train.csv: expected" in message
-    assert message.endswith(
-        f"; cat, dog: if these are classes, move them into train/, and some of their {noun} into folders of the same "
-        "names in test/"
+def test_class_folders_are_split_by_seed_and_file_name(kind, tmp_path):
+    settings = {"unit": "bytes", "tokens": 4} if kind == "text" else {}
+    config = DataConfig(name=kind, validation=0.25, **settings)
+    folder = unsplit(tmp_path / "a", kind, cat=20, dog=12)
+    data = load_data(config, data_dir=folder, seed=7)
+    parts = members(data, kind)
+    assert data.classes == ("cat", "dog")
+    assert {name: len(part) for name, part in parts.items()} == data.counts == {"train": 19, "val": 7, "test": 6}
+    assert len(parts["train"] | parts["val"] | parts["test"]) == 32
+    assert sorted(label for label, _ in parts["test"]) == [0, 0, 0, 0, 1, 1], "a fifth of each class"
+    assert data.split_note == (
+        f"no train/ in {folder}: a fifth of each class is for testing, chosen by seed 7 and file name"
     )
+    ending = ".png" if kind == "folder" else ".txt"
+    for label, (name, count) in enumerate((("cat", 20), ("dog", 12))):
+        keys = {n: hashlib.sha256(f"7\0{name}\0{n}{ending}".encode()).digest() for n in range(count)}
+        first = sorted(keys, key=keys.__getitem__)[: round(count / 5)]
+        assert {n for place, n in parts["test"] if place == label} == set(first)
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert members(load_data(config, data_dir=moved, seed=7), kind) == parts
+    assert members(load_data(config, data_dir=moved, seed=8), kind)["test"] != parts["test"]
+    chosen = config.model_copy(update={"seed": 7})
+    assert members(load_data(chosen, data_dir=moved, seed=8), kind) == parts
+    one(moved / "cat", kind, 0, 20)
+    assert len(parts["test"] - members(load_data(config, data_dir=moved, seed=7), kind)["test"]) <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_class_folders_that_cannot_be_split(kind, tmp_path):
+    noun = "images" if kind == "folder" else "texts"
+    unsplit(tmp_path / "a", kind, cat=5, dog=1)
+    assert refused(tmp_path / "a", kind).endswith(
+        f"class {tmp_path}/a/dog has one file, and one is needed for training and one for testing: add {noun}"
+    )
+    unsplit(tmp_path / "b", kind, cat=5)
+    assert refused(tmp_path / "b", kind).endswith(f"{tmp_path}/b: expected two classes or more, got cat")
+    unsplit(tmp_path / "c", kind, cat=5, dog=5, Train=5)
+    assert "rename Train/ to train/" in refused(tmp_path / "c", kind)
+    (unsplit(tmp_path / "d", kind, cat=5, dog=5) / "empty").mkdir()
+    assert f"class {tmp_path}/d/empty has no {noun}" in refused(tmp_path / "d", kind)
+
+
+def test_data_that_are_split_have_no_note(tmp_path):
+    assert load(make(tmp_path, "folder"), "folder").split_note == ""
+
+
+def test_the_command_line_says_how_class_folders_are_split(tmp_path):
+    folder, out = unsplit(tmp_path / "photos", "folder", cat=10, dog=5), tmp_path / "model.ckpt"
+    data = ("--data", "folder", "--data-dir", folder, "--seed", 3)
+    note = f"no train/ in {folder}: a fifth of each class is for testing, chosen by seed 3 and file name"
+    lines = succeed("train", *data, "--width", 0.1, "--epochs", 1, "--device", "cpu", "--out", out).splitlines()
+    assert note in lines
+    assert lines[0].startswith(
+        "iterand on folder (11 training, 1 validation and 3 test images of 8×8 pixels; 2 classes: cat, dog): digits-cnn"
+    )
+    assert note in succeed("eval", out, "--data-dir", folder).splitlines()
+    assert json.loads(succeed("eval", out, "--data-dir", folder, "--json"))["split_note"] == note
+    answer = json.loads(
+        succeed(
+            "train", *data, "--width", 0.1, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "b.ckpt", "--json"
+        )
+    )
+    assert answer["split_note"] == note
+    assert answer["examples"] == {"train": 11, "val": 1, "test": 3}
+    assert answer["classes"] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "name", "image_size"),
+    [
+        ([(8, 8)], "digits-cnn", None),
+        ([(28, 28)], "digits-cnn", None),
+        ([(32, 32)], "resnet18", None),
+        ([(96, 96)], "resnet18", None),
+        ([(97, 97)], "resnet18", 64),
+        ([(300, 200), (640, 480), (200, 300)], "resnet18", 64),
+        ([(40, 60), (30, 31), (500, 400)], "resnet18", 32),
+        ([(9, 12)], "resnet18", 32),
+    ],
+)
+def test_the_network_of_a_folder_is_chosen_by_the_size_of_its_images(sizes, name, image_size, tmp_path):
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for number, size in enumerate(sizes * 2):
+            Image.new("RGB", size).save(tmp_path / label / f"{number}.png")
+    recipe = recipe_for_folder(tmp_path)
+    assert (recipe.data.name, recipe.model.name, recipe.data.image_size) == ("folder", name, image_size)
+    assert recipe.model.width == (1.0 if name == "digits-cnn" else 0.25)
+
+
+@pytest.mark.slow
+def test_photos_of_many_sizes_train_without_a_single_setting(tmp_path):
+    folder, out = tmp_path / "photos", tmp_path / "model.ckpt"
+    for label in ("cat", "dog"):
+        (folder / label).mkdir(parents=True)
+        for number in range(5):
+            Image.fromarray(noise(number, 50 + number, 80, 3)).save(folder / label / f"{number}.jpg")
+    data = ("--data", "folder", "--data-dir", folder, "--device", "cpu", "--out", out)
+    line = succeed("train", *data, "--epochs", 1).splitlines()[0]
+    assert "(7 training, 1 validation and 2 test images of 64×64 pixels; 2 classes: cat, dog): resnet18, " in line
+    stored = load_checkpoint(out).recipe
+    assert differences(load_recipe("photos", train={"epochs": 1, "precision": "float32"}), stored) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -25,7 +25,7 @@ def test_a_recipe_that_is_shown_is_the_recipe(name, tmp_path):
     copy = tmp_path / "copy.toml"
     copy.write_text(succeed("recipes", name), encoding="utf-8")
     assert load_recipe(str(copy)) == load_recipe(name)
-    assert json.loads(succeed("recipes", copy, "--json")) == load_recipe(name).model_dump()
+    assert json.loads(succeed("recipes", copy, "--json")) == load_recipe(name).model_dump(mode="json")
 
 
 @pytest.mark.parametrize("method", PRESETS)

@@ -39,10 +39,28 @@ RUNS = {
     ),
     "frozen": ("--method", "edge-popup", "--set=subnetwork.selection.frozen=0.5"),
     "multicoated": ("--method", "edge-popup", "--set=subnetwork.selection.multiplicity=3"),
+    "own sparsities": (
+        *("--method", "iterand", "--set=subnetwork.resample.every=10", "--sparsity", 0.8),
+        *("--set=subnetwork.selection.first_sparsity=0", "--set=subnetwork.selection.last_sparsity=0.25"),
+    ),
     "binary activations": (
         *("--method", "biprop", "--set=model.activation=binary", "--set=model.affine=true"),
         "--set=train.optimizer=adam",
     ),
+    "binary conv net": (
+        *("--method", "biprop", "--model", "conv4", "--set=model.activation=binary", "--set=data.image_size=16"),
+        *("--set=train.optimizer=adam", "--set=model.affine=true"),
+    ),
+    "vgg-small": (
+        "--method",
+        "biprop",
+        "--model",
+        "vgg-small",
+        "--width",
+        0.125,
+        "--set=subnetwork.distribution=normal",
+    ),
+    "resnet20": ("--method", "iterand", "--model", "resnet20", "--width", 0.5, "--set=subnetwork.resample.every=10"),
     "snip": ("--method", "snip", "--sparsity", 0.8),
     "synflow": ("--method", "synflow", "--sparsity", 0.8, "--set=subnetwork.prune.rounds=5"),
 }
@@ -61,6 +79,9 @@ def test_recovers_bit_for_bit_and_scores_the_same(options, tmp_path):
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
     assert json.loads(succeed("eval", file, "--json"))["accuracy"] == trained["test_accuracy"] > 0.2
+    if "0.25" in str(options):
+        layers = json.loads(succeed("inspect", file, "--json"))["layers"]
+        assert [round(layer["sparsity"], 2) for layer in layers] == [0, 0.8, 0.8, 0.25]
     assert (packed["coat_bits"] > 0) == ("multiplicity" in str(options))
     assert (packed["value_bits"] > 0) == bool(exact)
     assert file.stat().st_size == packed["file_bytes"] < packed["dense_bytes"]

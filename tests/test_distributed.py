@@ -372,6 +372,15 @@ def test_both_processes_have_the_same_network(pair, name):
     assert (torch.cat([torch.from_numpy(t.mask.reshape(-1)) for t in trained.tensors]).numpy() == last).all()
 
 
+def test_one_of_two_processes_keeps_the_best_epoch(pair):
+    for name in ("whole", "resumed"):
+        found = [line["val_accuracy"] for line in epochs_of(pair[0] / f"{name}.ckpt")[:-1]]
+        stored, last = (load_checkpoint(pair[0] / f"{name}{ending}") for ending in (".best.ckpt", ".ckpt"))
+        assert stored.best == last.best
+        assert (stored.best.epoch, stored.best.accuracy) == (1 + found.index(max(found)), max(found))
+        assert stored.position.epoch == stored.best.epoch
+
+
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_two_processes_compute_what_one_computes(pair, alone, name):
     """Batches of 63 have shards of 31 and 32. Measured: statistics differ by 6e-6 of their value at most."""

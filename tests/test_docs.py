@@ -106,19 +106,18 @@ def test_the_python_example_of_a_loop_of_your_own_runs(batch):
 def draw_shapes(folder: Path) -> None:
     """A folder of pictures of several sizes for the tutorial, whose classes differ in shape."""
     rng = np.random.default_rng(0)
-    for split, count in (("train", 12), ("test", 4)):
-        for label in ("circle", "square", "triangle"):
-            (folder / split / label).mkdir(parents=True)
-            for number in range(count):
-                height, width = (int(size) for size in rng.integers(60, 120, 2))
-                y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-                inside = {
-                    "circle": x**2 + y**2 < 0.4,
-                    "square": np.maximum(abs(x), abs(y)) < 0.6,
-                    "triangle": (abs(x) < (y + 0.6) / 2) & (y < 0.6),
-                }[label]
-                pixels = np.where(inside[..., None], rng.integers(0, 256, 3), rng.integers(0, 256, 3))
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / label / f"{number}.jpg")
+    for label in ("circle", "square", "triangle"):
+        (folder / label).mkdir(parents=True)
+        for number in range(16):
+            height, width = (int(size) for size in rng.integers(60, 120, 2))
+            y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+            inside = {
+                "circle": x**2 + y**2 < 0.4,
+                "square": np.maximum(abs(x), abs(y)) < 0.6,
+                "triangle": (abs(x) < (y + 0.6) / 2) & (y < 0.6),
+            }[label]
+            pixels = np.where(inside[..., None], rng.integers(0, 256, 3), rng.integers(0, 256, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / label / f"{number}.jpg")
 
 
 @pytest.mark.slow
@@ -137,6 +136,7 @@ def test_the_commands_of_the_tutorial_run(tmp_path, monkeypatch, capsys):
         for command in re.findall(r"```console\n\$ (.*?)\n```", page, re.DOTALL)
     ]
     assert [shlex.split(command)[1] for command in commands[:5]] == ["train", "pack", "inspect", "verify", "export"]
+    assert shlex.split(commands[5])[1] == "predict"
     outputs = []
     for command in commands:
         program, *arguments = shlex.split(command)
@@ -148,8 +148,10 @@ def test_the_commands_of_the_tutorial_run(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(script, run_name="__main__")
         assert ended.value.code == 0
-        assert capsys.readouterr().out.count("circle/") == 4
+        assert capsys.readouterr().out.count("circle/") == 16
+    assert "(35 training, 4 validation and 9 test images of 64×64 pixels; 3 classes: " in outputs[0]
     assert "resnet18" in outputs[2]
+    assert outputs[5].count("circle/") == 16
     manifest = ic.read_seedmask("photos.seedmask").manifest
     assert tuple(manifest.classes) == ("circle", "square", "triangle")
     assert ic.verify_onnx("photos.onnx").weights_digest == manifest.digests.weights
@@ -183,12 +185,27 @@ def test_the_python_example_of_image_files_agrees_with_evaluation(normalize, tmp
     image = ic.ImageInput((3, 24, 24), mean=(0.4, 0.5, 0.3), std=(0.2, 0.3, 0.25))
     ic.export_onnx(model, "model.onnx", input=image, normalize=normalize)
     scope = {"paths": sorted((tmp_path / "photos" / "test").rglob("*.png"))}
-    run_example("docs/EXPORT.md", scope, "def pixels")
-    pixels = np.stack([scope["pixels"](path) for path in scope["paths"]])
-    np.testing.assert_array_equal(pixels, wanted)
+    run_example("docs/EXPORT.md", scope, "classify(paths)")
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (image.mean, image.std))
     logits = model.eval()((torch.from_numpy(wanted) - mean) / std)
     assert scope["labels"] == [str(number) for number in logits.argmax(1).tolist()]
+
+
+@pytest.mark.slow
+def test_the_example_of_two_sounds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    run_example("docs/EXPORT.md", scope, "class Detector")
+    session = scope["session"]
+    assert [(value.name, value.shape) for value in session.get_inputs()] == [
+        ("left", ["batch", 1, "time"]),
+        ("right", ["batch", 1, "time"]),
+    ]
+    left, right = torch.randn(2, 3, 1, 123)
+    logits, distance = session.run(["logits", "distance"], {"left": left.numpy(), "right": right.numpy()})
+    expected = scope["subnet"].to_dense()(left, right)
+    np.testing.assert_allclose(logits, expected["logits"].detach(), atol=1e-5)
+    np.testing.assert_allclose(distance, expected["distance"].detach(), atol=1e-5)
 
 
 @pytest.mark.parametrize("page", PAGES)

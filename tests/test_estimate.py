@@ -115,7 +115,7 @@ def test_no_weights_are_allocated(monkeypatch):
     """A ResNet-50 for ImageNet, whose weights are 100 MB."""
     from torch import nn
 
-    from iterand_compress.compress.analysis import estimate as module
+    from iterand_compress.compress.models import from_shapes as module
 
     built = []
     build = module.build_model

@@ -10,8 +10,9 @@ from networks import settings as make_settings
 from torch import nn
 from torch.nn import functional as F
 
-from iterand_compress import Recycle, Resample, to_dense
+from iterand_compress import Recycle, Resample, load_recipe, to_dense
 from iterand_compress.compress.config import SubnetworkConfig
+from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.errors import CheckpointError, ConfigError, DataError
 from iterand_compress.compress.mask.layers import masked_layers, pruned_layers
 from iterand_compress.compress.mask.masking import mask_model
@@ -21,6 +22,9 @@ from iterand_compress.compress.methods.recycling import recycling_is_due
 from iterand_compress.compress.models.activation import BinaryActivation
 from iterand_compress.compress.seed.codebooks import get_codebook, random_codes
 from iterand_compress.compress.seed.philox import Purpose, random_words
+from iterand_compress.compress.training import checks
+from iterand_compress.compress.training.loop import train
+from iterand_compress.compress.training.run_options import RunOptions
 
 INPUTS, HIDDEN, CLASSES = 6, 7, 3
 
@@ -96,6 +100,24 @@ def test_global_selection_never_empties_a_layer():
     # The floor of the second layer: one for each of its 3 rows, but no more than half of 0.2 * 21, rounded up.
     assert [part.spec.kept for part, _ in layers_of(model)] == [63 - 50 - 3, 3]
     assert [int(weight.astype(bool).sum()) for weight in weights_of(model)] == [10, 3]
+
+
+def test_first_and_last_layer_may_have_sparsities_of_their_own():
+    model = nn.Sequential(*(nn.Linear(10, 10, bias=False) for _ in range(4)))
+    settings = {"first_sparsity": 0.0, "last_sparsity": 0.25, "scale_fan": True, "ramp_epochs": 2}
+    mask_model(model, config(sparsity=0.8, **settings))
+    kept, scales = [], [part.spec.scale for part, _ in layers_of(model)]
+    for epoch in range(3):
+        refresh(model, 3 * epoch, steps_per_epoch=3, epochs=3)
+        kept.append([part.spec.kept for part, _ in layers_of(model)])
+        assert [int((layer.weight != 0).sum()) for layer in model] == kept[-1]
+    assert kept == [[100, 30, 30, 78], [100, 20, 20, 75], [100, 20, 20, 75]], "0.7 and 0.219 in the first epoch"
+    assert scales == pytest.approx([math.sqrt(2 / (10 * share)) for share in (1, 0.2, 0.2, 0.75)])
+    single = mask_model(nn.Sequential(nn.Linear(10, 10)), config(sparsity=0.8, first_sparsity=0.5))
+    assert layers_of(single)[0][0].spec.kept == 50
+    for clash in ({"scope": "global"}, {"frozen": 0.5}):
+        with pytest.raises(ConfigError, match=r"selection\.last_sparsity: .*, by one sparsity; leave it out"):
+            config(last_sparsity=0.5, **clash)
 
 
 def test_ramp_is_cubic_and_ends():
@@ -306,6 +328,58 @@ def test_snip():
     np.testing.assert_array_equal(masks, kept_of([np.abs(w * g) for w, g in zip(weights, found, strict=True)], 0.6))
 
 
+@pytest.mark.parametrize("method", ["snip", "grasp"])
+def test_batchnorm_of_a_new_network_does_nothing_in_evaluation_mode(method):
+    """So the masks are those of the network without BatchNorm, whose outputs are divided by √(1 + eps)."""
+
+    def masks(eval_mode: bool) -> np.ndarray:
+        layers = mlp()
+        model = nn.Sequential(layers[0], nn.BatchNorm1d(HIDDEN, eps=3.0), *layers[1:])
+        settings = config(method, sparsity=0.6, eval_mode=eval_mode)
+        mask_model(model, settings)
+        images, labels = data()
+        find_masks(model, settings, (3 * images, labels))
+        assert model.training
+        assert not model[1].num_batches_tracked
+        return np.concatenate([part.mask.numpy() for _, part, _ in pruned_layers(model)])
+
+    class Halved(nn.Module):
+        def forward(self, x):
+            return x / 2
+
+    layers, settings = mlp(), config(method, sparsity=0.6)
+    plain = mask_model(nn.Sequential(layers[0], Halved(), *layers[1:]), settings)
+    images, labels = data()
+    find_masks(plain, settings, (3 * images, labels))
+    expected = np.concatenate([part.mask.numpy() for _, part, _ in pruned_layers(plain)])
+    np.testing.assert_array_equal(masks(True), expected)
+    assert not np.array_equal(masks(False), expected)
+
+
+def test_a_random_sample_is_augmented(tmp_path, monkeypatch):
+    seen = []
+
+    def found(model, settings, inputs):
+        seen.append(inputs)
+        return find_masks(model, settings, inputs)
+
+    monkeypatch.setattr(checks, "find_masks", found)
+    changes = {"method": "snip", "prune": {"samples_per_class": 3}}
+    for random_sample in (None, True):
+        changes["prune"]["random_sample"] = random_sample
+        recipe = load_recipe("digits", subnetwork=changes, train={"epochs": 1}, model={"width": 0.25})
+        train(recipe, RunOptions(tmp_path / f"{random_sample}.ckpt", device="cpu"))
+    (plain, balanced), (augmented, drawn) = seen
+    assert balanced.bincount().tolist() == [3] * 10
+    assert len(drawn) == 30
+    assert drawn.bincount(minlength=10).tolist() != [3] * 10
+    images = load_data(recipe.data, seed=0).train
+    pixels, labels = next(images.train_batches(0, 30, "cpu"))
+    assert torch.equal(drawn, labels)
+    assert augmented.shape == plain.shape == pixels.shape
+    assert not torch.equal(augmented, plain)
+
+
 def test_grasp():
     _, weights, masks = ticket("grasp", 0.6)
     images, labels = data()
@@ -385,7 +459,7 @@ def test_scoring_leaves_the_network_alone():
         ("snip", {"scope": "global"}, "Snip: unknown key 'scope'"),
         ("edge-popup", {"every": 2}, "EdgePopup: unknown key 'every'"),
         ("edge-popup", {"sparsty": 2}, "EdgePopup: unknown key 'sparsty'"),
-        ("iterand", {"sparcity": 0.6}, "IteRand: unknown key 'sparcity'; did you mean 'sparsity'?"),
+        ("iterand", {"sparcity": 0.6}, "IteRand: unknown key 'sparcity'; did you mean 'sparsity'"),
         (
             "iterand",
             {"resample": Resample()},

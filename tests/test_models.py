@@ -213,7 +213,10 @@ def test_models_export_to_onnx(name, shape, config, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "shape"), [("conv2", (3, 8, 8)), ("digits-cnn", (1, 8, 8)), ("resnet18", (3, 8, 8))])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("conv2", (3, 8, 8)), ("digits-cnn", (1, 8, 8)), ("vgg-small", (3, 8, 8)), ("resnet18", (3, 8, 8))],
+)
 def test_models_compile_without_a_graph_break(name, shape):
     model = built(name, shape=shape, width=0.125).eval()
     x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(3))

@@ -32,7 +32,7 @@ def counted(name: str, takes: ImageInput | TextInput, share: float = 1.0, **conf
     return by_run, (by_shape.total(weights), by_shape.total(kept))
 
 
-@pytest.mark.parametrize("side", [96, 33, 16])
+@pytest.mark.parametrize("side", [96, 33])
 @pytest.mark.parametrize(
     ("name", "batch_norm"),
     [

@@ -217,7 +217,7 @@ def test_the_log_of_another_run_stays(folder) -> None:
 @pytest.mark.slow
 def test_a_run_that_goes_on_is_said(folder) -> None:
     content = torch.load(folder / "c.png", weights_only=True)
-    content["test"] = None
+    content |= {"test": None, "optimizer": {}}
     content["position"] = {"epoch": 1, "batch": 0, "step": 20}
     torch.save(content, "going.ckpt")
     said = "going.ckpt: of an unfinished run, after step 20 (1 of 3 epochs are done)"
@@ -311,7 +311,8 @@ def test_two_runs_into_one_checkpoint(tmp_path) -> None:
         assert line == f"error: {out}: another run is writing it; wait for its end, or give another --out"
         assert "another run" in fail(2, *QUICK, "--out", out, "--force")
     succeed(*QUICK, "--out", out)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "a.metrics.jsonl"], "no lock stays"
+    outputs = ["a.best.ckpt", "a.ckpt", "a.metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == outputs, "no lock stays"
     with only_writer(metrics_path(out)):
         line = fail(2, *QUICK, "--out", tmp_path / "a.pt")
     assert line.startswith(f"error: {metrics_path(out)}: another run")

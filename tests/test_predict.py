@@ -16,7 +16,16 @@ from PIL import Image
 from torch import nn
 
 from conftest import fail, invoke, succeed
-from iterand_compress import ImageInput, OnnxClassifier, Recipe, SubnetworkConfig, TextInput, export_onnx
+from iterand_compress import (
+    ImageInput,
+    OnnxClassifier,
+    Recipe,
+    SubnetworkConfig,
+    TextInput,
+    export_onnx,
+    load_network,
+    read_seedmask,
+)
 from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.errors import DataError, ExportError
@@ -181,6 +190,31 @@ def test_what_is_neither_an_array_nor_pictures_is_refused(tmp_path):
     five = OnnxClassifier(pooled(tmp_path / "b.onnx", (5, 8, 8), None, 0, 1))
     with pytest.raises(DataError, match="takes images of 5 channels, image files have 1 or 3: give an array"):
         five.classify([Image.new("RGB", (8, 8))])
+
+
+def test_constants_of_the_normalisation_travel_with_every_file(scans, tmp_path):
+    """From the recipe into checkpoint, packed file and graph; a run goes on with them, and not with others."""
+    files = {
+        kind: tmp_path / f"model.{ending}" for kind, ending in zip(KINDS, ("ckpt", "seedmask", "onnx"), strict=True)
+    }
+    settings = ("--width", 0.25, "--epochs", 1, "--device", "cpu", "--out", files["checkpoint"])
+    constants = ("--set", "data.mean=0.3", "--set", "data.std=[0.7]")
+    succeed("train", *settings, *constants)
+    succeed("pack", files["checkpoint"], "--out", files["seedmask"])
+    succeed("export", files["seedmask"], "--onnx", files["onnx"])
+    assert json.loads(succeed("verify", files["seedmask"], "--deep", "--json"))["canonical"]
+    assert read_seedmask(files["seedmask"]).manifest.input == ImageInput((1, 8, 8), 0.3, 0.7)
+    assert OnnxClassifier(files["onnx"]).input == ImageInput((1, 8, 8), 0.3, 0.7)
+    plain = load_network(files["checkpoint"]).model
+    with torch.inference_mode():
+        expected = plain((torch.from_numpy(scans.pixels) - 0.3) / 0.7).softmax(1).numpy()
+    for kind in KINDS:
+        found = [entry["probability"] for entry in predicted(files[kind], *scans.files, "--device", "cpu")]
+        np.testing.assert_allclose(found, expected.max(axis=1), atol=1e-5)
+    scores = [json.loads(succeed("eval", files[kind], "--json"))["correct"] for kind in KINDS]
+    assert len(set(scores)) == 1
+    assert succeed("train", *settings, *constants, "--resume")
+    assert "data.mean: [0.3] → [0.4]" in fail(2, "train", *settings, "--resume", "--set", "data.mean=0.4")
 
 
 # --- Texts -------------------------------------------------------------------------------------------------

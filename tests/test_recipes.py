@@ -35,6 +35,7 @@ def test_every_shipped_recipe_loads_and_has_a_schedule():
         "imagenet-resnet50",
         "imagenet-resnet50-edge-popup",
         "imagenet-wideresnet50-biprop",
+        "photos",
         "text",
     )
     for name in names:

@@ -73,6 +73,7 @@ class DataBundle:
         val: validation examples, ``None`` if there are none.
         test: test examples, never used for a decision.
         left_out: number of files and folders that were not read, by their kind.
+        split_note: a sentence that says how training and test examples were told apart; empty if the data set does.
     """
 
     name: str
@@ -82,3 +83,10 @@ class DataBundle:
     val: Split | None
     test: Split
     left_out: Mapping[str, int] = field(default_factory=dict)
+    split_note: str = ""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of examples of each split that is there."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: len(split) for name, split in splits.items() if split is not None}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +15,23 @@ from ..files.names import check_text, printable
 
 __all__ = [
     "SPLITS",
+    "TEST_SHARE",
     "FileKind",
     "check_class_names",
     "check_splits",
+    "is_unsplit",
     "left_out_line",
     "list_classes",
     "list_files",
     "require_several",
     "same_when_normalised",
+    "split_by_seed",
 ]
 
 #: Names of the folders (or tables) of a data set.
 SPLITS = ("train", "val", "test")
+#: Fraction of the examples that is held out for testing where no split is there.
+TEST_SHARE = 0.2
 #: Other common names of a split, which are refused: they would silently not be read.
 _OTHER_NAMES = {
     **{name: name for name in SPLITS},
@@ -183,6 +189,66 @@ def check_splits(folder: Path, kind: FileKind, splits: Mapping[str, Path], left_
         raise DataError(f"{kind.name}: {shown} has {missing}: one of them must hold the test {kind.noun}")
 
 
+def is_unsplit(folder: Path, kind: FileKind, splits: Mapping[str, Path]) -> bool:
+    """Whether a data set consists of class folders alone, with no folder or table of a split.
+
+    Raises:
+        DataError: a split is there under another name.
+        OSError: the folder cannot be read.
+    """
+    if splits or not _with_files(folder, kind):
+        return False
+    _check_other_names(folder, kind.name, splits, Counter())
+    return True
+
+
+def split_by_seed(
+    listing: Mapping[str, Sequence[str]], seed: int, folder: Path, kind: FileKind
+) -> tuple[dict[str, dict[str, list[str]]], str]:
+    """Hold out a fifth of each class for testing.
+
+    Which files these are follows from the seed and the names of class and file, so a file that is added moves few
+    others.
+
+    Args:
+        listing: files of each class.
+        seed: of the split.
+        folder: that holds the classes, for messages.
+        kind: its files.
+
+    Returns:
+        ``train`` and ``test`` with the files of each class, sorted; and a sentence that says how they were split.
+
+    Raises:
+        DataError: a class has one file.
+    """
+    parts: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
+    for name, files in listing.items():
+        if len(files) < 2:
+            raise DataError(
+                f"{kind.name}: class {printable(folder / name)} has one file, and one is needed for training and one "
+                f"for testing: add {kind.noun}"
+            )
+        order = sorted(files, key=lambda path, name=name: _place(seed, name, os.path.basename(path)))  # type: ignore[misc]  # noqa: PTH119
+        count = max(1, round(TEST_SHARE * len(files)))
+        parts["test"][name], parts["train"][name] = sorted(order[:count]), sorted(order[count:])
+    note = (
+        f"no train/ in {printable(folder)}: a fifth of each class is for testing, chosen by seed {seed} and file name"
+    )
+    return parts, note
+
+
+def _place(seed: int, *names: str) -> bytes:
+    """A number for a file that looks random, the same wherever the folder lies."""
+    text = "\0".join((str(seed), *(unicodedata.normalize("NFC", name) for name in names)))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+def _with_files(folder: Path, kind: FileKind) -> list[os.DirEntry[str]]:
+    """The folders inside that hold files of a kind."""
+    return [entry for entry in _visible(folder) if entry.is_dir() and _list_files(Path(entry.path), kind)[0]]
+
+
 def _check_other_names(folder: Path, name: str, splits: Mapping[str, Path], left_out: Counter[str]) -> None:
     renames = []
     for entry in sorted(_visible(folder), key=lambda entry: entry.name):
@@ -220,7 +286,7 @@ def _advice(folder: Path, kind: FileKind) -> str:
     """The end of the message that there is no training split: where to put classes, or why it is needed."""
     if any((folder / f"test{suffix}").exists() for suffix in ("", ".csv")):
         return "; evaluation needs it, too, for the classes and the size of images"
-    classes = [entry for entry in _visible(folder) if entry.is_dir() and _list_files(Path(entry.path), kind)[0]]
+    classes = _with_files(folder, kind)
     if not classes:
         return ""
     names = sorted(printable(entry.name) for entry in classes)

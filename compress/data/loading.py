@@ -59,8 +59,8 @@ def load_data(
         data_dir: folder that holds the data (for ``text`` also a CSV file); ``None`` is ``iterand-compress`` in the
             user's cache folder. ``digits`` and ``sentences`` take none, ``folder`` and ``text`` need one.
         download: fetch an absent data set, where torchvision can.
-        seed: decides the validation split, the order of the training examples and their augmentation, unless
-            ``config`` has a seed of its own.
+        seed: decides the splits that the data set leaves open, the order of the training examples and their
+            augmentation, unless ``config`` has a seed of its own.
         workers: processes that decode large images; ``None`` chooses by the number of cores and images.
         sharing: processes of this machine that load the same data and share its cores.
 
@@ -87,7 +87,7 @@ def load_data(
 
 def _load_texts(config: DataConfig, data_dir: Path | None, seed: int) -> DataBundle:
     text = text_input(config)
-    raw = load_sentences() if config.name == "sentences" else load_texts(data_dir)
+    raw = load_sentences() if config.name == "sentences" else load_texts(data_dir, seed)
     examples = raw.split(config.validation, seed)
     return _bundle(config.name, text, raw, {name: token_split(split, text, seed) for name, split in examples.items()})
 
@@ -98,7 +98,7 @@ def _load_images(
     for setting in ("tokens", "vocabulary", "unit"):
         if getattr(config, setting) is not None:
             raise ConfigError(f"data: {config.name} has no {setting}, that is a setting of text: leave it out")
-    raw = _find(config.name, data_dir, download)
+    raw = _find(config.name, data_dir, download, seed)
     side = config.image_size or raw.image_size
     shape = _image_shape(raw.train.source, side)
     examples = raw.split(config.validation, seed)
@@ -132,14 +132,15 @@ def _for_all(values: tuple[float, ...] | None) -> tuple[float, ...] | float | No
 
 
 def _bundle(name: str, input: AnyInput, raw: RawData[Any], splits: Mapping[str, Split]) -> DataBundle:  # noqa: A002
-    return DataBundle(name, raw.classes, input, splits["train"], splits.get("val"), splits["test"], raw.left_out)
+    parts = splits["train"], splits.get("val"), splits["test"]
+    return DataBundle(name, raw.classes, input, *parts, raw.left_out, raw.split_note)
 
 
-def _find(name: str, data_dir: Path | None, download: bool) -> RawData[LabelledImages]:
+def _find(name: str, data_dir: Path | None, download: bool, seed: int) -> RawData[LabelledImages]:
     if name == "digits":
         return load_digits()
     if name == "folder":
-        return load_folder(data_dir)
+        return load_folder(data_dir, seed)
     if name not in DATASETS:
         raise ConfigError(f"data: unknown {name!r}{did_you_mean(name, DATASETS)}")
     return load_from_torchvision(name, data_dir, download=download)

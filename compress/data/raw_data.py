@@ -43,6 +43,7 @@ class RawData(Generic[ExamplesT]):
         statistics: published (mean, std) per channel of images; ``None`` to compute them.
         image_size: side in pixels to scale to if the settings do not say; ``None`` keeps the images' own.
         left_out: number of files and folders that were not read, by their kind.
+        split_note: how training and test examples were told apart, if the provider does not do that.
     """
 
     classes: tuple[str, ...]
@@ -52,13 +53,21 @@ class RawData(Generic[ExamplesT]):
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     image_size: int | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    split_note: str = ""
 
     @classmethod
-    def of(cls, classes: tuple[str, ...], splits: Mapping[str, ExamplesT], left_out: Mapping[str, int]) -> Self:
+    def of(
+        cls,
+        classes: tuple[str, ...],
+        splits: Mapping[str, ExamplesT],
+        left_out: Mapping[str, int],
+        split_note: str = "",
+    ) -> Self:
         """Take the split ``val`` for testing where there is no ``test``, else for validation."""
         if "test" not in splits:
-            return cls(classes, splits["train"], splits["val"], left_out=left_out)
-        return cls(classes, splits["train"], splits["test"], splits.get("val"), left_out=left_out)
+            return cls(classes, splits["train"], splits["val"], left_out=left_out, split_note=split_note)
+        val = splits.get("val")
+        return cls(classes, splits["train"], splits["test"], val, left_out=left_out, split_note=split_note)
 
     def split(self, validation: float, seed: int) -> dict[str, ExamplesT]:
         """Return the examples of ``train``, ``test`` and, if there are any, ``val``.

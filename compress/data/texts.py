@@ -17,12 +17,15 @@ from ..errors import DataError, SeedMaskError
 from ..files.names import check_text, printable
 from .class_folders import (
     SPLITS,
+    TEST_SHARE,
     FileKind,
     check_class_names,
     check_splits,
+    is_unsplit,
     list_classes,
     require_several,
     same_when_normalised,
+    split_by_seed,
 )
 from .order import fixed_order
 from .raw_data import RawData
@@ -32,8 +35,6 @@ __all__ = ["LabelledTexts", "load_texts"]
 COLUMNS = ("label", "text")
 #: A larger file is refused before it is read: all texts are kept in memory.
 LARGEST_FILE = 2**30
-#: Fraction of a single table that is held out for testing.
-TEST_SHARE = 0.2
 
 _TEXT_FILES = FileKind("text", "texts", (".txt",), "expected .txt files", "not .txt")
 
@@ -53,12 +54,12 @@ class LabelledTexts:
         return LabelledTexts(tuple(self.texts[index] for index in indices.tolist()), self.labels[indices])
 
 
-def load_texts(data_dir: Path | None) -> RawData[LabelledTexts]:
+def load_texts(data_dir: Path | None, seed: int = 0) -> RawData[LabelledTexts]:
     """Read texts: a folder with ``train/<class>/*.txt`` or ``train.csv`` (and the same for test, val), or one CSV file.
 
     With both a validation and a test split, the former is for validation; otherwise the one that is there holds the
-    test texts. Of a single CSV file, a fifth, always the same one, is for testing. Classes are those of the training
-    texts, sorted.
+    test texts. Of a single CSV file, a fifth, always the same one, is for testing; of class folders without ``train/``,
+    a fifth of each class, chosen by ``seed`` and file name. Classes are those of the training texts, sorted.
 
     Raises:
         DataError: no data, a file that is not UTF-8, too large, empty or without its columns, fewer than two
@@ -73,12 +74,19 @@ def load_texts(data_dir: Path | None) -> RawData[LabelledTexts]:
         raise DataError(f"text: {shown}: no such folder or file: give --data-dir a folder with train/, or a CSV file")
     left_out: Counter[str] = Counter()
     splits = {split: path for split in SPLITS if (path := _find_split(data_dir, split)) is not None}
-    check_splits(data_dir, _TEXT_FILES, splits, left_out)
-    rows = {
-        split: _read_folders(path, left_out) if path.is_dir() else _read_table(path) for split, path in splits.items()
-    }
-    classes = _classes(rows["train"], data_dir / "train")
-    return RawData.of(tuple(classes), {split: _labelled(some, classes) for split, some in rows.items()}, left_out)
+    if is_unsplit(data_dir, _TEXT_FILES, splits):
+        listings, note = split_by_seed(list_classes(data_dir, _TEXT_FILES, left_out), seed, data_dir, _TEXT_FILES)
+        rows = {split: _read_listing(listing) for split, listing in listings.items()}
+    else:
+        check_splits(data_dir, _TEXT_FILES, splits, left_out)
+        note = ""
+        rows = {
+            split: _read_listing(list_classes(path, _TEXT_FILES, left_out)) if path.is_dir() else _read_table(path)
+            for split, path in splits.items()
+        }
+    classes = _classes(rows["train"], splits.get("train", data_dir))
+    examples = {split: _labelled(some, classes) for split, some in rows.items()}
+    return RawData.of(tuple(classes), examples, left_out, note)
 
 
 def _split(path: Path, rows: _Rows) -> RawData[LabelledTexts]:
@@ -105,8 +113,7 @@ def _find_split(folder: Path, split: str) -> Path | None:
     return files if files.is_dir() else None
 
 
-def _read_folders(folder: Path, left_out: Counter[str]) -> _Rows:
-    listing = list_classes(folder, _TEXT_FILES, left_out)
+def _read_listing(listing: Mapping[str, Sequence[str]]) -> _Rows:
     return _checked([(name, _read(Path(path)), printable(path)) for name, paths in listing.items() for path in paths])
 
 

@@ -86,19 +86,20 @@ def mask_model(
         for name, value in model.state_dict().items():
             check_storable(value, name)
     rule = selection or Selection()
-    allocation = Allocation(rule.scope, config.sparsity, rule.ramp_epochs)
+    allocation = Allocation(rule.scope, config.sparsity, rule.ramp_epochs)  # of all layers but the first and the last
     weights: dict[nn.Module, dict[str, MaskedWeight | PrunedWeight]] = {}
     initial: list[tuple[nn.Parameter, WeightSpec]] = []
     for tensor, choice in enumerate(chosen):
         weight, inputs = choice.weight, fan_in(choice.layer, choice.tensor)
-        scale = config.codebook.scale(inputs * config.fan_factor if config.scale_fan else inputs)
-        spec = _spec(config, tensor, choice, float(scale))
+        sparsity = config.sparsity_of(tensor, len(chosen))
+        scale = config.codebook.scale(inputs * config.fan_factor(sparsity) if config.scale_fan else inputs)
+        spec = _spec(config, tensor, choice, float(scale), sparsity)
         if selection is not None:
             weights.setdefault(choice.layer, {})[choice.tensor] = MaskedWeight(
                 spec,
                 selection.score_bound / math.sqrt(inputs),
                 weight.device,
-                allocation=allocation,
+                allocation=allocation if sparsity == config.sparsity else replace(allocation, sparsity=sparsity),
                 resampling=config.resample,
                 recycling=config.recycle,
             ).to(weight.dtype)
@@ -130,7 +131,7 @@ def _initialise(weight: nn.Parameter, spec: WeightSpec) -> None:
         weight[spec.padding] = 0
 
 
-def _spec(config: SubnetworkConfig, tensor: int, choice: Chosen, scale: float) -> WeightSpec:
+def _spec(config: SubnetworkConfig, tensor: int, choice: Chosen, scale: float, sparsity: float) -> WeightSpec:
     selection, frozen = config.selection, config.frozen
     spec = WeightSpec(
         seed=config.seed,
@@ -151,13 +152,13 @@ def _spec(config: SubnetworkConfig, tensor: int, choice: Chosen, scale: float) -
             f"may be among it; give selection.frozen_kept = 0 {IN_PYTHON}"
         )
     count = spec.selectable
-    return replace(spec, kept=count if selection is None else _initially_kept(count, config, selection, choice.label))
+    return replace(spec, kept=count if selection is None else _initially_kept(count, sparsity, selection, choice.label))
 
 
-def _initially_kept(count: int, config: SubnetworkConfig, selection: Selection, name: str) -> int:
+def _initially_kept(count: int, sparsity: float, selection: Selection, name: str) -> int:
     if selection.scope == "global":  # whose counts are set before the first step
-        return max(1, math.floor((1 - config.sparsity) * count))
-    return kept_count(count, config.sparsity, name)
+        return max(1, math.floor((1 - sparsity) * count))
+    return kept_count(count, sparsity, name)
 
 
 def update_kept_counts(layers: Sequence[MaskedLayer], epoch: int | None) -> None:
@@ -173,10 +174,16 @@ def update_kept_counts(layers: Sequence[MaskedLayer], epoch: int | None) -> None
     varying = [(name, masked, scores) for name, masked, scores in layers if masked.allocation.varies]
     if not varying:
         return
-    sizes = [masked.size(name) for name, masked, _ in varying]
-    rule = varying[0][1].allocation
-    counts = rule.kept_counts(sizes, lambda: [masked.keys(scores) for _, masked, scores in varying], epoch)
-    for (_, masked, _), count in zip(varying, counts, strict=True):
+    # Layers may have sparsities of their own, unless one threshold holds for all.
+    for group in [varying] if varying[0][1].allocation.scope == "global" else [[layer] for layer in varying]:
+        _update_together(group, epoch)
+
+
+def _update_together(layers: Sequence[MaskedLayer], epoch: int | None) -> None:
+    sizes = [masked.size(name) for name, masked, _ in layers]
+    rule = layers[0][1].allocation
+    counts = rule.kept_counts(sizes, lambda: [masked.keys(scores) for _, masked, scores in layers], epoch)
+    for (_, masked, _), count in zip(layers, counts, strict=True):
         masked.set_kept(count)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..config import SubnetworkConfig
+from ..config import PruneAtInit, SubnetworkConfig
 from ..errors import ConfigError, DataError
 from ..methods import grasp, magnitude, snip, synflow
 from ..models.copying import independent_copy
@@ -60,7 +61,7 @@ def find_masks(model: nn.Module, config: SubnetworkConfig, inputs: Sample | tupl
         elif prune.criterion == "random":
             scores = magnitude.uniform_scores(weights, config.seed)
         else:
-            scores = _from_data(model, prune.criterion, inputs)
+            scores = _from_data(model, prune, inputs)
         all_scores = [
             pruned.without_padding(score, low=-math.inf)
             for (_, pruned, _), score in zip(layers, _checked(scores, names, prune.criterion), strict=True)
@@ -126,14 +127,16 @@ def class_sample(batches: Iterable[Sample], classes: Sequence[str], per_class: i
     )
 
 
-def _from_data(model: nn.Module, criterion: str, inputs: object) -> Sequence[Tensor | None]:
+def _from_data(model: nn.Module, prune: PruneAtInit, inputs: object) -> Sequence[Tensor | None]:
+    criterion = prune.criterion
     if not (isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], Tensor)):
         raise ConfigError(f"{criterion}: expected a sample of the data with labels, got none")
     images, labels = inputs
-    twin = _unmasked_copy(model).train()  # statistics of BatchNorm must not remember the sample
+    # A copy, since statistics of BatchNorm must not remember the sample.
+    twin = _unmasked_copy(model).train(not prune.eval_mode)
     weights: list[Tensor] = [weight for _, _, weight in pruned_layers(twin)]
     if criterion == "snip":
-        with torch.enable_grad():
+        with torch.enable_grad(), without_cudnn(twin) if prune.eval_mode else nullcontext():
             return snip.scores(twin(images), labels, weights)
     # Of second derivatives, the quicker kernels of attention and of recurrent layers know nothing.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), without_cudnn(twin):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..config import Recipe, SubnetworkConfig, validated
+from ..config import Recipe, Selection, SubnetworkConfig, validated
 from ..errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class SearchOptions(TypedDict, total=False):
     frozen: float
     frozen_kept: float | None
     multiplicity: int
+    first_sparsity: float | None
+    last_sparsity: float | None
 
 
 class PruningOptions(TypedDict, total=False):
@@ -62,7 +64,7 @@ class PruningOptions(TypedDict, total=False):
     scale_fan: bool
 
 
-_OF_SELECTION = ("scope", "ramp_epochs", "score_bound", "frozen", "frozen_kept", "multiplicity")
+_OF_SELECTION = tuple(key for key in Selection.model_fields if key != "rule")
 
 
 def _searched(
@@ -167,7 +169,7 @@ def WeightRecycling(
 
 
 def _pruned(
-    name: str, sparsity: float, options: Mapping[str, Any], criterion: str, **settings: int
+    name: str, sparsity: float, options: Mapping[str, Any], criterion: str, **settings: int | None
 ) -> SubnetworkConfig:
     """Kept weights, which start Kaiming normal, are trained."""
     _refuse_unknown(name, options, PruningOptions)
@@ -176,7 +178,14 @@ def _pruned(
     return validated(SubnetworkConfig, values, name)
 
 
-def Snip(sparsity: float = 0.5, *, samples_per_class: int = 10, **options: Unpack[PruningOptions]) -> SubnetworkConfig:
+def Snip(
+    sparsity: float = 0.5,
+    *,
+    samples_per_class: int = 10,
+    random_sample: bool | None = None,
+    eval_mode: bool | None = None,
+    **options: Unpack[PruningOptions],
+) -> SubnetworkConfig:
     """SNIP: prune before training the weights that change the loss least, |w·g|.
 
     Source: Lee, Ajanthan, Torr, "SNIP: single-shot network pruning based on connection sensitivity", ICLR 2019.
@@ -184,15 +193,25 @@ def Snip(sparsity: float = 0.5, *, samples_per_class: int = 10, **options: Unpac
     Args:
         sparsity: fraction of all weights that is pruned, in [0, 1).
         samples_per_class: training images of each class that are looked at.
+        random_sample: `train` looks at as many random, augmented images instead, as the code of Tanaka et al. does.
+        eval_mode: compute with the network in evaluation mode, as the code of Tanaka et al. does.
         options: see `PruningOptions`.
 
     Raises:
         ConfigError: a choice that does not exist, or contradicts another.
     """
-    return _pruned("Snip", sparsity, options, "snip", samples_per_class=samples_per_class)
+    looks = {"samples_per_class": samples_per_class, "random_sample": random_sample, "eval_mode": eval_mode}
+    return _pruned("Snip", sparsity, options, "snip", **looks)
 
 
-def Grasp(sparsity: float = 0.5, *, samples_per_class: int = 10, **options: Unpack[PruningOptions]) -> SubnetworkConfig:
+def Grasp(
+    sparsity: float = 0.5,
+    *,
+    samples_per_class: int = 10,
+    random_sample: bool | None = None,
+    eval_mode: bool | None = None,
+    **options: Unpack[PruningOptions],
+) -> SubnetworkConfig:
     """GraSP: prune before training what hinders the flow of gradients.
 
     Source: Wang, Zhang, Grosse, "Picking winning tickets before training by preserving gradient flow", ICLR 2020.
@@ -200,12 +219,15 @@ def Grasp(sparsity: float = 0.5, *, samples_per_class: int = 10, **options: Unpa
     Args:
         sparsity: fraction of all weights that is pruned, in [0, 1).
         samples_per_class: training images of each class that are looked at.
+        random_sample: `train` looks at as many random, augmented images instead, as the code of Tanaka et al. does.
+        eval_mode: compute with the network in evaluation mode, as the code of Tanaka et al. does.
         options: see `PruningOptions`.
 
     Raises:
         ConfigError: a choice that does not exist, or contradicts another.
     """
-    return _pruned("Grasp", sparsity, options, "grasp", samples_per_class=samples_per_class)
+    looks = {"samples_per_class": samples_per_class, "random_sample": random_sample, "eval_mode": eval_mode}
+    return _pruned("Grasp", sparsity, options, "grasp", **looks)
 
 
 def SynFlow(sparsity: float = 0.5, *, rounds: int = 100, **options: Unpack[PruningOptions]) -> SubnetworkConfig:

@@ -146,8 +146,12 @@ def prune_before_training(
     if masks is not None:
         use_masks(model, masks)
     elif config.prune is not None and config.prune.looks_at_data:
-        batches = data.train.batches(EVAL_BATCH, device)
-        pixels, labels = class_sample(batches, data.classes, config.prune.samples_per_class or 1)
+        count = config.prune.samples_per_class or 1
+        if config.prune.random_sample:
+            count = min(count * len(data.classes), len(data.train))
+            pixels, labels = next(data.train.train_batches(0, count, device))
+        else:
+            pixels, labels = class_sample(data.train.batches(EVAL_BATCH, device), data.classes, count)
         find_masks(model, config, (data.input.normalize(pixels), labels))
     elif isinstance(data.input, TextInput):
         if config.prune is not None and config.prune.criterion == "synflow":

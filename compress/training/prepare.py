@@ -133,8 +133,8 @@ def read_checkpoint(recipe: Recipe, options: RunOptions, group: Group) -> Checkp
                 advice = "leave them out, or start a new run"
                 if stored.recipe.train.epochs != recipe.train.epochs:  # which would be another run from its start
                     advice = (
-                        f"a schedule of {recipe.train.epochs} epochs has other learning rates from the first epoch on, "
-                        "so a run cannot be extended: train anew, by the same command with another --out instead of "
+                        f"a run of {recipe.train.epochs} epochs has schedules of its own (learning rate, ramps, recycling), "
+                        "so this one cannot be extended: train anew, by the same command with another --out instead of "
                         "--resume"
                     )
                 raise ConfigError(f"{out}: cannot resume with other settings ({'; '.join(changed)}); {advice}")
@@ -176,10 +176,10 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
     with group.agreed():
         if stored and stored.data != data_info:
             raise DataError(f"{options.out}: the data are not those that the run began with; give the same --data-dir")
-        if group.main and data.val is not None and not stored and not options.force and best_path(options.out).exists():
+        best = best_path(options.out)
+        if group.main and data.val is not None and not stored and not options.force and best.exists():
             raise CheckpointError(
-                f"{best_path(options.out)}: exists already, from another run; --force replaces it, --out writes "
-                "elsewhere"
+                f"{best}: exists already, from another run; --force replaces it, --out writes elsewhere"
             )
         check_batch(batch_size, recipe, options, group.size)
         check_classes(data)

@@ -7,6 +7,7 @@ table ``[dense]`` with the same four sections; they replace those of the recipe 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Mapping
 from importlib import resources
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Recipe
+from ..data.fitting import LARGE_SIDE
+from ..data.folder import sample_sizes
 from ..errors import ConfigError, did_you_mean
 from ..methods.presets import read_recipe
 
@@ -24,12 +27,14 @@ else:
 
 __all__ = [
     "DEFAULT_RECIPE",
+    "PHOTOS_RECIPE",
     "TEXT_RECIPE",
     "dense_settings",
     "differences",
     "flattened",
     "load_recipe",
     "override",
+    "recipe_for_folder",
     "recipe_names",
     "to_toml",
 ]
@@ -37,6 +42,9 @@ __all__ = [
 DEFAULT_RECIPE = "digits"
 #: The default recipe of text data sets.
 TEXT_RECIPE = "text"
+#: The default recipe of a folder of images, unless these are smaller than `SMALLEST_PHOTO` pixels.
+PHOTOS_RECIPE = "photos"
+SMALLEST_PHOTO = 32
 _FOLDER = resources.files(__package__) / "recipes"
 
 
@@ -107,9 +115,33 @@ def _tables(name_or_path: str) -> dict[str, Any]:
         hint = did_you_mean(name_or_path, recipe_names())
         raise ConfigError(f"recipe: unknown {name_or_path!r}{hint} (a file needs the ending .toml)")
     try:
-        return tomllib.loads(text)
+        values: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name_or_path}: not valid TOML: {error}") from None
+    return values
+
+
+def recipe_for_folder(data_dir: Path | None, method: str | None = None) -> Recipe:
+    """Choose settings for a user's folder of images by their size, from 512 of them at most.
+
+    Square images of one size, up to 96 pixels, keep it; others are scaled to 64 pixels, or to 32 if half of them are
+    smaller than 48. Below 32 pixels, the network is that of the bundled digits, else a small ResNet-18.
+
+    Args:
+        data_dir: the folder.
+        method: the recipe's own if ``None``.
+
+    Raises:
+        DataError: the folder holds no data set.
+    """
+    sizes = sample_sizes(data_dir)
+    width, height = sizes[0]
+    keep = width == height <= LARGE_SIDE and set(sizes) == {sizes[0]}
+    shorter = statistics.median(min(size) for size in sizes)
+    side = width if keep else SMALLEST_PHOTO if shorter < 48 else 2 * SMALLEST_PHOTO
+    name = PHOTOS_RECIPE if side >= SMALLEST_PHOTO else DEFAULT_RECIPE
+    recipe = load_recipe(name, **({"subnetwork": {"method": method}} if method is not None else {}))
+    return override(recipe, {"data.name": "folder", "data.image_size": None if keep else side})
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options") -> Recipe:

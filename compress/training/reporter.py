@@ -23,7 +23,8 @@ class RunInfo:
 
     ``weights`` counts trained parameters; ``empty_layers`` names those whose weights were all pruned before training;
     ``processes`` train together, each on a device of its own; ``left_out`` counts files and folders of the data that
-    were not read, by their kind; ``one_thread`` says that the network got one thread because it is small.
+    were not read, by their kind; ``one_thread`` says that the network got one thread because it is small; ``examples``
+    counts those of each split, and ``split_note`` says how they were told apart, if the data set does not.
     """
 
     recipe: Recipe
@@ -37,6 +38,8 @@ class RunInfo:
     processes: int = 1
     left_out: Mapping[str, int] = field(default_factory=dict)
     one_thread: bool = False
+    examples: Mapping[str, int] = field(default_factory=dict)
+    split_note: str = ""
 
 
 @dataclass(frozen=True)

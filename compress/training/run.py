@@ -149,6 +149,8 @@ class Run:
             processes=self.group.size,
             one_thread=self.one_thread,
             left_out=self.data.left_out,
+            examples=self.data.counts,
+            split_note=self.data.split_note,
         )
 
     def how_to_go_on(self) -> str:

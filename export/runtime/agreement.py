@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ from ..session import failing_as
 from ..signature import call
 from .structure import accepted_difference, accepted_share, largest_difference, rounding
 
-__all__ = ["Agreement", "check_repeatable", "compare", "outputs_of", "sized_calls"]
+__all__ = ["Agreement", "check_repeatable", "compare", "edge_calls", "outputs_of", "sized_calls"]
+
+_LARGEST = 8  # times the size in the samples
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ def sized_calls(model: nn.Module, given: ModelInput) -> list[Call]:
     """Find, for each dimension that varies, other sizes that the network takes in PyTorch.
 
     Returns:
-        Inputs with one dimension of another size: one more, one less, twice as many, and one alone where the dimension
-        is the first.
+        Inputs with one dimension of another size: one more, one less, twice as many, and one where the dimension is the
+        first, otherwise two.
 
     Raises:
         ConfigError: there is none for one of the dimensions.
@@ -90,6 +92,18 @@ def sized_calls(model: nn.Module, given: ModelInput) -> list[Call]:
             )
         calls += found
     return calls
+
+
+def edge_calls(model: nn.Module, given: ModelInput, edges: Mapping[str, Sequence[int]]) -> list[Call]:
+    """Of the sizes where code may take another way, by dimension, those that the network takes in PyTorch."""
+    known = given.sizes()
+    calls = (
+        given.sized(name, size)
+        for name, sizes in edges.items()
+        for size in sizes
+        if name in known and size <= _LARGEST * known[name]
+    )
+    return [one for one in calls if _refusal(model, given, one) is None]
 
 
 def _refusal(model: nn.Module, given: ModelInput, one: Call) -> str | None:
@@ -181,13 +195,12 @@ class _Differences:
         accepted = accepted_difference(outputs, scores if probabilities else None)
         wrong = [not difference <= accepted for difference in self.differences]  # and not >, so that NaN is refused
         if any(wrong):
-            labels = {label for label, differs in zip(self.labels, wrong, strict=True) if differs}
+            labels = list(dict.fromkeys(label for label, differs in zip(self.labels, wrong, strict=True) if differs))
             where = ""
-            if labels == {"a batch of 1"} and not all(wrong):
+            if labels == ["a batch of 1"] and not all(wrong):
                 where = "; only one sample alone differs, so its Python code treats a batch of 1 in another way"
-            elif len(labels) == 1 and not all(wrong):
-                (label,) = labels
-                where = f"; only {label} differs, so its Python code treats that size in another way"
+            elif not all(wrong):
+                where = f"; only with {', '.join(labels[:4])}: its Python code treats such sizes in another way"
             raise ExportError(
                 f"onnxruntime and PyTorch differ: largest absolute difference of {of} "
                 f"{float(np.max(self.differences)):.3g}, accepted {accepted:.3g}{where}; the file was not written"
