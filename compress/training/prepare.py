@@ -134,8 +134,8 @@ def read_checkpoint(recipe: Recipe, options: RunOptions, group: Group) -> Checkp
                 if stored.recipe.train.epochs != recipe.train.epochs:  # which would be another run from its start
                     advice = (
                         f"a run of {recipe.train.epochs} epochs has schedules of its own (learning rate, ramps, "
-                        "recycling), so this one cannot be extended: train anew, by the same command with another --out "
-                        "instead of --resume"
+                        "recycling), so this one cannot be extended: train anew, by the same command with another "
+                        "--out instead of --resume"
                     )
                 raise ConfigError(f"{out}: cannot resume with other settings ({'; '.join(changed)}); {advice}")
             content = out.read_bytes() if group.size > 1 else b""
