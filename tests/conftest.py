@@ -29,6 +29,8 @@ MARKS = {
         "test_export_quantized",
         "test_export_shrink",
         "test_export_tensors",
+        "test_inspect_files",
+        "test_packed_in_python",
         "test_profile_and_memory",
         "test_storage_bad_files",
         "test_storage_bombs",

@@ -74,7 +74,7 @@ def wrong(command: str, path: Path) -> str:
     return fail(1, command, path, *more.get(command, (path,) if command == "diff" else ()))
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify", "recover", "diff"])
+@pytest.mark.parametrize("command", ["verify", "recover", "diff"])
 @pytest.mark.parametrize("name", ["checkpoint", "state", "module"])
 def test_a_checkpoint_where_a_packed_file_belongs(command, name, files) -> None:
     line = wrong(command, files[name])
@@ -83,7 +83,7 @@ def test_a_checkpoint_where_a_packed_file_belongs(command, name, files) -> None:
     assert "'" in advice, "the name has a space"
 
 
-@pytest.mark.parametrize("command", ["inspect", "recover", "export", "diff"])
+@pytest.mark.parametrize("command", ["recover", "export", "diff"])
 def test_onnx_where_a_packed_file_belongs(command, files) -> None:
     assert "o.onnx: an ONNX file, not a .seedmask file; verify and eval take it if its name ends in .onnx" in wrong(
         command, files["onnx"]
@@ -335,7 +335,7 @@ def pasted(command: str, folder: Path) -> list[bytes]:
 def test_a_command_that_is_printed_can_be_pasted(name, encoding, digits, tmp_path) -> None:
     (tmp_path / os.fsdecode(name)).write_bytes(digits.checkpoint.read_bytes())
     done = subprocess.run(
-        [*CLI, "inspect", "--", name],
+        [*CLI, "verify", "--", name],
         capture_output=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": os.pathsep.join(sys.path)},

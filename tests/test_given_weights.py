@@ -108,6 +108,7 @@ def name(tmp_path, monkeypatch) -> str:
 TRAIN = ("train", "--epochs", 1, "--device", "cpu", "-q", "--out", "m.ckpt", "--model")
 
 
+@pytest.mark.slow
 def test_the_command_line_warns_in_one_line(name) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -149,6 +150,7 @@ def test_a_model_that_is_frozen_throughout() -> None:
         ic.Subnetwork(model, EDGE)
 
 
+@pytest.mark.slow
 def test_frozen_layers_of_a_run(name) -> None:
     own = f"{name}:frozen"
     succeed(*TRAIN, own)
@@ -160,6 +162,7 @@ def test_frozen_layers_of_a_run(name) -> None:
     assert len(counts) == 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_frozen_layers_are_masked_opens_as_before(name) -> None:
     """Frozen layers were masked like any other."""
     from dataclasses import replace

@@ -142,8 +142,8 @@ def test_a_finished_run_is_not_extended_in_silence(digits) -> None:
     before = Path(digits.checkpoint).read_bytes()
     line = fail(2, "train", "--resume", "--out", digits.checkpoint, "--epochs", 9, "--device", "cpu", "-q")
     assert (
-        "model.ckpt: cannot resume with other settings (train.epochs: 3 → 9); a schedule of 9 epochs has other "
-        "learning rates from the first epoch on, so a run cannot be extended: train anew, by the same command with "
+        "model.ckpt: cannot resume with other settings (train.epochs: 3 → 9); a run of 9 epochs has schedules of its "
+        "own (learning rate, ramps, recycling), so this one cannot be extended: train anew, by the same command with "
         "another --out instead of --resume"
     ) in line
     assert Path(digits.checkpoint).read_bytes() == before

@@ -133,9 +133,9 @@ def read_checkpoint(recipe: Recipe, options: RunOptions, group: Group) -> Checkp
                 advice = "leave them out, or start a new run"
                 if stored.recipe.train.epochs != recipe.train.epochs:  # which would be another run from its start
                     advice = (
-                        f"a schedule of {recipe.train.epochs} epochs has other learning rates from the first epoch on, "
-                        "so a run cannot be extended: train anew, by the same command with another --out instead of "
-                        "--resume"
+                        f"a run of {recipe.train.epochs} epochs has schedules of its own (learning rate, ramps, "
+                        "recycling), so this one cannot be extended: train anew, by the same command with another "
+                        "--out instead of --resume"
                     )
                 raise ConfigError(f"{out}: cannot resume with other settings ({'; '.join(changed)}); {advice}")
             content = out.read_bytes() if group.size > 1 else b""
