@@ -32,7 +32,6 @@ from iterand_compress import (
 )
 from iterand_compress.compress.errors import ConfigError, ExportError
 from iterand_compress.compress.mask.masking import mask_model
-from iterand_compress.compress.models.architecture import Architecture
 from iterand_compress.export import pipeline
 from iterand_compress.export.graph import Graph
 
@@ -603,14 +602,13 @@ def test_refused_in_one_line(model: nn.Module, options: dict[str, Any], message:
 
 @pytest.fixture
 def audio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that names its code, and does not say what it takes."""
+    """A file that says neither which network it is nor what that takes."""
     (tmp_path / "sounds.py").write_text(
         "from test_export_tensors import Audio\n\n\ndef audio(num_classes):\n    return Audio()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    architecture = Architecture("sounds:audio", num_classes=5, in_channels=1, image_size=8).to_dict()
-    pack(network(Audio), tmp_path / "net.seedmask", classes=["a", "b", "c", "d", "e"], architecture=architecture)
+    pack(network(Audio), tmp_path / "net.seedmask", classes=["a", "b", "c", "d", "e"])
     return tmp_path / "net.seedmask"
 
 
@@ -632,7 +630,7 @@ def test_a_file_of_sounds_from_the_command_line(audio: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "does not say what it takes: give --tensor 'NAME=float32[batch,3,224,224]' for each argument"),
+        ((), "--tensor 'NAME=float32[batch,16000]' for each argument of forward(); in Python"),
         (("--tensor", "wave"), "--tensor: expected NAME=TYPE[SIZES] such as 'wave=float32[batch,1,time=16000]', got"),
         (("--tensor", "wave=half[1]"), "--tensor wave=half[1]: expected one of the types float32, bool, int8"),
         (("--tensor", "wave=float32[1,time]"), "time: expected a size to try as well, such as time=64"),
@@ -653,7 +651,7 @@ def test_tensors_that_make_no_sense(options: tuple[str, ...], message: str, audi
 
 def test_sizes_of_a_file_of_images(digits: Any, tmp_path: Path) -> None:
     line = fail(2, "export", digits.seedmask, "-o", tmp_path / "net.onnx", "--tensor", "x=float32[2]")
-    assert "says that it takes images: leave out --tensor" in line
+    assert "takes images: leave out --tensor" in line
     text = succeed("export", digits.seedmask, "-o", tmp_path / "net.onnx", "--dynamic", "height", "--dynamic", "width")
     assert "same class 100.0 %" in text
     found = run(tmp_path / "net.onnx", {"pixels": torch.rand(2, 1, 9, 8)})
