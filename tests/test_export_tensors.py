@@ -32,7 +32,7 @@ from iterand_compress import (
 )
 from iterand_compress.compress.errors import ConfigError, ExportError
 from iterand_compress.compress.mask.masking import mask_model
-from iterand_compress.export import pipeline
+from iterand_compress.export import capture, pipeline
 from iterand_compress.export.graph import Graph
 
 pytestmark = pytest.mark.usefixtures("captured_once")
@@ -261,6 +261,19 @@ def test_a_plain_module_with_its_file(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="input: expected an ImageInput or a TextInput, got Tensor: leave it out"):
         pack(model, tmp_path / "other.seedmask", input=normal(2, 7))
     assert not (tmp_path / "other.seedmask").exists()
+
+
+@pytest.mark.parametrize("name", ["siamese", "fusion", "sequence"])
+def test_the_exporter_for_torch_2_6(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES[name]
+    monkeypatch.setattr(capture, "_OLD_TORCH", True)
+    monkeypatch.setattr(pipeline, "capture", capture.capture)  # each time anew
+    model = network(case.build)
+    export_onnx(model, tmp_path / "net.onnx", input=case.inputs, dynamic=case.dynamic, form="packed")
+    found = run(tmp_path / "net.onnx", case.fed)
+    assert list(found) == case.outputs
+    for values, wanted in zip(found.values(), flat(to_dense(model)(*case.arguments(case.fed))), strict=True):
+        np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_the_file_says_what_varies(tmp_path: Path) -> None:
