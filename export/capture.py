@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import json
 import re
@@ -199,9 +198,6 @@ def _traced(model: nn.Module, signature: Signature, inputs: Sequence[torch.Tenso
     warnings.simplefilter("error", TracerWarning)
     file = io.BytesIO()
     args, kwargs = signature.arguments(inputs)
-    if not kwargs and isinstance(args[-1], dict):  # which would be taken for keywords
-        name = list(inspect.signature(model.forward).parameters)[len(args) - 1]
-        args, kwargs = args[:-1], {name: args[-1]}
     torch.onnx.export(
         model,
         (*args, kwargs) if kwargs else args,

@@ -263,7 +263,7 @@ def test_a_plain_module_with_its_file(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "other.seedmask").exists()
 
 
-@pytest.mark.parametrize("name", ["siamese", "fusion", "sequence"])
+@pytest.mark.parametrize("name", ["siamese", "segmentation", "sequence"])
 def test_the_exporter_for_torch_2_6(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]
     monkeypatch.setattr(capture, "_OLD_TORCH", True)
