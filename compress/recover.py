@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from .checkpoint import DataInfo, is_checkpoint, load_checkpoint
 from .config import ModelConfig, Recipe
 from .errors import ConfigError, SeedMaskError
-from .inputs import AnyInput
+from .inputs import AnyInput, ImageInput
 from .mask.masking import to_dense
 from .methods.presets import PRESETS, stored_recipe
 from .models import AnyArchitecture
+from .models.architecture import TORCHVISION
 from .models.build import build_model
 from .models.from_shapes import fit_architecture
 from .models.state import load_state, mismatch, unwrapped
@@ -244,8 +245,9 @@ def _architecture(file: SeedMask, name: str | None, input: AnyInput | None) -> A
             f"--model NAME (torchvision:resnet18, package.module:factory){' and --input 3x32x32:MEAN:STD' * both}; in "
             f"Python load(path, model=module), or pack(…, architecture=NAME{', input=ImageInput(…)' * both})"
         )
-    if taken is None:
+    if taken is None and (":" not in name or name.startswith(TORCHVISION)):
         raise ConfigError(f"{file.path}: {_NO_INPUT}")
+    taken = taken or ImageInput((1, 1, 1), 0, 1)  # code of the user's is called with the number of classes alone
     shapes = {entry.name: tuple(entry.shape) for entry in file.tensors}
     shapes |= {key: stored.shape for key, stored in file.state().items()}
     count = None if file.manifest.classes is None else len(file.manifest.classes)

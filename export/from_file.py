@@ -67,8 +67,8 @@ def export_network(
     network = load_network(source, model=model, input=input, max_weights=max_weights)
     if network.data is None and not tensors:
         raise ConfigError(
-            f"{source}: does not say what it takes: give --input 3x224x224:MEAN:STD for images, --tensor "
-            "'NAME=float32[batch,16000]' for each argument of forward() otherwise, or use export_onnx() in Python"
+            f"{source}: the file does not say what the network takes: give --input 3x32x32:MEAN:STD (see --help), or "
+            "--tensor 'NAME=float32[batch,16000]' for each argument of forward(); in Python export_onnx(…, input=…)"
         )
     if network.data is not None and tensors:
         raise ConfigError(f"{source}: takes {network.data.input.noun}s: leave out --tensor")
