@@ -15,7 +15,6 @@ Versions before there was a choice of layout had no BatchNorm, and pooling behin
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -61,11 +60,9 @@ def main() -> None:
             for seed in args.seeds:
                 name = f"{args.data}-{model}-{layout.replace(' ', '-')}"
                 run = TrainingRun(name, (*setting, "--model", model, *LAYOUTS[layout]), seed)
-                begin = time.perf_counter()
                 out = train(run, args.folder, data_dir=args.data_dir, threads=1)
                 scores.append(stored_score(out).accuracy)
-                row = {"model": model, "layout": layout, "seed": seed, "accuracy": scores[-1]}
-                results.append({**row, "seconds": round(time.perf_counter() - begin, 1)})
+                results.append({"model": model, "layout": layout, "seed": seed, "accuracy": scores[-1]})
                 save({"environment": environment(), "setting": " ".join(setting), "runs": results}, args.json)
             listed = ", ".join(f"{100 * score:.1f}" for score in scores)
             print(f"{model}, {layout}: {100 * mean(scores):.1f} % ({listed})", flush=True)

@@ -19,6 +19,7 @@ from iterand_compress.cli.train_command import recipe_changes
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.data.bundle import Split
+from iterand_compress.compress.models import has_batch_norm
 from iterand_compress.compress.pack import network_of_checkpoint
 from iterand_compress.compress.recover import LoadedNetwork, load_network
 from iterand_compress.compress.seedmask import PackReport, write_seedmask
@@ -107,6 +108,8 @@ def train(run: TrainingRun, folder: Path, *, data_dir: Path | None = None, threa
         asked = recipe_of(run.words)
         if asked.train.precision == "auto":  # a run says which one it was
             asked = override(asked, {"train.precision": stored.recipe.train.precision})
+        if has_batch_norm(asked.model):  # the same
+            asked = override(asked, {"model.batch_norm": True})
         changed = differences(stored.recipe, asked)
         if changed:
             raise SystemExit(f"{out}: was run with other settings ({'; '.join(changed)}); take another folder")
