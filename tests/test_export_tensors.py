@@ -601,7 +601,6 @@ TWO = (normal(2, 8), normal(2, 8))
         (Returns(lambda z, x, layer: z / 0), {"input": normal(2, 4)}, "computes outputs that are not finite"),
         (Returns(lambda z, x, layer: z + torch.rand(3)), {"input": normal(2, 4)}, "gives other outputs when the same"),
     ],
-    ids=str,
 )
 def test_refused_in_one_line(model: nn.Module, options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(IterandError, match=message) as caught:
