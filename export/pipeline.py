@@ -34,7 +34,9 @@ from .passes.cleanup import drop_unused, remove_identities
 from .passes.constants import drop_zero_biases, fix_reshapes, fold_constants
 from .passes.preprocessing import PIXELS
 from .passes.shrink import shrink as remove_dead_units
+from .passes.simplify import simplified
 from .passes.softmax import OUTPUT, PROBABILITIES, add_softmax
+from .passes.transposes import transpose_weights
 from .report import ExportReport, ShrinkReport
 from .runtime.agreement import check_repeatable, compare, logits_of
 from .runtime.expansion import load_model, open_exported
@@ -166,13 +168,17 @@ def build(
     Raises:
         ExportError: see `capture` and `convert`.
     """
-    graph = Graph(capture(model, torch.zeros_like(inputs[:1]).repeat(2, *[1] * (inputs.ndim - 1)), input_name))
+    sample = torch.zeros_like(inputs[:1]).repeat(2, *[1] * (inputs.ndim - 1))
+    captured = capture(model, sample, input_name)
+    graph = Graph(simplified(captured))
     remove_identities(graph)
-    drop_zero_biases(graph, fold_constants(graph))
+    fold_constants(graph)
+    drop_zero_biases(graph, graph.initializers.keys() - {tensor.name for tensor in captured.graph.initializer})
     fix_reshapes(graph)
     write_dense(graph, fold_batch_norms(graph), weights)
     for transform in passes:
         transform(graph)
+    transpose_weights(graph)
     drop_unused(graph)
     converted = Graph(convert(graph.model(), opset))
     converted.coded = {name: graph.coded[name] for name in graph.coded if name in converted.initializers}

@@ -44,6 +44,7 @@ class WeightRecord(BaseModel):
         scale: what its codes are multiplied with to give the recovered weight: one number, or one for each row; a JSON
             number that a float32 holds exactly.
         recovered: SHA-256 of the recovered weight; ``None`` if the graph holds only some of its values.
+        transposed: whether the value is the transpose of the parameter, a matrix.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +54,7 @@ class WeightRecord(BaseModel):
     sha256: str
     scale: float | list[float]
     recovered: str | None = None
+    transposed: bool = False
 
 
 _RECORDS = TypeAdapter(list[WeightRecord])
@@ -74,7 +76,7 @@ def record_metadata(names: Iterable[str], before: Mapping[str, CodedWeight], aft
     records = []
     for name in names:
         weight, recovered = after[name], before[name]
-        whole = weight.codes.shape == recovered.codes.shape
+        shape = weight.codes.shape[::-1] if weight.transposed else weight.codes.shape
         records.append(
             WeightRecord(
                 name=name,
@@ -83,8 +85,9 @@ def record_metadata(names: Iterable[str], before: Mapping[str, CodedWeight], aft
                 scale=np.asarray(recovered.scale, np.float64).reshape(-1).tolist()
                 if recovered.scale.ndim
                 else float(recovered.scale),
-                recovered=digest_of(recovered.values()) if whole else None,
-            ).model_dump(exclude_none=True)
+                recovered=digest_of(recovered.values()) if shape == recovered.codes.shape else None,
+                transposed=weight.transposed,
+            ).model_dump(exclude_none=True, exclude=None if weight.transposed else {"transposed"})
         )
     return json.dumps(records)
 

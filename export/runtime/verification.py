@@ -86,6 +86,7 @@ def verify_weights(model: ModelProto) -> tuple[int, int, str | None]:
     for record in traced:
         scale = np.asarray(record.scale, np.float32)
         numbers = values.pop(codes[record.name]).astype(np.float32)
+        numbers = numbers.T if record.transposed else numbers
         rows = (len(scale), *[1] * (numbers.ndim - 1)) if scale.ndim else ()
         fits = not scale.ndim or numbers.shape[:1] == scale.shape
         if not fits or digest_of(numbers * scale.reshape(rows)) != record.recovered:
