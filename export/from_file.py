@@ -59,7 +59,7 @@ def export_network(
     if network.data is None:
         raise ExportError(f"{source}: holds neither input shape nor normalisation; use export_onnx() in Python")
     weights = network.masked()
-    if weights is None and options.candidates != ("dense",):
+    if weights is None and not options.plain:
         raise ConfigError(
             f"{source}: form {options.form} is for masked weights, and this network has none; take form dense"
         )

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from ..compress.pack import network_of
 from ..compress.seedmask import Network, SeedMask, read_seedmask
 from .capture import LOGITS, capture, evaluation_copy, plain_module, undisturbed
 from .coded import CodedWeight, coded_weights
-from .export_options import ExportOptions
+from .export_options import AUTO, FLOAT16, ExportOptions
 from .forms import write_form
 from .forms.dense import write_dense
+from .forms.float16 import to_float16
 from .graph import Graph
 from .input_metadata import CLASSES
 from .opsets import convert
@@ -48,6 +50,9 @@ from .samples import GraphPass, ModelInput
 from .session import session_options, shown
 
 __all__ = ["build", "write_model"]
+
+_SMALL = 1 << 18
+"""Bytes of a file below which other forms may well be smaller, as nodes weigh more than weights."""
 
 
 @undisturbed()
@@ -83,7 +88,7 @@ def write_model(
     with atomic_path(path) as temporary:  # first, so that a folder that cannot be written to costs no time
         model = plain_module(model)
         copied, coded = _coded(model, weights)
-        if not coded and options.candidates != ("dense",):
+        if not coded and not options.plain:
             raise ConfigError(
                 f"form {options.form}: {type(model).__name__} is a plain module, whose weights may be any numbers; "
                 "give the subnetwork itself, or weights= the file that it was recovered from, or take form dense"
@@ -106,14 +111,18 @@ def write_model(
         check_repeatable(copied, torch.cat([probed, inputs[:8]]))
         probe = logits_of(copied, probed).numpy()
         shrunk: list[ShrinkReport] = []
-        passes: list[GraphPass] = [lambda graph: shrunk.append(remove_dead_units(graph))] if options.shrink else []
-        passes += [given.bake] if given.bake is not None else []
+        whole: list[Graph] = []
+        passes: list[GraphPass] = [given.bake] if given.bake is not None else []
         passes += [add_softmax] if options.softmax else []
+        if options.shrink:
+            first = [lambda graph: whole.append(graph.copy()), lambda graph: shrunk.append(remove_dead_units(graph))]
+            passes[:0] = first
         graph = build(copied, inputs, given.name, passes, opset=options.opset, weights=coded)
         names = [name for name in coded if name in graph.coded]
         properties[PROBE] = Probe.of(probe).model_dump_json()
         if names:
-            properties[WEIGHTS] = record_metadata(names, coded, graph.coded)
+            rounded = np.float16 if forms == [FLOAT16] else np.float32
+            properties[WEIGHTS] = record_metadata(names, coded, graph.coded, rounded)
         if len(names) < len(coded):  # unused weights, and second names: what is left cannot show the digest of all
             properties.pop(WEIGHTS_DIGEST, None)
         sizes: dict[str, int] = {}
@@ -128,9 +137,17 @@ def write_model(
         check_structure(temporary)
         verify_weights(load_model(temporary))
         session = open_exported(temporary, session_options())
-        agreement = compare(session, copied, inputs, given.file(given.samples), probabilities=options.softmax)
-        compare(session, copied, probed, given.file(given.probe), probabilities=options.softmax)  # as verify does
+        how = {"probabilities": options.softmax, "half": chosen == FLOAT16}
+        agreement = compare(session, copied, inputs, given.file(given.samples), **how)
+        compare(session, copied, probed, given.file(given.probe), **how)  # as verify does
         size = temporary.stat().st_size
+        if size < _SMALL and not options.plain:
+            others = replace(options, form=AUTO, keep_quantized=False)
+            for form in _possible(others, coded):
+                if form not in sizes:
+                    sizes[form] = _in_form(graph, form, others, properties).ByteSize()
+        for unshrunk in whole:
+            _finish(unshrunk, passes[2:])
     return ExportReport(
         path=Path(path),
         file_bytes=size,
@@ -143,6 +160,7 @@ def write_model(
         samples=agreement.samples,
         argmax_agreement=agreement.argmax_agreement,
         shrink=shrunk[0] if shrunk else None,
+        unshrunk_bytes=_in_form(whole[0], chosen, options, properties).ByteSize() if whole else None,
     )
 
 
@@ -176,19 +194,26 @@ def build(
     drop_zero_biases(graph, graph.initializers.keys() - {tensor.name for tensor in captured.graph.initializer})
     fix_reshapes(graph)
     write_dense(graph, fold_batch_norms(graph), weights)
-    for transform in passes:
-        transform(graph)
-    transpose_weights(graph)
-    drop_unused(graph)
+    _finish(graph, passes)
     converted = Graph(convert(graph.model(), opset))
     converted.coded = {name: graph.coded[name] for name in graph.coded if name in converted.initializers}
     return converted
 
 
+def _finish(graph: Graph, passes: Sequence[GraphPass]) -> None:
+    for transform in passes:
+        transform(graph)
+    transpose_weights(graph)
+    drop_unused(graph)
+
+
 def _in_form(graph: Graph, form: str, options: ExportOptions, properties: Mapping[str, str]) -> ModelProto:
     written = graph.copy()
-    write_form(written, form, keep_quantized=options.keep_quantized, guarded=options.runtime == "openvino")
-    model = written.model()
+    if form == FLOAT16:
+        model = to_float16(written)
+    else:
+        write_form(written, form, keep_quantized=options.keep_quantized, guarded=options.runtime == "openvino")
+        model = written.model()
     if options.inlined:
         model = Graph(model).model()
     model = convert(model, options.opset, options.ir_version)

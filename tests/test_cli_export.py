@@ -14,7 +14,7 @@ import pytest
 from conftest import fail, succeed
 from iterand_compress import read_seedmask
 from iterand_compress.cli.options import FORM_CHOICES, RUNTIME_CHOICES
-from iterand_compress.export.export_options import AUTO, FORMS, RUNTIMES
+from iterand_compress.export.export_options import AUTO, FLOAT16, FORMS, RUNTIMES
 
 pytestmark = pytest.mark.usefixtures("captured_once")
 OLD = b"\x08\x08\x12old"  # of ONNX, as far as can be seen
@@ -27,7 +27,7 @@ def answers(path):
 
 
 def test_choices_are_those_of_the_library():
-    assert (*FORMS, AUTO) == FORM_CHOICES
+    assert (*FORMS, FLOAT16, AUTO) == FORM_CHOICES
     assert tuple(RUNTIMES) == RUNTIME_CHOICES
 
 

@@ -104,6 +104,14 @@ Fields (packed, table, size) => (fields) {
     all = Reshape (found, flat)
     fields = Slice (all, start, size)
 }""",
+    # The same without an end: what is left over in the last byte stays.
+    "AllFields": """
+AllFields (packed, table) => (fields) {
+    flat = Constant <value: tensor = int64[1] {-1}> ()
+    index = Cast <to: int = 6> (packed)
+    found = Gather (table, index)
+    fields = Reshape (found, flat)
+}""",
     # Two planes of the bits of fields, uint8.
     "Join": """
 Join (low, high) => (fields) {

@@ -142,7 +142,8 @@ def _values(numbers: Numbers, level: int) -> _Values:
     size = _fields_size(len(numbers), width)
 
     def write(emitter: Emitter, level: int, lead: int) -> str:
-        fields = _write_fields(emitter, f"numbers{level}", np.searchsorted(present, numbers).astype(np.uint8), width)
+        index = np.searchsorted(present, numbers).astype(np.uint8)
+        fields = _write_fields(emitter, f"numbers{level}", index, width, ragged=True)
         first = emitter.shared(f"iterand.{numbers.dtype}.{lead}", np.array([lead], numbers.dtype))
         return emitter.call("Lookup", [fields, emitter.tensor(f"table{level}", present), first], f"values{level}")
 
@@ -216,10 +217,15 @@ def _fields_size(count: int, width: int) -> int:
     return sum(packed_bytes(count, plane) for plane in _planes(width))
 
 
-def _write_fields(emitter: Emitter, suffix: str, fields: NDArray[np.uint8], width: int) -> str:
-    """Write fields below ``2**width``, and return the name of their expansion, uint8."""
+def _write_fields(emitter: Emitter, suffix: str, fields: NDArray[np.uint8], width: int, *, ragged: bool = False) -> str:
+    """Write fields below ``2**width``, and return the name of their expansion, uint8.
+
+    With ``ragged`` it may be longer, by up to 7 fields of any value below: for readers that take what they need.
+    """
     planes, result, shift = _planes(width), "", 0
-    count = emitter.shape(f"{suffix}.count", len(fields)) if width < 8 else ""
+    fill = -len(fields) % 8 if ragged else 0  # so that all planes end together
+    fields = np.concatenate([fields, np.zeros(fill, np.uint8)])
+    count = emitter.shape(f"{suffix}.count", len(fields)) if width < 8 and not ragged else ""
     for plane in planes:
         name = suffix if len(planes) == 1 else f"{suffix}.{plane}"
         values = fields >> np.uint8(shift) & np.uint8(2**plane - 1)
@@ -228,7 +234,8 @@ def _write_fields(emitter: Emitter, suffix: str, fields: NDArray[np.uint8], widt
             return packed
         table = np.arange(256, dtype=np.uint8)[:, None] >> np.arange(0, 8, plane, dtype=np.uint8) & (2**plane - 1)
         entries = emitter.shared(f"iterand.fields{plane}.{shift}", table.astype(np.uint8) << np.uint8(shift))
-        expanded = emitter.call("Fields", [packed, entries, count], name)
+        arguments = [packed, entries, count] if count else [packed, entries]
+        expanded = emitter.call("Fields" if count else "AllFields", arguments, name)
         last = plane == planes[-1]
         result = emitter.call("Join", [result, expanded], suffix if last else f"{name}.joined") if result else expanded
         shift += plane

@@ -96,6 +96,7 @@ def compare(
     fed: torch.Tensor,
     *,
     probabilities: bool = False,
+    half: bool = False,
 ) -> Agreement:
     """Compare the session with PyTorch, for one sample alone and for several at once.
 
@@ -105,6 +106,7 @@ def compare(
         inputs: what the network takes, float32 ``[N, C, H, W]`` or int64 ``[N, length]``, N ≥ 1.
         fed: the same images or texts, as the file takes them, for instance before normalisation.
         probabilities: whether the file gives probabilities; the network gives logits.
+        half: whether the file computes in float16.
 
     Raises:
         ExportError: an output differs by more than `accepted_difference`, or is not finite.
@@ -122,7 +124,8 @@ def compare(
         extremes.append([[side.min(), side.max()] for side in (expected, logits)])
         same += int((_winners(computed) == _winners(expected)).sum())
     outputs, scores = np.moveaxis(np.array(extremes), 1, 0).astype(logits.dtype)
-    largest, accepted = float(np.max(differences)), accepted_difference(outputs, scores if probabilities else None)
+    largest = float(np.max(differences))
+    accepted = accepted_difference(outputs, scores if probabilities else None, half=half)
     if not largest <= accepted:  # and not >, so that NaN is refused
         rest = all(difference <= accepted for difference in differences[1:])
         alone = "; only one sample alone differs, so its Python code treats a batch of 1 in another way" if rest else ""

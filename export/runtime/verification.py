@@ -146,7 +146,8 @@ def _compare(path: Path, metadata: dict[str, str]) -> float:
     if computed.shape != expected.shape:
         raise ExportError(f"expected outputs of shape {list(expected.shape)}, got {list(computed.shape)}")
     difference = float(np.abs(computed.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
-    accepted = accepted_difference(expected, logits if probabilities else None)
+    half = metadata.get(FORM) == "float16"
+    accepted = accepted_difference(expected, logits if probabilities else None, half=half)
     if not difference <= accepted:  # and not >, so that NaN is refused
         raise ExportError(
             f"computes something else here than PyTorch did when it was exported: largest difference of the probe "
