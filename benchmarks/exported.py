@@ -41,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "int8, for OpenVINO": {"form": "int8", "runtime": "openvino"},
     "seeded": {"form": "seeded"},
     "seeded, inlined": {"form": "seeded", "inline": True},
+    "float16": {"form": "float16"},
 }
 
 

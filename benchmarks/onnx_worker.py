@@ -52,6 +52,8 @@ def opener(args: argparse.Namespace, how: str) -> Callable[[str], Any]:
         if args.exact:
             settings["EXECUTION_MODE_HINT"] = "ACCURACY"
         return lambda path: core.compile_model(path, "CPU", settings)
+    if args.runtime == "tract":
+        return lambda path: Tract(path, args.shape)
     import onnxruntime
 
     if how == "stock":
@@ -64,9 +66,29 @@ def opener(args: argparse.Namespace, how: str) -> Callable[[str], Any]:
     return lambda path: load_session(path, chosen)
 
 
+class Tract:
+    """A file in tract, for one size of batch after the other: it optimises for known shapes."""
+
+    def __init__(self, path: str, shape: tuple[int, ...]) -> None:
+        self._path, self._shape = path, shape
+        self._runnable: tuple[int, Any] = 0, None
+        self.run(np.zeros((1, *shape), np.float32))
+
+    def run(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        import tract
+
+        if self._runnable[0] != len(batch):
+            model = tract.onnx().load(self._path)
+            model.set_input_fact(0, ",".join(map(str, (len(batch), *self._shape))) + ",f32")
+            self._runnable = len(batch), model.into_model().into_runnable()
+        return self._runnable[1].run([batch])[0].to_numpy()
+
+
 def runner(session: Any, args: argparse.Namespace) -> Run:
     if args.runtime == "openvino":
         return lambda batch: session([batch])[0]
+    if args.runtime == "tract":
+        return session.run
     name = session.get_inputs()[0].name
     return lambda batch: session.run(None, {name: batch})[0]
 
@@ -156,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("load", "compare", "optimise"))
     parser.add_argument("files", nargs="+")
-    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime")
+    parser.add_argument("--runtime", choices=("onnxruntime", "openvino", "tract"), default="onnxruntime")
     parser.add_argument("--how", choices=("stock", "load_session", "load_session_full"), default="stock")
     parser.add_argument("--shape", type=int, nargs=3, default=(3, 224, 224))
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
