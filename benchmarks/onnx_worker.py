@@ -53,7 +53,7 @@ def opener(args: argparse.Namespace, how: str) -> Callable[[str], Any]:
             settings["EXECUTION_MODE_HINT"] = "ACCURACY"
         return lambda path: core.compile_model(path, "CPU", settings)
     if args.runtime == "tract":
-        return lambda path: Tract(path, args.shape)
+        return open_tract
     import onnxruntime
 
     if how == "stock":
@@ -66,29 +66,23 @@ def opener(args: argparse.Namespace, how: str) -> Callable[[str], Any]:
     return lambda path: load_session(path, chosen)
 
 
-class Tract:
-    """A file in tract, for one size of batch after the other: it optimises for known shapes."""
+def open_tract(path: str) -> Run:
+    """A file in tract, whose errors end with a backtrace: only what stands before it is told."""
+    import tract
 
-    def __init__(self, path: str, shape: tuple[int, ...]) -> None:
-        self._path, self._shape = path, shape
-        self._runnable: tuple[int, Any] = 0, None
-        self.run(np.zeros((1, *shape), np.float32))
-
-    def run(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        import tract
-
-        if self._runnable[0] != len(batch):
-            model = tract.onnx().load(self._path)
-            model.set_input_fact(0, ",".join(map(str, (len(batch), *self._shape))) + ",f32")
-            self._runnable = len(batch), model.into_model().into_runnable()
-        return self._runnable[1].run([batch])[0].to_numpy()
+    try:
+        runnable = tract.onnx().load(path).into_model().into_runnable()
+    except tract.TractError as error:
+        raise SystemExit(" ".join(str(error).split("Stack backtrace")[0].split())) from None
+    return lambda batch: runnable.run([batch])[0].to_numpy()
 
 
 def runner(session: Any, args: argparse.Namespace) -> Run:
     if args.runtime == "openvino":
         return lambda batch: session([batch])[0]
     if args.runtime == "tract":
-        return session.run
+        run: Run = session
+        return run
     name = session.get_inputs()[0].name
     return lambda batch: session.run(None, {name: batch})[0]
 
