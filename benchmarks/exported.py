@@ -41,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "int8, for OpenVINO": {"form": "int8", "runtime": "openvino"},
     "seeded": {"form": "seeded"},
     "seeded, inlined": {"form": "seeded", "inline": True},
+    "float16": {"form": "float16"},
 }
 
 
@@ -122,7 +123,7 @@ def searched(case: Case) -> nn.Module:
         find_masks(model, case.config)
     generator = torch.Generator().manual_seed(1)
     for event in range(1, case.events + 1):
-        refresh(model, event, steps_per_epoch=1, epochs=case.events + 2)
+        refresh(masked_layers(model), event, steps_per_epoch=1, epochs=case.events + 2)
         for _, _, scores in [*masked_layers(model), *pruned_layers(model)]:
             noise = torch.empty_like(scores).normal_(generator=generator)
             scores.data.add_(noise * scores.detach().std() * STEP)

@@ -94,7 +94,7 @@ def check_recovery(args: argparse.Namespace, device: torch.device) -> Iterator[t
     mask_model(model, IteRand(SPARSITY, seed=SEED, every=1))
     layers = FusedLayers.of(model, masked_layers(model))
     for step in range(3):
-        refresh(model, step, fused=layers)
+        refresh(masked_layers(model), step, fused=layers)
         with torch.no_grad():
             for _, _, scores in masked_layers(model):
                 scores.add_(torch.randn_like(scores), alpha=1e-2)

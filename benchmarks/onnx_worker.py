@@ -52,6 +52,8 @@ def opener(args: argparse.Namespace, how: str) -> Callable[[str], Any]:
         if args.exact:
             settings["EXECUTION_MODE_HINT"] = "ACCURACY"
         return lambda path: core.compile_model(path, "CPU", settings)
+    if args.runtime == "tract":
+        return open_tract
     import onnxruntime
 
     if how == "stock":
@@ -64,9 +66,23 @@ def opener(args: argparse.Namespace, how: str) -> Callable[[str], Any]:
     return lambda path: load_session(path, chosen)
 
 
+def open_tract(path: str) -> Run:
+    """A file in tract, whose errors end with a backtrace: only what stands before it is told."""
+    import tract
+
+    try:
+        runnable = tract.onnx().load(path).into_model().into_runnable()
+    except tract.TractError as error:
+        raise SystemExit(" ".join(str(error).split("Stack backtrace")[0].split())) from None
+    return lambda batch: runnable.run([batch])[0].to_numpy()
+
+
 def runner(session: Any, args: argparse.Namespace) -> Run:
     if args.runtime == "openvino":
         return lambda batch: session([batch])[0]
+    if args.runtime == "tract":
+        run: Run = session
+        return run
     name = session.get_inputs()[0].name
     return lambda batch: session.run(None, {name: batch})[0]
 
@@ -156,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("load", "compare", "optimise"))
     parser.add_argument("files", nargs="+")
-    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime")
+    parser.add_argument("--runtime", choices=("onnxruntime", "openvino", "tract"), default="onnxruntime")
     parser.add_argument("--how", choices=("stock", "load_session", "load_session_full"), default="stock")
     parser.add_argument("--shape", type=int, nargs=3, default=(3, 224, 224))
     parser.add_argument("--batches", type=int, nargs="+", default=[1])

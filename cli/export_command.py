@@ -50,7 +50,8 @@ _INPUT_ENDINGS = frozenset({".seedmask", ".ckpt"})
     type=click.Choice(FORM_CHOICES),
     default="dense",
     show_default=True,
-    help="How the file holds masked weights; auto: the smallest that the runtime supports. Values are the same.",
+    help="How the file holds masked weights; auto: the smallest that the runtime supports. Values are the same; only "
+    "float16 rounds weights and activations.",
 )
 @click.option(
     "--runtime",
@@ -163,8 +164,13 @@ def command(
         click.echo(
             f"{target}: {report.unmasked_bytes:,} bytes of it are weights that are not masked, float32 as before"
         )
+    smaller = min(report.form_bytes, key=lambda name: report.form_bytes[name])
+    if report.form_bytes[smaller] < report.file_bytes:
+        click.echo(f"{target}: form {smaller} would be smaller, {report.form_bytes[smaller]:,} bytes")
     if report.shrink is not None:
         click.echo(f"{target}: {_shrink_line(report.shrink)}")
+    if report.unshrunk_bytes is not None and report.unshrunk_bytes < report.file_bytes:
+        click.echo(f"{target}: without --shrink it would be smaller, {report.unshrunk_bytes:,} bytes")
 
 
 def _shrink_line(report: ShrinkReport) -> str:

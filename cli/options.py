@@ -73,7 +73,7 @@ METHOD_CHOICES = (
 )
 STATE_DTYPE_CHOICES = ("exact", "float16")
 VALUE_DTYPE_CHOICES = ("float32", "float16", "int8")
-FORM_CHOICES = ("dense", "packed", "int8", "seeded", "auto")
+FORM_CHOICES = ("dense", "packed", "int8", "seeded", "float16", "auto")
 RUNTIME_CHOICES = ("onnxruntime", "onnxruntime-web", "openvino", "other")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")

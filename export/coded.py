@@ -23,13 +23,15 @@ class CodedWeight:
         codes: int8 in the shape of the weight, 0 = pruned; float16 or float32 for values that were trained.
         scale: float32, broadcasts against the codes: one number, or, with BatchNorm folded in, one per channel.
         origin: the masked tensor that the codes follow from, for forms that hold that instead; ``None`` = unknown.
-        taken: by axis, the indices along it that remain of the origin; all where an axis is absent.
+        taken: by axis of the origin, the indices along it that remain of it; all where an axis is absent.
+        transposed: whether a matrix has its axes in the other order than the origin.
     """
 
     codes: NDArray[Any]
     scale: NDArray[np.float32]
     origin: TensorRecovery | None = None
     taken: Mapping[int, NDArray[np.intp]] = field(default_factory=dict)
+    transposed: bool = False
 
     def values(self) -> NDArray[np.float32]:
         """The weight, float32 in its shape."""
@@ -49,8 +51,15 @@ class CodedWeight:
         scale = self.scale
         if scale.ndim and scale.shape[axis] > 1:
             scale = scale.take(index, axis)
-        taken = {**self.taken, axis: self.taken[axis][index] if axis in self.taken else index}
+        own = 1 - axis if self.transposed else axis
+        taken = {**self.taken, own: self.taken[own][index] if own in self.taken else index}
         return replace(self, codes=self.codes.take(index, axis), scale=scale, taken=taken)
+
+    def transpose(self) -> CodedWeight:
+        """The matrix with its axes swapped; the origin stays what it is."""
+        return replace(
+            self, codes=np.ascontiguousarray(self.codes.T), scale=self.scale.T, transposed=not self.transposed
+        )
 
 
 def coded_weights(source: Network | SeedMask) -> dict[str, CodedWeight]:

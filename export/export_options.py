@@ -8,10 +8,12 @@ from ..compress.errors import ConfigError, did_you_mean
 from .opsets import BASE_OPSET, check_versions
 from .session import shown
 
-__all__ = ["AUTO", "FORMS", "RUNTIMES", "ExportOptions"]
+__all__ = ["AUTO", "FLOAT16", "FORMS", "RUNTIMES", "ExportOptions"]
 
 FORMS = ("dense", "packed", "int8", "seeded")
 """In the order in which ties of size are resolved."""
+FLOAT16 = "float16"
+"""Not among these, as its weights are rounded."""
 AUTO = "auto"
 RUNTIMES = {
     "onnxruntime": FORMS,
@@ -42,7 +44,7 @@ class ExportOptions:
     shrink: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (("form", (*FORMS, AUTO)), ("runtime", tuple(RUNTIMES))):
+        for name, known in (("form", (*FORMS, FLOAT16, AUTO)), ("runtime", tuple(RUNTIMES))):
             value = getattr(self, name)
             if not isinstance(value, str) or value not in known:
                 hint = did_you_mean(value, known) if isinstance(value, str) else ""
@@ -50,7 +52,7 @@ class ExportOptions:
         for name in ("opset", "ir_version"):
             if type(value := getattr(self, name)) is not int and (name, value) != ("ir_version", None):
                 raise ConfigError(f"{name}: expected a whole number, got {shown(value)}")
-        if self.form != AUTO and self.form not in RUNTIMES[self.runtime]:
+        if self.form not in (AUTO, FLOAT16, *RUNTIMES[self.runtime]):
             raise ConfigError(
                 f"form {self.form} is not right on {self.runtime}: expected one of {', '.join(RUNTIMES[self.runtime])}"
             )
@@ -64,6 +66,11 @@ class ExportOptions:
     def candidates(self) -> tuple[str, ...]:
         """The forms to try; the smallest is written."""
         return RUNTIMES[self.runtime] if self.form == AUTO else (self.form,)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the form holds any numbers, not only masked weights."""
+        return self.form in ("dense", FLOAT16)
 
     @property
     def inlined(self) -> bool:

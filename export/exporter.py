@@ -72,7 +72,8 @@ def export_onnx(
         metadata: further entries for the file (class names under ``iterand.classes``, as a JSON list with as many
             entries as the model has outputs).
         form: how the file holds masked weights: ``dense``, ``packed``, ``int8``, ``seeded``, or ``auto`` for the
-            smallest that ``runtime`` supports. All of them hold the same values, bit for bit.
+            smallest that ``runtime`` supports. All of them hold the same values, bit for bit. ``float16`` rounds
+            weights, and activations; inputs and outputs stay float32.
         runtime: what will run the file: ``onnxruntime``, ``onnxruntime-web``, ``openvino`` or ``other``.
         normalize: put the normalisation of images into the graph, so that it takes pixels in [0, 1].
         softmax: give ``probabilities`` in the place of the output (of several, of the one called ``logits``): a softmax

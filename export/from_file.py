@@ -77,7 +77,7 @@ def export_network(
         raise ConfigError(f"{what} is for images and texts: with --tensor, name the sizes that vary in it")
     example, varying = read_tensors(tensors)
     weights = network.masked()
-    if weights is None and options.candidates != ("dense",):
+    if weights is None and not options.plain:
         raise ConfigError(
             f"{source}: form {options.form} is for masked weights, and this network has none; take form dense"
         )

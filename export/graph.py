@@ -93,6 +93,14 @@ class Graph:
         elif array is not None:
             self.put(name, array.take(index, axis))
 
+    def transpose(self, name: str) -> None:
+        """Transpose the initialiser ``name``, a matrix; a coded weight stays one."""
+        weight, array = self.coded.get(name), self.array(name)
+        if weight is not None:
+            self.put_coded(name, weight.transpose())
+        elif array is not None:
+            self.put(name, array.T)
+
     def producers(self) -> dict[str, NodeProto]:
         """Return the node that computes each value."""
         return producers(self.nodes)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from ..compress.pack import network_of
 from ..compress.seedmask import Network, SeedMask, read_seedmask
 from .capture import capture, edges_of, evaluation_copy, plain_module, undisturbed
 from .coded import CodedWeight, coded_weights
-from .export_options import ExportOptions
+from .export_options import AUTO, FLOAT16, ExportOptions
 from .forms import write_form
 from .forms.dense import write_dense
+from .forms.float16 import to_float16
 from .graph import Graph
 from .input_metadata import CLASSES
 from .opsets import convert
@@ -34,7 +36,9 @@ from .passes.cleanup import drop_unused, remove_identities
 from .passes.constants import drop_zero_biases, fix_reshapes, fold_constants
 from .passes.preprocessing import PIXELS
 from .passes.shrink import shrink as remove_dead_units
+from .passes.simplify import simplified
 from .passes.softmax import OUTPUT, PROBABILITIES, add_softmax
+from .passes.transposes import transpose_weights
 from .report import ExportReport, ShrinkReport
 from .runtime.agreement import check_repeatable, compare, edge_calls, outputs_of, sized_calls
 from .runtime.expansion import load_model, open_exported
@@ -47,6 +51,9 @@ from .session import session_options, shown
 from .signature import LOGITS
 
 __all__ = ["build", "write_model"]
+
+_SMALL = 1 << 18
+"""Bytes of a file below which other forms may well be smaller, as nodes weigh more than weights."""
 
 
 @undisturbed()
@@ -82,7 +89,7 @@ def write_model(
     with atomic_path(path) as temporary:  # first, so that a folder that cannot be written to costs no time
         model = plain_module(model)
         copied, coded = _coded(model, weights)
-        if not coded and options.candidates != ("dense",):
+        if not coded and not options.plain:
             raise ConfigError(
                 f"form {options.form}: {type(model).__name__} is a plain module, whose weights may be any numbers; "
                 "give the subnetwork itself, or weights= the file that it was recovered from, or take form dense"
@@ -106,18 +113,22 @@ def write_model(
         sized = sized_calls(copied, given)
         recorded = {name: value.numpy() for name, value in outputs_of(copied, given, probed.network).items()}
         shrunk: list[ShrinkReport] = []
-        passes: list[GraphPass] = [lambda graph: shrunk.append(remove_dead_units(graph))] if options.shrink else []
-        passes += [given.bake] if given.bake is not None else []
+        whole: list[Graph] = []
+        passes: list[GraphPass] = [given.bake] if given.bake is not None else []
         if probabilities is not None:
             number = list(outputs).index(probabilities)
             passes.append(lambda graph: add_softmax(graph, number))
+        if options.shrink:
+            first = [lambda graph: whole.append(graph.copy()), lambda graph: shrunk.append(remove_dead_units(graph))]
+            passes[:0] = first
         captured = capture(copied, given.signature, given.plain(), list(outputs))
         sized += edge_calls(copied, given, edges_of(captured))
         graph = build(captured, passes, opset=options.opset, weights=coded)
         names = [name for name in coded if name in graph.coded]
         properties[PROBE] = write_probes(recorded)
         if names:
-            properties[WEIGHTS] = record_metadata(names, coded, graph.coded)
+            rounded = np.float16 if forms == [FLOAT16] else np.float32
+            properties[WEIGHTS] = record_metadata(names, coded, graph.coded, rounded)
         if len(names) < len(coded):  # unused weights, and second names: what is left cannot show the digest of all
             properties.pop(WEIGHTS_DIGEST, None)
         sizes: dict[str, int] = {}
@@ -132,9 +143,18 @@ def write_model(
         check_structure(temporary)
         verify_weights(load_model(temporary))
         session = open_exported(temporary, session_options())
-        agreement = compare(session, copied, given, given.calls(), probabilities=probabilities)
-        compare(session, copied, given, [probed, *sized], probabilities=probabilities)  # the first as verify does
+        half = chosen == FLOAT16
+        agreement = compare(session, copied, given, given.calls(), probabilities=probabilities, half=half)
+        # The first as verify does.
+        compare(session, copied, given, [probed, *sized], probabilities=probabilities, half=half)
         size = temporary.stat().st_size
+        if size < _SMALL and not options.plain:
+            others = replace(options, form=AUTO, keep_quantized=False)
+            for form in _possible(others, coded):
+                if form not in sizes:
+                    sizes[form] = _in_form(graph, form, others, properties).ByteSize()
+        for unshrunk in whole:
+            _finish(unshrunk, passes[2:])
     return ExportReport(
         path=Path(path),
         file_bytes=size,
@@ -147,6 +167,7 @@ def write_model(
         samples=given.count,
         argmax_agreement=agreement.argmax_agreement,
         shrink=shrunk[0] if shrunk else None,
+        unshrunk_bytes=_in_form(whole[0], chosen, options, properties).ByteSize() if whole else None,
     )
 
 
@@ -164,23 +185,32 @@ def build(
     Raises:
         ExportError: see `convert`.
     """
-    graph = Graph(captured)
+    graph = Graph(simplified(captured))
     remove_identities(graph)
-    drop_zero_biases(graph, fold_constants(graph))
+    fold_constants(graph)
+    drop_zero_biases(graph, graph.initializers.keys() - {tensor.name for tensor in captured.graph.initializer})
     fix_reshapes(graph)
     write_dense(graph, fold_batch_norms(graph), weights)
-    for transform in passes:
-        transform(graph)
-    drop_unused(graph)
+    _finish(graph, passes)
     converted = Graph(convert(graph.model(), opset))
     converted.coded = {name: graph.coded[name] for name in graph.coded if name in converted.initializers}
     return converted
 
 
+def _finish(graph: Graph, passes: Sequence[GraphPass]) -> None:
+    for transform in passes:
+        transform(graph)
+    transpose_weights(graph)
+    drop_unused(graph)
+
+
 def _in_form(graph: Graph, form: str, options: ExportOptions, properties: Mapping[str, str]) -> ModelProto:
     written = graph.copy()
-    write_form(written, form, keep_quantized=options.keep_quantized, guarded=options.runtime == "openvino")
-    model = written.model()
+    if form == FLOAT16:
+        model = to_float16(written)
+    else:
+        write_form(written, form, keep_quantized=options.keep_quantized, guarded=options.runtime == "openvino")
+        model = written.model()
     if options.inlined:
         model = Graph(model).model()
     model = convert(model, options.opset, options.ir_version)

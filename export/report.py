@@ -97,11 +97,13 @@ class ExportReport:
         ir_version: version of the ONNX file format.
         form: how it holds the masked weights.
         unmasked_bytes: size of the tensors that are not masked and so float32 in every form; vectors do not count.
-        form_bytes: sizes of the forms that were tried, by name.
+        form_bytes: sizes of the forms that were tried, by name: of ``auto`` all, of small files all that hold the same
+            values on the runtime.
         max_abs_difference: largest absolute difference of a logit, onnxruntime against PyTorch.
         samples: number of images compared.
         argmax_agreement: fraction of them with the same largest logit.
         shrink: the result of dead-unit elimination; None where it was not asked for.
+        unshrunk_bytes: size that the file would have without dead-unit elimination; None where it was not asked for.
         unfinished: the progress of the run that the network comes from, if it is not complete.
     """
 
@@ -116,4 +118,5 @@ class ExportReport:
     samples: int
     argmax_agreement: float
     shrink: ShrinkReport | None = None
+    unshrunk_bytes: int | None = None
     unfinished: str | None = None

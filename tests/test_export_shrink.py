@@ -52,7 +52,9 @@ def graph_of(model: nn.Module, inputs: torch.Tensor, coded: dict[str, CodedWeigh
         if name in graph.initializers:
             graph.put(name, value.numpy())
     remove_identities(graph)
-    drop_zero_biases(graph, fold_constants(graph))
+    parameters = set(graph.initializers)
+    fold_constants(graph)
+    drop_zero_biases(graph, graph.initializers.keys() - parameters)
     fix_reshapes(graph)
     write_dense(graph, fold_batch_norms(graph), coded or {})
     drop_unused(graph)

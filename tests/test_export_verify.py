@@ -95,7 +95,7 @@ def flip(name: str, byte: int = 0, bit: int = 1) -> Callable[[ModelProto], None]
         ("dense", "4.weight", r"weight '4\.weight': expected values with SHA-256"),
         ("int8", "4.weight.codes", r"weight '4\.weight': expected values with SHA-256"),
         ("int8", "4.weight.scale", r"weight '4\.weight': expected values with SHA-256"),
-        ("packed", "4.weight.mask0.bits", r"cannot expand the weights: .*out of data bounds"),
+        ("packed", "4.weight.mask0.bits", r"cannot expand the weights: .*GatherElements"),
         ("packed", "4.weight.numbers0.4.bits", r"weight '4\.weight': expected values with SHA-256"),
         ("seeded", "4.weight.seed.low", r"weight '4\.weight': expected values with SHA-256"),
         ("seeded", "iterand.check.answers", "the generator in the graph computes wrong numbers"),

@@ -63,6 +63,35 @@ def _philox() -> str:
     return f"\nPhilox (x0, x1, x2, x3, key_low, key_high) => (y0, y1, y2, y3) {{\n    {body}\n}}"
 
 
+def _place(name: str, *places: str) -> str:
+    """Values of kept weights at distances from each other, uint8 ``[entries]``.
+
+    An entry below the limit is a distance less 1; the limit itself skips that many weights and keeps none. Only the
+    last three nodes are as long as the weight.
+    """
+    body = "\n    ".join(places)
+    return f"""
+{name} (entries, limit, values, size, shape) => (spread) {{
+    one = Constant <value: tensor = int32[1] {{1}}> ()
+    axis = Constant <value: tensor = int64 {{0}}> ()
+    start = Constant <value: tensor = int64[1] {{0}}> ()
+    end = Constant <value: tensor = int64[1] {{1}}> ()
+    entry = Cast <to: int = 6> (entries)
+    real = Less (entry, limit)
+    flag = Cast <to: int = 6> (real)
+    {body}
+    found = GatherElements <axis: int = 0> (values, place)
+    distance = Add (entry, one)
+    step = Min (distance, limit)
+    after = CumSum (step, axis)
+    position = Sub (after, one)
+    first = Slice (values, start, end)
+    none = Expand (first, size)
+    placed = ScatterElements <axis: int = 0> (none, position, found)
+    spread = Reshape (placed, shape)
+}}"""
+
+
 _TEXTS = {
     # The n table entries of each byte, in order: uint8 [bytes] and a table [256, n] to [size], in the type of the
     # table. Not with BitShift: OpenVINO 2026.4 divides uint8 by powers of two instead, and rounds to nearest.
@@ -75,56 +104,46 @@ Fields (packed, table, size) => (fields) {
     all = Reshape (found, flat)
     fields = Slice (all, start, size)
 }""",
-    # int32, as onnxruntime cannot add uint8.
-    "Sum": """
-Sum (low, high) => (sum) {
-    a = Cast <to: int = 6> (low)
-    b = Cast <to: int = 6> (high)
-    sum = Add (a, b)
+    # The same without an end: what is left over in the last byte stays.
+    "AllFields": """
+AllFields (packed, table) => (fields) {
+    flat = Constant <value: tensor = int64[1] {-1}> ()
+    index = Cast <to: int = 6> (packed)
+    found = Gather (table, index)
+    fields = Reshape (found, flat)
 }""",
-    # Distances between kept weights, uint8 [entries], to uint8 [size], 1 = kept. An entry below the limit is a distance
-    # less 1; the limit itself skips that many weights and keeps none.
-    "Gaps": """
-Gaps (entries, limit, size) => (kept) {
-    one = Constant <value: tensor = int32[1] {1}> ()
-    axis = Constant <value: tensor = int64 {0}> ()
-    entry = Cast <to: int = 6> (entries)
-    distance = Add (entry, one)
-    step = Min (distance, limit)
-    after = CumSum (step, axis)
-    position = Sub (after, one)
-    real = Less (entry, limit)
-    flag = Cast <to: int = 2> (real)
-    none = ConstantOfShape <value: tensor = uint8[1] {0}> (size)
-    kept = ScatterElements <axis: int = 0> (none, position, flag)
+    # Two planes of the bits of fields, uint8.
+    "Join": """
+Join (low, high) => (fields) {
+    fields = BitwiseOr (low, high)
 }""",
-    # Numbers of table entries, uint8 [kept], to the entries; entry 0 of the table is 0 and comes first of all.
+    # Numbers of table entries, uint8 [kept], to the entries, behind one more.
     "Lookup": """
-Lookup (numbers, table) => (values) {
-    one = Constant <value: tensor = int32[1] {1}> ()
-    zero = Constant <value: tensor = int32[1] {0}> ()
-    wide = Cast <to: int = 6> (numbers)
-    next = Add (wide, one)
-    index = Concat <axis: int = 0> (zero, next)
-    values = Gather (table, index)
+Lookup (numbers, table, first) => (values) {
+    index = Cast <to: int = 6> (numbers)
+    found = GatherElements <axis: int = 0> (table, index)
+    values = Concat <axis: int = 0> (first, found)
 }""",
-    # The n-th kept weight gets value n, pruned ones value 0.
+    # The n-th kept weight gets value n, pruned ones value 0. GatherElements, as Gather is slow for single bytes.
     "Spread": """
 Spread (kept, values, shape) => (spread) {
     axis = Constant <value: tensor = int64 {0}> ()
     flag = Cast <to: int = 6> (kept)
     rank = CumSum (flag, axis)
     place = Mul (rank, flag)
-    found = Gather (values, place)
+    found = GatherElements <axis: int = 0> (values, place)
     spread = Reshape (found, shape)
 }""",
     # The same where all kept weights have one value.
     "Fill": """
 Fill (kept, values, shape) => (filled) {
     place = Cast <to: int = 6> (kept)
-    found = Gather (values, place)
+    found = GatherElements <axis: int = 0> (values, place)
     filled = Reshape (found, shape)
 }""",
+    # The n-th entry that keeps a weight gives it value n, all other weights get value 0; and where there is one value.
+    "Place": _place("Place", "rank = CumSum (flag, axis)", "place = Mul (rank, flag)"),
+    "PlaceOne": _place("PlaceOne", "place = Identity (flag)"),
     "Philox": _philox(),
     # The bytes of a stream: uint8 [16 * blocks].
     "RandomBytes": """

@@ -51,12 +51,14 @@ class _Mask:
     Attributes:
         name: as in `Layout`.
         size: its bytes.
-        write: adds it to a graph; takes the emitter and the level; returns the name of the flags, uint8 ``[n]``.
+        write: adds its expansion to a graph: takes the emitter, the level, the name of the values (one in front, which
+            all others get, and those of kept numbers), whether these have one value only, and the name of the shape;
+            returns the name of the expansion.
     """
 
     name: str
     size: int
-    write: Callable[[Emitter, int], str]
+    write: Callable[[Emitter, int, str, bool, str], str]
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def write_spread(emitter: Emitter, numbers: NDArray[np.floating], shape: str) ->
     """
     kept = numbers.view(f"u{numbers.itemsize}") != 0  # -0 is a value
     values = emitter.tensor("values", np.concatenate([np.zeros(1, numbers.dtype), numbers[kept]]))
-    return emitter.call("Spread", [_mask(kept).write(emitter, 0), values, shape], "codes")
+    return _mask(kept).write(emitter, 0, values, False, shape)
 
 
 def _sparse(numbers: Numbers, lead: int, level: int) -> Layout:
@@ -123,11 +125,10 @@ def _sparse(numbers: Numbers, lead: int, level: int) -> Layout:
     mask, values = _mask(kept), _values(numbers[kept], level)
 
     def write(emitter: Emitter, shape: str) -> str:
-        flags = mask.write(emitter, level)
         if values.only is not None:
             table = emitter.tensor(f"table{level}", np.array([lead, values.only], numbers.dtype))
-            return emitter.call("Fill", [flags, table, shape], f"codes{level}")
-        return emitter.call("Spread", [flags, values.write(emitter, level, lead), shape], f"codes{level}")
+            return mask.write(emitter, level, table, True, shape)
+        return mask.write(emitter, level, values.write(emitter, level, lead), False, shape)
 
     return Layout(mask.name, mask.size + values.size, write)
 
@@ -141,9 +142,10 @@ def _values(numbers: Numbers, level: int) -> _Values:
     size = _fields_size(len(numbers), width)
 
     def write(emitter: Emitter, level: int, lead: int) -> str:
-        fields = _write_fields(emitter, f"numbers{level}", np.searchsorted(present, numbers).astype(np.uint8), width)
-        table = emitter.tensor(f"table{level}", np.concatenate([np.array([lead], numbers.dtype), present]))
-        return emitter.call("Lookup", [fields, table], f"values{level}")
+        index = np.searchsorted(present, numbers).astype(np.uint8)
+        fields = _write_fields(emitter, f"numbers{level}", index, width, ragged=True)
+        first = emitter.shared(f"iterand.{numbers.dtype}.{lead}", np.array([lead], numbers.dtype))
+        return emitter.call("Lookup", [fields, emitter.tensor(f"table{level}", present), first], f"values{level}")
 
     if len(present) <= _FEW:
         split = _sparse(numbers, int(present[counts.argmax()]), level + 1)
@@ -155,7 +157,7 @@ def _values(numbers: Numbers, level: int) -> _Values:
 def _split_writer(split: Layout, numbers: Numbers) -> Callable[[Emitter, int, int], str]:
     def write(emitter: Emitter, level: int, lead: int) -> str:
         spread = split.write(emitter, emitter.shape(f"shape{level + 1}", len(numbers)))
-        first = emitter.tensor(f"first{level}", np.array([lead], numbers.dtype))
+        first = emitter.shared(f"iterand.{numbers.dtype}.{lead}", np.array([lead], numbers.dtype))
         return emitter.node("Concat", [first, spread], f"values{level}", axis=0)
 
     return write
@@ -184,19 +186,24 @@ def _mask(kept: NDArray[np.bool_]) -> _Mask:
     return min(choices, key=lambda mask: mask.size)
 
 
-def _bit_writer(kept: NDArray[np.bool_]) -> Callable[[Emitter, int], str]:
-    return lambda emitter, level: _write_fields(emitter, f"mask{level}", kept.astype(np.uint8), 1)
+def _bit_writer(kept: NDArray[np.bool_]) -> Callable[[Emitter, int, str, bool, str], str]:
+    def write(emitter: Emitter, level: int, values: str, single: bool, shape: str) -> str:
+        flags = _write_fields(emitter, f"mask{level}", kept.astype(np.uint8), 1)
+        return emitter.call("Fill" if single else "Spread", [flags, values, shape], f"codes{level}")
+
+    return write
 
 
-def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emitter, int], str]:
-    def write(emitter: Emitter, level: int) -> str:
+def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emitter, int, str, bool, str], str]:
+    def write(emitter: Emitter, level: int, values: str, single: bool, shape: str) -> str:
         limit = 2**width - 1
         ends = np.cumsum(gaps // limit + 1)
         entries = np.full(int(ends[-1]) if len(ends) else 0, limit, np.uint8)
         entries[ends - 1] = gaps % limit
         fields = _write_fields(emitter, f"gaps{level}", entries, width)
         bound = emitter.shared(f"iterand.limit{limit}", np.array([limit], np.int32))
-        return emitter.call("Gaps", [fields, bound, emitter.shape(f"size{level}", count)], f"mask{level}")
+        inputs = [fields, bound, values, emitter.shape(f"size{level}", count), shape]
+        return emitter.call("PlaceOne" if single else "Place", inputs, f"codes{level}")
 
     return write
 
@@ -210,10 +217,15 @@ def _fields_size(count: int, width: int) -> int:
     return sum(packed_bytes(count, plane) for plane in _planes(width))
 
 
-def _write_fields(emitter: Emitter, suffix: str, fields: NDArray[np.uint8], width: int) -> str:
-    """Write fields below ``2**width``, and return the name of their expansion: uint8, or int32 where they are split."""
+def _write_fields(emitter: Emitter, suffix: str, fields: NDArray[np.uint8], width: int, *, ragged: bool = False) -> str:
+    """Write fields below ``2**width``, and return the name of their expansion, uint8.
+
+    With ``ragged`` it may be longer, by up to 7 fields of any value below: for readers that take what they need.
+    """
     planes, result, shift = _planes(width), "", 0
-    count = emitter.shape(f"{suffix}.count", len(fields)) if width < 8 else ""
+    fill = -len(fields) % 8 if ragged else 0  # so that all planes end together
+    fields = np.concatenate([fields, np.zeros(fill, np.uint8)])
+    count = emitter.shape(f"{suffix}.count", len(fields)) if width < 8 and not ragged else ""
     for plane in planes:
         name = suffix if len(planes) == 1 else f"{suffix}.{plane}"
         values = fields >> np.uint8(shift) & np.uint8(2**plane - 1)
@@ -222,8 +234,9 @@ def _write_fields(emitter: Emitter, suffix: str, fields: NDArray[np.uint8], widt
             return packed
         table = np.arange(256, dtype=np.uint8)[:, None] >> np.arange(0, 8, plane, dtype=np.uint8) & (2**plane - 1)
         entries = emitter.shared(f"iterand.fields{plane}.{shift}", table.astype(np.uint8) << np.uint8(shift))
-        expanded = emitter.call("Fields", [packed, entries, count], name)
+        arguments = [packed, entries, count] if count else [packed, entries]
+        expanded = emitter.call("Fields" if count else "AllFields", arguments, name)
         last = plane == planes[-1]
-        result = emitter.call("Sum", [result, expanded], suffix if last else f"{name}.sum") if result else expanded
+        result = emitter.call("Join", [result, expanded], suffix if last else f"{name}.joined") if result else expanded
         shift += plane
     return result

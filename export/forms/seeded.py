@@ -64,6 +64,8 @@ def write_seeded(emitter: Emitter, weight: CodedWeight) -> None:
     for axis, index in weight.taken.items():
         where = emitter.tensor(f"channels{axis}", index.astype(np.int64))
         codes = emitter.node("Gather", [codes, where], f"part{axis}", axis=axis)
+    if weight.transposed:
+        codes = emitter.node("Transpose", [codes], "transposed", perm=[1, 0])
     write_scaled(emitter, codes, weight)
 
 

@@ -28,12 +28,8 @@ _FOLDABLE = frozenset(
 )
 
 
-def fold_constants(graph: Graph) -> set[str]:
-    """Replace constant expressions by initialisers.
-
-    Returns:
-        The names of the new initialisers.
-    """
+def fold_constants(graph: Graph) -> None:
+    """Replace constant expressions by initialisers."""
     evaluable: dict[str, NodeProto] = {}  # in topological order, by the name of their value
     for node in graph.nodes:
         candidate = _static(graph, node)
@@ -53,11 +49,10 @@ def fold_constants(graph: Graph) -> set[str]:
             folded.add(name)
             graph.put(name, values[name])
     graph.remove(folded)
-    return folded
 
 
 def drop_zero_biases(graph: Graph, candidates: set[str]) -> None:
-    """Leave out the bias of convolutions where it is one of ``candidates`` and zero."""
+    """Leave out the bias of convolutions where it is zero and one of ``candidates``: those that no parameter is."""
     for node in graph.nodes:
         if node.op_type in ("Conv", "ConvTranspose") and len(node.input) == 3 and node.input[2] in candidates:
             bias = graph.array(node.input[2])
@@ -66,9 +61,19 @@ def drop_zero_biases(graph: Graph, candidates: set[str]) -> None:
 
 
 def fix_reshapes(graph: Graph) -> None:
-    """Give a Reshape whose result varies in one dimension at most a constant shape, with -1 for that one."""
+    """Give a Reshape whose result varies in one dimension at most a constant shape, with -1 for that one.
+
+    What a 0 in a shape means is left at ONNX's default, unless there is one: tract and onnx2torch refuse ``allowzero``.
+    """
     for node in graph.nodes:
-        if node.op_type != "Reshape" or node.domain != "" or node.input[1] in graph.initializers:
+        if node.op_type != "Reshape" or node.domain != "":
+            continue
+        sizes = graph.array(node.input[1])
+        if sizes is None or sizes.all():  # computed sizes are those of an input, and not 0
+            kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        if sizes is not None:
             continue
         shape = graph.shape_of(node.output[0])
         if shape is not None and 0 not in shape and shape.count(None) <= 1:

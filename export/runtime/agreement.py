@@ -122,6 +122,7 @@ def compare(
     calls: Iterable[Call],
     *,
     probabilities: str | None = None,
+    half: bool = False,
 ) -> Agreement:
     """Compare the session with PyTorch.
 
@@ -131,6 +132,7 @@ def compare(
         given: its inputs.
         calls: what both get, at least one.
         probabilities: the output of which the file gives probabilities; the network gives logits.
+        half: whether the file computes in float16.
 
     Raises:
         ExportError: an output differs by more than `accepted_difference`, or is not finite.
@@ -152,7 +154,7 @@ def compare(
         winners = [_winners(side) for side in (computed[0], next(iter(outputs.values())))]
         same, rows = same + int((winners[0] == winners[1]).sum()), rows + len(winners[0])
     for differences in found.values():
-        differences.check(alone=len(found) == 1, probabilities=differences.name == probabilities)
+        differences.check(alone=len(found) == 1, probabilities=differences.name == probabilities, half=half)
     return Agreement(max(max(one.differences) for one in found.values()), same / rows)
 
 
@@ -177,7 +179,7 @@ class _Differences:
             self.unequal += int((values != expected).sum())
             self.count += values.size
 
-    def check(self, *, alone: bool, probabilities: bool) -> None:
+    def check(self, *, alone: bool, probabilities: bool, half: bool) -> None:
         """Refuse what is more than rounding.
 
         Raises:
@@ -185,14 +187,14 @@ class _Differences:
         """
         of = "the outputs" if alone else f"the output {self.name}"
         if self.dtype.kind != "f":
-            if self.unequal > accepted_share(self.count):
+            if self.unequal > accepted_share(self.count, half=half):
                 raise ExportError(
                     f"onnxruntime and PyTorch differ: {self.unequal} of {self.count} whole numbers of {of}; the file "
                     "was not written"
                 )
             return
         outputs, scores = np.moveaxis(np.array(self.extremes), 1, 0).astype(self.dtype)
-        accepted = accepted_difference(outputs, scores if probabilities else None)
+        accepted = accepted_difference(outputs, scores if probabilities else None, half=half)
         wrong = [not difference <= accepted for difference in self.differences]  # and not >, so that NaN is refused
         if any(wrong):
             labels = list(dict.fromkeys(label for label, differs in zip(self.labels, wrong, strict=True) if differs))

@@ -40,10 +40,11 @@ class WeightRecord(BaseModel):
     Attributes:
         name: of the parameter, and of the value in the graph.
         shape: of the value.
-        sha256: of its float32 values in the graph, little-endian, row-major.
+        sha256: of its values in the graph as float32, little-endian, row-major.
         scale: what its codes are multiplied with to give the recovered weight: one number, or one for each row; a JSON
             number that a float32 holds exactly.
         recovered: SHA-256 of the recovered weight; ``None`` if the graph holds only some of its values.
+        transposed: whether the value is the transpose of the parameter, a matrix.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,38 +54,46 @@ class WeightRecord(BaseModel):
     sha256: str
     scale: float | list[float]
     recovered: str | None = None
+    transposed: bool = False
 
 
 _RECORDS = TypeAdapter(list[WeightRecord])
 
 
-def digest_of(values: NDArray[np.float32]) -> str:
-    """SHA-256 of little-endian float32 values, hexadecimal."""
+def digest_of(values: NDArray[np.floating[Any]]) -> str:
+    """SHA-256 of little-endian float32 values, hexadecimal; of float16 values, as float32."""
     return hashlib.sha256(np.ascontiguousarray(values, "<f4").data).hexdigest()
 
 
-def record_metadata(names: Iterable[str], before: Mapping[str, CodedWeight], after: Mapping[str, CodedWeight]) -> str:
+def record_metadata(
+    names: Iterable[str],
+    before: Mapping[str, CodedWeight],
+    after: Mapping[str, CodedWeight],
+    rounded: type[np.float16 | np.float32] = np.float32,
+) -> str:
     """Return the metadata entry for weights.
 
     Args:
         names: in the order of the network's tensors.
         before: as they were recovered, by name.
         after: as they are in the graph.
+        rounded: the type that the file holds their values in.
     """
     records = []
     for name in names:
         weight, recovered = after[name], before[name]
-        whole = weight.codes.shape == recovered.codes.shape
+        shape = weight.codes.shape[::-1] if weight.transposed else weight.codes.shape
         records.append(
             WeightRecord(
                 name=name,
                 shape=list(weight.codes.shape),
-                sha256=digest_of(weight.values()),
+                sha256=digest_of(weight.values().astype(rounded)),
                 scale=np.asarray(recovered.scale, np.float64).reshape(-1).tolist()
                 if recovered.scale.ndim
                 else float(recovered.scale),
-                recovered=digest_of(recovered.values()) if whole else None,
-            ).model_dump(exclude_none=True)
+                recovered=digest_of(recovered.values()) if shape == recovered.codes.shape else None,
+                transposed=weight.transposed,
+            ).model_dump(exclude_none=True, exclude=None if weight.transposed else {"transposed"})
         )
     return json.dumps(records)
 

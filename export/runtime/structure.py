@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..session import failing_as, model_source
 
 __all__ = [
+    "HALF_TOLERANCE",
     "TOLERANCE",
     "accepted_difference",
     "accepted_share",
@@ -22,10 +23,13 @@ __all__ = [
 
 TOLERANCE = 1e-4
 """Largest accepted difference, relative to the spread of the outputs; see `accepted_difference`."""
+HALF_TOLERANCE = 2e-2
+"""The same for files that compute in float16."""
 _ROUNDING = 32  # units in the last place
+_HALF_ROUNDING = 4
 
 
-def accepted_difference(outputs: NDArray[Any], logits: NDArray[Any] | None = None) -> float:
+def accepted_difference(outputs: NDArray[Any], logits: NDArray[Any] | None = None, *, half: bool = False) -> float:
     """The largest difference between a graph's outputs and PyTorch's that is put down to rounding.
 
     It is `TOLERANCE` times the spread of the outputs (largest minus smallest, over samples and classes), which is what
@@ -35,18 +39,22 @@ def accepted_difference(outputs: NDArray[Any], logits: NDArray[Any] | None = Non
     Args:
         outputs: all of them, or the smallest and the largest, in their own dtype.
         logits: the same of the logits, where the outputs are their probabilities.
+        half: whether the graph computes in float16: then it is `HALF_TOLERANCE` of the spread.
 
     Returns:
         NaN where the outputs are not finite; no difference is below that.
     """
     exact = outputs.astype(np.float64)
     spread = float(exact.max() - exact.min()) if exact.size else 0.0
-    return TOLERANCE * spread + rounding(outputs, logits)
+    return (HALF_TOLERANCE if half else TOLERANCE) * spread + rounding(outputs, logits, half=half)
 
 
-def accepted_share(count: int) -> float:
-    """Of ``count`` whole numbers, such as the classes of pixels, how many rounding may change: one in a thousand."""
-    return count / 1000
+def accepted_share(count: int, *, half: bool = False) -> float:
+    """Of ``count`` whole numbers, such as the classes of pixels, how many rounding may change.
+
+    One in a thousand; where the graph computes in float16, one in fifty.
+    """
+    return count / (50 if half else 1000)
 
 
 def largest_difference(one: NDArray[Any], other: NDArray[Any]) -> float:
@@ -54,8 +62,8 @@ def largest_difference(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max(initial=0.0))
 
 
-def rounding(outputs: NDArray[Any], logits: NDArray[Any] | None = None) -> float:
-    """What another order of additions may change: 32 units in the last place of the largest magnitude.
+def rounding(outputs: NDArray[Any], logits: NDArray[Any] | None = None, *, half: bool = False) -> float:
+    """What another order of additions may change: 32 units in the last place of the largest magnitude; 4 of float16.
 
     A sum is rounded where its terms are, not where it varies: beside a bias of 1e4, float32 holds no difference below
     1e-3. ResNet-18 and -50, DenseNet-121 and MobileNetV3 with random weights differ between PyTorch and onnxruntime
@@ -69,6 +77,8 @@ def rounding(outputs: NDArray[Any], logits: NDArray[Any] | None = None) -> float
     largest = float(np.abs(outputs.astype(np.float64)).max(initial=0.0))
     if logits is not None:
         largest *= 1 + float(np.abs(logits.astype(np.float64)).max(initial=0.0))
+    if half:
+        return _HALF_ROUNDING * float(np.finfo(np.float16).eps) * largest
     return _ROUNDING * float(precision) * largest
 
 

@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from ...compress.errors import ConfigError, ExportError
 from ...compress.seedmask.tensor_recovery import combined_digest
+from ..export_options import FLOAT16
 from ..forms import DOMAIN
 from ..graph import producers
 from ..input_metadata import read_input_metadata, read_tensor_inputs
@@ -87,6 +88,7 @@ def verify_weights(model: ModelProto) -> tuple[int, int, str | None]:
     for record in traced:
         scale = np.asarray(record.scale, np.float32)
         numbers = values.pop(codes[record.name]).astype(np.float32)
+        numbers = numbers.T if record.transposed else numbers
         rows = (len(scale), *[1] * (numbers.ndim - 1)) if scale.ndim else ()
         fits = not scale.ndim or numbers.shape[:1] == scale.shape
         if not fits or digest_of(numbers * scale.reshape(rows)) != record.recovered:
@@ -145,9 +147,9 @@ def _compare(path: Path, metadata: dict[str, str]) -> float:
             raise ExportError(f"expected {len(recorded)} {what}, got {len(names)}: {', '.join(names)}")
     with failing_as("onnxruntime cannot run it: "):
         computed = session.run(None, dict(zip(inputs, fed, strict=True)))
-    several = metadata.get(OUTPUT) == PROBABILITIES
+    softened, half = metadata.get(OUTPUT) == PROBABILITIES, metadata.get(FORM) == FLOAT16
     return max(
-        _difference(name, np.asarray(values), probe, kept, probabilities=several and name == PROBABILITIES)
+        _difference(name, np.asarray(values), probe, kept, probabilities=softened and name == PROBABILITIES, half=half)
         for name, values, (probe, kept) in zip(outputs, computed, probes, strict=True)
     )
 
@@ -169,7 +171,9 @@ def _recorded_inputs(metadata: dict[str, str]) -> list[NDArray[Any]]:
     return [input.normalize(input.probe()) if baked is False else input.probe()]
 
 
-def _difference(name: str, output: NDArray[Any], probe: Probe, kept: NDArray[Any], *, probabilities: bool) -> float:
+def _difference(
+    name: str, output: NDArray[Any], probe: Probe, kept: NDArray[Any], *, probabilities: bool, half: bool
+) -> float:
     """The largest difference of one output to what is recorded of it; 0 for whole numbers."""
     if list(output.shape) != probe.shape:
         raise ExportError(f"expected outputs of shape {probe.shape}, got {list(output.shape)} ({name})")
@@ -181,13 +185,13 @@ def _difference(name: str, output: NDArray[Any], probe: Probe, kept: NDArray[Any
     wrong = "computes something else here than PyTorch did when it was exported"
     if kept.dtype.kind != "f":
         unequal = int((computed.astype(np.int64) != kept).sum())
-        if unequal > accepted_share(kept.size):
+        if unequal > accepted_share(kept.size, half=half):
             raise ExportError(f"{wrong}: {unequal} of {kept.size} whole numbers of {name}")
         return 0.0
     logits: NDArray[Any] = kept.astype(output.dtype)
     expected: NDArray[Any] = softmax(logits) if probabilities else logits
     difference = largest_difference(computed, expected)
-    accepted = accepted_difference(expected, logits if probabilities else None)
+    accepted = accepted_difference(expected, logits if probabilities else None, half=half)
     if not difference <= accepted:  # and not >, so that NaN is refused
         raise ExportError(f"{wrong}: largest difference of the probe {difference:.3g}, accepted {accepted:.3g}")
     return difference
