@@ -518,7 +518,7 @@ def test_load_session_refuses_in_one_line(content: bytes | None, message: str, t
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"form": "pakced"}, r"form: expected one of dense, packed, int8, seeded, auto, got 'pakced'.*packed"),
+        ({"form": "pakced"}, r"form: expected one of dense, packed, int8, seeded, float16, auto, got 'pakced'.*packed"),
         ({"runtime": "tflite"}, r"runtime: expected one of onnxruntime, .*got 'tflite'"),
         ({"form": "seeded", "runtime": "openvino"}, r"seeded is not right on openvino: expected one of dense, packed"),
         ({"form": "packed", "keep_quantized": True}, r"keep-quantized belongs to form int8, got form packed"),
