@@ -151,7 +151,7 @@ def write_model(
         if size < _SMALL and not options.plain:
             others = replace(options, form=AUTO, keep_quantized=False)
             for form in _possible(others, coded):
-                if form not in sizes:
+                if form not in sizes and form != "seeded":  # which few runtimes take, and slowly
                     sizes[form] = _in_form(graph, form, others, properties).ByteSize()
         for unshrunk in whole:
             _finish(unshrunk, passes[2:])

@@ -97,8 +97,8 @@ class ExportReport:
         ir_version: version of the ONNX file format.
         form: how it holds the masked weights.
         unmasked_bytes: size of the tensors that are not masked and so float32 in every form; vectors do not count.
-        form_bytes: sizes of the forms that were tried, by name: of ``auto`` all, of small files all that hold the same
-            values on the runtime.
+        form_bytes: sizes of the forms that were tried, by name: of ``auto`` all, of small files all but ``seeded`` that
+            hold the same values on the runtime.
         max_abs_difference: largest absolute difference of a logit, onnxruntime against PyTorch.
         samples: number of images compared.
         argmax_agreement: fraction of them with the same largest logit.

@@ -55,6 +55,15 @@ def test_packed_is_nearly_as_small_as_the_seedmask(digits, tmp_path):
     assert kept == weights // 2
 
 
+def test_a_smaller_form_is_named(digits, tmp_path):
+    sizes = {}
+    for form in ("packed", "int8"):
+        text = succeed("export", digits.seedmask, "--onnx", tmp_path / f"{form}.onnx", "--form", form)
+        sizes[form] = (tmp_path / f"{form}.onnx").stat().st_size
+        assert ("would be smaller" in text) == (form == "int8")
+    assert f"int8.onnx: form packed would be smaller, {sizes['packed']:,} bytes" in text
+
+
 def test_auto_says_what_it_chose(digits, tmp_path):
     report = json.loads(succeed("export", digits.seedmask, "--onnx", tmp_path / "a.onnx", "--form", "auto", "--json"))
     assert set(report["form_bytes"]) == set(FORMS)
