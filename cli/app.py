@@ -90,8 +90,8 @@ class _Commands(click.Group):
             if error.name not in ("torch", "torchvision"):
                 raise
             _fail(
-                f"{error.name} is not installed, and this needs it: pip install torch torchvision; without it, inspect, "
-                "verify and recover read .seedmask files, and predict takes an ONNX file, named *.onnx",
+                f"{error.name} is not installed, and this needs it: pip install torch torchvision; without it, "
+                "inspect, verify and recover read .seedmask files, and predict takes an ONNX file, named *.onnx",
                 1,
             )
         except MemoryError:

@@ -85,9 +85,8 @@ def test_a_checkpoint_where_a_packed_file_belongs(command, name, files) -> None:
 
 @pytest.mark.parametrize("command", ["recover", "export", "diff"])
 def test_onnx_where_a_packed_file_belongs(command, files) -> None:
-    assert "o.onnx: an ONNX file, not a .seedmask file; verify, eval and predict take it if its name ends in .onnx" in wrong(
-        command, files["onnx"]
-    )
+    advice = "verify, eval and predict take it if its name ends in .onnx"
+    assert f"o.onnx: an ONNX file, not a .seedmask file; {advice}" in wrong(command, files["onnx"])
 
 
 @pytest.mark.parametrize("command", READERS)
