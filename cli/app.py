@@ -86,6 +86,14 @@ class _Commands(click.Group):
             _fail(error.format_message(), error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             _fail("stopped", 130)
+        except ModuleNotFoundError as error:
+            if error.name not in ("torch", "torchvision"):
+                raise
+            _fail(
+                f"{error.name} is not installed, and this needs it: pip install torch torchvision; without it, "
+                "inspect, verify and recover read .seedmask files, and predict takes an ONNX file, named *.onnx",
+                1,
+            )
         except MemoryError:
             _fail("out of memory; use a machine with more, or ask for less", 1)
         except OSError as error:

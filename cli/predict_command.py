@@ -82,6 +82,7 @@ def command(
 
     from ..compress.inputs import TextInput
 
+    _refuse_pictures(file)
     onnx = file.suffix.lower() == ".onnx"
     network = _onnx_network(file) if onnx else _torch_network(file, model, device, max_weights)
     is_text = isinstance(network.input, TextInput)
@@ -141,6 +142,18 @@ def command(
         raise click.exceptions.Exit(1)
 
 
+def _refuse_pictures(file: Path) -> None:
+    """Refuse a picture in the place of the network: arguments in the wrong order."""
+    from ..compress.files.kinds import kind_of
+
+    if file.suffix.lower() in (".onnx", ".ckpt", ".seedmask") or kind_of(file) not in (None, "png"):
+        return
+    from ..compress.data.image_files import suffixes
+
+    if file.suffix.lower() in suffixes():
+        raise ConfigError(f"{file}: a picture in the place of the network; first the network, then what it shall label")
+
+
 def _print(predictions: Sequence[dict[str, Any]], *, is_text: bool) -> None:
     from ..compress.files.names import printable
 
@@ -173,6 +186,11 @@ def _expanded(given: str, *, is_text: bool, left_out: Counter[str]) -> list[str]
         if not files:
             raise DataError(f"{shown}: holds no {noun}: give files, or a folder that holds some")
         return files
+    if is_text and given.lower().endswith(".csv") and len(given.split()) == 1:
+        raise DataError(
+            f"{shown}: a table, not a text: write texts out in quotes, or put each into a .txt file; "
+            "eval counts the right answers of a table"
+        )
     is_name = not is_text or (given.endswith(".txt") and len(given.split()) == 1)
     if is_name and not os.path.isfile(given):  # noqa: PTH113  (as above)
         reason = "expected a file" if os.path.exists(given) else "no such file or folder"  # noqa: PTH110

@@ -85,9 +85,8 @@ def test_a_checkpoint_where_a_packed_file_belongs(command, name, files) -> None:
 
 @pytest.mark.parametrize("command", ["recover", "export", "diff"])
 def test_onnx_where_a_packed_file_belongs(command, files) -> None:
-    assert "o.onnx: an ONNX file, not a .seedmask file; verify and eval take it if its name ends in .onnx" in wrong(
-        command, files["onnx"]
-    )
+    advice = "verify, eval and predict take it if its name ends in .onnx"
+    assert f"o.onnx: an ONNX file, not a .seedmask file; {advice}" in wrong(command, files["onnx"])
 
 
 @pytest.mark.parametrize("command", READERS)
@@ -106,7 +105,7 @@ def test_what_is_no_checkpoint(command, files) -> None:
     assert line("seedmask").endswith(
         f"s.seedmask: a .seedmask file, not a checkpoint; it is packed already: iterand-compress inspect {packed}"
     )
-    assert "o.onnx: an ONNX file, not a checkpoint; verify and eval take it" in line("onnx")
+    assert "o.onnx: an ONNX file, not a checkpoint; verify, eval and predict take it" in line("onnx")
     assert "a safetensors file without seed and masks, not a checkpoint; only a network whose weights" in line("w")
     assert "not an iterand-compress checkpoint, but" in line("state")
     assert "that may run code when loaded" in line("module")

@@ -380,7 +380,7 @@ BAD_FOLDERS = [
     (lambda r: _remove(r, "train"), r"has no train/: expected train/<class>/"),
     (lambda r: _remove(r, "test"), r"has neither test/ nor val/: one of them must hold the test images"),
     (_no_classes, r"test has no class folders: expected one folder of images for each class"),
-    (_empty_class, r"class .*train/dog has no images: expected \.png, "),
+    (_empty_class, r"class .*train/dog has no images: expected \.png, .+; put some in, or remove the folder$"),
     (lambda r: (r / "test" / "dog").rename(r / "test" / "god"), r"test lacks 'dog'; .*train lacks 'god'"),
     (
         lambda r: _truncate(r, "test/dog/3.png"),

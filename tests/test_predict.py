@@ -221,11 +221,17 @@ def test_constants_of_the_normalisation_travel_with_every_file(scans, tmp_path):
 # --- Texts -------------------------------------------------------------------------------------------------
 
 
-def test_texts_in_quotes_in_files_and_in_folders(tmp_path):
+@pytest.fixture
+def text_model(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(300, 4), nn.Flatten(), nn.Linear(24, 2))
     path = tmp_path / "text.onnx"
     export_onnx(model, path, input=TextInput(6, 300), metadata={"iterand.classes": '["cat", "dog"]'})
+    return path
+
+
+def test_texts_in_quotes_in_files_and_in_folders(tmp_path, text_model):
+    path = text_model
     texts = ["The cat sat.", "A dog, again and again!", "cat.txt or dog.txt"]
     (tmp_path / "folder").mkdir()
     for number, text in enumerate(texts):
@@ -243,6 +249,23 @@ def test_texts_in_quotes_in_files_and_in_folders(tmp_path):
     assert [entry["input"] for entry in json.loads(result.stdout)["predictions"]] == ["x" * 5000]
 
 
+def test_a_table_is_not_one_text(tmp_path, text_model):
+    """All of a CSV file was labelled as a single text."""
+    (tmp_path / "my.csv").write_text("label,text\ncat,The cat sat.\n")
+    for name in (tmp_path / "my.csv", "absent.CSV"):
+        assert f"{name}: a table, not a text: write texts out" in fail(1, "predict", text_model, name)
+    assert [entry["input"] for entry in predicted(text_model, "cat.csv or dog.csv")] == ["cat.csv or dog.csv"]
+
+
+@pytest.mark.parametrize("name", ["a.JPG", "a.png", "broken.webp"])
+def test_a_picture_in_the_place_of_the_network(name, digits, tmp_path):
+    """It was called no .seedmask file, or a picture that was drawn of something."""
+    path = tmp_path / name
+    path.write_bytes(b"") if "broken" in name else Image.new("L", (8, 8)).save(path)
+    line = fail(2, "predict", path, digits.onnx)
+    assert line == f"error: {path}: a picture in the place of the network; first the network, then what it shall label"
+
+
 # --- Without torch -----------------------------------------------------------------------------------------
 
 BLOCKED = """
@@ -251,7 +274,7 @@ import sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "torchvision", "onnxscript", "sklearn"):
-            raise ImportError(f"{name} is blocked")
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocked())
 """
@@ -274,3 +297,15 @@ def test_an_onnx_file_predicts_where_torch_is_not_installed(digits, scans):
     classified, _, *rows = done.stdout.splitlines()
     assert classified == str(labels)
     assert [row.split()[1] for row in rows] == labels
+
+
+@pytest.mark.processes
+def test_a_checkpoint_where_torch_is_not_installed_is_one_line(digits, scans):
+    code = BLOCKED + ("from iterand_compress.cli.app import main\nmain()\n")
+    arguments = ["predict", digits.checkpoint, scans.files[0]]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: torch is not installed, and this needs it: pip install torch torchvision; ")
+    assert done.stderr.count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import succeed
 from iterand_compress.compress.config import DataConfig
 from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.data.tokens import tokenise
@@ -117,6 +119,17 @@ def noting(refusals: Counter[str]) -> Iterator[None]:
         yield
     except DataError as error:
         refusals[str(error)] += 1
+
+
+def test_the_command_line_says_how_a_table_is_split(tmp_path):
+    """As it does of class folders."""
+    path, out = tmp_path / "my.csv", tmp_path / "model.ckpt"
+    path.write_text("\n".join(["label,text", *(f"{'ab'[n % 2]},text {n}" for n in range(20)), ""]))
+    note = f"{path} is one table: a fifth of it, chosen by place, is for testing"
+    small = ("--set", "data.tokens=4", "--set", "data.vocabulary=16", "--width", 0.25, "--device", "cpu")
+    lines = succeed("train", "--data", "text", "--data-dir", path, *small, "--epochs", 2, "--out", out).splitlines()
+    assert note in lines
+    assert json.loads(succeed("eval", out, "--data-dir", path, "--json"))["split_note"] == note
 
 
 def test_a_class_of_which_all_texts_are_held_out_for_testing(tmp_path):

@@ -94,7 +94,10 @@ def list_classes(folder: Path, kind: FileKind, left_out: Counter[str]) -> dict[s
         files, other = _list_files(folder / name, kind)
         if not files:
             there = f" ({left_out_line(other)})" if other else ""
-            raise DataError(f"{kind.name}: class {printable(folder / name)} has no {kind.noun}: {kind.expected}{there}")
+            raise DataError(
+                f"{kind.name}: class {printable(folder / name)} has no {kind.noun}: {kind.expected}{there}; put "
+                "some in, or remove the folder"
+            )
         listing[name] = files
         left_out.update(other)
     return listing

@@ -101,7 +101,8 @@ def _split(path: Path, rows: _Rows) -> RawData[LabelledTexts]:
             f"({count:,} of {len(rows):,} texts), and with it every text of the class {lacking[0]!r}: give more texts "
             "of that class, or a folder with train.csv and test.csv"
         )
-    return RawData(tuple(classes), _labelled(train, classes), _labelled(test, classes))
+    note = f"{printable(path)} is one table: a fifth of it, chosen by place, is for testing"
+    return RawData(tuple(classes), _labelled(train, classes), _labelled(test, classes), split_note=note)
 
 
 def _find_split(folder: Path, split: str) -> Path | None:

@@ -58,7 +58,7 @@ _ADVICE = {
     "seedmask": "it is packed already: iterand-compress inspect {path}",
     "torch": "if it is a checkpoint, pack it first: iterand-compress pack {path}",
     "png": "give the file that it was drawn of",
-    "onnx": "verify and eval take it if its name ends in .onnx; else give the file that it was exported from",
+    "onnx": "verify, eval and predict take it if its name ends in .onnx; else give the file that it was exported from",
     "safetensors": NO_SEED,
 }
 
