@@ -76,8 +76,8 @@ def mask_model(
         ``model`` itself.
 
     Raises:
-        ConfigError: no module, no layer to mask, a layer too small for the sparsity, or one whose weight is shared, known
-            under another name, parametrized, computed, or not yet made. The model is as it was.
+        ConfigError: no module, no layer to mask, a layer too small for the sparsity, or one whose weight is shared,
+            known under another name, parametrized, computed, or not yet made. The model is as it was.
         SeedMaskError: an entry of the state dict that no file can hold.
     """
     require_settings(config)
