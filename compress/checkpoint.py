@@ -204,7 +204,9 @@ def load_checkpoint(path: Path, content: bytes | None = None) -> Checkpoint:
         program = _program(path)
         if program:
             raise CheckpointError(f"{path}: {program}, not an iterand-compress checkpoint; {NO_SEED}") from None
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint: {first_line(error)}") from None
+        # Of the others the message is a key or a place inside torch's reader, such as "101" of a text file.
+        reason = f" ({first_line(error)})" if isinstance(error, RuntimeError) else ""
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint{reason}; {_MAKE_ONE}") from None
     if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: not an iterand-compress checkpoint, but {_description(stored)}")
     if stored["version"] != _VERSION:

@@ -25,7 +25,7 @@ from .mask.spec import WeightSpec, spec_from_state
 from .mask.topk import select
 from .methods.biprop import alpha
 from .models.from_shapes import first_difference, fit_architecture
-from .models.state import plain_state
+from .models.state import plain_state, require_module
 from .seed.codebooks import get_codebook, random_bytes_at
 from .seed.frozen import Frozen
 from .seed.philox import random_bytes
@@ -330,8 +330,8 @@ def pack(
     Raises:
         SeedMaskError: there is nothing to pack, trained weights would be lost, a value of the state does not fit its
             dtype, or the file cannot be written.
-        ConfigError: there is no such coding or dtype; something else was put on top of a mask; the model is of another
-            architecture, or ``input`` is missing for it.
+        ConfigError: ``model`` is no module; there is no such coding or dtype; something else was put on top of a mask;
+            the model is of another architecture, or ``input`` is missing for it.
 
     Example:
         >>> import tempfile, torchvision, iterand_compress as ic
@@ -344,6 +344,7 @@ def pack(
         >>> type(plain).__name__
         'SqueezeNet'
     """
+    require_module(model)
     check_output(path, kind="seedmask")
     if not isinstance(input, AnyInput | None):
         raise ConfigError(

@@ -22,7 +22,7 @@ from .models import AnyArchitecture
 from .models.architecture import TORCHVISION
 from .models.build import build_model
 from .models.from_shapes import fit_architecture
-from .models.state import load_state, mismatch, unwrapped
+from .models.state import load_state, mismatch, require_module, unwrapped
 from .networks import resolve_device
 from .pack import exact_network
 from .rebuild import known_architecture, rebuild
@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 
+_AND_INPUT = " and --input 3x32x32:MEAN:STD, or, to export what takes other tensors, --tensor (see export --help)"
 _NO_INPUT = (
     "the file does not say what the network takes: give --input 3x32x32:MEAN:STD (see --help); in Python "
     "pack(…, input=ImageInput(shape, mean, std))"
@@ -193,7 +194,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, max_weights: int |
 
     Raises:
         SeedMaskError: the file is damaged or does not fit the module, or the module would round it.
-        ConfigError: the file names no built-in architecture and no module was given.
+        ConfigError: the file names no built-in architecture and no module was given, or ``model`` is none.
     """
     return _recovered(read_seedmask(Path(path), max_weights=max_weights), model, None)
 
@@ -209,6 +210,7 @@ def _recovered(
         model = build_model(architecture, seed=int(file.manifest.seed, 16), allow_import=name is not None)
         state = recovered_state(file)
     else:
+        require_module(model)
         state = recovered_state(file)
         _refuse_rounding(unwrapped(model), state, file)
     try:
@@ -242,7 +244,7 @@ def _architecture(file: SeedMask, name: str | None, input: AnyInput | None) -> A
         both = taken is None
         raise ConfigError(
             f"{file.path}: the file does not say which architecture it is{', nor what the network takes' * both}: give "
-            f"--model NAME (torchvision:resnet18, package.module:factory){' and --input 3x32x32:MEAN:STD' * both}; in "
+            f"--model NAME (torchvision:resnet18, package.module:factory){_AND_INPUT * both}; in "
             f"Python load(path, model=module), or pack(…, architecture=NAME{', input=ImageInput(…)' * both})"
         )
     if taken is None and (":" not in name or name.startswith(TORCHVISION)):
@@ -275,10 +277,16 @@ def load_network(
         max_weights: refuse ``.seedmask`` files that declare more weights; see ``read_seedmask``.
 
     Raises:
-        ConfigError: the file lacks something that is not given, or says that the network takes something else.
+        ConfigError: the file lacks something that is not given, or says that the network takes something else;
+            ``model`` is no name.
         IterandError: the file is damaged, or its architecture is unknown here.
     """
     path = Path(path)
+    if model is not None and not isinstance(model, str):
+        raise ConfigError(
+            f"model: expected a name (torchvision:resnet18, package.module:factory), got {type(model).__name__}; of a "
+            ".seedmask file, load(path, model=module) takes a module"
+        )
     if is_checkpoint(path):
         network = _from_checkpoint(path, model)
     else:

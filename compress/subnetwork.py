@@ -201,4 +201,6 @@ def prune_at_init(subnet: Subnetwork, inputs: Sample | tuple[int, ...] | None = 
     Raises:
         ConfigError: another method, a layer that the method cannot score, or inputs are missing.
     """
+    if not isinstance(subnet, Subnetwork):
+        raise ConfigError(f"prune_at_init: expected a Subnetwork, got {type(subnet).__name__}")
     find_masks(subnet.model, subnet.config, inputs)

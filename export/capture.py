@@ -16,12 +16,12 @@ from torch import nn
 from torch.jit._trace import TracerWarning
 from torch.nn.parameter import is_lazy
 
-from ..compress.errors import ConfigError, ExportError
+from ..compress.errors import ExportError
 from ..compress.models.copying import independent_copy
-from ..compress.models.state import unwrapped
+from ..compress.models.state import require_module, unwrapped
 from .graph import rename
 from .opsets import BASE_OPSET
-from .session import first_line, shown
+from .session import first_line
 from .signature import BATCH, Signature
 
 __all__ = ["capture", "edges_of", "evaluation_copy", "plain_module", "undisturbed"]
@@ -60,9 +60,7 @@ def plain_module(model: object) -> nn.Module:
     Raises:
         ConfigError: it is not a module.
     """
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model: expected a torch.nn.Module, got {type(model).__name__} {shown(model)}")
-    return unwrapped(model)
+    return unwrapped(require_module(model))
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:

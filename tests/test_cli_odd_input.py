@@ -109,6 +109,12 @@ def test_what_is_no_checkpoint(command, files) -> None:
     assert "a safetensors file without seed and masks, not a checkpoint; only a network whose weights" in line("w")
     assert "not an iterand-compress checkpoint, but" in line("state")
     assert "that may run code when loaded" in line("module")
+    for content in ("", "hello", "a recipe\n"):
+        text = files["module"].with_name("text.txt")
+        text.write_text(content)
+        assert fail(1, *command, text).endswith(
+            "text.txt: damaged, or not a checkpoint; make one with 'iterand-compress train'"
+        )
     assert "text.txt: " in line("text")
     assert "nothing: " in line("nothing")
     for name in ("fifo", "folder") if command[0] == "pack" else ():

@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+import iterand_compress as ic
 from iterand_compress import ImageInput, OnnxClassifier, export_onnx
 from iterand_compress.compress.errors import ExportError
 
@@ -56,7 +57,7 @@ def test_the_same_logits_whether_the_normalisation_is_baked_in_or_not(files: dic
     [np.zeros((1, 6, 8), np.float32), np.zeros((2, 1, 8, 6), np.float32), np.zeros((2, 1, 6, 8), np.uint8)],
 )
 def test_pixels_that_do_not_fit(files: dict[bool, Path], pixels: np.ndarray) -> None:
-    with pytest.raises(ExportError, match=r"expected pixels float32 \[N, 1, 6, 8\], got"):
+    with pytest.raises(ExportError, match=r"expected pixels float32 \[N, 1, 6, 8\] in \[0, 1\], got"):
         OnnxClassifier(files[True]).logits(pixels)
 
 
@@ -95,6 +96,17 @@ def test_not_an_onnx_file(content: bytes, tmp_path: Path, capfd: pytest.CaptureF
         OnnxClassifier(path)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_of_another_step_says_what_it_is(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "m.ckpt")
+    network = ic.Subnetwork(torch.nn.Linear(8, 4), ic.EdgePopup(sparsity=0.5))
+    network.pack(tmp_path / "m.seedmask")
+    for name, what in (("m.ckpt", "a file of torch.save"), ("m.seedmask", "a .seedmask file")):
+        for opens in (OnnxClassifier, ic.load_session):
+            with pytest.raises(ExportError) as caught:
+                opens(tmp_path / name)
+            assert str(caught.value).endswith(f"{what}, not an ONNX model; make one of it: iterand-compress export")
 
 
 def test_a_truncated_file(files: dict[bool, Path], tmp_path: Path) -> None:

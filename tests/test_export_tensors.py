@@ -374,7 +374,7 @@ def test_a_segmentation_of_images_of_any_size(tmp_path: Path) -> None:
     classifier = OnnxClassifier(tmp_path / "dense.onnx")
     assert classifier.outputs(pixels.numpy()).shape == (2, 4, 24, 8)
     with pytest.raises(
-        ExportError, match=r"expected pixels float32 \[N, 3, height, width\], got float32 \[2, 1, 24, 8\]"
+        ExportError, match=r"expected pixels float32 \[N, 3, height, width\] in \[0, 1\], got float32 \[2, 1, 24, 8\]"
     ):
         classifier.outputs(pixels[:, :1].numpy())
     with pytest.raises(ExportError, match=r"expected an output \[batch, 4\], got \[2, 4, 24, 8\]"):

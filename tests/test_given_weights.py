@@ -64,6 +64,68 @@ def test_trained_weights_are_not_discarded_in_silence(make, shape, layer) -> Non
     assert caught[0].filename == __file__
 
 
+def deep_net() -> nn.Module:
+    """Every layer has BatchNorm behind it but the last one."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(128, 4)
+    )
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_new_head_on_a_trained_network_that_stays_is_no_discarded_weight(frozen) -> None:
+    model = trained(deep_net(), 1, 8, 8)
+    model[5] = nn.Linear(128, 4)
+    kept = [parameter.detach().clone() for parameter in model[:5].parameters()]
+    model[:5].requires_grad_(not frozen)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ic.Subnetwork(model, EDGE, filter_fn=None if frozen else lambda layer, name: name == "5")
+    assert all(map(torch.equal, kept, model[:5].parameters()))
+
+
+def test_the_layer_that_looks_trained_is_one_whose_weights_are_replaced() -> None:
+    model = trained(deep_net(), 1, 8, 8)
+    model[:2].requires_grad_(False)
+    with pytest.warns(DiscardedWeightsWarning, match=r"layer 3 does"):
+        ic.Subnetwork(model, EDGE)
+    wide = trained(
+        nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 4)), 64
+    )
+    wide[0].requires_grad_(False)
+    with pytest.warns(DiscardedWeightsWarning, match=r"layer 2 does"):  # by its weight: no layer normalises behind it
+        ic.Subnetwork(wide, EDGE)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("resnet18", "expected a torch.nn.Module, got str 'resnet18'; load_network"),
+        (nn.Identity, "expected a torch.nn.Module, got Identity; call it: Identity()"),
+        (ic.Subnetwork(plain_net(), EDGE), "expected a torch.nn.Module, got Subnetwork; give its attribute model"),
+    ],
+    ids=["name", "class", "subnetwork"],
+)
+def test_what_is_no_module_is_refused_in_words(model, words, tmp_path) -> None:
+    path = tmp_path / "m.seedmask"
+    ic.Subnetwork(plain_net(), EDGE).pack(path)
+    for call in (
+        lambda: ic.Subnetwork(model, EDGE),
+        lambda: ic.load(path, model),
+        lambda: ic.pack(model, path),
+        lambda: ic.to_dense(model),
+        lambda: ic.export_onnx(model, tmp_path / "m.onnx", input=torch.zeros(1, 64)),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            call()
+        assert words in str(caught.value)
+    with pytest.raises(ConfigError, match="prune_at_init: expected a Subnetwork, got Sequential"):
+        ic.prune_at_init(plain_net(), (64,))
+    with pytest.raises(ConfigError, match=r"synflow: expected the shape of one input, .* got none"):
+        ic.prune_at_init(ic.Subnetwork(plain_net(), ic.SynFlow()))
+    with pytest.raises(ConfigError, match=r"expected a name .*, got Sequential; .* load\(path, model=module\)"):
+        ic.load_network(path, model=plain_net())
+
+
 def test_a_new_model_is_not_taken_for_a_trained_one() -> None:
     initialisers = (nn.init.orthogonal_, nn.init.dirac_, nn.init.ones_, nn.init.uniform_, nn.init.trunc_normal_)
     with warnings.catch_warnings():

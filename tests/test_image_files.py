@@ -142,6 +142,8 @@ def test_bad_files_are_one_line_everywhere(tmp_path, edge, monkeypatch):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(DataError, match=r"folder\.png: not a readable image \(.*Is a directory"):
         read_image(str(tmp_path / "folder.png"), 3)
+    with pytest.raises(DataError, match=r"absent\.png: no such file$"):
+        read_image(str(tmp_path / "absent.png"), 3)
     path = deep_png(tmp_path / "large.png", noise(0, 30, 30, 6).view(np.uint16))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # twice as many raise a warning
     with warnings.catch_warnings():

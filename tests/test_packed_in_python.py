@@ -131,7 +131,11 @@ def test_what_is_missing_is_named(subnet, name, tmp_path) -> None:
     for command in (("eval", "bare.seedmask", "--data", "digits"), ("export", "bare.seedmask", "--onnx")):
         line = fail(2, *command)
         assert "does not say which architecture it is, nor what the network takes: give --model NAME (torch" in line
-        assert "and --input 3x32x32:MEAN:STD; in Python load(path, model=module), or pack(…, architecture=NAME" in line
+        assert (
+            "and --input 3x32x32:MEAN:STD, or, to export what takes other tensors, --tensor (see export --help); in "
+            in line
+        )
+        assert "in Python load(path, model=module), or pack(…, architecture=NAME" in line
         assert "what the network takes: give --input 3x32x32:MEAN:STD (see --help)" in fail(2, *command, *own)
     line = fail(2, "eval", "input.seedmask", "--data", "digits")
     assert "which architecture it is: give --model NAME" in line

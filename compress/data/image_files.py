@@ -136,6 +136,8 @@ def _readable(name: str) -> Iterator[None]:
         yield
     except (DataError, MemoryError):
         raise
+    except FileNotFoundError as error:
+        raise DataError(f"{printable(name)}: no such file") from error
     except Exception as error:  # of a damaged file, decoders raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{printable(name)}: not a readable image ({reason}): repair or remove it") from error

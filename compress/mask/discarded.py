@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DiscardedWeightsWarning
-from .maskable import Chosen
+from .maskable import MASKABLE, Chosen
 
 __all__ = ["trained_layer", "warn_of_discarded"]
 
@@ -44,17 +44,24 @@ def warn_of_discarded(model: nn.Module, chosen: Sequence[Chosen], stacklevel: in
 def trained_layer(model: nn.Module, chosen: Sequence[Chosen]) -> str | None:
     """The first layer that cannot be as a constructor leaves it; ``None`` if all of them can.
 
-    Layers that normalise tell: their statistics and scales begin with one value. Where there are none, weights are
-    looked at, which constructors draw independently, and training does not leave so.
+    Layers that normalise tell of the layer in front of them (if there is none, of the first one): their statistics and
+    scales begin with one value. Where none tells of a chosen layer, weights are looked at, which constructors draw
+    independently, and training does not leave so.
 
     Args:
-        model: any module.
+        model: any module. What its layers that are not chosen hold does not matter: it stays.
         chosen: its weights that can be masked.
     """
+    replaced = {choice.layer for choice in chosen}
+    in_front = next((layer for layer in model.modules() if isinstance(layer, MASKABLE)), None)
     normalised = False
     name: str
     module: Any
     for name, module in model.named_modules():
+        if isinstance(module, MASKABLE):
+            in_front = module
+        if in_front not in replaced:
+            continue
         mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
         if isinstance(mean, Tensor) and isinstance(variance, Tensor) and not mean.is_meta:
             normalised = True

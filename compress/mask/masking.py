@@ -22,6 +22,7 @@ from ..errors import ConfigError
 from ..methods.iterand import resampling_event
 from ..methods.recycling import recycling_is_due
 from ..models.copying import independent_copy
+from ..models.state import require_module
 from ..seed.codebooks import get_codebook
 from ..seed.philox_torch import random_weights
 from ..tensors import check_storable
@@ -75,11 +76,12 @@ def mask_model(
         ``model`` itself.
 
     Raises:
-        ConfigError: no layer to mask, a layer too small for the sparsity, or one whose weight is no parameter of its
-            own: shared, known under another name, parametrized, computed, or not yet made. The model is as it was.
+        ConfigError: no module, no layer to mask, a layer too small for the sparsity, or one whose weight is shared,
+            known under another name, parametrized, computed, or not yet made. The model is as it was.
         SeedMaskError: an entry of the state dict that no file can hold.
     """
     require_settings(config)
+    require_module(model)
     chosen = chosen_weights(model, filter_fn)
     selection = config.selection
     if config.has_masks:
@@ -238,8 +240,9 @@ def to_dense(model: ModuleT) -> ModuleT:
     Its parameters are in the order in which they were before the model was masked.
 
     Raises:
-        ConfigError: the model cannot be copied, or a layer was parametrized by others as well.
+        ConfigError: it is no module, the model cannot be copied, or a layer was parametrized by others as well.
     """
+    require_module(model)
     plain = independent_copy(model)
     FusedForward.unregister(plain)
     for name, layer in list(plain.named_modules()):

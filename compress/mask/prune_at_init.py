@@ -52,7 +52,8 @@ def find_masks(model: nn.Module, config: SubnetworkConfig, inputs: Sample | tupl
     if prune.criterion == "synflow":
         shape = tuple(size for size in inputs or () if isinstance(size, int))
         if not shape:
-            raise ConfigError("synflow: expected the shape of an input")
+            got = "none" if inputs is None else type(inputs).__name__ + " without whole numbers"
+            raise ConfigError(f"synflow: expected the shape of one input, as (3, 32, 32), got {got}")
         masks = _synflow(model, names, kept, prune.rounds or 1, shape)
     else:
         weights: list[Tensor] = [weight for _, _, weight in layers]

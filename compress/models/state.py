@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import SeedMaskError
+from ..errors import ConfigError, SeedMaskError
 
-__all__ = ["load_state", "mismatch", "module_versions", "plain_state", "unwrapped", "with_versions"]
+__all__ = ["load_state", "mismatch", "module_versions", "plain_state", "require_module", "unwrapped", "with_versions"]
 
 
 def module_versions(state: Mapping[str, Any]) -> dict[str, int]:
@@ -49,6 +49,25 @@ def mismatch(error: Exception) -> str:
     """The mismatch that an error of `load_state` reports, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[1:3] if len(lines) > 1 else lines)[:300]
+
+
+def require_module(model: object) -> nn.Module:
+    """The model itself.
+
+    Raises:
+        ConfigError: it is not a module.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    got, hint = type(model).__name__, ""
+    if isinstance(model, str):
+        got, hint = f"str {model[:60]!r}", "; load_network() takes the names of models and files"
+    elif isinstance(getattr(model, "model", None), nn.Module):
+        hint = "; give its attribute model"
+    elif callable(model):
+        got = getattr(model, "__name__", got)
+        hint = f"; call it: {got}()"
+    raise ConfigError(f"model: expected a torch.nn.Module, got {got}{hint}")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -151,7 +151,7 @@ class OnnxClassifier:
                 )
             inputs = network_pixels(images, self.input.shape, scaled=self.scaled)
         if not self._fits(inputs) or inputs.dtype != np.float32:
-            expected = f"float32 [N, {', '.join(map(str, self._shape))}]"
+            expected = f"float32 [N, {', '.join(map(str, self._shape))}] in [0, 1]"
             raise ExportError(f"{self.path}: expected pixels {expected}, got {inputs.dtype} {list(inputs.shape)}")
         return self.input.normalize(inputs) if self.normalize_baked is False else inputs
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from ...compress.errors import ExportError
+from ...compress.files.kinds import WHAT, kind_of
 from ..forms import CHECK
 from ..graph import producers
 from ..session import failing_as, open_session, session_options
@@ -54,6 +55,9 @@ def load_model(path: str | os.PathLike[str]) -> ModelProto:
     """
     if not Path(path).is_file():
         raise ExportError("no such file")
+    kind = kind_of(Path(path))
+    if kind in ("seedmask", "torch"):
+        raise ExportError(f"{WHAT[kind]}, not an ONNX model; make one of it: iterand-compress export")
     with failing_as("not an ONNX model: "):
         return onnx.load(os.fspath(path))
 
