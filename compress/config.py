@@ -121,7 +121,7 @@ class Recycle(Section):
         rate: share of a layer that is overwritten, up to a half.
         warmup: an epoch, counted from 0: nothing is recycled after it or an earlier one.
         after: as earlier versions counted, whose runs go on as they began: recycle before epochs F, 2F, …, from epoch
-            ``after`` on, but not before the last; ``None`` counts as said above.
+            ``after`` on, but not before the last; ``None`` counts from ``warmup``.
     """
 
     every: int = Field(10, ge=1)

@@ -176,6 +176,13 @@ def test_an_ending_that_promises_another_format(command, name, message, folder) 
     assert sorted(folder.iterdir()) == before
 
 
+def test_usual_names_of_checkpoints_are_taken(folder) -> None:
+    """PyTorch's tutorials name them .tar, its examples .pth.tar; what is wrong here are the data alone."""
+    for name in ("last.tar", "checkpoint.pth.tar", "model.ckpt.bak", "out.v1", "lr.2024"):
+        line = fail(1, "train", "--recipe", "digits", "--data", "folder", "--data-dir", "absent", "--out", name)
+        assert "absent" in line, line
+
+
 def test_an_ending_that_promises_another_format_in_python(folder) -> None:
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
     with pytest.raises(ConfigError, match=r"m\.tflite: the ending \.tflite promises TensorFlow Lite"):

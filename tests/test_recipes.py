@@ -149,6 +149,7 @@ def test_adam_has_no_weight_decay_of_its_own(tmp_path):
     assert override(decayed, {"train.optimizer": "adam"}).train.weight_decay == 1e-3
     assert override(recipe, {"train.optimizer": "adam", "train.weight_decay": 1e-4}).train.weight_decay == 1e-4
     assert override(decayed, {"train.optimizer": "sgd"}).train.weight_decay == 5e-4
+    assert override(recipe, {"train.optimizer": "sgd"}).train.weight_decay == 1e-4, "which it has anyway"
     path = tmp_path / "adam.toml"
     for text, expected in (("", 0), ("weight_decay = 2e-4", 2e-4)):
         path.write_text(f'[train]\noptimizer = "adam"\n{text}\n')

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,6 +184,21 @@ def test_the_best_epoch_of_a_run_that_went_on(tmp_path, monkeypatch):
     assert expected.accuracy == max(line["val_accuracy"] for line in log) == log[expected.epoch - 1]["val_accuracy"]
     ours, theirs = (scores(path.with_suffix(".best.ckpt")) for path in (whole, parts))
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_replaces_no_best_epoch_of_another(tmp_path):
+    """Runs of earlier versions kept none, so a file of that name may be anything."""
+    out, best = tmp_path / "model.ckpt", tmp_path / "model.best.ckpt"
+    with pytest.raises(RunStoppedError):
+        train(QUICK, RunOptions(out, device="cpu"), StopAt(3))
+    other = tmp_path / "other" / "model.ckpt"
+    other.parent.mkdir()
+    train(override(QUICK, {"train.epochs": 1, "subnetwork.seed": 5}), RunOptions(other, device="cpu"))
+    for foreign in (other, best_path(other)):
+        shutil.copy(foreign, best)
+        assert f"{best}: is of another run, whose file would be lost" in fail(1, "train", "--resume", "--out", out)
+        assert best.read_bytes() == foreign.read_bytes()
 
 
 def test_without_validation_no_epoch_is_best(tmp_path):

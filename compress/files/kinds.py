@@ -28,7 +28,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 #: Endings of each kind that is written, the usual one first.
 _ENDINGS = {
     "seedmask": (".seedmask",),
-    "torch": (".ckpt", ".pt", ".pth"),
+    "torch": (".ckpt", ".pt", ".pth", ".tar"),  # PyTorch's tutorials name checkpoints .tar and .pth.tar
     "onnx": (".onnx",),
     "safetensors": (".safetensors",),
     "png": (".png",),
@@ -43,7 +43,7 @@ _OTHER_FORMATS = {
     **dict.fromkeys((".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf"), "another kind of picture"),
     **dict.fromkeys((".json", ".jsonl", ".csv", ".toml", ".yaml", ".yml", ".txt", ".md", ".py", ".c", ".h"), "text"),
     **dict.fromkeys((".npy", ".npz"), "NumPy arrays"),
-    **dict.fromkeys((".zip", ".tar", ".gz", ".xz", ".zst"), "an archive"),
+    **dict.fromkeys((".zip", ".gz", ".xz", ".zst"), "an archive"),
     ".ort": "the ORT format of onnxruntime",
     ".xml": "OpenVINO",
     ".gguf": "GGUF",

@@ -153,6 +153,19 @@ def read_checkpoint(recipe: Recipe, options: RunOptions, group: Group) -> Checkp
     return stored
 
 
+def _keep_other_run(best: Path, stored: Checkpoint | None) -> None:
+    """Refuse to replace a best epoch that is not one of the run that goes on (``None``: a new run)."""
+    if not best.exists():
+        return
+    if stored is None:
+        raise CheckpointError(f"{best}: exists already, from another run; --force replaces it, --out writes elsewhere")
+    other = load_checkpoint(best)
+    if not other.of_best_epoch or other.recipe != stored.recipe:
+        raise CheckpointError(
+            f"{best}: is of another run, whose file would be lost; give it another name, or remove it"
+        )
+
+
 def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: Checkpoint | None, group: Group) -> Run:
     """Load the data, build the network with its masks, and check all that can be checked before the first step.
 
@@ -176,11 +189,8 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
     with group.agreed():
         if stored and stored.data != data_info:
             raise DataError(f"{options.out}: the data are not those that the run began with; give the same --data-dir")
-        best = best_path(options.out)
-        if group.main and data.val is not None and not stored and not options.force and best.exists():
-            raise CheckpointError(
-                f"{best}: exists already, from another run; --force replaces it, --out writes elsewhere"
-            )
+        if group.main and data.val is not None and not options.force:
+            _keep_other_run(best_path(options.out), stored)
         check_batch(batch_size, recipe, options, group.size)
         check_classes(data)
         architecture = resolve(recipe.model, num_classes=len(data.classes), input=data.input)

@@ -163,7 +163,8 @@ def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options")
     if method != recipe.subnetwork.method:
         kept = ("seed", "sparsity") if recipe.subnetwork.sparsity and method != "dense" else ("seed",)
         values["subnetwork"] = {key: values["subnetwork"][key] for key in kept}
-    if changes.get("train.optimizer", recipe.train.optimizer) != recipe.train.optimizer:
+    default = "sgd"
+    if (changes.get("train.optimizer", recipe.train.optimizer) or default) != (recipe.train.optimizer or default):
         del values["train"]["weight_decay"]
     for dotted, value in changes.items():
         *sections, key = dotted.split(".")
