@@ -71,21 +71,15 @@ def _place(name: str, *places: str) -> str:
     """
     body = "\n    ".join(places)
     return f"""
-{name} (entries, limit, values, size, shape) => (spread) {{
-    one = Constant <value: tensor = int32[1] {{1}}> ()
-    axis = Constant <value: tensor = int64 {{0}}> ()
-    start = Constant <value: tensor = int64[1] {{0}}> ()
-    end = Constant <value: tensor = int64[1] {{1}}> ()
+{name} (entries, limit, values, first, size, shape, axis, one) => (spread) {{
     entry = Cast <to: int = 6> (entries)
     real = Less (entry, limit)
     flag = Cast <to: int = 6> (real)
     {body}
     found = GatherElements <axis: int = 0> (values, place)
-    distance = Add (entry, one)
-    step = Min (distance, limit)
+    step = Add (entry, flag)
     after = CumSum (step, axis)
     position = Sub (after, one)
-    first = Slice (values, start, end)
     none = Expand (first, size)
     placed = ScatterElements <axis: int = 0> (none, position, found)
     spread = Reshape (placed, shape)
@@ -93,29 +87,32 @@ def _place(name: str, *places: str) -> str:
 
 
 _TEXTS = {
-    # The n table entries of each byte, in order: uint8 [bytes] and a table [256, n] to [size], in the type of the
-    # table. Not with BitShift: OpenVINO 2026.4 divides uint8 by powers of two instead, and rounds to nearest.
-    "Fields": """
-Fields (packed, table, size) => (fields) {
+    # The digits of each byte, in order: uint8 [bytes] and a table [256, n] to [size], in the type of the table.
+    "Digits": """
+Digits (packed, table, size) => (digits) {
     flat = Constant <value: tensor = int64[1] {-1}> ()
     start = Constant <value: tensor = int64[1] {0}> ()
     index = Cast <to: int = 6> (packed)
     found = Gather (table, index)
     all = Reshape (found, flat)
-    fields = Slice (all, start, size)
+    digits = Slice (all, start, size)
 }""",
-    # The same without an end: what is left over in the last byte stays.
-    "AllFields": """
-AllFields (packed, table) => (fields) {
-    flat = Constant <value: tensor = int64[1] {-1}> ()
-    index = Cast <to: int = 6> (packed)
-    found = Gather (table, index)
-    fields = Reshape (found, flat)
+    # Fields of 1, 2 or 4 bits: uint8 [bytes], masks and shifts [n, 1] to [n * bytes], first those of the lowest bits of
+    # all bytes. Nothing is lost in a shift, as OpenVINO 2026.4 divides by powers of two instead, and rounds to nearest.
+    "Fields": """
+Fields (packed, masks, shifts, flat) => (fields) {
+    masked = BitwiseAnd (packed, masks)
+    parts = BitShift <direction: string = "RIGHT"> (masked, shifts)
+    fields = Reshape (parts, flat)
 }""",
-    # Two planes of the bits of fields, uint8.
-    "Join": """
-Join (low, high) => (fields) {
-    fields = BitwiseOr (low, high)
+    # The same, moved up by some bits and joined to lower bits of the same fields.
+    "HigherBits": """
+HigherBits (packed, masks, shifts, flat, up, lower) => (fields) {
+    masked = BitwiseAnd (packed, masks)
+    parts = BitShift <direction: string = "RIGHT"> (masked, shifts)
+    moved = BitShift <direction: string = "LEFT"> (parts, up)
+    higher = Reshape (moved, flat)
+    fields = BitwiseOr (lower, higher)
 }""",
     # Numbers of table entries, uint8 [kept], to the entries, behind one more.
     "Lookup": """
@@ -126,8 +123,7 @@ Lookup (numbers, table, first) => (values) {
 }""",
     # The n-th kept weight gets value n, pruned ones value 0. GatherElements, as Gather is slow for single bytes.
     "Spread": """
-Spread (kept, values, shape) => (spread) {
-    axis = Constant <value: tensor = int64 {0}> ()
+Spread (kept, values, shape, axis) => (spread) {
     flag = Cast <to: int = 6> (kept)
     rank = CumSum (flag, axis)
     place = Mul (rank, flag)

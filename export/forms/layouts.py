@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,14 +52,14 @@ class _Mask:
     Attributes:
         name: as in `Layout`.
         size: its bytes.
-        write: adds its expansion to a graph: takes the emitter, the level, the name of the values (one in front, which
-            all others get, and those of kept numbers), whether these have one value only, and the name of the shape;
-            returns the name of the expansion.
+        write: adds its expansion to a graph: takes the emitter, the level, the name of the value that all others get,
+            that of the values (this one in front, and those of kept numbers), whether these have one value only, and
+            the name of the shape; returns the name of the expansion.
     """
 
     name: str
     size: int
-    write: Callable[[Emitter, int, str, bool, str], str]
+    write: Callable[[Emitter, int, str, str, bool, str], str]
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ class _Values:
 
     Attributes:
         size: their bytes.
-        write: adds them to a graph; takes the emitter, the level and the number in front; returns their name.
+        write: adds them to a graph; takes the emitter, the level and the name of the number in front; returns theirs.
         only: the one number that all are, if they are so many times the same.
     """
 
     size: int
-    write: Callable[[Emitter, int, int], str]
+    write: Callable[[Emitter, int, str], str]
     only: int | None = None
 
 
@@ -116,7 +117,7 @@ def write_spread(emitter: Emitter, numbers: NDArray[np.floating], shape: str) ->
     """
     kept = numbers.view(f"u{numbers.itemsize}") != 0  # -0 is a value
     values = emitter.tensor("values", np.concatenate([np.zeros(1, numbers.dtype), numbers[kept]]))
-    return _mask(kept).write(emitter, 0, values, False, shape)
+    return _mask(kept).write(emitter, 0, _lead(emitter, numbers.dtype, 0), values, False, shape)
 
 
 def _sparse(numbers: Numbers, lead: int, level: int) -> Layout:
@@ -125,10 +126,11 @@ def _sparse(numbers: Numbers, lead: int, level: int) -> Layout:
     mask, values = _mask(kept), _values(numbers[kept], level)
 
     def write(emitter: Emitter, shape: str) -> str:
+        first = _lead(emitter, numbers.dtype, lead)
         if values.only is not None:
             table = emitter.tensor(f"table{level}", np.array([lead, values.only], numbers.dtype))
-            return mask.write(emitter, level, table, True, shape)
-        return mask.write(emitter, level, values.write(emitter, level, lead), False, shape)
+            return mask.write(emitter, level, first, table, True, shape)
+        return mask.write(emitter, level, first, values.write(emitter, level, first), False, shape)
 
     return Layout(mask.name, mask.size + values.size, write)
 
@@ -141,10 +143,9 @@ def _values(numbers: Numbers, level: int) -> _Values:
     width = (len(present) - 1).bit_length()
     size = _fields_size(len(numbers), width)
 
-    def write(emitter: Emitter, level: int, lead: int) -> str:
+    def write(emitter: Emitter, level: int, first: str) -> str:
         index = np.searchsorted(present, numbers).astype(np.uint8)
         fields = _write_fields(emitter, f"numbers{level}", index, width, ragged=True)
-        first = emitter.shared(f"iterand.{numbers.dtype}.{lead}", np.array([lead], numbers.dtype))
         return emitter.call("Lookup", [fields, emitter.tensor(f"table{level}", present), first], f"values{level}")
 
     if len(present) <= _FEW:
@@ -154,10 +155,9 @@ def _values(numbers: Numbers, level: int) -> _Values:
     return _Values(size, write)
 
 
-def _split_writer(split: Layout, numbers: Numbers) -> Callable[[Emitter, int, int], str]:
-    def write(emitter: Emitter, level: int, lead: int) -> str:
+def _split_writer(split: Layout, numbers: Numbers) -> Callable[[Emitter, int, str], str]:
+    def write(emitter: Emitter, level: int, first: str) -> str:
         spread = split.write(emitter, emitter.shape(f"shape{level + 1}", len(numbers)))
-        first = emitter.shared(f"iterand.{numbers.dtype}.{lead}", np.array([lead], numbers.dtype))
         return emitter.node("Concat", [first, spread], f"values{level}", axis=0)
 
     return write
@@ -170,7 +170,7 @@ def _ternary_writer(codes: Numbers) -> Callable[[Emitter, str], str]:
         weights = 3 ** np.arange(_TRITS, dtype=np.uint8)
         packed = emitter.tensor("digits", (digits.reshape(-1, _TRITS) * weights).sum(axis=1, dtype=np.uint8))
         table = emitter.shared("iterand.digits", _CODES[np.arange(3**_TRITS)[:, None] // weights % 3])
-        flat = emitter.call("Fields", [packed, table, emitter.shape("size", len(codes))], "flat")
+        flat = emitter.call("Digits", [packed, table, emitter.shape("size", len(codes))], "flat")
         return emitter.node("Reshape", [flat, shape], "codes")
 
     return write
@@ -186,23 +186,26 @@ def _mask(kept: NDArray[np.bool_]) -> _Mask:
     return min(choices, key=lambda mask: mask.size)
 
 
-def _bit_writer(kept: NDArray[np.bool_]) -> Callable[[Emitter, int, str, bool, str], str]:
-    def write(emitter: Emitter, level: int, values: str, single: bool, shape: str) -> str:
+def _bit_writer(kept: NDArray[np.bool_]) -> Callable[[Emitter, int, str, str, bool, str], str]:
+    def write(emitter: Emitter, level: int, first: str, values: str, single: bool, shape: str) -> str:
         flags = _write_fields(emitter, f"mask{level}", kept.astype(np.uint8), 1)
-        return emitter.call("Fill" if single else "Spread", [flags, values, shape], f"codes{level}")
+        if single:
+            return emitter.call("Fill", [flags, values, shape], f"codes{level}")
+        return emitter.call("Spread", [flags, values, shape, _axis(emitter)], f"codes{level}")
 
     return write
 
 
-def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emitter, int, str, bool, str], str]:
-    def write(emitter: Emitter, level: int, values: str, single: bool, shape: str) -> str:
+def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emitter, int, str, str, bool, str], str]:
+    def write(emitter: Emitter, level: int, first: str, values: str, single: bool, shape: str) -> str:
         limit = 2**width - 1
         ends = np.cumsum(gaps // limit + 1)
         entries = np.full(int(ends[-1]) if len(ends) else 0, limit, np.uint8)
         entries[ends - 1] = gaps % limit
         fields = _write_fields(emitter, f"gaps{level}", entries, width)
         bound = emitter.shared(f"iterand.limit{limit}", np.array([limit], np.int32))
-        inputs = [fields, bound, values, emitter.shape(f"size{level}", count), shape]
+        one = emitter.shared("iterand.one32", np.array([1], np.int32))
+        inputs = [fields, bound, values, first, emitter.shape(f"size{level}", count), shape, _axis(emitter), one]
         return emitter.call("PlaceOne" if single else "Place", inputs, f"codes{level}")
 
     return write
@@ -214,7 +217,18 @@ def _planes(width: int) -> list[int]:
 
 
 def _fields_size(count: int, width: int) -> int:
-    return sum(packed_bytes(count, plane) for plane in _planes(width))
+    planes = _planes(width)
+    count += -count % (8 // planes[-1])  # all planes end together
+    return sum(packed_bytes(count, plane) for plane in planes)
+
+
+def _lead(emitter: Emitter, dtype: np.dtype[Any], lead: int) -> str:
+    return emitter.shared(f"iterand.{dtype}.{lead}", np.array([lead], dtype))
+
+
+def _axis(emitter: Emitter) -> str:
+    # Constants that functions share are inputs: each one inside of a function would be a node for each weight.
+    return emitter.shared("iterand.axis", np.array(0, np.int64))
 
 
 def _write_fields(emitter: Emitter, suffix: str, fields: NDArray[np.uint8], width: int, *, ragged: bool = False) -> str:
@@ -222,21 +236,27 @@ def _write_fields(emitter: Emitter, suffix: str, fields: NDArray[np.uint8], widt
 
     With ``ragged`` it may be longer, by up to 7 fields of any value below: for readers that take what they need.
     """
-    planes, result, shift = _planes(width), "", 0
-    fill = -len(fields) % 8 if ragged else 0  # so that all planes end together
-    fields = np.concatenate([fields, np.zeros(fill, np.uint8)])
-    count = emitter.shape(f"{suffix}.count", len(fields)) if width < 8 and not ragged else ""
+    if width == 8:
+        return emitter.tensor(f"{suffix}.bits", fields)
+    planes, result, up = _planes(width), "", 0
+    count = len(fields)
+    fields = np.concatenate([fields, np.zeros(-count % (8 // planes[-1]), np.uint8)])  # all planes end together
+    flat = emitter.shared("iterand.flat", np.array([-1], np.int64))
     for plane in planes:
         name = suffix if len(planes) == 1 else f"{suffix}.{plane}"
-        values = fields >> np.uint8(shift) & np.uint8(2**plane - 1)
-        packed = emitter.tensor(f"{name}.bits", np.frombuffer(pack_values(values, plane), np.uint8))
-        if plane == 8:
-            return packed
-        table = np.arange(256, dtype=np.uint8)[:, None] >> np.arange(0, 8, plane, dtype=np.uint8) & (2**plane - 1)
-        entries = emitter.shared(f"iterand.fields{plane}.{shift}", table.astype(np.uint8) << np.uint8(shift))
-        arguments = [packed, entries, count] if count else [packed, entries]
-        expanded = emitter.call("Fields" if count else "AllFields", arguments, name)
-        last = plane == planes[-1]
-        result = emitter.call("Join", [result, expanded], suffix if last else f"{name}.joined") if result else expanded
-        shift += plane
-    return result
+        shifts = np.arange(0, 8, plane, dtype=np.uint8)[:, None]
+        parts = (fields >> np.uint8(up) & np.uint8(2**plane - 1)).reshape(len(shifts), -1)
+        inputs = [
+            emitter.tensor(f"{name}.bits", np.bitwise_or.reduce(parts << shifts, axis=0)),
+            emitter.shared(f"iterand.masks{plane}", np.uint8(2**plane - 1) << shifts),
+            emitter.shared(f"iterand.shifts{plane}", shifts),
+            flat,
+        ]
+        if result:
+            inputs += [emitter.shared(f"iterand.up{up}", np.array(up, np.uint8)), result]
+        result = emitter.call("HigherBits" if result else "Fields", inputs, name)
+        up += plane
+    if ragged or count == len(fields):
+        return result
+    start = emitter.shared("iterand.start", np.array([0], np.int64))
+    return emitter.node("Slice", [result, start, emitter.shape(f"{suffix}.count", count)], f"{suffix}.exact")
