@@ -26,9 +26,9 @@ from iterand_compress import (
     ImageInput,
     OnnxClassifier,
     export_onnx,
-    load_session,
     load,
     load_network,
+    load_session,
     read_seedmask,
     to_dense,
 )
