@@ -22,7 +22,16 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from conftest import fail, succeed
-from iterand_compress import ImageInput, OnnxClassifier, export_onnx, load, load_network, read_seedmask, to_dense
+from iterand_compress import (
+    ImageInput,
+    OnnxClassifier,
+    export_onnx,
+    load,
+    load_network,
+    load_session,
+    read_seedmask,
+    to_dense,
+)
 from iterand_compress.compress.analysis.estimate import estimate
 from iterand_compress.compress.config import DataConfig, ModelConfig
 from iterand_compress.compress.data import texts as texts_module
@@ -718,7 +727,7 @@ def test_probabilities_of_images_and_of_their_pixels(tmp_path: Path) -> None:
     )
     np.testing.assert_allclose(found.sum(1), np.ones(5), atol=1e-5)
     export_onnx(nn.Conv2d(1, 2, 3), tmp_path / "c.onnx", **image)  # of classes of pixels, the channels
-    (found,) = ic.load_session(tmp_path / "c.onnx").run(None, {"pixels": np.zeros((1, 1, 4, 4), np.float32)})
+    (found,) = load_session(tmp_path / "c.onnx").run(None, {"pixels": np.zeros((1, 1, 4, 4), np.float32)})
     np.testing.assert_allclose(found.sum(1), np.ones((1, 2, 2)), atol=1e-5)
 
 
