@@ -320,7 +320,7 @@ def alone(tmp_path_factory):
 def pair(tmp_path_factory, alone):
     """The folder in which two processes went through the scenarios, and what each of them found."""
     folder = tmp_path_factory.mktemp("pair")
-    for ending in ("ckpt", "metrics.jsonl"):
+    for ending in ("ckpt", "best.ckpt", "metrics.jsonl"):
         shutil.copy(alone[0] / f"cut.{ending}", folder / f"resumed.{ending}")
     for rank, (code, output, errors) in enumerate(ended(start(__file__, folder))):
         assert (code, output) == (0, ""), (rank, errors)
