@@ -138,7 +138,7 @@ class LineReporter(Reporter):
     """One line an epoch, for logs, one after the first step, and one that says how long an epoch will take."""
 
     def __init__(self) -> None:
-        self._epochs = self._total = self._steps_per_epoch = 0
+        self._epochs = self._left = self._total = self._steps_per_epoch = 0
         self._noun = "images"
         self._stepped = False
         # Step and moment from which an epoch is measured; None before the first step and when it has been said.
@@ -147,6 +147,7 @@ class LineReporter(Reporter):
     def start(self, info: RunInfo) -> None:
         """Print the method, data, model and device."""
         self._epochs, self._noun, self._steps_per_epoch = info.epochs, _noun(info), info.steps_per_epoch
+        self._left = info.epochs - info.position.epoch  # a resumed run has done some
         self._total = info.epochs * info.steps_per_epoch
         _say(_headline(info))
 
@@ -170,7 +171,7 @@ class LineReporter(Reporter):
             return ""
         self._since = None
         epoch = seconds / steps * self._steps_per_epoch
-        every = f", {self._epochs} epochs {_duration(epoch * self._epochs)}" if self._epochs > 1 else ""
+        every = f", {self._left} epochs {_duration(epoch * self._left)}" if self._left > 1 else ""
         measured = "the step after the first" if steps == 1 else f"the {steps} steps after the first"
         return f"an epoch will take about {_duration(epoch)}{every} (measured on {measured})"
 

@@ -82,9 +82,9 @@ def test_an_estimate_stays_above_the_bar(monkeypatch):
     assert text.count("an epoch will take about 35.2 s, 100 epochs 58.7 min") == 1
 
 
-def info(data, examples, epochs=1):
+def info(data, examples, epochs=1, done=0):
     recipe = load_recipe("digits")
-    return RunInfo(recipe, torch.device("cpu"), data, Position(), epochs, 100, 5, examples=examples)
+    return RunInfo(recipe, torch.device("cpu"), data, Position(done), epochs, 100, 5, examples=examples)
 
 
 def test_the_headline_says_what_is_learned_from(capsys):
@@ -102,18 +102,21 @@ def test_the_headline_says_what_is_learned_from(capsys):
 
 
 @pytest.mark.parametrize(
-    ("steps", "moments", "expected"),
+    ("epochs", "done", "steps", "moments", "expected"),
     [
-        ([1, 5, 9], [0.0, 1.0, 2.0], None),  # too few steps to tell
-        ([1, 5, 11], [0.0, 1.0, 2.0], "20.0 s (measured on the 10 steps after the first)"),
-        ([1, 2, 3], [0.0, 72.0, 80.0], "2.0 h (measured on the step after the first)"),
+        (1, 0, [1, 5, 9], [0.0, 1.0, 2.0], None),  # too few steps to tell
+        (1, 0, [1, 5, 11], [0.0, 1.0, 2.0], "20.0 s (measured on the 10 steps after the first)"),
+        (1, 0, [1, 2, 3], [0.0, 72.0, 80.0], "2.0 h (measured on the step after the first)"),
+        (9, 6, [1, 5, 11], [0.0, 1.0, 2.0], "20.0 s, 3 epochs 1.0 min (measured on the 10 steps after the first)"),
     ],
 )
-def test_an_epoch_is_estimated_from_enough_steps_after_the_first(steps, moments, expected, monkeypatch, capsys):
+def test_an_epoch_is_estimated_from_enough_steps_after_the_first(
+    epochs, done, steps, moments, expected, monkeypatch, capsys
+):
     clock = iter(moments)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     run = progress.LineReporter()
-    run.start(info(SimpleNamespace(name="digits", input=SimpleNamespace(noun="image")), {}))
+    run.start(info(SimpleNamespace(name="digits", input=SimpleNamespace(noun="image")), {}, epochs, done))
     for step in steps:
         run.step(StepReport(Position(0, step, step), 2.0, 0.1, 1.0))
     run.epoch(EpochReport(1, 100, 0.1, 1.9, 0.4, None, None, 1.0, 1.0))
