@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...compress.seedmask.bits import pack_values, packed_bytes
+from ...compress.seedmask.bits import packed_bytes
 from .emitter import Emitter
 
 __all__ = ["TERNARY_ALLOWANCE", "layout_of", "write_numbers", "write_spread"]
@@ -27,6 +27,7 @@ _FEW = 16  # different numbers: of more, the commonest is too rare for a mask of
 _TRITS = 5  # digits 0, 1, 2 (base 3) in a byte; they stand for the codes 0, 1, -1
 _CODES = np.array([0, 1, -1], np.int8)
 Numbers = NDArray[np.int8] | NDArray[np.int32]
+Lead = NDArray[Any]  # [1]: the number of all weights that a mask leaves out
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,14 @@ class _Mask:
     Attributes:
         name: as in `Layout`.
         size: its bytes.
-        write: adds its expansion to a graph: takes the emitter, the level, the name of the value that all others get,
-            that of the values (this one in front, and those of kept numbers), whether these have one value only, and
-            the name of the shape; returns the name of the expansion.
+        write: adds its expansion to a graph: takes the emitter, the level, the value that all others get, the name of
+            the values (this one in front, and those of kept numbers), whether these have one value only, and the name
+            of the shape; returns the name of the expansion.
     """
 
     name: str
     size: int
-    write: Callable[[Emitter, int, str, str, bool, str], str]
+    write: Callable[[Emitter, int, Lead, str, bool, str], str]
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,12 @@ class _Values:
 
     Attributes:
         size: their bytes.
-        write: adds them to a graph; takes the emitter, the level and the name of the number in front; returns theirs.
+        write: adds them to a graph; takes the emitter, the level and the number in front; returns their name.
         only: the one number that all are, if they are so many times the same.
     """
 
     size: int
-    write: Callable[[Emitter, int, str], str]
+    write: Callable[[Emitter, int, Lead], str]
     only: int | None = None
 
 
@@ -117,7 +118,7 @@ def write_spread(emitter: Emitter, numbers: NDArray[np.floating], shape: str) ->
     """
     kept = numbers.view(f"u{numbers.itemsize}") != 0  # -0 is a value
     values = emitter.tensor("values", np.concatenate([np.zeros(1, numbers.dtype), numbers[kept]]))
-    return _mask(kept).write(emitter, 0, _lead(emitter, numbers.dtype, 0), values, False, shape)
+    return _mask(kept).write(emitter, 0, np.zeros(1, numbers.dtype), values, False, shape)
 
 
 def _sparse(numbers: Numbers, lead: int, level: int) -> Layout:
@@ -126,7 +127,7 @@ def _sparse(numbers: Numbers, lead: int, level: int) -> Layout:
     mask, values = _mask(kept), _values(numbers[kept], level)
 
     def write(emitter: Emitter, shape: str) -> str:
-        first = _lead(emitter, numbers.dtype, lead)
+        first = np.array([lead], numbers.dtype)
         if values.only is not None:
             table = emitter.tensor(f"table{level}", np.array([lead, values.only], numbers.dtype))
             return mask.write(emitter, level, first, table, True, shape)
@@ -143,10 +144,12 @@ def _values(numbers: Numbers, level: int) -> _Values:
     width = (len(present) - 1).bit_length()
     size = _fields_size(len(numbers), width)
 
-    def write(emitter: Emitter, level: int, first: str) -> str:
+    def write(emitter: Emitter, level: int, lead: Lead) -> str:
         index = np.searchsorted(present, numbers).astype(np.uint8)
         fields = _write_fields(emitter, f"numbers{level}", index, width, ragged=True)
-        return emitter.call("Lookup", [fields, emitter.tensor(f"table{level}", present), first], f"values{level}")
+        return emitter.call(
+            "Lookup", [fields, emitter.tensor(f"table{level}", present), _first(emitter, lead)], f"values{level}"
+        )
 
     if len(present) <= _FEW:
         split = _sparse(numbers, int(present[counts.argmax()]), level + 1)
@@ -155,10 +158,10 @@ def _values(numbers: Numbers, level: int) -> _Values:
     return _Values(size, write)
 
 
-def _split_writer(split: Layout, numbers: Numbers) -> Callable[[Emitter, int, str], str]:
-    def write(emitter: Emitter, level: int, first: str) -> str:
+def _split_writer(split: Layout, numbers: Numbers) -> Callable[[Emitter, int, Lead], str]:
+    def write(emitter: Emitter, level: int, lead: Lead) -> str:
         spread = split.write(emitter, emitter.shape(f"shape{level + 1}", len(numbers)))
-        return emitter.node("Concat", [first, spread], f"values{level}", axis=0)
+        return emitter.node("Concat", [_first(emitter, lead), spread], f"values{level}", axis=0)
 
     return write
 
@@ -186,8 +189,8 @@ def _mask(kept: NDArray[np.bool_]) -> _Mask:
     return min(choices, key=lambda mask: mask.size)
 
 
-def _bit_writer(kept: NDArray[np.bool_]) -> Callable[[Emitter, int, str, str, bool, str], str]:
-    def write(emitter: Emitter, level: int, first: str, values: str, single: bool, shape: str) -> str:
+def _bit_writer(kept: NDArray[np.bool_]) -> Callable[[Emitter, int, Lead, str, bool, str], str]:
+    def write(emitter: Emitter, level: int, _: Lead, values: str, single: bool, shape: str) -> str:
         flags = _write_fields(emitter, f"mask{level}", kept.astype(np.uint8), 1)
         if single:
             return emitter.call("Fill", [flags, values, shape], f"codes{level}")
@@ -196,8 +199,8 @@ def _bit_writer(kept: NDArray[np.bool_]) -> Callable[[Emitter, int, str, str, bo
     return write
 
 
-def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emitter, int, str, str, bool, str], str]:
-    def write(emitter: Emitter, level: int, first: str, values: str, single: bool, shape: str) -> str:
+def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emitter, int, Lead, str, bool, str], str]:
+    def write(emitter: Emitter, level: int, lead: Lead, values: str, single: bool, shape: str) -> str:
         limit = 2**width - 1
         ends = np.cumsum(gaps // limit + 1)
         entries = np.full(int(ends[-1]) if len(ends) else 0, limit, np.uint8)
@@ -205,7 +208,16 @@ def _gap_writer(gaps: NDArray[np.intp], width: int, count: int) -> Callable[[Emi
         fields = _write_fields(emitter, f"gaps{level}", entries, width)
         bound = emitter.shared(f"iterand.limit{limit}", np.array([limit], np.int32))
         one = emitter.shared("iterand.one32", np.array([1], np.int32))
-        inputs = [fields, bound, values, first, emitter.shape(f"size{level}", count), shape, _axis(emitter), one]
+        inputs = [
+            fields,
+            bound,
+            values,
+            _first(emitter, lead),
+            emitter.shape(f"size{level}", count),
+            shape,
+            _axis(emitter),
+            one,
+        ]
         return emitter.call("PlaceOne" if single else "Place", inputs, f"codes{level}")
 
     return write
@@ -222,8 +234,8 @@ def _fields_size(count: int, width: int) -> int:
     return sum(packed_bytes(count, plane) for plane in planes)
 
 
-def _lead(emitter: Emitter, dtype: np.dtype[Any], lead: int) -> str:
-    return emitter.shared(f"iterand.{dtype}.{lead}", np.array([lead], dtype))
+def _first(emitter: Emitter, lead: Lead) -> str:
+    return emitter.shared(f"iterand.{lead.dtype}.{lead[0]}", lead)
 
 
 def _axis(emitter: Emitter) -> str:
