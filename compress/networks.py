@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import nn
@@ -16,7 +16,10 @@ from .mask.masking import mask_model
 from .models import AnyArchitecture
 from .models.build import build_model
 
-__all__ = ["build_network", "describe", "resolve_device", "step_seed"]
+__all__ = ["build_network", "describe", "masked_names", "resolve_device", "step_seed"]
+
+# Layer and tensor in the key of a masked weight.
+_ORIGINAL = re.compile(r"((?:.*\.)?)parametrizations\.(\w+)\.original")
 
 
 def build_network(
@@ -24,7 +27,7 @@ def build_network(
     architecture: AnyArchitecture,
     *,
     allow_import: bool,
-    state: Mapping[str, Any] | None = None,
+    masked: Collection[str] = (),
     warn: bool = False,
 ) -> nn.Module:
     """The network a recipe starts from, on the CPU, with the initial weights and scores of its seed.
@@ -33,16 +36,20 @@ def build_network(
         recipe: of the run.
         architecture: of the network.
         allow_import: whether it may be code of the user's.
-        state: of a checkpoint that will be loaded: what it holds masked is masked, also where ``requires_grad`` is off,
-            as it was before such layers were left alone.
+        masked: names of weights that are masked also where ``requires_grad`` is off, for files from before such layers
+            were left alone: `masked_names` of a checkpoint, or those that a ticket has masks for.
         warn: warn of weights that look trained.
     """
     model = build_model(architecture, seed=recipe.subnetwork.seed, allow_import=allow_import)
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        layer, _, tensor = f".{name}".rpartition(".")
-        if f"{layer}.parametrizations.{tensor}.original".removeprefix(".") in (state or ()):
+        if name in masked:
             parameter.requires_grad_(True)
     return mask_model(model, recipe.subnetwork, warn=2 if warn else None)
+
+
+def masked_names(keys: Iterable[str]) -> set[str]:
+    """The names of the masked weights, from the keys of a state dict."""
+    return {"".join(match.groups()) for match in map(_ORIGINAL.fullmatch, keys) if match}
 
 
 def describe(data: DataBundle) -> DataInfo:

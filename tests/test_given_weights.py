@@ -240,6 +240,17 @@ def test_a_checkpoint_whose_frozen_layers_are_masked_opens_as_before(name) -> No
     assert results[0].split(": ")[1] == results[1].split(": ")[1]
 
 
+@pytest.mark.slow
+def test_a_ticket_with_masks_of_frozen_layers_trains_as_before(name) -> None:
+    succeed(*TRAIN, f"{name}:make", "--method", "random", "--sparsity", "0.5")
+    succeed("pack", "m.ckpt", "--out", "ticket.seedmask")
+    succeed(*TRAIN, f"{name}:frozen", "--ticket", "ticket.seedmask", "--out", "again.ckpt")
+    succeed("pack", "again.ckpt", "--out", "again.seedmask")
+    files = [ic.read_seedmask(path) for path in ("ticket.seedmask", "again.seedmask")]
+    assert files[0].tensors == files[1].tensors
+    assert len(files[0].tensors) == 2
+
+
 # --- half precision
 
 
