@@ -33,7 +33,7 @@ def write_tensors(
         ConfigError: ``path`` is the open file.
         IterandError: the file cannot be written.
     """
-    check_output(path, seedmask.path, kind="safetensors")
+    check_output(path, seedmask.path)
     entries = {entry.name: entry for entry in seedmask.tensors if names is None or entry.name in names}
     state = seedmask.state() if names is None and not masks else {}
     slots = {name: ("BOOL" if masks else "F32", entry.shape) for name, entry in entries.items()}
