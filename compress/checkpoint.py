@@ -127,7 +127,7 @@ class Checkpoint:
     @property
     def of_best_epoch(self) -> bool:
         """Whether it is the copy of an epoch, which no run can go on from."""
-        return self.optimizer is None and not self.complete
+        return self.best is not None and self.optimizer is None and not self.complete
 
     @property
     def unfinished(self) -> str | None:

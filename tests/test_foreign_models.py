@@ -57,7 +57,7 @@ def unfinished(path: str) -> str:
     """A copy of a checkpoint whose run has another epoch to go."""
     content = torch.load(path, weights_only=True)
     content["recipe"]["train"]["epochs"] += 1
-    content["test"] = None
+    content["test"] = content["best"] = None
     torch.save(content, "unfinished.ckpt")
     return "unfinished.ckpt"
 

@@ -7,7 +7,7 @@ import torch
 
 from iterand_compress import Dense, IteRand, load_recipe
 from iterand_compress.cli.train_command import recipe_changes
-from iterand_compress.compress.config import Recipe, TrainConfig
+from iterand_compress.compress.config import ModelConfig, Recipe, TrainConfig
 from iterand_compress.compress.errors import ConfigError
 from iterand_compress.compress.methods.presets import stored_recipe
 from iterand_compress.compress.training.optimizer import make_optimizer
@@ -358,3 +358,12 @@ def test_no_room_for_the_cosine():
         match=r"warmup_epochs \(3\) and cooldown_epochs \(2\) must leave at least one of epochs \(5\)",
     ):
         check_schedule(TrainConfig(epochs=5, warmup_epochs=3, cooldown_epochs=2))
+
+
+def test_a_model_that_is_not_built_in_takes_no_settings_of_the_recipes_model():
+    photos = load_recipe("photos")
+    assert (photos.model.name, photos.model.width) == ("resnet18", 0.25)
+    foreign = override(photos, {"model.name": "torchvision:mobilenet_v3_small"})
+    assert foreign.model == ModelConfig(name="torchvision:mobilenet_v3_small")
+    assert foreign.data == photos.data
+    assert override(photos, {"model.name": "resnet34"}).model.width == 0.25

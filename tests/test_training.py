@@ -375,7 +375,7 @@ def test_files_that_are_no_checkpoints(tmp_path, content, match):
 def test_a_checkpoint_with_code_is_refused(tmp_path):
     path = tmp_path / "evil.ckpt"
     torch.save({"format": Malicious()}, path)
-    assert "it may run code when loaded" in fail(1, "pack", path)
+    assert "that may run code when loaded" in fail(1, "pack", path)
 
 
 def test_a_damaged_checkpoint(tmp_path, digits):

@@ -148,7 +148,7 @@ def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options")
     """A copy of a recipe with some settings changed.
 
     Another method starts from its own settings: only seed and sparsity stay. Another optimizer starts with its own
-    weight decay.
+    weight decay. A model that is not built in takes none of the settings of the recipe's model.
 
     Args:
         recipe: the base.
@@ -163,6 +163,9 @@ def override(recipe: Recipe, changes: Mapping[str, Any], where: str = "options")
     if method != recipe.subnetwork.method:
         kept = ("seed", "sparsity") if recipe.subnetwork.sparsity and method != "dense" else ("seed",)
         values["subnetwork"] = {key: values["subnetwork"][key] for key in kept}
+    model = changes.get("model.name", recipe.model.name)
+    if model != recipe.model.name and ":" in str(model):
+        values["model"] = {}
     default = "sgd"
     if (changes.get("train.optimizer", recipe.train.optimizer) or default) != (recipe.train.optimizer or default):
         del values["train"]["weight_decay"]
