@@ -385,7 +385,7 @@ def test_table():
     assert lines[2].split() == ["1", "2", "1", "38", "152", "76", "62"]
     assert lines[3] == "random network: 456 weights, 228 times the 2 of the target"
     assert "error 0.5 with probability 1 - 0.1 at least" in lines
-    assert lines[-1].startswith("What carries over is the direction: the more often pruned weights are redrawn, the less")
+    assert lines[-1].startswith("What carries over is the direction: the more often pruned weights are redrawn, the")
     assert "measured" not in "".join(lines)
     assert "R = 1,000" in succeed("theory", "--widths", "2,1", "--resamples", 1, "--resamples", 1000).splitlines()
     huge = succeed("theory", "--widths", f"{2**63 - 1},{2**63 - 1}", "--epsilon", "1e-100", "--delta", "1e-100")
