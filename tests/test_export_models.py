@@ -202,7 +202,8 @@ def test_a_subnetwork_in_another_type(dtype: torch.dtype, tmp_path: Path, captur
     """Its export is that of what load() gives: float32 weights, though the module computes with rounded ones."""
     model = subnetwork().to(dtype)
     pack(model, tmp_path / "m.seedmask")
-    plain = load(tmp_path / "m.seedmask", nn.Sequential(nn.Flatten(), nn.Linear(48, 5)))
+    empty = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).to(torch.promote_types(dtype, torch.float32))
+    plain = load(tmp_path / "m.seedmask", empty)
     for form in ("dense", "packed", "seeded"):
         data = content(exported(model, tmp_path, form=form))
         assert data == content(exported(plain, tmp_path, form=form, weights=tmp_path / "m.seedmask"))

@@ -553,7 +553,7 @@ def test_tickets_need_what_they_look_at():
     for method, inputs, message in (
         ("snip", None, "snip: expected a sample of the data with labels, got none"),
         ("grasp", (3, 4), "grasp: expected a sample of the data"),
-        ("synflow", None, "synflow: expected the shape of an input"),
+        ("synflow", None, "synflow: expected the shape of one input"),
         ("edge-popup", None, "edge-popup: it does not prune at initialisation"),
     ):
         with pytest.raises(ConfigError, match=message):

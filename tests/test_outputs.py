@@ -278,7 +278,7 @@ def test_bad_outputs_are_refused_before_the_work(which, command, digits, tmp_pat
     before = sorted(tmp_path.iterdir())
     absent = tmp_path / "no-input"  # would be missed, if it were read first
     words = {
-        "train": (*QUICK, "--data", "folder", "--data-dir", absent, "--force", "--out", path),
+        "train": (*QUICK, "--recipe", "photos", "--data", "folder", "--data-dir", absent, "--force", "--out", path),
         "pack": ("pack", absent, "--out", path),
         "recover": ("recover", absent, "--out", path),
         "export": ("export", absent, "--onnx", path),
