@@ -187,8 +187,9 @@ def test_the_best_epoch_of_a_run_that_went_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_replaces_no_best_epoch_of_another(tmp_path):
+def test_a_run_that_goes_on_replaces_no_best_epoch_of_another(tmp_path, monkeypatch):
     """Runs of earlier versions kept none, so a file of that name may be anything."""
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
     out, best = tmp_path / "model.ckpt", tmp_path / "model.best.ckpt"
     with pytest.raises(RunStoppedError):
         train(QUICK, RunOptions(out, device="cpu"), StopAt(3))

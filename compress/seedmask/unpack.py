@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 from ..files.atomic import atomic_path, check_output
+from ..files.kinds import check_ending
 from .container import ordinary_header
 from .seedmask import SeedMask
 from .tensor_recovery import TensorRecovery
@@ -34,6 +35,7 @@ def write_tensors(
         IterandError: the file cannot be written.
     """
     check_output(path, seedmask.path)
+    check_ending(path, "safetensors")
     entries = {entry.name: entry for entry in seedmask.tensors if names is None or entry.name in names}
     state = seedmask.state() if names is None and not masks else {}
     slots = {name: ("BOOL" if masks else "F32", entry.shape) for name, entry in entries.items()}
