@@ -211,18 +211,22 @@ def with_scores(model: nn.Module, *streams: int) -> list[MaskedLayer]:
     return layers
 
 
-def prunable() -> nn.Module:
-    """What the criteria at initialisation are compared on: BatchNorm with scales, no biases in its layers."""
+def prunable(layers: Any = nn) -> nn.Module:
+    """What the criteria at initialisation are compared on: BatchNorm with scales, no biases in its layers.
+
+    Args:
+        layers: the module that has the layers with weights.
+    """
     return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1, bias=False),
-        nn.BatchNorm2d(16),
+        layers.Conv2d(3, 16, 3, padding=1, bias=False),
+        layers.BatchNorm2d(16),
         nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(32),
+        layers.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
+        layers.BatchNorm2d(32),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
-        nn.Linear(128, 10, bias=False),
+        layers.Linear(128, 10, bias=False),
     )
 
 

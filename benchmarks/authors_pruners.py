@@ -19,6 +19,7 @@ from authors_inputs import (
     box_statistics,
     distinct,
     normalised,
+    prunable,
 )
 from torch import nn
 
@@ -31,17 +32,7 @@ def _their_prunable(folder: Path) -> tuple[nn.Module, Any, list[Any]]:
         from Layers import layers
         from Pruners import pruners
         from Utils import generator
-    model = nn.Sequential(
-        layers.Conv2d(3, 16, 3, padding=1, bias=False),
-        layers.BatchNorm2d(16),
-        nn.ReLU(),
-        layers.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
-        layers.BatchNorm2d(32),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        layers.Linear(128, 10, bias=False),
-    ).double()
+    model: Any = prunable(layers).double()
     for stream, module in enumerate((model[0], model[3], model[8])):
         weight: Any = module.weight
         weight.data = distinct(20 + stream, weight.numel()).view_as(weight).double() / 4

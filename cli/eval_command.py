@@ -191,10 +191,11 @@ def _onnx_classifier(file: Path) -> _Classifier:
     import torch
 
     from ..compress.methods.presets import stored_recipe
+    from ..export.input_metadata import RECIPE
     from ..export.runtime.classifier import OnnxClassifier
 
     classifier = OnnxClassifier(file)
-    text = classifier.metadata.get("iterand.recipe")
+    text = classifier.metadata.get(RECIPE)
     recipe = stored_recipe(json.loads(text), f"{file}: recipe") if text else None
 
     def logits(inputs: torch.Tensor) -> torch.Tensor:

@@ -93,7 +93,7 @@ def inspect_checkpoint(file: Path, as_json: bool) -> None:
 
 def inspect_onnx(file: Path, as_json: bool) -> None:
     """Print what goes into an ONNX file and comes out, its tensors, and what its metadata say."""
-    from ..export.input_metadata import CLASSES
+    from ..export.input_metadata import CLASSES, RECIPE
     from ..export.onnx_contents import onnx_contents
     from ..export.runtime.records import FORM
 
@@ -102,7 +102,7 @@ def inspect_onnx(file: Path, as_json: bool) -> None:
     for key, text in found.metadata.items():
         with suppress(ValueError):
             metadata[key] = json.loads(text)
-    recipe = metadata.get("iterand.recipe")
+    recipe = metadata.get(RECIPE)
     method = (recipe.get("subnetwork") or {}).get("method") if isinstance(recipe, dict) else None
     form, sparsity, classes = (metadata.get(key) for key in (FORM, "iterand.sparsity", CLASSES))
     if as_json:
@@ -121,7 +121,7 @@ def inspect_onnx(file: Path, as_json: bool) -> None:
         return
     total = sum(tensor.bytes for tensor in found.tensors)
     shown = [tensor for tensor in found.tensors if tensor.bytes >= _SHOWN * found.file_bytes]
-    small = sum(tensor.bytes for tensor in found.tensors) - sum(tensor.bytes for tensor in shown)
+    small = total - sum(tensor.bytes for tensor in shown)
     rows = [("tensor", "shape", "type", "bytes")]
     rows += [(printable(one.name), "×".join(map(str, one.shape)), one.dtype, f"{one.bytes:,}") for one in shown]
     if len(shown) < len(found.tensors):

@@ -221,14 +221,12 @@ def _read(name: str, network: _Network) -> NDArray[Any]:
 
 
 def _probabilities(logits: NDArray[np.float32], classes: Sequence[str], file: Path) -> NDArray[np.float64]:
-    import numpy as np
+    from ..export.passes.softmax import softmax
 
     if logits.ndim != 2 or (classes and len(classes) != logits.shape[1]):
         expected = f"an output [batch, {len(classes) or 'classes'}]"
         raise DataError(f"{file}: expected {expected}, got {list(logits.shape)}: it is no classifier")
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
+    return softmax(logits)
 
 
 def _onnx_network(file: Path) -> _Network:

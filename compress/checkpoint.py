@@ -21,7 +21,7 @@ import torch
 from .config import Recipe
 from .errors import CheckpointError, first_line
 from .files.atomic import atomic_path
-from .files.kinds import NO_SEED, check_kind
+from .files.kinds import NO_SEED, OLD_TORCH, ZIP, check_kind
 from .inputs import AnyInput, ImageInput, TextInput
 from .methods.presets import stored_recipe
 from .models import AnyArchitecture, read_architecture
@@ -263,6 +263,6 @@ def is_checkpoint(path: Path) -> bool:
     """Whether a file is a zip archive, as ``torch.save`` writes them, or what it wrote before."""
     try:
         with path.open("rb") as file:
-            return file.read(4) in (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
+            return file.read(4) in (ZIP, OLD_TORCH)
     except OSError:
         return path.suffix.lower() == ".ckpt"

@@ -9,7 +9,6 @@ import difflib
 import importlib
 import re
 from collections.abc import Iterable
-from importlib import metadata
 from types import ModuleType
 
 __all__ = [
@@ -108,6 +107,8 @@ def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
 
 def _requirements(extra: str) -> list[str]:
     """What an extra installs, as pip takes it; of a package that is not installed, the extra itself."""
+    from importlib import metadata  # slow, and needed for messages only
+
     try:
         found = metadata.requires(_PACKAGE) or []
     except metadata.PackageNotFoundError:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import torch
 from torch import nn
@@ -16,10 +15,7 @@ from .mask.masking import mask_model
 from .models import AnyArchitecture
 from .models.build import build_model
 
-__all__ = ["build_network", "describe", "masked_names", "resolve_device", "step_seed"]
-
-# Layer and tensor in the key of a masked weight.
-_ORIGINAL = re.compile(r"((?:.*\.)?)parametrizations\.(\w+)\.original")
+__all__ = ["build_network", "describe", "resolve_device", "step_seed"]
 
 
 def build_network(
@@ -37,7 +33,7 @@ def build_network(
         architecture: of the network.
         allow_import: whether it may be code of the user's.
         masked: names of weights that are masked also where ``requires_grad`` is off, for files from before such layers
-            were left alone: `masked_names` of a checkpoint, or those that a ticket has masks for.
+            were left alone: those that a checkpoint holds masked, or a ticket has masks for.
         warn: warn of weights that look trained.
     """
     model = build_model(architecture, seed=recipe.subnetwork.seed, allow_import=allow_import)
@@ -45,11 +41,6 @@ def build_network(
         if name in masked:
             parameter.requires_grad_(True)
     return mask_model(model, recipe.subnetwork, warn=2 if warn else None)
-
-
-def masked_names(keys: Iterable[str]) -> set[str]:
-    """The names of the masked weights, from the keys of a state dict."""
-    return {"".join(match.groups()) for match in map(_ORIGINAL.fullmatch, keys) if match}
 
 
 def describe(data: DataBundle) -> DataInfo:

@@ -24,7 +24,8 @@ from .mask.masked_weight import fixed_by_seed, multiples
 from .mask.spec import WeightSpec, spec_from_state
 from .mask.topk import select
 from .methods.biprop import alpha
-from .models.from_shapes import first_difference, fit_architecture
+from .models import resolve
+from .models.from_shapes import count_classes, first_difference
 from .models.state import plain_state, require_module
 from .seed.codebooks import get_codebook, random_bytes_at
 from .seed.frozen import Frozen
@@ -379,20 +380,21 @@ def _with_architecture(network: Network, model: str | ModelConfig) -> Network:
         )
     shapes = {tensor.name: tensor.shape for tensor in network.tensors}
     shapes |= {name: stored.shape for name, stored in network.state.items()}
-    count = None if network.classes is None else len(network.classes)
-    shown = fit_architecture(config, shapes, input=network.input, classes=count, allow_import=True)
-    found = shown or fit_architecture(config, shapes, input=network.input, classes=1, allow_import=True)
-    assert found is not None
-    difference = first_difference(found, shapes, allow_import=True)
+    if network.classes is None:
+        count = count_classes(config, shapes, input=network.input, allow_import=True)
+    else:
+        count = len(network.classes)
+    architecture = resolve(config, num_classes=1 if count is None else count, input=network.input)
+    difference = first_difference(architecture, shapes, allow_import=True)
     if difference is not None:
-        what = f"{config.name} for {found.num_classes} classes" if shown else config.name
+        what = config.name if count is None else f"{config.name} for {count} classes"
         raise ConfigError(
             f"architecture: the model is not {what}: {difference}; leave architecture= out, and give the module itself "
             "to load()"
         )
-    if shown is None:
+    if count is None:
         raise ConfigError(f"architecture: {config.name} does not show its number of classes: give classes= as well")
-    return replace(network, architecture=found.to_dict())
+    return replace(network, architecture=architecture.to_dict())
 
 
 def _require_untrained(model: nn.Module) -> None:

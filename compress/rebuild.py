@@ -19,7 +19,8 @@ from .inputs import AnyInput
 from .models import AnyArchitecture, read_architecture
 from .models.copying import independent_copy
 from .models.state import load_state, mismatch
-from .networks import build_network, masked_names
+from .networks import build_network
+from .pack import masked_keys
 
 __all__ = ["known_architecture", "probe_answers", "rebuild", "require_same_answers"]
 
@@ -79,7 +80,7 @@ def rebuild(checkpoint: Checkpoint, path: Path, model: str | None = None) -> nn.
     architecture = checkpoint.architecture
     if model is not None:
         architecture = known_architecture({**architecture.to_dict(), "name": model}, path)
-    masked = masked_names(checkpoint.model)
+    masked = {keys.name for keys in masked_keys(checkpoint.model)[0]}
     network = build_network(checkpoint.recipe, architecture, allow_import=model is not None, masked=masked)
     try:
         load_state(network, checkpoint.model)

@@ -18,10 +18,10 @@ from .errors import ConfigError, SeedMaskError
 from .inputs import AnyInput, ImageInput
 from .mask.masking import to_dense
 from .methods.presets import PRESETS, stored_recipe
-from .models import AnyArchitecture
+from .models import AnyArchitecture, resolve
 from .models.architecture import TORCHVISION
 from .models.build import build_model
-from .models.from_shapes import fit_architecture
+from .models.from_shapes import count_classes
 from .models.state import load_state, mismatch, require_module, unwrapped
 from .networks import resolve_device
 from .pack import exact_network
@@ -252,13 +252,12 @@ def _architecture(file: SeedMask, name: str | None, input: AnyInput | None) -> A
     taken = taken or ImageInput((1, 1, 1), 0, 1)  # code of the user's is called with the number of classes alone
     shapes = {entry.name: tuple(entry.shape) for entry in file.tensors}
     shapes |= {key: stored.shape for key, stored in file.state().items()}
-    count = None if file.manifest.classes is None else len(file.manifest.classes)
     model = ModelConfig(name=name)
-    found = fit_architecture(model, shapes, input=taken, classes=count, allow_import=True)
-    if found is None:  # its shapes are the same for any number
-        found = fit_architecture(model, shapes, input=taken, classes=1, allow_import=True)
-    assert found is not None
-    return found
+    if file.manifest.classes is None:
+        count = count_classes(model, shapes, input=taken, allow_import=True)
+    else:
+        count = len(file.manifest.classes)
+    return resolve(model, num_classes=1 if count is None else count, input=taken)
 
 
 def load_network(

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import CheckpointError, ConfigError, SeedMaskError
 from .names import shell_word
 
-__all__ = ["NO_SEED", "WHAT", "check_ending", "check_kind", "content_kind", "kind_of"]
+__all__ = ["NO_SEED", "OLD_TORCH", "WHAT", "ZIP", "check_ending", "check_kind", "content_kind", "kind_of"]
 
 _SEEDMASK = b'{"__metadata__":{"seedmask":'  # every header of ours begins so
 _ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # protobuf tags that may follow the version in a model
@@ -24,6 +24,9 @@ WHAT = {
     "safetensors": f"a safetensors file{_PLAIN}",
     "png": "a PNG picture",
 }
+ZIP = b"PK\x03\x04"
+#: What torch.save wrote before its zip archives.
+OLD_TORCH = b"\x80\x02\x8a\n"
 _PNG = b"\x89PNG\r\n\x1a\n"
 #: Endings of each kind that is written, the usual one first.
 _ENDINGS = {
@@ -83,14 +86,14 @@ def content_kind(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         head = file.read(8 + len(_SEEDMASK))
-    if head[:4] == b"PK\x03\x04":
+    if head.startswith(ZIP):
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
         except (ValueError, zipfile.BadZipFile):
             return None
         return "torch" if any(name.endswith("/data.pkl") for name in names) else None
-    if head[:4] == b"\x80\x02\x8a\n":  # what torch.save wrote before its zip archives
+    if head.startswith(OLD_TORCH):
         return "torch"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
         return "seedmask" if head[8:] == _SEEDMASK else "safetensors"

@@ -1,9 +1,8 @@
-"""Which architecture of a name has the shapes of a state dict: for networks that were trained and packed in Python."""
+"""What the shapes of a state dict say about its architecture: for networks that were trained and packed in Python."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -14,7 +13,7 @@ from ..inputs import AnyInput
 from .architecture import AnyArchitecture, resolve
 from .build import build_model
 
-__all__ = ["Shapes", "first_difference", "fit_architecture", "skeleton"]
+__all__ = ["Shapes", "count_classes", "first_difference", "skeleton"]
 
 #: Shapes of the entries of a state dict by their names.
 Shapes = Mapping[str, tuple[int, ...]]
@@ -37,32 +36,27 @@ def skeleton(architecture: AnyArchitecture, *, seed: int, allow_import: bool) ->
         return build_model(architecture, seed=seed, allow_import=allow_import)
 
 
-def fit_architecture(
+def count_classes(
     model: ModelConfig,
     shapes: Shapes,
     *,
     input: AnyInput,  # noqa: A002
-    classes: int | None,
     allow_import: bool,
-) -> AnyArchitecture | None:
-    """Complete the settings of a model to the architecture that a state dict is of.
+) -> int | None:
+    """Read the number of classes off the shapes of a state dict.
 
     Args:
-        model: its settings; the name alone will do.
+        model: the model that the state dict is of; the name alone will do.
         shapes: of the state dict of the plain network.
         input: the images or texts that it takes.
-        classes: number of its outputs; ``None`` if it is to be read off the shapes.
         allow_import: set it only for a name that the user gave.
 
     Returns:
-        The architecture; ``None`` if the number of classes is to be read off the shapes, and does not show in them.
-        Other shapes may differ from those given, see `first_difference`.
+        ``None`` if the shapes are the same for any number.
 
     Raises:
         ConfigError: the model is unknown, does not take these inputs, or cannot be built.
     """
-    if classes is not None:
-        return resolve(model, num_classes=classes, input=input)
     architectures = [resolve(model, num_classes=count, input=input) for count in _PROBES]
     one, other = (_shapes(skeleton(arch, seed=0, allow_import=allow_import)) for arch in architectures)
     for name, shape in one.items():
@@ -71,7 +65,7 @@ def fit_architecture(
             if grown != size:  # in proportion to the classes, beside what does not depend on them
                 count = _PROBES[0] + (found - size) * (_PROBES[1] - _PROBES[0]) / (grown - size)
                 if count >= 1 and count == int(count):
-                    return replace(architectures[0], num_classes=int(count))
+                    return int(count)
     return None
 
 

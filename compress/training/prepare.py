@@ -23,7 +23,8 @@ from ..mask.fused import FusedLayers
 from ..mask.layers import masked_layers
 from ..models import has_batch_norm, resolve
 from ..models.state import load_state
-from ..networks import build_network, describe, masked_names
+from ..networks import build_network, describe
+from ..pack import masked_keys
 from ..rebuild import require_same_answers
 from .checks import check_batch, check_classes, check_logits, check_packing, check_training, prune_before_training
 from .distributed import Group
@@ -198,7 +199,7 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
             recipe,
             architecture,
             allow_import=options.allow_import,
-            masked=masked_names(stored.model) if stored else options.masks or (),
+            masked={keys.name for keys in masked_keys(stored.model)[0]} if stored else options.masks or (),
             warn=group.main and not stored,
         )
         one_thread = (
