@@ -14,6 +14,7 @@ from .options import (
     FilePath,
     data_options,
     device_option,
+    flips_option,
     input_option,
     json_option,
     max_weights_option,
@@ -43,6 +44,7 @@ __all__ = ["command"]
 @input_option
 @click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True)
+@flips_option
 @device_option
 @max_weights_option
 @json_option
@@ -55,6 +57,7 @@ def command(
     network_input: AnyInput | None,
     split: str,
     batch_size: int,
+    flips: bool,
     device: str,
     max_weights: int | None,
     as_json: bool,
@@ -68,6 +71,7 @@ def command(
     from ..compress.data.catalogue import TEXT_DATASETS
     from ..compress.data.class_folders import left_out_line
     from ..compress.data.loading import load_data
+    from ..compress.data.mirror import with_flips
     from ..compress.inputs import ImageInput
     from ..compress.networks import resolve_device
     from ..compress.training.evaluate import evaluate
@@ -113,6 +117,8 @@ def command(
             f"{file} gives outputs {list(outputs.shape[1:])} for {own.noun}s of {len(bundle.classes)} classes of "
             f"{bundle.name}: give data of its classes"
         )
+    if flips:
+        logits = with_flips(logits, own, file)
     score = evaluate(logits, images, batch_size=batch_size, device=where)
     if as_json:
         print_json(
@@ -120,6 +126,7 @@ def command(
                 "file": str(file),
                 "data": bundle.name,
                 "split": split,
+                "flips": flips,
                 **asdict(score),
                 "accuracy": score.accuracy,
                 "split_note": bundle.split_note,
@@ -131,6 +138,7 @@ def command(
     click.echo(
         f"{file}: {100 * score.accuracy:.2f} % on {bundle.name} {split} "
         f"({score.correct:,} of {score.images:,}), loss {score.loss:.4f}"
+        + (", each image computed twice (--flips)" if flips else "")
     )
     if remarks["unfinished"]:
         click.echo(f"{file}: {remarks['unfinished']}")

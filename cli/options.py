@@ -30,6 +30,7 @@ __all__ = [
     "data_options",
     "device_option",
     "discard_output",
+    "flips_option",
     "input_option",
     "json_option",
     "max_weights_option",
@@ -79,6 +80,12 @@ RUNTIME_CHOICES = ("onnxruntime", "onnxruntime-web", "openvino", "other")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N."
+)
+flips_option = click.option(
+    "--flips",
+    is_flag=True,
+    help="Compute each image twice, as it is and mirrored, and take the mean of the logits: more right answers for "
+    "pictures without letters or digits, in twice the time.",
 )
 max_weights_option = click.option(
     "--max-weights",

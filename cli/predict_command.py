@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..compress.errors import ConfigError, DataError
-from .options import FilePath, device_option, json_option, max_weights_option, model_option, print_json
+from .options import (
+    FilePath,
+    device_option,
+    flips_option,
+    json_option,
+    max_weights_option,
+    model_option,
+    print_json,
+)
 from .table import print_table
 
 if TYPE_CHECKING:
@@ -54,6 +62,7 @@ class _Network:
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Inputs computed at once, at most."
 )
+@flips_option
 @model_option
 @device_option
 @max_weights_option
@@ -63,6 +72,7 @@ def command(
     inputs: tuple[str, ...],
     top: int,
     batch_size: int,
+    flips: bool,
     model: str | None,
     device: str,
     max_weights: int | None,
@@ -80,11 +90,14 @@ def command(
     """
     import numpy as np
 
+    from ..compress.data.mirror import with_flips
     from ..compress.inputs import TextInput
 
     _refuse_pictures(file)
     onnx = file.suffix.lower() == ".onnx"
     network = _onnx_network(file) if onnx else _torch_network(file, model, device, max_weights)
+    if flips:
+        network = replace(network, logits=with_flips(network.logits, network.input, file))
     is_text = isinstance(network.input, TextInput)
     left_out: Counter[str] = Counter()
     found, failed = [], []

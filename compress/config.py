@@ -302,10 +302,11 @@ class DataConfig(Section):
         validation: fraction of the training images or texts held out for validation, in [0, 1).
         image_size: side of the square that images are scaled to; ``None`` keeps the size of the data set.
         pad: pixels added around a training image before it is cropped.
-        pad_value: ``black``, as the papers do, or ``mean``, the mean colour of the data: with few epochs, a network
-            that saw mostly images with black rims is worse on those without.
+        pad_value: ``black``, as the papers do; ``mean``, the mean colour of the data: with few epochs, a network that
+            saw mostly images with black rims is worse on those without; or ``reflect``, the mirrored image.
         crop: ``none``, ``shift`` (a random window of the original size) or ``resized`` (random area and aspect).
-        flip: mirror half of the training images.
+        flip: mirror half of the training images: each time another random half (true), or, ``alternating``, in every
+            second epoch the other half, so that two epochs show each image both ways.
         mean: what is subtracted from pixels in [0, 1], one number for each channel, or one for all; ``None`` is the
             mean colour of the data set.
         std: what pixels are divided by after that, like ``mean``; ``None`` is the standard deviation of the data set.
@@ -320,9 +321,9 @@ class DataConfig(Section):
     validation: float = Field(0.1, ge=0, lt=1)
     image_size: int | None = Field(None, ge=1, le=4096)
     pad: int = Field(0, ge=0, le=64)
-    pad_value: Literal["black", "mean"] = "black"
+    pad_value: Literal["black", "mean", "reflect"] = "black"
     crop: Literal["none", "shift", "resized"] = "none"
-    flip: bool = False
+    flip: bool | Literal["alternating"] = False
     mean: Numbers[float] | None = Field(None, min_length=1)
     std: Numbers[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
     seed: int | None = Field(None, ge=0, lt=2**64)
@@ -339,7 +340,8 @@ class ModelConfig(Section):
         width: factor on the number of channels (built-in models).
         stem: ``cifar`` (3×3, stride 1), ``imagenet`` (7×7, stride 2, max-pool) or ``auto`` by image size (ResNets).
         affine: whether BatchNorm (of the transformer: LayerNorm) has trained scales and shifts (built-in models).
-        activation: ``relu``, the default, or ``binary``: ±1, with a gradient of its own (Biprop; built-in models).
+        activation: ``relu``, ``gelu`` or ``binary``: ±1, with a gradient of its own (Biprop; built-in models). By
+            default ``relu``, but ``gelu`` for airbench.
         batch_norm: whether each hidden layer of conv2 to conv8 and of vgg-small has BatchNorm behind it; by default
             if the activation is binary. (vgg-small has it behind its poolings in any case.)
         bias: whether layers have trained biases, which start at 0: all layers of networks without BatchNorm, else the
@@ -350,7 +352,7 @@ class ModelConfig(Section):
     width: float = Field(1.0, gt=0, le=64)
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
     affine: bool = False
-    activation: Literal["relu", "binary"] | None = None
+    activation: Literal["relu", "gelu", "binary"] | None = None
     batch_norm: bool | None = None
     bias: bool | None = None
 
@@ -363,6 +365,10 @@ class TrainConfig(Section):
         batch_size: images per step; where several processes train one network, of all of them together.
         optimizer: ``sgd``, the default, or ``adam``, with which Biprop trains binary activations.
         lr: peak learning rate.
+        scale_free: whether learning rate and weight decay of scores are in units of the weights, for each layer by its
+            own factor (see `Subnetwork.param_groups`). By default, if the network has normalisation layers.
+        schedule: ``cosine``, constant within an epoch, or ``linear``, from step to step: up in the warm-up, then down
+            to 0. By default ``cosine``, or steps, if there are milestones.
         milestones: epochs, counted from 0, before which the learning rate is multiplied by ``gamma`` (MultiStepLR);
             none of them, ``[]``, is a constant learning rate. ``None`` lets it fall by a cosine.
         gamma: factor on the learning rate at a milestone, by default 0.1.
@@ -371,7 +377,7 @@ class TrainConfig(Section):
         weight_decay: L2 factor on the scores (and on every other parameter); where it is not given, 5e-4 with SGD and
             none with Adam, as Biprop's code has it.
         label_smoothing: of the cross entropy.
-        warmup_epochs: epochs of linear warm-up.
+        warmup_epochs: epochs of linear warm-up; with the schedule ``linear`` from a fifth of the peak on.
         cooldown_epochs: last epochs, run at ``cooldown_lr`` after the schedule.
         cooldown_lr: learning rate of the last epochs.
         precision: ``float32``, ``bfloat16`` for autocast, or ``auto``: bfloat16 on a GPU, float32 elsewhere.
@@ -385,6 +391,8 @@ class TrainConfig(Section):
     batch_size: int = Field(64, ge=1)
     optimizer: Literal["sgd", "adam"] | None = None
     lr: float = Field(0.1, gt=0)
+    scale_free: bool | None = None
+    schedule: Literal["cosine", "linear"] | None = None
     milestones: Numbers[int] | None = None
     gamma: float | None = Field(None, gt=0, le=1)
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -410,6 +418,8 @@ class TrainConfig(Section):
         milestones = self.milestones or ()
         if list(milestones) != sorted(set(milestones)):
             raise ValueError(f"milestones: expected ascending epochs, got {list(milestones)}")
+        if self.schedule is not None and self.milestones is not None:
+            raise ValueError(f"schedule: milestones are a schedule, too; leave out {self.schedule}, or the milestones")
         if self.gamma is not None and not milestones:
             raise ValueError(
                 "gamma: there are no milestones to multiply the learning rate at; give them, or leave it out"

@@ -16,6 +16,7 @@ from .mask.fused import FusedForward
 from .mask.layers import cached_masks, masked_layers
 from .mask.masking import mask_model, refresh, require_settings, to_dense, update_kept_counts
 from .mask.prune_at_init import Sample, find_masks
+from .mask.rates import OptimizerName, score_groups
 from .pack import pack
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Subnetwork:
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
         >>> subnet = ic.Subnetwork(model, ic.IteRand(sparsity=0.5, every=2))
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> optimizer = torch.optim.SGD(subnet.param_groups(lr=0.1), momentum=0.9)
         >>> for _ in range(4):
         ...     loss = nn.functional.cross_entropy(model(torch.randn(32, 8)), torch.randint(4, (32,)))
         ...     optimizer.zero_grad(); loss.backward(); optimizer.step()
@@ -113,6 +114,28 @@ class Subnetwork:
             epochs=self._epochs,
             fused=self._fused.together(layers) if self._fused else None,
         )
+
+    def param_groups(
+        self, lr: float, weight_decay: float = 0.0, *, optimizer: OptimizerName = "sgd"
+    ) -> list[dict[str, Any]]:
+        """What an optimizer takes instead of ``model.parameters()``, to train scores at learning rates of weights.
+
+        ``torch.optim.SGD(subnet.param_groups(lr=0.5, weight_decay=5e-4), momentum=0.9)`` moves the scores of each layer
+        as fast, relative to their size, as the same settings would move its weights in dense training. It is meant for
+        networks with normalisation layers; without such layers it may be too fast.
+
+        Args:
+            lr: learning rate, in units of the weights: 0.2 to 2 with SGD, batches of 256 and normalisation layers.
+            weight_decay: likewise.
+            optimizer: that the groups are for: ``sgd``, ``adam`` or ``adamw``.
+
+        Returns:
+            One group for the scores of each layer, and one for all other parameters.
+
+        Raises:
+            ConfigError: another optimizer, or a rate that is not positive.
+        """
+        return score_groups(self.model, lr, weight_decay, optimizer=optimizer)
 
     @contextmanager
     def cached_weights(self) -> Iterator[None]:

@@ -58,6 +58,39 @@ def test_below_multiplies_and_shifts():
     assert below(words, np.array([1, 1, 7, 2**31 - 1])).tolist() == [0, 0, 3, 2**31 - 2]
 
 
+def test_alternating_flips_show_each_image_both_ways_in_two_epochs():
+    augmentation, count = Augmentation(flip="alternating"), 1000
+    mirrored = []
+    for epoch in range(4):
+        order = epoch_order(3, epoch, count)
+        table = augmentation.boxes(augmentation.words(3, epoch, order), (8, 8), (8, 8))
+        by_image = np.empty(count, dtype=np.int64)
+        by_image[order] = table[:, 4]
+        mirrored.append(by_image)
+    assert np.array_equal(mirrored[0], 1 - mirrored[1])
+    assert np.array_equal(mirrored[0], mirrored[2])
+    assert np.array_equal(mirrored[1], mirrored[3])
+    assert 440 < mirrored[0].sum() < 560
+    shifted = Augmentation(2, crop="shift", flip="alternating")
+    plain = Augmentation(2, crop="shift", flip=True)
+    words = [kind.words(3, 1, epoch_order(3, 1, count)) for kind in (shifted, plain)]
+    boxes = [kind.boxes(one, (8, 8), (8, 8))[:, :4] for kind, one in zip((shifted, plain), words, strict=True)]
+    assert np.array_equal(*boxes), "only the flips differ"
+
+
+@pytest.mark.parametrize("pad", [1, 4])
+def test_reflected_rims_are_those_of_numpy(pad):
+    pixels = images(16, height=9, width=7)
+    augmentation = Augmentation(pad, crop="shift", reflect=True)
+    table = augmentation.boxes(augmentation_words(1, 2, 16), (9, 7), (9, 7))
+    found = augment(pixels, torch.from_numpy(table), augmentation).numpy()
+    for image, (top, left, height, width, _), result in zip(pixels.numpy(), table, found, strict=True):
+        padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)), mode="reflect")
+        np.testing.assert_array_equal(
+            result, padded[:, top : top + height, left : left + width].astype(np.float32) / 255
+        )
+
+
 def test_held_out_is_a_seeded_partition():
     kept, out = held_out(4, 101, 0.1)
     assert (len(kept), len(out)) == (91, 10)

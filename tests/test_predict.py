@@ -68,6 +68,29 @@ def test_three_kinds_of_files_agree_with_evaluation(digits, scans):
             assert 0 < entry["ms"] < 60_000
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_flips_give_the_mean_of_an_image_and_its_mirror(kind, digits, scans):
+    classifier, path = OnnxClassifier(digits.onnx), getattr(digits, kind)
+    logits = (classifier.logits(scans.pixels) + classifier.logits(scans.pixels[..., ::-1].copy())) / 2
+    powers = np.exp(logits.astype(np.float64))
+    expected = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1)
+    found = predicted(path, scans.folder, "--device", "cpu", "--flips")
+    np.testing.assert_allclose([entry["probability"] for entry in found], expected, atol=1e-5)
+    pixels, labels = next(iter(load_data(DataConfig()).test.batches(360, "cpu")))
+    both = classifier.logits(pixels.numpy()) + classifier.logits(pixels.flip(-1).numpy())
+    score = json.loads(succeed("eval", path, "--flips", "--device", "cpu", "--json"))
+    assert score["flips"] is True
+    assert score["correct"] == int((both.argmax(axis=1) == labels.numpy()).sum())
+    assert score["correct"] != json.loads(succeed("eval", path, "--device", "cpu", "--json"))["correct"]
+    assert succeed("eval", path, "--flips").endswith(", each image computed twice (--flips)\n")
+
+
+def test_texts_have_no_mirror_images(text_model):
+    assert "takes texts, which have no mirror images: leave out --flips" in fail(
+        2, "predict", text_model, "a", "--flips"
+    )
+
+
 def test_batches_change_nothing(digits, scans):
     many, few = (predicted(digits.onnx, *scans.files[:5], "--batch-size", size) for size in (5, 2))
     assert [entry["label"] for entry in many] == [entry["label"] for entry in few]

@@ -23,6 +23,7 @@ def test_every_shipped_recipe_loads_and_has_a_schedule():
         "cifar10-conv6-biprop-binary",
         "cifar10-conv6-edge-popup",
         "cifar10-conv6-recycling",
+        "cifar10-fast",
         "cifar10-resnet18",
         "cifar10-resnet18-biprop",
         "cifar10-resnet18-edge-popup",
@@ -158,9 +159,10 @@ def test_adam_has_no_weight_decay_of_its_own(tmp_path):
     assert make_optimizer(model, adam.train).param_groups[0]["weight_decay"] == 0
 
 
-@pytest.mark.parametrize("name", sorted(set(recipe_names()) - {"digits", "photos", "text"}))
-def test_papers_computed_in_float32(name):
+@pytest.mark.parametrize("name", sorted(set(recipe_names()) - {"cifar10-fast", "digits", "photos", "text"}))
+def test_papers_computed_in_float32_at_the_rates_that_they_state(name):
     assert load_recipe(name).train.precision == "float32"
+    assert load_recipe(name).train.scale_free is False
 
 
 @pytest.mark.parametrize(
@@ -242,6 +244,25 @@ def test_imagenet_schedule():
 def test_cosine_per_epoch():
     train = TrainConfig(epochs=4, lr=1.0)
     assert [learning_rate(train, epoch) for epoch in range(4)] == pytest.approx([1, 0.853553, 0.5, 0.146447], rel=1e-5)
+
+
+def test_a_straight_line_changes_from_step_to_step():
+    train = TrainConfig(epochs=5, lr=2.0, schedule="linear", warmup_epochs=2)
+    rates = [learning_rate(train, epoch, half / 2) for epoch in range(5) for half in (0, 1)]
+    assert rates == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 5 / 3, 4 / 3, 1.0, 2 / 3, 1 / 3])
+    assert learning_rate(train, 4, 0.999) == pytest.approx(2 * 0.001 / 3)
+    assert learning_rate(TrainConfig(epochs=2, lr=1.0, schedule="linear"), 1) == 0.5
+    assert learning_rate(TrainConfig(epochs=2, lr=1.0, schedule="cosine"), 1, 0.9) == 0.5, "constant within an epoch"
+    with pytest.raises(ValueError, match="schedule: milestones are a schedule, too; leave out linear"):
+        TrainConfig(schedule="linear", milestones=(3,))
+
+
+def test_runs_of_earlier_versions_keep_their_rates():
+    values = Recipe(subnetwork=IteRand(), train=TrainConfig(lr=0.5)).model_dump()
+    assert stored_recipe(values, "here").train.scale_free is None
+    del values["train"]["scale_free"]
+    assert stored_recipe(values, "here").train.scale_free is False
+    assert stored_recipe({"subnetwork": values["subnetwork"]}, "here").train.scale_free is False
 
 
 def test_steps_are_those_of_multisteplr():

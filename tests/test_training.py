@@ -229,6 +229,25 @@ def test_steps_and_nesterov_resume_exactly(tmp_path, monkeypatch):
     assert load_network(parts.with_suffix(".seedmask")).recipe == load_checkpoint(parts).recipe
 
 
+@pytest.mark.slow
+def test_rates_per_layer_and_whitening_resume_exactly(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "REPORT_SECONDS", 0)
+    settings = {"model.name": "airbench", "model.affine": True, "data.image_size": 12, "data.flip": "alternating"}
+    recipe = override(QUICK, {**settings, "train.schedule": "linear", "train.warmup_epochs": 1, "train.lr": 0.5})
+    whole, parts = tmp_path / "whole.ckpt", tmp_path / "parts.ckpt"
+    train(recipe, RunOptions(whole, device="cpu"))
+    with pytest.raises(RunStoppedError):
+        train(recipe, RunOptions(parts, device="cpu"), StopAt(26))
+    train(recipe, RunOptions(parts, device="cpu", resume=True))
+    expected, found = (load_checkpoint(out).model for out in (whole, parts))
+    assert all(torch.equal(found[key], value) for key, value in expected.items() if isinstance(value, torch.Tensor))
+    assert load_checkpoint(parts).recipe.train.scale_free is True
+    packed(parts)
+    plain = load_network(parts.with_suffix(".seedmask")).model
+    assert torch.equal(plain.whitening.weight, expected["whitening.weight"])
+    assert not torch.equal(plain.whitening.weight.flatten(1), torch.eye(4)), "the filters follow from the images"
+
+
 @pytest.mark.processes
 def test_killed_and_resumed(tmp_path, undisturbed):
     out = tmp_path / "model.ckpt"

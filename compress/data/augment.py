@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..config import DataConfig
 from ..seed.philox import Purpose, philox4x32
-from .order import below
+from .order import augmentation_words, below, first_flips
 
 __all__ = ["Augmentation", "augment", "to_pixels"]
 
@@ -36,13 +36,16 @@ class Augmentation:
         fill: colour of these pixels, 0 to 255 for each channel; empty means black.
         crop: ``none``, ``shift`` or ``resized``. Boxes of the last are distributed as torchvision's
             ``RandomResizedCrop`` draws them: one that sticks out is drawn again, ten times at most.
-        flip: mirror half of the images.
+        flip: mirror half of the images: others in each epoch, or, ``alternating``, those that were not mirrored in the
+            epoch before. Source of the latter: Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024.
+        reflect: whether the pixels added on each side mirror the image, without repeating its edge.
     """
 
     pad: int = 0
     fill: tuple[int, ...] = ()
     crop: str = "none"
-    flip: bool = False
+    flip: bool | str = False
+    reflect: bool = False
 
     @classmethod
     def from_config(cls, config: DataConfig, mean: Sequence[float]) -> Augmentation:
@@ -52,7 +55,21 @@ class Augmentation:
         """
         pad = config.pad if config.crop != "none" else 0
         fill = tuple(round(255 * value) for value in mean) if pad and config.pad_value == "mean" else ()
-        return cls(pad, fill, config.crop, config.flip)
+        return cls(pad, fill, config.crop, config.flip, pad > 0 and config.pad_value == "reflect")
+
+    def words(self, seed: int, epoch: int, order: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """The random words of the images of an epoch, uint32 ``[n, 8]``.
+
+        Args:
+            seed: of the data.
+            epoch: counted from 0.
+            order: int64 ``[n]``, which image stands at each position of the epoch.
+        """
+        words = augmentation_words(seed, epoch, len(order))
+        if self.flip == "alternating":
+            mirrored = first_flips(seed, len(order))[order] ^ (epoch % 2 == 1)
+            words[:, _FLIP] = mirrored.astype(np.uint32) << np.uint32(31)
+        return words
 
     def boxes(self, words: NDArray[np.uint32], size: tuple[int, int], window: tuple[int, int]) -> NDArray[np.int64]:
         """Choose a box for each image, in pixels of the padded image, and whether to mirror it.
@@ -149,6 +166,8 @@ def augment(images: Tensor, table: Tensor, augmentation: Augmentation) -> Tensor
 def _padded(images: Tensor, augmentation: Augmentation) -> Tensor:
     """Add a rim of ``augmentation.fill`` around each image."""
     rim = [augmentation.pad] * 4
+    if augmentation.reflect:
+        return F.pad(images.float(), rim, mode="reflect").to(images.dtype)
     if not augmentation.fill:
         return F.pad(images, rim)
     channels = zip(images.unbind(dim=1), augmentation.fill, strict=True)

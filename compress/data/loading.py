@@ -101,6 +101,11 @@ def _load_images(
     raw = _find(config.name, data_dir, download, seed)
     side = config.image_size or raw.image_size
     shape = _image_shape(raw.train.source, side)
+    if config.pad_value == "reflect" and config.crop != "none" and config.pad >= min(shape[1:]):
+        raise ConfigError(
+            f"data: pad: a rim of {config.pad} pixels mirrors more than there is of images of {shape[2]}×{shape[1]}: "
+            "give a smaller data.pad, or --set data.pad_value=mean"
+        )
     examples = raw.split(config.validation, seed)
     labels = {name: torch.from_numpy(images.labels) for name, images in examples.items()}
     count = sum(len(images.labels) for images in examples.values())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .augment import Augmentation, augment, to_pixels
 from .bundle import Batch, Split
-from .order import augmentation_words, epoch_order
+from .order import epoch_order
 from .shard import WHOLE, Shard
 
 __all__ = ["MemorySplit"]
@@ -50,8 +52,8 @@ class MemorySplit(Split):
     ) -> Iterator[Batch]:
         """Give the batches of an epoch (see `Split`). Its random choices are drawn and moved to the device at once."""
         self._move(device)
-        order = torch.from_numpy(epoch_order(self._seed, epoch, len(self))).to(device)
-        boxes = self._boxes(epoch)
+        shuffled = epoch_order(self._seed, epoch, len(self))
+        order, boxes = torch.from_numpy(shuffled).to(device), self._boxes(epoch, shuffled)
         if boxes is not None:
             boxes = boxes.to(device)
         for step in range(start, self.steps_per_epoch(batch_size)):
@@ -62,12 +64,12 @@ class MemorySplit(Split):
             else:
                 yield augment(inputs, boxes[places], self._augmentation), labels
 
-    def _boxes(self, epoch: int) -> Tensor | None:
+    def _boxes(self, epoch: int, order: NDArray[np.int64]) -> Tensor | None:
         """The boxes of an epoch as int64 ``[n, 5]``, or ``None`` if inputs stay as they are."""
         if self._augmentation == Augmentation():
             return None
         height, width = self._inputs.shape[2:]
-        words = augmentation_words(self._seed, epoch, len(self))
+        words = self._augmentation.words(self._seed, epoch, order)
         return torch.from_numpy(self._augmentation.boxes(words, (height, width), (height, width)))
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "augmentation_words",
     "below",
     "epoch_order",
+    "first_flips",
     "fixed_order",
     "generated_words",
     "held_out",
@@ -26,6 +27,8 @@ __all__ = [
 WORDS_PER_IMAGE = 8
 # Streams of Purpose.DATA_SPLIT (the third counter word).
 _VALIDATION, _FIXED_TEST, _GENERATED = 0, 1, 2
+# Stream of Purpose.AUGMENTATION that belongs to images, not to positions of an epoch (stream 0).
+_FLIPS = 1
 
 
 def permutation(seed: int, count: int, *, draw: int, tensor: int, purpose: Purpose) -> NDArray[np.int64]:
@@ -70,6 +73,12 @@ def augmentation_words(seed: int, epoch: int, count: int) -> NDArray[np.uint32]:
     """Draw the random words of the image at each position of an epoch, uint32 ``[count, 8]``."""
     words = random_words(seed, WORDS_PER_IMAGE * count, draw=epoch, tensor=0, purpose=Purpose.AUGMENTATION)
     return words.reshape(count, WORDS_PER_IMAGE)
+
+
+def first_flips(seed: int, count: int) -> NDArray[np.bool_]:
+    """Which of ``count`` training images are mirrored in epoch 0, and every second one after it, bool ``[count]``."""
+    words = random_words(seed, count, draw=0, tensor=_FLIPS, purpose=Purpose.AUGMENTATION)
+    return words >= 2**31
 
 
 def below(words: NDArray[np.uint32], bound: NDArray[np.int64] | int) -> NDArray[np.int64]:

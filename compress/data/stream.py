@@ -21,7 +21,7 @@ from .bundle import Batch, Split
 from .fitting import LARGE_SIDE, as_array, scale, scale_and_crop, side_before_cut
 from .image_files import without_warnings
 from .image_source import ImageSource
-from .order import augmentation_words, epoch_order
+from .order import epoch_order
 from .shard import WHOLE, Shard
 
 __all__ = ["StreamSplit", "StreamTransform"]
@@ -75,7 +75,9 @@ class StreamTransform:
         boxes = augmentation.boxes(words[None], (image.height, image.width), (self.height, self.width))
         top, left, height, width, flip = boxes[0].tolist()
         if augmentation.pad:
-            image = operations.pad(image, [augmentation.pad], fill=list(augmentation.fill) or 0)
+            mode = "reflect" if augmentation.reflect else "constant"
+            fill = list(augmentation.fill) or 0
+            image = operations.pad(image, [augmentation.pad], fill=fill, padding_mode=mode)
         image = operations.resized_crop(image, top, left, height, width, [self.height, self.width])
         result: Image.Image = operations.horizontal_flip(image) if flip else image
         return result
@@ -113,7 +115,8 @@ class StreamSplit(Split):
         self.labels = labels
         self._dataset = _Images(source, labels, transform)
         self._seed = seed
-        self._augmented = transform.augmentation != Augmentation()
+        self._augmentation = transform.augmentation
+        self._augmented = self._augmentation != Augmentation()
         if self._augmented:
             _operations()  # here, so that workers inherit the import
         if workers is None:
@@ -133,7 +136,7 @@ class StreamSplit(Split):
     ) -> Iterator[Batch]:
         """See `Split`."""
         order = epoch_order(self._seed, epoch, len(self))
-        words = augmentation_words(self._seed, epoch, len(self)) if self._augmented else None
+        words = self._augmentation.words(self._seed, epoch, order) if self._augmented else None
         own = (
             shard.of(step * batch_size, min((step + 1) * batch_size, len(order)))
             for step in range(start, self.steps_per_epoch(batch_size))

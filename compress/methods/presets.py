@@ -357,6 +357,9 @@ def stored_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         # From before there was a choice: the plain networks had no BatchNorm, and the other models take no setting.
         plain = re.fullmatch(r"conv\d", str(model.get("name")))
         values = {**values, "model": {**model, "batch_norm": False}} if plain else values
+    train = values.get("train", {})
+    if isinstance(train, Mapping) and "scale_free" not in train:  # from before there was a choice
+        values = {**values, "train": {**train, "scale_free": False}}
     return read_recipe(values, where)
 
 

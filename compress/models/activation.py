@@ -1,7 +1,9 @@
-"""Activations: ReLU, and the binary one of Biprop."""
+"""Activations: ReLU, GELU, and the binary one of Biprop."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,5 +44,10 @@ class BinaryActivation(nn.Module):
 
 
 def activation(name: str) -> nn.Module:
-    """The module for ``relu`` or ``binary``."""
-    return BinaryActivation() if name == "binary" else nn.ReLU(inplace=True)
+    """The module for ``relu``, ``gelu`` or ``binary``."""
+    kinds: dict[str, Callable[[], nn.Module]] = {
+        "relu": partial(nn.ReLU, inplace=True),
+        "gelu": nn.GELU,
+        "binary": BinaryActivation,
+    }
+    return kinds[name]()

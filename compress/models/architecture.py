@@ -30,7 +30,7 @@ __all__ = [
 IMAGENET_STEM_SIZE = 96
 TORCHVISION = "torchvision:"
 STEMS = ("cifar", "imagenet", "none")
-ACTIVATIONS = ("relu", "binary")
+ACTIVATIONS = ("relu", "gelu", "binary")
 #: Fields that came after the first version, with the values that their absence stands for.
 LATER = {"activation": "relu", "batch_norm": False, "bias": False}
 
@@ -44,17 +44,20 @@ class _Family:
         has_stem: whether its stem can be chosen.
         always_batch_norm: whether it has BatchNorm in every layout.
         chooses_batch_norm: whether ``batch_norm`` chooses between two layouts.
+        activation: where nothing else is asked for.
     """
 
     smallest_image: int
     has_stem: bool = False
     always_batch_norm: bool = True
     chooses_batch_norm: bool = False
+    activation: str = "relu"
 
 
 _RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "wideresnet50-2")
 FAMILIES: dict[str, _Family] = {
     "digits-cnn": _Family(4),
+    "airbench": _Family(9, activation="gelu"),
     **{
         f"conv{depth}": _Family(2 ** (depth // 2), always_batch_norm=False, chooses_batch_norm=True)
         for depth in (2, 4, 6, 8)
@@ -101,7 +104,7 @@ class Architecture(_Stored):
         width: factor on the number of channels (built-in models).
         stem: ``cifar``, ``imagenet``, or ``none`` for networks that have no choice of stem.
         affine: whether BatchNorm has trained scales and shifts (built-in models).
-        activation: ``relu``, or ``binary`` (built-in models).
+        activation: ``relu``, ``gelu`` or ``binary`` (built-in models).
         batch_norm: whether a network that has the choice (conv2 to conv8, vgg-small) has BatchNorm behind each of its
             hidden layers. Files from before there was a choice hold networks without.
         bias: whether layers have biases: all of a network without BatchNorm, else the last (built-in models).
@@ -282,7 +285,7 @@ def _resolve_image(config: ModelConfig, num_classes: int, image: ImageInput) -> 
         width=config.width,
         stem=stem,
         affine=config.affine,
-        activation=config.activation or "relu",
+        activation=config.activation or (family.activation if family else "relu"),
         batch_norm=batch_norm,
         bias=bool(config.bias),
     )

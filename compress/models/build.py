@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import ConfigError, did_you_mean
 from ..files.names import shell_word
+from .airbench import Airbench
 from .architecture import (
     FAMILIES,
     STEMS,
@@ -33,6 +34,7 @@ __all__ = ["BUILDERS", "TEXT_BUILDERS", "build_model"]
 
 BUILDERS: dict[str, Callable[[Architecture], nn.Module]] = {
     "digits-cnn": DigitsCNN,
+    "airbench": Airbench,
     "conv2": partial(ConvNet, depth=2),
     "conv4": partial(ConvNet, depth=4),
     "conv6": partial(ConvNet, depth=6),

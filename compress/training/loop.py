@@ -26,6 +26,7 @@ from .distributed import join
 from .evaluate import Score
 from .interrupt import RunStoppedError, StopRequest
 from .metrics import MetricsLog, metrics_path
+from .optimizer import set_learning_rate
 from .out_of_memory import advice, score
 from .prepare import only_run, prepare, read_checkpoint, resolve_settings
 from .profile import event_seconds, fetched
@@ -104,8 +105,6 @@ def _epochs(run: Run, log: MetricsLog, stop: StopRequest, reporter: Reporter) ->
     layers, first, next_report = masked_layers(run.model), run.position.step, 0.0
     for epoch in range(run.position.epoch, settings.epochs):
         lr = learning_rate(settings, epoch)
-        for parameters in run.optimizer.param_groups:
-            parameters["lr"] = lr
         run.model.train()
         began, seen = time.perf_counter(), 0
         batches = run.data.train.train_batches(
@@ -120,6 +119,8 @@ def _epochs(run: Run, log: MetricsLog, stop: StopRequest, reporter: Reporter) ->
                     epochs=settings.epochs,
                     fused=run.fused,
                 )
+            lr = learning_rate(settings, epoch, run.position.batch / run.steps_per_epoch)
+            set_learning_rate(run.optimizer, lr)
             loss = None
             with suppress(torch.OutOfMemoryError):
                 loss = training_step(run, pixels, labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -22,14 +23,16 @@ from ..files.outputs import only_writer
 from ..mask.fused import FusedLayers
 from ..mask.layers import masked_layers
 from ..models import has_batch_norm, resolve
+from ..models.airbench import fit_whitening, has_whitening
 from ..models.state import load_state
 from ..networks import build_network, describe
 from ..pack import masked_keys
 from ..rebuild import require_same_answers
 from .checks import check_batch, check_classes, check_logits, check_packing, check_training, prune_before_training
 from .distributed import Group
+from .evaluate import EVAL_BATCH
 from .metrics import check_tensorboard, metrics_path
-from .optimizer import load_optimizer_state, make_optimizer
+from .optimizer import load_optimizer_state, make_optimizer, trains_scores_scale_free
 from .profile import StepProfile, trace_path
 from .recipe import differences, flattened, override
 from .replica import equalise_start, replicate, require_same_network, unused_parameters
@@ -41,6 +44,8 @@ from .threads import is_small
 
 __all__ = ["only_run", "prepare", "read_checkpoint", "resolve_settings", "stored_recipe"]
 
+#: Training images from which whitening follows, and numbers in them at most.
+WHITENED, VALUES = 5000, 2**25
 # Options that every process must have alike; where files lie may differ from machine to machine.
 _SAME_OPTIONS = ("resume", "force", "compile", "accumulate", "channels_last", "checkpoint_every", "tensorboard")
 
@@ -129,6 +134,8 @@ def read_checkpoint(recipe: Recipe, options: RunOptions, group: Group) -> Checkp
                     f"{out}: {stored.unfinished}; a run goes on from its own checkpoint, with the optimizer: give that "
                     "as --out"
                 )
+            if recipe.train.scale_free is None:
+                recipe = override(recipe, {"train.scale_free": stored.recipe.train.scale_free})
             changed = differences(stored.recipe, recipe)
             if changed:
                 advice = "leave them out, or start a new run"
@@ -186,7 +193,9 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
     group.require_same(_facts(data), DataError, "give all processes the same data")
     data_info = describe(data)
     batch_size = min(settings.batch_size, len(data.train))
-    channels_last = device.type == "cuda" if options.channels_last is None else options.channels_last
+    channels_last = options.channels_last
+    if channels_last is None:  # 1.4 times as fast on a CPU with bfloat16
+        channels_last = device.type == "cuda" or settings.precision == "bfloat16"
     with group.agreed():
         if stored and stored.data != data_info:
             raise DataError(f"{options.out}: the data are not those that the run began with; give the same --data-dir")
@@ -202,6 +211,10 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
             masked={keys.name for keys in masked_keys(stored.model)[0]} if stored else options.masks or (),
             warn=group.main and not stored,
         )
+        if settings.scale_free is None:
+            chosen = stored.recipe.train.scale_free if stored else trains_scores_scale_free(model)
+            recipe = override(recipe, {"train.scale_free": chosen})
+            settings = recipe.train
         one_thread = (
             options.one_thread_if_small
             and device.type == "cpu"
@@ -246,6 +259,7 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
             if group.main:
                 run.meter += torch.tensor(stored.meter, dtype=torch.float64, device=device)
         elif group.main:
+            _look_at_images(run)
             prune_before_training(model, recipe, data, device, options.masks)
             check_packing(model, run.checkpoint(), options.out, allow_import=options.allow_import)
     equalise_start(model, group)
@@ -261,6 +275,19 @@ def prepare(recipe: Recipe, options: RunOptions, device: torch.device, stored: C
         raise group.joint(ConfigError(f"--compile: {error}")) from None
     run.fused = FusedLayers.of(model, masked_layers(model), channels_last=run.channels_last)
     return run
+
+
+def _look_at_images(run: Run) -> None:
+    """Let layers that follow from the data, and are not trained, see some training images, taken evenly."""
+    if run.data.input.noun != "image" or not has_whitening(run.model):
+        return
+    train, chosen, start = run.data.train, [], 0
+    wanted = min(WHITENED, VALUES // math.prod(run.data.input.example(1).shape))
+    stride = max(1, len(train) // max(1, wanted))
+    for pixels, _ in train.batches(EVAL_BATCH, run.device):
+        chosen.append(run.data.input.normalize(pixels[-start % stride :: stride]))
+        start += len(pixels)
+    fit_whitening(run.model, torch.cat(chosen))
 
 
 def _load_data(recipe: Recipe, options: RunOptions, data_dir: Path | None, group: Group) -> DataBundle:

@@ -1,4 +1,4 @@
-"""Learning rate: linear warm-up, cosine or steps, constant cool-down; constant within an epoch."""
+"""Learning rate: linear warm-up, cosine, steps or a straight line, constant cool-down."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from ..errors import ConfigError
 from ..methods.recycling import recycling_is_due
 
 __all__ = ["check_refresh", "check_schedule", "learning_rate"]
+
+#: Where the schedule ``linear`` begins, as a share of the peak (Jordan, "94% on CIFAR-10 in 3.29 seconds", 2024).
+FIRST = 0.2
 
 
 def check_schedule(config: TrainConfig) -> None:
@@ -52,16 +55,25 @@ def check_refresh(recipe: Recipe) -> None:
         )
 
 
-def learning_rate(config: TrainConfig, epoch: int) -> float:
+def learning_rate(config: TrainConfig, epoch: int, progress: float = 0.0) -> float:
     """Learning rate of an epoch (0, 1, …); if the recipe says which batch it is for, in proportion to the batch.
 
     Source of the linear rule: Goyal et al., "Accurate, large minibatch SGD", 2017, section 2.1.
+
+    Args:
+        config: the settings.
+        epoch: counted from 0.
+        progress: share of the epoch that is done, in [0, 1); only the schedule ``linear`` changes within an epoch.
     """
-    return _for_its_batch(config, epoch) * (config.batch_size / config.lr_batch if config.lr_batch else 1.0)
+    return _for_its_batch(config, epoch, progress) * (config.batch_size / config.lr_batch if config.lr_batch else 1.0)
 
 
-def _for_its_batch(config: TrainConfig, epoch: int) -> float:
+def _for_its_batch(config: TrainConfig, epoch: int, progress: float) -> float:
+    linear = config.schedule == "linear"
     if epoch < config.warmup_epochs:
+        if linear:
+            done = (epoch + progress) / config.warmup_epochs
+            return config.lr * (FIRST + (1 - FIRST) * done)
         return config.lr * (epoch + 1) / config.warmup_epochs
     if epoch >= config.epochs - config.cooldown_epochs:
         return config.cooldown_lr
@@ -69,4 +81,6 @@ def _for_its_batch(config: TrainConfig, epoch: int) -> float:
         gamma = 0.1 if config.gamma is None else config.gamma
         return config.lr * gamma ** sum(epoch >= milestone for milestone in config.milestones)
     span = config.epochs - config.warmup_epochs - config.cooldown_epochs
+    if linear:
+        return config.lr * (1 - (epoch + progress - config.warmup_epochs) / span)
     return config.lr * 0.5 * (1 + math.cos(math.pi * (epoch - config.warmup_epochs) / span))
