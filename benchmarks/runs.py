@@ -108,7 +108,9 @@ def train(run: TrainingRun, folder: Path, *, data_dir: Path | None = None, threa
         asked = recipe_of(run.words)
         if asked.train.precision == "auto":  # a run says which one it was
             asked = override(asked, {"train.precision": stored.recipe.train.precision})
-        if has_batch_norm(asked.model):  # the same
+        if asked.train.scale_free is None:  # the same
+            asked = override(asked, {"train.scale_free": stored.recipe.train.scale_free})
+        if has_batch_norm(asked.model):
             asked = override(asked, {"model.batch_norm": True})
         changed = differences(stored.recipe, asked)
         if changed:

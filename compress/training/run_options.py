@@ -33,7 +33,7 @@ class RunOptions:
         force: replace ``out`` if it exists.
         compile: mode of ``torch.compile`` that the network runs through (``default``, ``reduce-overhead``: CUDA graphs,
             ``max-autotune`` …); ``None`` = none.
-        channels_last: memory format of the activations; ``None`` means on a GPU only.
+        channels_last: memory format of the activations; ``None`` means on a GPU, and in bfloat16.
         checkpoint_every: also save every so many steps (0: after each epoch only).
         allow_import: whether the model name may be ``package.module:factory``.
         tensorboard: folder for TensorBoard event files.
