@@ -29,12 +29,14 @@ import torch
 from torch import nn
 
 from common import environment, save
-from iterand_compress import load_recipe, read_seedmask
+from iterand_compress import load_recipe
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.mask import straight_through
 from iterand_compress.compress.mask.layers import masked_layers
 from iterand_compress.compress.models import airbench
+from iterand_compress.compress.pack import network_of_checkpoint
+from iterand_compress.compress.seedmask import write_seedmask
 from iterand_compress.compress.training import loop
 from iterand_compress.compress.training.recipe import override
 from iterand_compress.compress.training.run import Run
@@ -237,18 +239,10 @@ def result(out: Path) -> dict[str, Any]:
         "seconds": sum(line["seconds"] for line in epochs),
     }
     if stored.recipe.subnetwork.has_masks:
-        packed = out.with_suffix(".seedmask")
-        if not packed.exists():
-            subprocess.run([script(), "pack", out, "--out", packed], check=True, stdout=subprocess.PIPE)
-        entries = read_seedmask(packed).manifest.tensors
-        bits = 8 * sum(entry.mask.bytes + entry.log.bytes for entry in entries)
-        row["bits"] = bits / sum(torch.Size(entry.shape).numel() for entry in entries)
-        row["bytes"] = packed.stat().st_size
+        report = write_seedmask(network_of_checkpoint(stored), out.with_suffix(".seedmask"))
+        row["bits"] = (report.mask_bits + report.log_bits) / report.weights
+        row["bytes"] = report.file_bytes
     return row
-
-
-def script() -> str:
-    return str(Path(sys.executable).with_name("iterand-compress"))
 
 
 def main(words: Sequence[str] | None = None) -> None:

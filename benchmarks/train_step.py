@@ -1,6 +1,7 @@
 """Cost of a training step with scores, as a ratio to a dense step of the same network in the same run.
 
     python benchmarks/train_step.py --model resnet18 --batch-size 128 --rounds 10
+    python benchmarks/train_step.py --recipe cifar10-fast --sparsity 0.8 --batch-size 256 --precision bfloat16
     python benchmarks/train_step.py --device cuda --precision bfloat16 --compile reduce-overhead
 
 Steps of the methods alternate, so a drift of the machine meets all of them; the ratio is that of the medians, and
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from common import environment, save
-from iterand_compress import ImageInput
+from iterand_compress import ImageInput, load_recipe
 from iterand_compress.compress.config import ModelConfig, Recipe, TrainConfig
 from iterand_compress.compress.mask.fused import FusedLayers
 from iterand_compress.compress.mask.layers import masked_layers
@@ -52,15 +53,18 @@ def stepper(
         options["every"] = args.resample_every
     elif method == "global":
         method, options["scope"] = "edge-popup", "global"
-    recipe = Recipe(
-        model=ModelConfig(name=args.model),
-        subnetwork=PRESETS[method](**options),
-        train=TrainConfig(lr=0.1, momentum=0.9, weight_decay=5e-4),
-    )
+    if method != "dense" and args.recipe:
+        options["scale_fan"] = load_recipe(args.recipe).subnetwork.scale_fan
+    subnetwork = PRESETS[method](**options)
+    if args.recipe:
+        recipe = load_recipe(args.recipe).model_copy(update={"subnetwork": subnetwork})
+    else:
+        settings = TrainConfig(lr=0.1, momentum=0.9, weight_decay=5e-4)
+        recipe = Recipe(model=ModelConfig(name=args.model), subnetwork=subnetwork, train=settings)
     shape = (3, args.image_size, args.image_size)
     architecture = resolve(recipe.model, num_classes=args.classes, input=ImageInput(shape, 0, 1))
     model = build_network(recipe, architecture, allow_import=False).to(device)
-    channels_last = device.type == "cuda"
+    channels_last = device.type == "cuda" or args.precision == "bfloat16"
     if channels_last:  # what is best for dense weights; scores are flat
         model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe.train)
@@ -111,6 +115,7 @@ def peak_memory(method: str, args: argparse.Namespace) -> dict[str, int]:
         "--batch-size",
         str(args.batch_size),
     ]
+    command += ["--recipe", args.recipe] if args.recipe else []
     command += ["--image-size", str(args.image_size), "--device", args.device, "--precision", args.precision]
     command += ["--classes", str(args.classes), *(["--compile", args.compile] if args.compile else [])]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -145,6 +150,7 @@ def worker(args: argparse.Namespace, device: torch.device) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--recipe", help="network and optimizer of a recipe, instead of --model")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--sparsity", type=float, default=0.6)
@@ -157,6 +163,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", choices=METHODS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.recipe:
+        args.model = load_recipe(args.recipe).model.name
     device = torch.device(args.device)
     keep_freed_memory()  # as the command line does
     if args.worker:
@@ -179,6 +187,8 @@ def main() -> None:
     results: dict[str, Any] = {
         "environment": environment(),
         "model": args.model,
+        "recipe": args.recipe,
+        "sparsity": args.sparsity,
         "weights": weights,
         "batch_size": args.batch_size,
         "device": args.device,
