@@ -76,9 +76,11 @@ def is_last(run: Run) -> bool:
 def lookahead(run: Run, memory: dict[str, Any], every: int = 5) -> None:
     """Every five steps, slow and fast parameters meet; slow ones move less and less (as airbench has it)."""
     done = (run.position.step + 1) / (run.recipe.train.epochs * run.steps_per_epoch)
+    if "slow" not in memory:
+        memory["slow"] = [parameter.clone() for parameter in trained(run)]
+    slow = memory["slow"]
     if (run.position.step + 1) % every and not is_last(run):
         return
-    slow = memory.setdefault("slow", [parameter.clone() for parameter in trained(run)])
     decay = 0.95**every * done**3
     for mine, parameter in zip(slow, trained(run), strict=True):
         mine.lerp_(parameter, 1 - decay)
@@ -86,14 +88,21 @@ def lookahead(run: Run, memory: dict[str, Any], every: int = 5) -> None:
 
 
 def averaged(decay: float) -> Callable[[Run, dict[str, Any]], None]:
-    """An exponential moving average of all parameters takes their place in the end."""
+    """An exponential moving average of all parameters takes their place in the end, with statistics of its own."""
 
     def after(run: Run, memory: dict[str, Any]) -> None:
-        average = memory.setdefault("average", [parameter.clone() for parameter in trained(run)])
+        if "average" not in memory:
+            memory["average"] = [parameter.clone() for parameter in trained(run)]
+        average = memory["average"]
         for mine, parameter in zip(average, trained(run), strict=True):
             mine.lerp_(parameter, 1 - decay)
             if is_last(run):
                 parameter.copy_(mine)
+        if is_last(run):  # the statistics of BatchNorm are those of other weights
+            batches = run.data.train.train_batches(0, run.batch_size, run.device)
+            for (pixels, _), _ in zip(batches, range(20), strict=False):
+                with run.autocast():
+                    run.forward(run.inputs(pixels))
 
     return after
 

@@ -4,14 +4,18 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import first_batch
 import frontier
+import joint_sweep
+import learning
 import numpy as np
 import onnx
 import pytest
 import reproduce
 import torch
+from PIL import Image
 from torch import nn
 
 import runs
@@ -289,3 +293,58 @@ def test_the_tables_are_listed_without_training(capsys):
     with pytest.raises(SystemExit):
         reproduce.main(["conv6", "--folder", "x", "--only", "absent"])
     assert "none of the rows; there are dense-width-0.1, dense-width-0.25" in capsys.readouterr().err
+
+
+# What makes masks learn
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory):
+    """Two classes of noise, of other colours."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 4)):
+        for number, name in enumerate(("green", "red")):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 200, (32, 32, 3), dtype=np.uint8)
+                pixels[..., 1 - number] += 55
+                Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
+    return folder
+
+
+def learned(name, folder, data):
+    args = SimpleNamespace(folder=folder, data_dir=data, epochs=2, width=0.0625)
+    learning.train_one(name, 0, args)
+    return load_checkpoint(learning.checkpoint(folder, name, 0, args)).model
+
+
+@pytest.mark.slow
+def test_changes_of_the_code_change_the_run_and_end_with_it(tmp_path, tiny_folder):
+    names = ("kept-identity", "lookahead", "average-0.98", "soft-masks", "logits-0.1")
+    key = "features.1.parametrizations.weight.original"
+    before = learned("cifar10-fast", tmp_path, tiny_folder)
+    found = {name: learned(name, tmp_path, tiny_folder)[key] for name in names}
+    for name, scores in found.items():
+        assert not torch.equal(scores, before[key]), name
+    identity = found["kept-identity"].view(4, 24, 3, 3)[range(4), range(4), 1, 1]
+    assert (identity.abs() > found["kept-identity"].abs().quantile(0.9)).all()
+    (tmp_path / "again").mkdir()
+    assert torch.equal(learned("cifar10-fast", tmp_path / "again", tiny_folder)[key], before[key])
+
+
+def test_each_change_is_a_recipe():
+    for name in learning.CHANGES:
+        recipe = learning.recipe_of(name, 1, 5, 0.5)
+        assert (recipe.subnetwork.seed, recipe.train.epochs, recipe.data.seed) == (1, 5, 0)
+
+
+def test_masks_of_a_sweep_have_the_size_that_was_asked_for():
+    assert joint_sweep.entropy(0.5) == 1
+    assert joint_sweep.entropy(0.9) == pytest.approx(0.468996)
+    assert joint_sweep.weights(0.5) == 496_640
+    for size in (8000, 64_000):
+        for sparsity in (0.5, 0.95):
+            width = joint_sweep.width_for(size, sparsity)
+            bits = [joint_sweep.weights(wide) * joint_sweep.entropy(sparsity) for wide in (width, width + 1 / 64)]
+            assert bits[0] <= 8 * size < bits[1]

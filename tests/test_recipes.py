@@ -160,7 +160,9 @@ def test_adam_has_no_weight_decay_of_its_own(tmp_path):
     assert make_optimizer(model, adam.train).param_groups[0]["weight_decay"] == 0
 
 
-@pytest.mark.parametrize("name", sorted(set(recipe_names()) - {"cifar10-fast", "digits", "mnist-tiny", "photos", "text"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(recipe_names()) - {"cifar10-fast", "digits", "mnist-tiny", "photos", "text"})
+)
 def test_papers_computed_in_float32_at_the_rates_that_they_state(name):
     assert load_recipe(name).train.precision == "float32"
     assert load_recipe(name).train.scale_free is False
