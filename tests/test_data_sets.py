@@ -1,5 +1,6 @@
 """Digits, torchvision's data sets and folders of images, small and streamed, good and bad."""
 
+import gzip
 import os
 import struct
 import tracemalloc
@@ -167,6 +168,47 @@ def test_mnist_files(tmp_path, name, folder, mean):
     assert len(data.classes) == 10
     np.testing.assert_array_equal(pixels_of(data.test)[:, 0], test.astype(np.float32) / np.float32(255))
     assert data.test.labels.tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("place", ["MNIST/raw", "raw", "."])
+def test_mnist_as_it_is_published(tmp_path, place):
+    """Compressed, as its authors have it; torchvision wants it unpacked."""
+    arrays = {
+        "train-images-idx3-ubyte": noise(0, 20, 28 * 28, 1).reshape(20, 28, 28),
+        "train-labels-idx1-ubyte": np.arange(20, dtype=np.uint8) % 10,
+        "t10k-images-idx3-ubyte": noise(1, 8, 28 * 28, 1).reshape(8, 28, 28),
+        "t10k-labels-idx1-ubyte": np.arange(8, dtype=np.uint8),
+    }
+    for folder, ending in ((tmp_path / "plain" / "MNIST" / "raw", ""), (tmp_path / "packed" / place, ".gz")):
+        for name, array in arrays.items():
+            write_idx(folder / name, array)
+            if ending:
+                (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+                (folder / name).unlink()
+    config = DataConfig(name="mnist", validation=0.2)
+    plain, packed = (load_data(config, data_dir=tmp_path / name, seed=1) for name in ("plain", "packed"))
+    assert (plain.classes, plain.input) == (packed.classes, packed.input)
+    for one, other in ((plain.train, packed.train), (plain.val, packed.val), (plain.test, packed.test)):
+        np.testing.assert_array_equal(pixels_of(one), pixels_of(other))
+        assert torch.equal(one.labels, other.labels)
+    whole = (tmp_path / "packed" / place / "t10k-labels-idx1-ubyte.gz").read_bytes()
+    for damaged in (
+        whole[:-9],
+        gzip.compress(gzip.decompress(whole)[:-1]),
+        gzip.compress(gzip.decompress(whole) + b"x"),
+        gzip.compress(b"\0\0"),
+        b"no gzip",
+        gzip.compress(struct.pack(">HBBI", 0, 8, 1, 7) + bytes(7)),
+    ):
+        (tmp_path / "packed" / place / "t10k-labels-idx1-ubyte.gz").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"mnist: not found, or damaged, in .*packed"):
+            load_data(config, data_dir=tmp_path / "packed", seed=1)
+
+
+def test_a_rim_that_mirrors_more_than_there_is():
+    with pytest.raises(ConfigError, match="a rim of 8 pixels mirrors more than there is of images of 8×8"):
+        load_data(DataConfig(pad=8, pad_value="reflect", crop="shift"))
+    assert load_data(DataConfig(pad=7, pad_value="reflect", crop="shift")).input.shape == (1, 8, 8)
 
 
 class FakeCifar:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import math
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError, import_extra
 from .image_source import ArraySource, FileSource, LabelledImages
@@ -80,10 +85,49 @@ def _small(kind: str) -> Callable[[Path, bool], RawData[LabelledImages]]:
         import torchvision
 
         dataset = getattr(torchvision.datasets, kind)
+        published = _as_published(folder, kind) if kind in _GREY_STATISTICS and not download else None
+        if published is not None:
+            return RawData(tuple(dataset.classes), *published, statistics=statistics)
         train, test = (dataset(str(folder), train=train, download=download) for train in (True, False))
         return RawData(tuple(train.classes), _in_memory(train), _in_memory(test), statistics=statistics)
 
     return load
+
+
+def _as_published(folder: Path, kind: str) -> tuple[LabelledImages, LabelledImages] | None:
+    """Training and test images of the compressed files in which MNIST and its like are published, where they lie.
+
+    torchvision reads them only once they are unpacked; ``None`` leaves the data to it.
+
+    Raises:
+        OSError, ValueError: a file is damaged.
+    """
+    names = [f"{split}-{content}-ubyte" for split in ("train", "t10k") for content in ("images-idx3", "labels-idx1")]
+    for place in (folder / kind / "raw", folder / "raw", folder):
+        if all((place / f"{name}.gz").is_file() and not (place / name).exists() for name in names):
+            images, labels, test_images, test_labels = (_idx(place / f"{name}.gz") for name in names)
+            pairs = ((images, labels), (test_images, test_labels))
+            if any(len(pixels) != len(numbers) for pixels, numbers in pairs):
+                raise ValueError(f"{place}: the files hold other numbers of images than of labels")
+            train, test = (LabelledImages(ArraySource(one), numbers.astype(np.int64)) for one, numbers in pairs)
+            return train, test
+    return None
+
+
+def _idx(path: Path) -> NDArray[np.uint8]:
+    """The array of bytes in a file of the format IDX, compressed by gzip."""
+    try:
+        with gzip.open(path) as file:
+            zero, kind, dimensions = struct.unpack(">HBB", file.read(4))
+            shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
+            count = math.prod(shape)
+            data = file.read(count + 1)
+    except (struct.error, zlib.error, EOFError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if (zero, kind) != (0, 8) or len(data) != count:
+        raise ValueError(f"{path}: expected {count} bytes behind the head of an IDX file, got {len(data)}")
+    values: NDArray[np.uint8] = np.frombuffer(data, np.uint8).reshape(shape).copy()
+    return values
 
 
 def _in_memory(dataset: Any) -> LabelledImages:
