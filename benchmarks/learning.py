@@ -119,35 +119,50 @@ def keep_identity(run: Run, memory: dict[str, Any]) -> None:
             scores.view(masked.spec.shape)[same, same, 1, 1] = 2 * masked.score_bound
 
 
-@contextmanager
-def soft_masks() -> Iterator[None]:
-    """Masks are sigmoids around the threshold, which get steeper until they are hard in the last third of the steps."""
-    hard, step, state = straight_through.effective_weight, loop.training_step, {"done": 0.0}
+def soft_masks(width: float = 0.3, hard_from: float = 2 / 3, *, through: bool = True) -> Callable[[], Any]:
+    """Masks are sigmoids around the threshold, which get steeper, and are hard from some share of the steps on.
 
-    def counted(run: Run, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        state["done"] = run.position.step / (run.recipe.train.epochs * run.steps_per_epoch)
-        state["training"] = True
-        loss = step(run, pixels, labels)
-        state["training"] = False
-        return loss
+    Args:
+        width: of the sigmoid at the start, in standard deviations of the scores (of their sizes).
+        hard_from: share of the steps after which masks are hard.
+        through: whether the gradient passes straight through the mask, or is that of the sigmoid, times its width.
+    """
 
-    forward = straight_through.StraightThrough.forward
+    @contextmanager
+    def patched() -> Iterator[None]:
+        step, state = loop.training_step, {"width": 0.0}
+        forward, backward = straight_through.StraightThrough.forward, straight_through.StraightThrough.backward
 
-    def soft(ctx: Any, scores: Any, codes: Any, mask: Any, times: Any, spec: Any) -> Any:
-        weight = forward(ctx, scores, codes, mask, times, spec)
-        temperature = 0.3 * (1 - 1.5 * state["done"])
-        if temperature <= 0 or not state.get("training"):
-            return weight
-        size = scores.abs() if spec.selection == "magnitude" else scores
-        edge = size[mask].min()
-        return codes.to(size.dtype) * spec.scale * torch.sigmoid((size - edge) / (temperature * size.std()))
+        def counted(run: Run, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            done = run.position.step / (run.recipe.train.epochs * run.steps_per_epoch)
+            state["width"] = width * max(0.0, 1 - done / hard_from)
+            loss = step(run, pixels, labels)
+            state["width"] = 0.0
+            return loss
 
-    assert hard is straight_through.effective_weight
-    with (
-        mock.patch.object(loop, "training_step", counted),
-        mock.patch.object(straight_through.StraightThrough, "forward", staticmethod(soft)),
-    ):
-        yield
+        def soft(ctx: Any, scores: Any, codes: Any, mask: Any, times: Any, spec: Any) -> Any:
+            weight = forward(ctx, scores, codes, mask, times, spec)
+            if not state["width"]:
+                return weight
+            size = scores.abs() if spec.selection == "magnitude" else scores
+            share = torch.sigmoid((size - size[mask].min()) / (state["width"] * size.std()))
+            ctx.slope = None if through else 4 * share * (1 - share)
+            return codes.to(size.dtype) * spec.scale * share
+
+        def gradient(ctx: Any, grad: Any) -> Any:
+            found, *rest = backward(ctx, grad)
+            slope = getattr(ctx, "slope", None)
+            return (found if slope is None else found * slope, *rest)
+
+        kind = straight_through.StraightThrough
+        with (
+            mock.patch.object(loop, "training_step", counted),
+            mock.patch.object(kind, "forward", staticmethod(soft)),
+            mock.patch.object(kind, "backward", staticmethod(gradient)),
+        ):
+            yield
+
+    return patched
 
 
 def logits_times(factor: float) -> Callable[[], Any]:
@@ -198,7 +213,11 @@ CHANGES: dict[str, Change] = {
     "kept-identity": ({}, step_wrapped(keep_identity)),
     "lookahead": ({}, step_wrapped(lookahead)),
     "average-0.98": ({}, step_wrapped(averaged(0.98))),
-    "soft-masks": ({}, soft_masks),
+    "soft-masks": ({}, soft_masks()),
+    "soft-masks-1": ({}, soft_masks(1.0)),
+    "soft-masks-0.1": ({}, soft_masks(0.1)),
+    "soft-masks-late": ({}, soft_masks(0.3, 0.9)),
+    "soft-masks-slope": ({}, soft_masks(0.3, through=False)),
 }
 
 
@@ -225,7 +244,9 @@ def train_one(name: str, seed: int, args: argparse.Namespace) -> None:
     recipe = recipe_of(name, seed, args.epochs, args.width)
     patch = CHANGES[name][1]
     with patch() if patch is not None else mock.patch.object(loop, "train", loop.train):
-        loop.train(recipe, RunOptions(out, data_dir=args.data_dir, device="cpu", resume=out.exists()))
+        # What a change remembers is in no checkpoint.
+        resume = out.exists() and patch is None
+        loop.train(recipe, RunOptions(out, data_dir=args.data_dir, device="cpu", resume=resume, force=not resume))
 
 
 def checkpoint(folder: Path, name: str, seed: int, args: argparse.Namespace) -> Path:
