@@ -46,6 +46,7 @@ SUBNETWORKS: dict[str, tuple[str, ...]] = {
     "recycling": ("--method", "recycling", "--set=subnetwork.recycle.every=2"),
     "biprop": ("--method", "biprop", *NORMAL),
     "biprop-recycling": ("--method", "biprop-recycling", *NORMAL, "--set=subnetwork.recycle.every=2"),
+    "signed-supermask": ("--method", "signed-supermask"),
     "global": ("--method", "edge-popup", "--set=subnetwork.selection.scope=global"),
     "frozen": ("--method", "edge-popup", "--set=subnetwork.selection.frozen=0.5"),
     "multicoated": (
