@@ -195,6 +195,12 @@ def check_weights(args: argparse.Namespace, device: torch.device) -> Iterator[tu
                 equal &= same(score_gradient(grad, code, unit, sign), plain_gradient)
                 equal &= same(score_gradient(last(grad, kernel), code, unit, sign, kernel=kernel), plain_gradient)
             yield f"gradients {dtype}, {name}", equal
+    inverting = Layers(device, args.limit, "invert")
+    own_cuts = CutSearch(inverting.table).find(inverting.scores, inverting.counts)
+    found = masked_weights(inverting.table, inverting.scores, own_cuts, codes, units)
+    signed = [torch.where(scores < 0, -code, code) for scores, code in zip(inverting.scores, codes, strict=True)]
+    want = [torch.where(m, c.float() * u, 0.0) for m, c, u in zip(inverting.by_torch(), signed, numbers, strict=True)]
+    yield "weights torch.float32, inverted", all(same(a, b) for a, b in zip(found, want, strict=True))
     for chance, cycle in ((6554, 256), (65536, 3)):
         draws = [torch.full_like(code, cycle - 1, dtype=torch.uint8) for code in codes]
         want = []

@@ -2,6 +2,7 @@
 
     python benchmarks/methods.py --data-dir cifar10 --folder runs [--json OUT] [--only NAME …] [--seeds 0 1]
 
+`--epochs` trains shorter or longer; another number needs another folder.
 `--data-dir` holds `train/CLASS/*` and `test/CLASS/*`. Runs go on where they stopped and finished ones are only read,
 so the command can be repeated until all are done. Each result is packed, recovered, compared bit for bit with the
 checkpoint, and the recovered file is evaluated again. The accuracy is that of the last epoch on the 10,000 test images.
@@ -20,7 +21,7 @@ from iterand_compress.compress.recover import load_network
 from runs import PARTS, TrainingRun, pack, recipe_of, score_of_network, train_all
 
 SETTING = (
-    *("--recipe", "cifar10-conv6", "--data", "folder", "--width", "0.25", "--epochs", "12", "--device", "cpu"),
+    *("--recipe", "cifar10-conv6", "--data", "folder", "--width", "0.25", "--device", "cpu"),
     *("--set=data.crop=shift", "--set=data.pad_value=mean", "--set=data.validation=0"),
     *("--set=train.precision=bfloat16", "--set=run.channels_last=true"),
 )
@@ -46,6 +47,7 @@ SUBNETWORKS: dict[str, tuple[str, ...]] = {
     "recycling": ("--method", "recycling", "--set=subnetwork.recycle.every=2"),
     "biprop": ("--method", "biprop", *NORMAL),
     "biprop-recycling": ("--method", "biprop-recycling", *NORMAL, "--set=subnetwork.recycle.every=2"),
+    "signed-supermask": ("--method", "signed-supermask"),
     "global": ("--method", "edge-popup", "--set=subnetwork.selection.scope=global"),
     "frozen": ("--method", "edge-popup", "--set=subnetwork.selection.frozen=0.5"),
     "multicoated": (
@@ -139,12 +141,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where checkpoints and files go")
     parser.add_argument("--only", nargs="+", choices=sorted(configurations()), help="by default: 50 and 90 %%")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=int, default=12, help="of each run; another number needs another folder")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     names = args.only or [name for name in configurations() if in_table(name)]
     jobs = [(name, seed) for seed in args.seeds for name in names]
-    found = [TrainingRun(name, (*SETTING, *configurations()[name]), seed) for name, seed in jobs]
+    setting = (*SETTING, "--epochs", str(args.epochs))
+    found = [TrainingRun(name, (*setting, *configurations()[name]), seed) for name, seed in jobs]
     train_all(found, args.folder, data_dir=args.data_dir, jobs=args.jobs)
     test = load_data(recipe_of(SETTING).data, data_dir=args.data_dir).test
     results = [finish(*job, test, args) for job in jobs]
@@ -152,7 +156,7 @@ def main() -> None:
     save(
         {
             "environment": environment(),
-            "setting": " ".join(SETTING),
+            "setting": " ".join(setting),
             "configurations": {name: " ".join(configurations()[name]) for name in names},
             "runs": results,
         },

@@ -49,8 +49,8 @@ __all__ = ["command"]
     "--redrawn",
     type=float,
     metavar="FRACTION",
-    help="Share of the kept weights that are redrawn or overwritten; by default 0.5 for iterand, as in runs of full "
-    "length, 0.33 if weights are recycled.",
+    help="Share of the kept weights that are redrawn, overwritten or inverted; by default 0.5 for iterand, as in runs "
+    "of full length, 0.33 if weights are recycled, 0.3 if signs are trained.",
 )
 @click.option("--classes", type=click.IntRange(min=1), default=10, show_default=True, help="Number of outputs.")
 @click.option("--image-size", type=click.IntRange(min=1), default=32, show_default=True, help="Side of an image.")
@@ -163,7 +163,7 @@ def command(
     print_table(rows, left=(0, 1))
     click.echo(
         f"\n{model}, {method}, {estimated.distribution}, sparsity {sparsity:g}, "
-        f"{estimated.redrawn:g} of the kept weights {'overwritten' if estimated.recycled else 'redrawn'}"
+        f"{estimated.redrawn:g} of the kept weights {estimated.change}"
     )
     if isinstance(network_input, ImageInput):
         what = f"images of {'×'.join(map(str, network_input.shape))}"

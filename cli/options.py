@@ -69,7 +69,7 @@ DATA_CHOICES = (
 )
 DISTRIBUTION_CHOICES = ("signed-constant", "uniform", "normal")
 METHOD_CHOICES = (
-    *("iterand", "edge-popup", "recycling", "biprop", "biprop-recycling"),
+    *("iterand", "edge-popup", "recycling", "biprop", "biprop-recycling", "signed-supermask"),
     *("magnitude", "random", "snip", "grasp", "synflow", "dense"),
 )
 STATE_DTYPE_CHOICES = ("exact", "float16")

@@ -103,8 +103,8 @@ class _Command(click.Command):
     type=NamedChoice(METHOD_CHOICES),
     metavar="NAME",
     show_default="digits: iterand",
-    help="Trains a mask: iterand, edge-popup, recycling, biprop, biprop-recycling. Prunes first, then trains weights: "
-    "magnitude, random, snip, grasp, synflow. Trains all weights: dense.",
+    help="Trains a mask: iterand, edge-popup, recycling, biprop, biprop-recycling, signed-supermask. Prunes first, "
+    "then trains weights: magnitude, random, snip, grasp, synflow. Trains all weights: dense.",
 )
 @click.option(
     "--sparsity",

@@ -62,11 +62,12 @@ class Selection(Section):
     """How scores become a mask.
 
     Attributes:
-        rule: keep the largest scores (``signed``) or the largest absolute scores (``magnitude``).
+        rule: keep the largest scores (``signed``), the largest absolute scores (``magnitude``), or these, with the
+            weights of negative scores inverted (``invert``, signed supermasks).
         scope: ``layerwise``, each layer keeps its share, or ``global``, all layers share one threshold.
         ramp_epochs: epochs over which the sparsity rises, by a cubic law; 0 = it holds from the start.
-        score_bound: scores start uniform on ±``score_bound / sqrt(fan_in)``; smaller scores let the mask move faster
-            at the same learning rate.
+        score_bound: scores start uniform on ±``score_bound / sqrt(fan_in)``, with ``invert`` on its positive half;
+            smaller scores let the mask move faster at the same learning rate.
         frozen: share of the mask that follows from the seed, in [0, 1].
         frozen_kept: share of the weights that is fixed to kept; by default ``frozen * (1 - sparsity)``.
         multiplicity: number of nested masks; a weight is taken as many times as there are masks that keep it.
@@ -75,7 +76,7 @@ class Selection(Section):
         last_sparsity: of the last masked layer, likewise.
     """
 
-    rule: Literal["signed", "magnitude"] = "magnitude"
+    rule: Literal["signed", "magnitude", "invert"] = "magnitude"
     scope: Literal["layerwise", "global"] = "layerwise"
     ramp_epochs: int = Field(0, ge=0)
     score_bound: float = Field(1.0, gt=0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .checkpoint import Checkpoint
@@ -24,6 +25,7 @@ from .mask.masked_weight import fixed_by_seed, multiples
 from .mask.spec import WeightSpec, spec_from_state
 from .mask.topk import select
 from .methods.biprop import alpha
+from .methods.signed_supermask import inverted_bytes
 from .models import resolve
 from .models.from_shapes import count_classes, first_difference
 from .models.state import plain_state, require_module
@@ -200,13 +202,17 @@ def network_of(
 
 def _again(name: str, tensor: MaskedTensor, spec: WeightSpec) -> MaskedTensor:
     """The same weights under a second name: its index has other random numbers, so they are told by their bytes."""
-    current = tensor.current
-    if current is None and tensor.trained is None:
-        if tensor.draws is None:
-            current = random_bytes(spec.seed, 0, tensor.weights, draw=0, tensor=spec.tensor)
-        else:
-            current = random_bytes_at(spec.seed, spec.tensor, np.arange(tensor.weights), tensor.draws)
+    current = None if tensor.trained is not None else _bytes(tensor, spec)
     return replace(tensor, name=name, draws=None, current=current, frozen=None)
+
+
+def _bytes(tensor: MaskedTensor, spec: WeightSpec) -> NDArray[np.uint8]:
+    """The byte that each weight of a tensor stands for, uint8 ``[n]``."""
+    if tensor.current is not None:
+        return tensor.current
+    if tensor.draws is None:
+        return random_bytes(spec.seed, 0, tensor.weights, draw=0, tensor=spec.tensor)
+    return random_bytes_at(spec.seed, spec.tensor, np.arange(tensor.weights), tensor.draws)
 
 
 def _ticket(name: str, spec: WeightSpec, weights: Tensor, mask: Tensor, with_weights: str | None) -> MaskedTensor:
@@ -229,7 +235,7 @@ def _subnetwork_tensor(
         # Of every codebook, bytes below 128 are the negative ones: sign(w) is the signed constant of the same byte.
         codes = codes_of(spec, draws, current)
         codebook, scale = "signed-constant", np.float32(alpha(codes, mask, spec.scale, spec.kept).item())
-    return MaskedTensor(
+    tensor = MaskedTensor(
         name=name,
         shape=spec.shape,
         codebook=codebook,
@@ -240,6 +246,10 @@ def _subnetwork_tensor(
         frozen=Frozen(*spec.frozen) if spec.frozen != (0, 0) else None,
         multiplicity=multiples(scores, spec, fixed).numpy() if spec.multiplicity > 1 else None,
     )
+    if spec.selection == "invert":
+        raw = torch.from_numpy(_bytes(tensor, spec))
+        tensor = replace(tensor, draws=None, current=inverted_bytes(raw, scores).numpy())
+    return tensor
 
 
 def network_of_checkpoint(checkpoint: Checkpoint, *, with_weights: str | None = None) -> Network:

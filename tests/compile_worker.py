@@ -97,4 +97,5 @@ if __name__ == "__main__":
     JITFunction.run = compiling(JITFunction.run)
     launch_all("signed", fixed=False)
     launch_all("magnitude", fixed=True)
+    launch_all("invert", fixed=False)
     print(json.dumps(found))

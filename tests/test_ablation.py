@@ -197,6 +197,8 @@ def test_a_layer_without_kept_weights():
         ("recycling", {"every": 1, "distribution": "normal"}),
         ("biprop", {"distribution": "uniform"}),
         ("edge-popup", {"frozen": 0.5}),
+        ("signed-supermask", {}),
+        ("signed-supermask", {"distribution": "normal", "frozen": 0.3}),
     ],
     ids=str,
 )

@@ -33,6 +33,17 @@ RUNS = {
         *("--method", "biprop-recycling", "--set=subnetwork.recycle.every=1"),
         "--set=subnetwork.distribution=normal",
     ),
+    "signed-supermask": ("--method", "signed-supermask"),
+    "signed-supermask, all at once": (
+        *(
+            "--method",
+            "signed-supermask",
+            "--set=subnetwork.selection.scope=global",
+            "--set=subnetwork.resample.every=10",
+        ),
+        *("--set=subnetwork.distribution=normal", "--set=subnetwork.binarise=true"),
+        "--set=subnetwork.selection.multiplicity=2",
+    ),
     "global": (
         *("--method", "edge-popup", "--sparsity", 0.9, "--set=subnetwork.selection.scope=global"),
         "--set=subnetwork.selection.ramp_epochs=2",

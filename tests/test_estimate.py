@@ -110,6 +110,16 @@ def test_an_estimate_of_the_file_that_training_makes(digits):
     )
 
 
+def test_trained_signs_take_a_bit_of_the_log_for_each_kept_weight():
+    """Whatever share of the kept weights is inverted, each of them has another value; 1 bit for half of them."""
+    options = ("--model", "conv2", "--width", 0.125, "--sparsity", 0.5, "--method", "signed-supermask")
+    for share, bits in ((0.5, 1.0), (0.11, 0.5), (0.0, 0.0)):
+        totals = estimate(*options, "--redrawn", share)["totals"]
+        assert 8 * totals["log_bytes"] / totals["kept"] == pytest.approx(bits, abs=0.02)
+    assert estimate(*options)["redrawn"] > 0
+    assert "0.25 of the kept weights inverted" in succeed("estimate", *options, "--redrawn", 0.25)
+
+
 @pytest.mark.slow
 def test_no_weights_are_allocated(monkeypatch):
     """A ResNet-50 for ImageNet, whose weights are 100 MB."""

@@ -234,6 +234,7 @@ METHODS: dict[str, Callable[[], nn.Module]] = {
     "coats": lambda: network(method="edge-popup", multiplicity=3),
     "frozen": lambda: network(frozen=0.6, sparsity=0.7),
     "biprop": lambda: network(method="biprop"),
+    "inverted": lambda: network(method="signed-supermask"),
     "ticket": lambda: network("normal", method="magnitude", sparsity=0.8),
 }
 

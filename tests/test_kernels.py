@@ -51,7 +51,7 @@ def test_without_triton_or_interpreter_nothing_is_available(monkeypatch):
         (([], "signed"), "layer sizes: expected numbers from 1"),
         (([3, 0], "signed"), "layer sizes: expected numbers from 1"),
         (([2**31], "signed"), "layer sizes: expected numbers from 1"),
-        (([3], "largest"), "selection: expected signed or magnitude, got 'largest'"),
+        (([3], "largest"), "selection: expected signed, magnitude or invert, got 'largest'"),
     ],
 )
 def test_impossible_tables_are_refused(arguments, message):
@@ -93,7 +93,7 @@ def worker() -> Iterator[Any]:
 
 
 def keys_of(scores: np.ndarray, selection: str, fixed: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-    keys = np.abs(scores) if selection == "magnitude" else scores.copy()
+    keys = scores.copy() if selection == "signed" else np.abs(scores)
     if fixed is not None:
         keys[fixed[0]] = -INFINITY
         keys[fixed[1]] = INFINITY
@@ -136,7 +136,7 @@ VALUES = {
 @given(
     kinds=st.lists(st.sampled_from(sorted(VALUES)), min_size=1, max_size=3),
     sizes=st.lists(st.sampled_from([1, 2, 127, 128, 256, 300]), min_size=3, max_size=3),
-    selection=st.sampled_from(["signed", "magnitude"]),
+    selection=st.sampled_from(["signed", "magnitude", "invert"]),
     masked=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
@@ -231,13 +231,15 @@ def make_layers(rng: np.random.Generator) -> tuple[list, list[int], list, np.nda
     return scores, [n * 2 // 5 for n in sizes], codes, units, kernels
 
 
-@pytest.mark.parametrize("selection", ["signed", "magnitude"])
+@pytest.mark.parametrize("selection", ["signed", "magnitude", "invert"])
 def test_masked_weights_have_the_bits_of_torch(worker, selection):
     scores, kept, codes, units, kernels = make_layers(np.random.default_rng(1))
+    scores[2][:2], kept[2] = [0.0, -0.0], len(scores[2])  # neither inverts
     found = worker("weights", scores, kept, codes, units, selection, kernels)
     for index, (channels, positions) in enumerate(kernels):
         mask = select(torch.from_numpy(scores[index]), kept[index], selection)
-        full = torch.where(mask, torch.from_numpy(codes[index]).float() * float(units[index]), 0.0)
+        signs = np.where(scores[index] < 0, -1, 1) if selection == "invert" else 1
+        full = torch.where(mask, torch.from_numpy(codes[index] * signs).float() * float(units[index]), 0.0)
         for dtype, bits in ((torch.float32, torch.int32), (torch.bfloat16, torch.int16)):
             expected = full.to(dtype)
             np.testing.assert_array_equal(found[str(dtype), False][index], expected.view(bits).numpy())

@@ -77,6 +77,8 @@ METHODS = [
     config("iterand", distribution="normal", every=1, rate=0.5),
     config("recycling", every=1, distribution="uniform"),
     config("biprop", distribution="normal"),
+    config("signed-supermask"),
+    config("signed-supermask", distribution="normal"),
     config(multiplicity=3, distribution="signed-constant", frozen=0.3),
     config(scope="global", ramp_epochs=2),
 ]

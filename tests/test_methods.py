@@ -10,7 +10,7 @@ from networks import settings as make_settings
 from torch import nn
 from torch.nn import functional as F
 
-from iterand_compress import Recycle, Resample, load_recipe, to_dense
+from iterand_compress import Recycle, Resample, load, load_recipe, pack, read_seedmask, to_dense
 from iterand_compress.compress.config import SubnetworkConfig
 from iterand_compress.compress.data.loading import load_data
 from iterand_compress.compress.errors import CheckpointError, ConfigError, DataError
@@ -172,6 +172,100 @@ def test_scale_fan_counts_the_inputs_that_are_kept():
     model = mask_model(mlp(), config(scale_fan=True, sparsity=0.5, multiplicity=2))
     # Multiples 1 and 2, half of the kept weights each: mean square 0.5 * (1 + 4) / 2.
     assert np.abs(weights_of(model)[0]).max() == 2 * np.float32(math.sqrt(2 / (INPUTS * 1.25)))
+
+
+# Signed supermasks
+
+
+def learned(model, steps: int = 3) -> None:
+    """Train long enough at a high rate for many scores to change their sign."""
+    images, labels = data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=3.0, momentum=0.9)
+    for step in range(steps):
+        refresh(model, step, steps_per_epoch=1, epochs=9)
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+SIGNED = {
+    "signed constant": {},
+    "uniform": {"distribution": "uniform"},
+    "normal": {"distribution": "normal"},
+    "binarised": {"distribution": "normal", "binarise": True},
+    "all weights": {"sparsity": 0.0},
+    "nested": {"multiplicity": 3},
+    "frozen": {"frozen": 0.4},
+    "global": {"scope": "global", "sparsity": 0.6},
+    "redrawn": {"resample": Resample(every=1, rate=0.9), "distribution": "normal"},
+    "recycled": {"recycle": Recycle(every=1), "distribution": "uniform"},
+}
+
+
+@pytest.mark.parametrize("options", SIGNED.values(), ids=SIGNED)
+def test_signed_supermasks_keep_hide_and_invert(options, tmp_path):
+    """Mask, weights and gradients bit for bit; what is packed comes back with the same bits."""
+    model = mask_model(mlp(), config("signed-supermask", **options))
+    learned(model)
+    with torch.no_grad():
+        for _, _, scores in masked_layers(model):
+            scores[:2] = torch.tensor([-0.0, 0.0])
+    images, labels = data()
+    F.cross_entropy(model(images), labels).backward()
+    plain = to_dense(model)
+    F.cross_entropy(plain(images), labels).backward()
+    nothing_inverted = True
+    for i, (_, part, scores) in enumerate(masked_layers(model)):
+        values, random = scores.detach().numpy(), part.random.numpy()
+        keys = np.abs(values)
+        if part.fixed is not None:
+            keys = np.where(part.fixed[0], -np.inf, np.where(part.fixed[1], np.inf, keys))
+        of = part.spec.multiplicity
+        times = sum(largest(keys, math.ceil(part.spec.kept * c / of)).astype(np.float32) for c in range(1, of + 1))
+        base = random
+        if part.spec.binarised:
+            total = np.abs(part.codes.numpy()[times > 0].astype(np.int64)).sum()
+            base = np.sign(random) * np.float32(total * part.spec.scale / part.spec.kept)
+        wanted = np.where(times == 0, np.float32(0), np.where(values < 0, -base, base) * times).astype(np.float32)
+        np.testing.assert_array_equal(weights_of(model)[i].view(np.uint32), wanted.view(np.uint32))
+        above = plain[2 * i].weight.grad.numpy().reshape(-1)
+        np.testing.assert_array_equal(scores.grad.numpy(), above * random)  # no sign of the score
+        nothing_inverted &= not (values[times > 0] < 0).any()
+    assert not nothing_inverted
+    pack(model, tmp_path / "m.seedmask")
+    recovered = load(tmp_path / "m.seedmask", mlp())
+    for index in (0, 2):
+        assert torch.equal(recovered[index].weight.view(torch.int32), plain[index].weight.view(torch.int32))
+    file = read_seedmask(tmp_path / "m.seedmask")
+    two_valued = "distribution" not in options or "binarise" in options
+    assert {file.log(tensor.name).kind for tensor in file.tensors} == {"flips" if two_valued else "deltas"}
+
+
+def test_signed_supermasks_begin_with_nothing_inverted(tmp_path):
+    """All scores start positive, those of edge-popup without their signs; so there is no log, and a flip is a sign."""
+    model, popup = (mask_model(mlp(), config(method)) for method in ("signed-supermask", "edge-popup"))
+    for (part, scores), (other, usual) in zip(layers_of(model), layers_of(popup), strict=True):
+        np.testing.assert_array_equal(scores, np.abs(usual))
+        assert torch.equal(part.random, other.random)
+    assert all((one == other).all() for one, other in zip(weights_of(model), weights_of(popup), strict=True))
+    pack(model, tmp_path / "new.seedmask")
+    pack(popup, tmp_path / "popup.seedmask")
+    assert (tmp_path / "new.seedmask").read_bytes() == (tmp_path / "popup.seedmask").read_bytes()
+    learned(model)
+    pack(model, tmp_path / "m.seedmask")
+    file = read_seedmask(tmp_path / "m.seedmask")
+    for (part, scores), tensor in zip(layers_of(model), file.tensors, strict=True):
+        mask = largest(np.abs(scores), part.spec.kept)
+        np.testing.assert_array_equal(file.log(tensor.name).values, scores[mask] < 0)
+
+
+def test_trained_signs_survive_a_state_dict_and_no_other_method_takes_it():
+    model, twin = (mask_model(mlp(), config("signed-supermask")) for _ in range(2))
+    learned(model)
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin[0].weight, model[0].weight)
+    with pytest.raises(CheckpointError, match="selection 'magnitude' here, 'invert' there"):
+        mask_model(mlp(), config()).load_state_dict(model.state_dict())
 
 
 # Biprop

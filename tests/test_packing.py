@@ -196,7 +196,7 @@ def test_wrappers_leave_no_trace_in_a_file(kind, first, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method", ["iterand", "biprop", "recycling", "edge-popup", "snip", "grasp", "synflow", "random"]
+    "method", ["iterand", "biprop", "recycling", "edge-popup", "signed-supermask", "snip", "grasp", "synflow", "random"]
 )
 def test_another_default_device_changes_nothing(method, tmp_path):
     """As with ``torch.set_default_device("cuda")`` and a network on the CPU; meta needs no GPU."""

@@ -70,7 +70,7 @@ def test_only_scores_are_parameters():
     assert names == ["0.parametrizations.weight.original", "4.parametrizations.weight.original"]
 
 
-@pytest.mark.parametrize("selection", ["signed", "magnitude"])
+@pytest.mark.parametrize("selection", ["signed", "magnitude", "invert"])
 def test_gradient_passes_straight_through(selection):
     model = mask_model(small_net(), settings("iterand", every=2, rate=0.5, seed=17, selection=selection))
     images, labels = batch()

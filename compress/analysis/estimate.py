@@ -29,8 +29,8 @@ __all__ = ["DEFAULT_REDRAWN", "Estimate", "LayerEstimate", "draw_distribution", 
 
 #: Share of the kept weights that no longer have their first value if nothing else is known. Redrawn by IteRand: about
 #: half in runs of full length (39,000 steps, 130 events, sparsity 0.6), fewer in shorter ones. Recycled: a third, as in
-#: a run of 12 epochs with five recyclings of a fifth (benchmarks/methods.py).
-DEFAULT_REDRAWN = {"resample": 0.5, "recycle": 0.33, "none": 0.0}
+#: a run of 12 epochs with five recyclings of a fifth (benchmarks/methods.py). Inverted: as in TODO.
+DEFAULT_REDRAWN = {"resample": 0.5, "recycle": 0.33, "invert": 0.3, "none": 0.0}
 
 # Draw counts 1, 2, 3 of kept weights that were redrawn, measured in a full-length IteRand run (where 61 % had not been
 # redrawn); what is left of the probability falls off geometrically up to 22, the largest count seen there.
@@ -71,8 +71,8 @@ class Estimate:
         architecture: of the network.
         layers: its masked tensors.
         distribution: of the random weights.
-        redrawn: share of kept weights assumed to have been redrawn or overwritten.
-        recycled: whether overwritten.
+        redrawn: share of kept weights assumed to have another value than at first.
+        change: how they come by it: ``redrawn``, ``overwritten`` or ``inverted``.
         state_bytes: size of the unmasked state; exact.
         header_bytes: size of header and manifest, estimated.
         multiply_adds: multiplications of the dense network for one example, each with its addition (MACs; FLOPs are
@@ -84,7 +84,7 @@ class Estimate:
     layers: tuple[LayerEstimate, ...]
     distribution: str
     redrawn: float
-    recycled: bool
+    change: str
     state_bytes: int
     header_bytes: int
     multiply_adds: int | None
@@ -145,7 +145,7 @@ def estimate(
         subnetwork: method, distribution and sparsity.
         num_classes: outputs.
         input: the images or texts that the network takes.
-        redrawn: share of the kept weights that are redrawn or overwritten; by default `DEFAULT_REDRAWN`.
+        redrawn: share of the kept weights that are redrawn, overwritten or inverted; by default `DEFAULT_REDRAWN`.
         allow_import: whether the model's name may be ``package.module:factory``.
 
     Raises:
@@ -153,7 +153,9 @@ def estimate(
     """
     if not subnetwork.has_masks:
         raise ConfigError(f"method: {subnetwork.method} trains the weights, so there is no .seedmask file to estimate")
-    kind = "resample" if subnetwork.resample else "recycle" if subnetwork.recycle else "none"
+    inverts = subnetwork.selection is not None and subnetwork.selection.rule == "invert"
+    kind = "invert" if inverts else "resample" if subnetwork.resample else "recycle" if subnetwork.recycle else "none"
+    change = "inverted" if inverts else "overwritten" if subnetwork.recycle else "redrawn"
     share = DEFAULT_REDRAWN[kind] if redrawn is None else redrawn
     if not 0 <= share <= 1:
         raise ConfigError(f"redrawn: expected a share from 0 to 1 of the kept weights, got {share}")
@@ -168,10 +170,9 @@ def estimate(
         else keys.spec.kept
         for keys in masked
     ]
-    recycled = subnetwork.recycle is not None
     network = Network(
         seed=subnetwork.seed,
-        tensors=tuple(_tensor(i, keys, kept[i], share, recycled=recycled) for i, keys in enumerate(masked)),
+        tensors=tuple(_tensor(i, keys, kept[i], share, change) for i, keys in enumerate(masked)),
         state={name: to_stored(torch.zeros(value.shape, dtype=value.dtype), name) for name, value in rest.items()},
         architecture=architecture.to_dict(),
         input=input,
@@ -196,14 +197,14 @@ def estimate(
         tuple(layers),
         subnetwork.distribution,
         share,
-        recycled,
+        change,
         state_bytes,
         len(content) - payloads - state_bytes,
         *counts,
     )
 
 
-def _tensor(index: int, keys: MaskedKeys, kept: int, redrawn: float, *, recycled: bool) -> MaskedTensor:
+def _tensor(index: int, keys: MaskedKeys, kept: int, redrawn: float, change: str) -> MaskedTensor:
     """A tensor with a random mask and random redraws; of a large one, a flat sample of `SAMPLE` weights.
 
     Args:
@@ -211,7 +212,7 @@ def _tensor(index: int, keys: MaskedKeys, kept: int, redrawn: float, *, recycled
         keys: name and spec of the weight.
         kept: number of weights that the mask keeps of the whole tensor.
         redrawn: share of the kept weights that do not have their first value.
-        recycled: whether these were overwritten by values of other weights, and not drawn again.
+        change: how they come by another one, see `Estimate`.
     """
     spec, generator = keys.spec, np.random.default_rng(index)
     weights = math.prod(spec.shape)
@@ -220,10 +221,11 @@ def _tensor(index: int, keys: MaskedKeys, kept: int, redrawn: float, *, recycled
     mask = _mask(spec.seed, index, count, kept / weights, frozen, generator)
     codebook = "signed-constant" if spec.binarised else spec.codebook
     draws = current = None
-    if recycled or not keys.first:  # the bytes of a second name of a layer have nothing to do with its own
+    if change != "redrawn" or not keys.first:  # the bytes of a second name of a layer have nothing to do with its own
         changed = generator.random(count) < (redrawn if keys.first else 1.0)
         own = random_bytes(spec.seed, 0, count, draw=0, tensor=index)
-        current = np.where(changed, generator.integers(0, 256, count, np.uint8), own)
+        other = ~own if change == "inverted" and keys.first else generator.integers(0, 256, count, np.uint8)
+        current = np.where(changed, other, own)
     elif redrawn:
         shares = draw_distribution(redrawn)
         draws = generator.choice(len(shares), count, p=shares).astype(np.uint8)

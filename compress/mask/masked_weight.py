@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..config import Recycle, Resample
 from ..errors import ConfigError
 from ..methods.recycling import recycling_moves
+from ..methods.signed_supermask import signed_mask
 from ..seed.frozen import Frozen, frozen_masks
 from ..seed.philox_torch import random_scores
 from .codes import codes_of, initial_bytes, redraw
@@ -71,7 +72,7 @@ class MaskedWeight(nn.Module):
 
     Attributes:
         spec: what determines the weight, together with scores, draws and current bytes.
-        score_bound: scores start uniform on ± this.
+        score_bound: scores start uniform on ± this, or for ``invert`` from 0 to this.
         allocation: rule for the number of kept weights.
         resampling: IteRand's rule, or ``None``.
         recycling: Weight Recycling's rule, or ``None``.
@@ -131,7 +132,7 @@ class MaskedWeight(nn.Module):
         return self.codes.to(torch.float32) * self.spec.scale
 
     def forward(self, scores: Tensor) -> Tensor:
-        """The effective weight, of the layer's shape: the random weight where kept, +0 where pruned.
+        """The effective weight, of the layer's shape: the random weight where kept, or its inverse, +0 where pruned.
 
         Raises:
             ConfigError: in the backward pass, if the number of kept weights changes in training, and nothing sets it.
@@ -140,14 +141,16 @@ class MaskedWeight(nn.Module):
             return CachedWeight.apply(  # type: ignore[no-untyped-call,no-any-return]
                 scores, self.codes, self.cached_weight, self.spec
             )
-        times = None
+        factors = None
         if self.spec.multiplicity > 1:
             times = multiples(scores.detach(), self.spec, self.fixed, self._brackets)
-            mask = times > 0
+            mask, factors = times > 0, times.view(torch.int8)
         else:
             mask = self.mask(scores) if self.cached_mask is None else self.cached_mask
+        if self.spec.selection == "invert":
+            factors = signed_mask(mask if factors is None else factors, scores.detach())
         weight: Tensor = StraightThrough.apply(  # type: ignore[no-untyped-call]
-            scores, self.codes, mask, times, self.spec
+            scores, self.codes, mask, factors, self.spec
         )
         if not self._kept_is_set and weight.requires_grad:
             weight.register_hook(_refuse_training)  # type: ignore[no-untyped-call]
@@ -161,7 +164,7 @@ class MaskedWeight(nn.Module):
             )
         self._unused = False
         scores = random_scores(self.spec.seed, self.spec.tensor, self.score_bound, weight.numel(), weight.device)
-        return scores.to(weight.dtype)
+        return (scores.abs() if self.spec.selection == "invert" else scores).to(weight.dtype)
 
     def keys(self, scores: Tensor) -> LayerKeys:
         """What layers are compared by: the keys of the selection, in units of the bound of the initial scores."""

@@ -13,7 +13,7 @@ __all__ = ["WeightSpec", "require_same", "spec_from_state", "state_of_spec"]
 # Keys of state dicts that are not the names of fields.
 _KEYS = {"multiplicity": "coats"}
 _FIELDS = {key: field for field, key in _KEYS.items()}
-SELECTIONS = frozenset({"signed", "magnitude", "fixed", "unpruned"})
+SELECTIONS = frozenset({"signed", "magnitude", "invert", "fixed", "unpruned"})
 
 
 @dataclass(frozen=True)

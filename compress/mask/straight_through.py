@@ -26,18 +26,18 @@ class StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, scores: Tensor, codes: Tensor, mask: Tensor, times: Tensor | None, spec: WeightSpec
+        ctx: FunctionCtx, scores: Tensor, codes: Tensor, mask: Tensor, factors: Tensor | None, spec: WeightSpec
     ) -> Tensor:
         """See `effective_weight`; ``scores``, float ``[n]``, give it its dtype."""
         saved = (codes, scores) if spec.selection == "magnitude" else (codes,)
         ctx.save_for_backward(*saved)
         ctx.scale = spec.scale  # type: ignore[attr-defined]
         with stage("masking"):
-            return effective_weight(codes, mask, times, spec, scores.dtype)
+            return effective_weight(codes, mask, factors, spec, scores.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
-        """Gradient of the loss times the random weight, and times the sign of the score if magnitudes are compared."""
+        """Gradient of the loss times the random weight, and times the sign of the score for ``magnitude``."""
         codes, *scores = ctx.saved_tensors
         with stage("masking"):
             gradient = _score_gradient(grad, codes, ctx.scale, scores[0] if scores else None)
@@ -71,27 +71,28 @@ class CachedWeight(torch.autograd.Function):
         return gradient, None, None, None
 
 
-def effective_weight(codes: Tensor, mask: Tensor, times: Tensor | None, spec: WeightSpec, dtype: torch.dtype) -> Tensor:
-    """The weight that the layer computes with, flat: +0 where pruned, else a multiple of the random weight or of α.
+def effective_weight(
+    codes: Tensor, mask: Tensor, factors: Tensor | None, spec: WeightSpec, dtype: torch.dtype
+) -> Tensor:
+    """The weight that the layer computes with, flat: +0 where pruned, else a multiple of the random weight or of ±α.
 
     Args:
         codes: int8 ``[n]``, the random weights in units of the scale.
         mask: bool ``[n]``.
-        times: uint8 ``[n]``, how many times each weight is taken; ``None`` = as the mask says.
+        factors: int8 ``[n]``, how many times each weight is taken, negative if inverted, 0 where pruned; ``None`` = as
+            the mask says. A code times its factor fits int8.
         spec: of the layer.
         dtype: of the result; other types than float32 are rounded once, from float32.
     """
-    factor: Tensor | float = spec.scale
+    scale: Tensor | float = spec.scale
     if spec.binarised:
-        factor = alpha(codes, mask, spec.scale, spec.kept)
+        scale = alpha(codes, mask, spec.scale, spec.kept)
         codes = codes.sign()
-    if times is None and _on_host(codes, dtype):
-        return _host_product(codes, mask, float(factor))
-    values = codes.to(torch.float32) * factor
-    if times is not None:
-        values = values * times
-    # where, not a product: -w * 0 would be -0, and a recovered pruned weight is +0.
-    return torch.where(mask, values, 0.0).to(dtype)
+    # Multiplied in integers, where a product with 0 has no sign: a recovered pruned weight is +0, never -0.
+    factors = mask.view(torch.int8) if factors is None else factors
+    if _on_host(codes, dtype):
+        return _host_product(codes, factors, float(scale))
+    return ((codes * factors).to(torch.float32) * scale).to(dtype)
 
 
 def _score_gradient(grad: Tensor, codes: Tensor, scale: float, scores: Tensor | None) -> Tensor:
@@ -106,13 +107,12 @@ def _on_host(codes: Tensor, dtype: torch.dtype) -> bool:
     return codes.device.type == "cpu" and dtype == torch.float32 and not torch.compiler.is_compiling()
 
 
-def _host_product(codes: Tensor, mask: Tensor, factor: float) -> Tensor:
+def _host_product(codes: Tensor, factors: Tensor, scale: float) -> Tensor:
     out = torch.empty(codes.shape, dtype=torch.float32, device="cpu")
     scratch = torch.empty(min(CHUNK, len(codes)), dtype=torch.int8, device="cpu")
-    chunks = (torch.split(values, CHUNK) for values in (codes, mask.view(torch.int8), out))
-    for code, kept, product in zip(*chunks, strict=True):
-        # In integers, a product with 0 has no sign.
-        product.copy_(torch.mul(code, kept, out=scratch[: len(code)])).mul_(factor)
+    chunks = (torch.split(values, CHUNK) for values in (codes, factors, out))
+    for code, factor, product in zip(*chunks, strict=True):
+        product.copy_(torch.mul(code, factor, out=scratch[: len(code)])).mul_(scale)
     return out
 
 

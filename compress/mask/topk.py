@@ -49,11 +49,11 @@ def selection_keys(scores: Tensor, selection: str, fixed: Fixed | None = None) -
 
     Args:
         scores: float ``[n]``.
-        selection: ``signed`` keeps the largest scores (IteRand's code), ``magnitude`` the largest absolute
-            scores (edge-popup, Ramanujan et al. 2020, section 3).
+        selection: ``signed`` keeps the largest scores (IteRand's code), ``magnitude`` and ``invert`` the largest
+            absolute scores (edge-popup, Ramanujan et al. 2020, section 3).
         fixed: weights that are pruned, or kept, whatever their scores, bool ``[n]`` each.
     """
-    keys = scores.abs() if selection == "magnitude" else scores
+    keys = scores if selection == "signed" else scores.abs()
     if fixed is None:
         return keys
     pruned, kept = fixed
@@ -74,7 +74,7 @@ def select(
         memory = new_bracket() if bracket is None else bracket
         traced = torch.compiler.is_compiling() or type(scores) not in (Tensor, torch.nn.Parameter)
         search = host_mask_operator if traced else host_mask
-        mask: Tensor = search(scores, kept, selection == "magnitude", pruned, always, memory)
+        mask: Tensor = search(scores, kept, selection != "signed", pruned, always, memory)
         return mask
     return device_mask(selection_keys(scores, selection, fixed), kept)
 
@@ -107,7 +107,7 @@ class LayerKeys:
     def on_host(self) -> HostKeys:
         """The keys without a copy of them, on a CPU."""
         pruned, always = self.fixed or (None, None)
-        return HostKeys(self.scores, pruned, always, magnitude=self.selection == "magnitude", unit=self.unit)
+        return HostKeys(self.scores, pruned, always, magnitude=self.selection != "signed", unit=self.unit)
 
 
 def allocate(

@@ -28,6 +28,7 @@ __all__ = [
     "IteRand",
     "MagnitudePruning",
     "RandomPruning",
+    "SignedSupermask",
     "Snip",
     "SynFlow",
     "WeightRecycling",
@@ -144,6 +145,23 @@ def Biprop(sparsity: float = 0.5, **options: Unpack[SearchOptions]) -> Subnetwor
         ConfigError: a choice that does not exist, or contradicts another.
     """
     return _searched("Biprop", "biprop", sparsity, {"binarise": True}, options)
+
+
+def SignedSupermask(sparsity: float = 0.5, **options: Unpack[SearchOptions]) -> SubnetworkConfig:
+    """Signed supermask: edge-popup whose scores also say, by their signs, which of the kept weights are inverted.
+
+    Scores start as those of edge-popup, but positive: at first no weight is inverted.
+
+    Source: Koster, Grothe, Rettinger, "Signing the supermask: keep, hide, invert", ICLR 2022.
+
+    Args:
+        sparsity: fraction of the weights that is pruned, in [0, 1).
+        options: see `SearchOptions`.
+
+    Raises:
+        ConfigError: a choice that does not exist, or contradicts another.
+    """
+    return _searched("SignedSupermask", "signed-supermask", sparsity, {"selection": "invert"}, options)
 
 
 def WeightRecycling(
@@ -300,6 +318,7 @@ PRESETS: dict[str, Callable[[], SubnetworkConfig]] = {
     "recycling": WeightRecycling,
     "biprop": Biprop,
     "biprop-recycling": lambda: WeightRecycling(binarise=True),
+    "signed-supermask": SignedSupermask,
     "magnitude": MagnitudePruning,
     "random": RandomPruning,
     "snip": Snip,

@@ -58,7 +58,7 @@ class LayerTable:
 
     Attributes:
         sizes: numbers of weights of the layers, from 1 to 2**31 - 1.
-        selection: ``signed`` or ``magnitude``; see `selection_keys`.
+        selection: ``signed``, ``magnitude`` or ``invert``; see `selection_keys`.
         device: of all tensors.
         fixed: the weights of each layer that are pruned, or kept, whatever their scores, bool ``[n]`` each.
         kernels: channels and positions of the weight of each layer, which is a row-major
@@ -85,8 +85,8 @@ class LayerTable:
     ) -> None:
         if not sizes or min(sizes) < 1 or max(sizes) >= 2**31:
             raise ConfigError(f"layer sizes: expected numbers from 1 to 2**31 - 1, got {list(sizes)}")
-        if selection not in {"signed", "magnitude"}:
-            raise ConfigError(f"selection: expected signed or magnitude, got {selection!r}")
+        if selection not in {"signed", "magnitude", "invert"}:
+            raise ConfigError(f"selection: expected signed, magnitude or invert, got {selection!r}")
         if tile < 16 or tile & (tile - 1) or block % tile or not tile <= block < 2**15:
             raise ConfigError(
                 "tile and block: expected a power of 2 from 16, and a multiple of it below 2**15, "
@@ -116,7 +116,7 @@ class LayerTable:
     def options(self, *inputs: Pointers) -> dict[str, bool | int]:
         """What a launch that reads these, and the fixed weights, is compiled for."""
         return {
-            "MAGNITUDE": self.selection == "magnitude",
+            "MAGNITUDE": self.selection != "signed",
             "FIXED": bool(self.fixed),
             "ALIGNED": all(pointers.aligned for pointers in (self.pruned, self.kept, *inputs)),
             "BLOCK": self.block,

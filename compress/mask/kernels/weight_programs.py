@@ -92,10 +92,10 @@ def write_masks(
 @triton.jit
 def write_weights(
     scores, pruned, kept, table, layer_of, thresholds, cuts, codes, units, out,
-    LAST_CHANNELS: tl.constexpr, MAGNITUDE: tl.constexpr, FIXED: tl.constexpr, ALIGNED: tl.constexpr,
-    BLOCK: tl.constexpr, TILE: tl.constexpr,
+    LAST_CHANNELS: tl.constexpr, INVERT: tl.constexpr, MAGNITUDE: tl.constexpr, FIXED: tl.constexpr,
+    ALIGNED: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """``code * unit`` where kept, else +0; in the order of the scores, or with the channels last."""
+    """``code * unit`` where kept, of ``-code`` to ``INVERT``, else +0; as the scores, or with the channels last."""
     layer, start, rest = place(table, layer_of, BLOCK)
     threshold, last = load_cut(thresholds, cuts, layer, start, BLOCK)
     unit = tl.load(units + layer)
@@ -108,6 +108,9 @@ def write_weights(
             MAGNITUDE, FIXED, ALIGNED, TILE,
         )  # fmt: skip
         code = load_tile(address(codes, layer, start + offset, tl.int8, ALIGNED), rest - offset, TILE)
+        if INVERT:
+            score = load_tile(address(scores, layer, start + offset, tl.float32, ALIGNED), rest - offset, TILE)
+            code = tl.where(score < 0, -code, code)
         weights = as_type(tl.where(mask, code.to(tl.float32) * unit, 0.0), out.dtype.element_ty)
         if LAST_CHANNELS and positions > 1:
             offsets = tl.arange(0, TILE)

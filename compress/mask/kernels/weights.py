@@ -58,7 +58,7 @@ def masked_weights(
         out: ``[layers.elements]`` of that dtype, to write to.
 
     Returns:
-        ``code * unit`` where kept, +0 where pruned.
+        ``code * unit`` where kept, +0 where pruned; with ``invert``, ``-code * unit`` where kept with a score below 0.
     """
     from .weight_programs import write_weights
 
@@ -72,7 +72,7 @@ def masked_weights(
         write_weights[layers.blocks,](
             where.table, layers.pruned.table, layers.kept.table, layers.rows, layers.layer_of,
             cuts.thresholds, cuts.table, what.table, units, out, LAST_CHANNELS=channels_last,
-            **layers.options(where, what),
+            INVERT=layers.selection == "invert", **layers.options(where, what),
         )  # fmt: skip
     return layers.views(out)
 
@@ -92,7 +92,7 @@ def score_gradient(
         grad: of the masked weight, contiguous, float32 or bfloat16, n elements.
         codes: int8 ``[n]``.
         unit: a float32 number, the value of one code unit.
-        scores: float32 ``[n]`` where masks go by magnitude: the gradient is then multiplied with their signs.
+        scores: float32 ``[n]`` for ``magnitude``: the gradient is then multiplied with their signs.
         kernel: channels and positions, if ``grad`` is ``[outputs, positions, channels]``.
         tile: weights of a program.
     """
