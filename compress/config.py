@@ -68,6 +68,9 @@ class Selection(Section):
         ramp_epochs: epochs over which the sparsity rises, by a cubic law; 0 = it holds from the start.
         score_bound: scores start uniform on ±``score_bound / sqrt(fan_in)``, with ``invert`` on its positive half;
             smaller scores let the mask move faster at the same learning rate.
+        softness: width of a sigmoid around the threshold that stands for the mask in training, in standard deviations
+            of the scores (or of their magnitudes); it falls to 0 along a line. 0 = masks are hard from the start.
+        soft_until: share of the steps after which masks are hard.
         frozen: share of the mask that follows from the seed, in [0, 1].
         frozen_kept: share of the weights that is fixed to kept; by default ``frozen * (1 - sparsity)``.
         multiplicity: number of nested masks; a weight is taken as many times as there are masks that keep it.
@@ -80,6 +83,8 @@ class Selection(Section):
     scope: Literal["layerwise", "global"] = "layerwise"
     ramp_epochs: int = Field(0, ge=0)
     score_bound: float = Field(1.0, gt=0)
+    softness: float = Field(0.0, ge=0, le=100)
+    soft_until: float = Field(0.67, gt=0, le=1)
     frozen: float = Field(0.0, ge=0, le=1)
     frozen_kept: float | None = Field(None, ge=0, le=1)
     multiplicity: int = Field(1, ge=1, le=127)
@@ -275,6 +280,9 @@ class SubnetworkConfig(Section):
                 f"selection.multiplicity: multiples of {self.distribution} weights do not fit the int8 codes of a "
                 "file; give distribution signed-constant, or binarise"
             )
+        if selection.softness and (selection.multiplicity > 1 or self.binarised):
+            reason = "several masks have no one threshold" if selection.multiplicity > 1 else "α is that of a hard mask"
+            raise ValueError(f"selection.softness: {reason}; leave it out")
         for key in ("first_sparsity", "last_sparsity"):
             if getattr(selection, key) is not None and (selection.scope == "global" or selection.frozen):
                 reason = "one threshold holds for all layers" if selection.scope == "global" else "the mask is frozen"

@@ -53,7 +53,8 @@ class Subnetwork:
             `DiscardedWeightsWarning` tells if they look trained.
         config: the method, made by `IteRand`, `EdgePopup`, `Snip` and the like.
         filter_fn: called with a layer and its name; return ``False`` to leave a layer as it is.
-        steps_per_epoch: training steps of an epoch; needed by methods that count epochs (ramps, Weight Recycling).
+        steps_per_epoch: training steps of an epoch; needed by methods that count epochs (ramps, soft masks, Weight
+            Recycling).
         epochs: of the whole run; likewise. With both, nothing is refreshed after the last step.
 
     Attributes:
@@ -77,11 +78,12 @@ class Subnetwork:
         epochs: int | None = None,
     ) -> None:
         require_settings(config)
-        counts_epochs = config.recycle is not None or (config.selection is not None and config.selection.ramp_epochs)
+        selection = config.selection
+        counts_epochs = config.recycle is not None or (selection and (selection.ramp_epochs or selection.softness))
         if counts_epochs and (steps_per_epoch is None or epochs is None):
             raise ConfigError(
-                f"{config.method}: ramps and Weight Recycling count epochs; give Subnetwork() steps_per_epoch= and "
-                "epochs="
+                f"{config.method}: ramps, soft masks and Weight Recycling count epochs; give Subnetwork() "
+                "steps_per_epoch= and epochs="
             )
         for name, number in (("steps_per_epoch", steps_per_epoch), ("epochs", epochs)):
             if number is not None and number < 1:
@@ -101,7 +103,10 @@ class Subnetwork:
         self.steps += 1
         per_epoch, epochs = self._steps_per_epoch, self._epochs
         if per_epoch is not None and epochs is not None and self.steps >= epochs * per_epoch:
-            update_kept_counts(masked_layers(self.model), epochs - 1)  # by the scores that this step left
+            layers = masked_layers(self.model)
+            update_kept_counts(layers, epochs - 1)  # by the scores that this step left
+            for _, masked, _ in layers:
+                masked.soften(1.0)
             return False
         return self._refresh()
 

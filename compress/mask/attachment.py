@@ -77,6 +77,7 @@ def detach(layer: Any, name: str) -> None:
     foreign = [tensor for tensor, stack in stacks.items() if not isinstance(stack[0], MaskedWeight | PrunedWeight)]
     if foreign:
         raise ConfigError(f"layer {name}: its {foreign[0]} was parametrized after Subnetwork(); remove that first")
+    layer.parametrizations.eval()  # in which masks are hard
     weights = {tensor: nn.Parameter(getattr(layer, tensor).clone()) for tensor in stacks}
     # Not torch's remove_parametrizations: it deletes a property of the class that copies share, and so breaks them.
     del layer.parametrizations

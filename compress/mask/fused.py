@@ -65,12 +65,15 @@ class FusedLayers:
     def of(cls, model: nn.Module, layers: Sequence[MaskedLayer], *, channels_last: bool = False) -> FusedLayers | None:
         """The masked layers of a model; ``None`` where they go one by one: on a CPU, or without Triton.
 
-        Several nested masks, and scores of other types than float32, do so anywhere.
+        Several nested masks, soft ones, and scores of other types than float32, do so anywhere.
         """
         devices = {scores.device for _, _, scores in layers}
         if len(devices) != 1 or not available(*devices):
             return None
-        if any(masked.spec.multiplicity > 1 or scores.dtype != torch.float32 for _, masked, scores in layers):
+        if any(
+            masked.spec.multiplicity > 1 or masked.softness or scores.dtype != torch.float32
+            for _, masked, scores in layers
+        ):
             return None
         return cls(model, layers, channels_last=channels_last)
 

@@ -16,6 +16,7 @@ from ..methods.signed_supermask import signed_mask
 from ..seed.frozen import Frozen, frozen_masks
 from ..seed.philox_torch import random_scores
 from .codes import codes_of, initial_bytes, redraw
+from .softness import soft_share, width_at
 from .sparsity import Allocation, LayerSize
 from .spec import WeightSpec, require_same, spec_from_state, state_of_spec
 from .stages import stage
@@ -76,6 +77,8 @@ class MaskedWeight(nn.Module):
         allocation: rule for the number of kept weights.
         resampling: IteRand's rule, or ``None``.
         recycling: Weight Recycling's rule, or ``None``.
+        softness: width of the sigmoid that stands for the mask in training, at the start; 0 = masks are hard.
+        soft_until: share of the steps from which they are hard anyway.
         cached_mask: the mask, bool ``[n]``, while scores do not change; ``None`` = compute it in each forward pass.
         cached_weight: the effective weight in the layer's shape, likewise.
         parameter_order: names of all parameters of the layer, in the order of the plain one.
@@ -84,6 +87,7 @@ class MaskedWeight(nn.Module):
     codes: Tensor
     draws: Tensor | None
     current: Tensor | None
+    soft_width: Tensor
 
     def __init__(
         self,
@@ -94,10 +98,13 @@ class MaskedWeight(nn.Module):
         allocation: Allocation,
         resampling: Resample | None = None,
         recycling: Recycle | None = None,
+        softness: float = 0.0,
+        soft_until: float = 1.0,
     ) -> None:
         super().__init__()
         self.spec = spec
         self.allocation, self.resampling, self.recycling = allocation, resampling, recycling
+        self.softness, self.soft_until = softness, soft_until
         self.score_bound, self._unused = score_bound, True
         self.cached_mask: Tensor | None = None
         self.cached_weight: Tensor | None = None
@@ -109,6 +116,8 @@ class MaskedWeight(nn.Module):
         current = initial_bytes(spec, device) if recycling else None
         self.register_buffer("current", current)
         self.register_buffer("codes", codes_of(spec, None, current, device), persistent=False)
+        self._is_soft = False
+        self.register_buffer("soft_width", torch.zeros((), device=device) if softness else None, persistent=False)
         fixed = fixed_by_seed(spec, device)
         for name, mask in zip(("fixed_pruned", "fixed_kept"), fixed or (None, None), strict=True):
             self.register_buffer(name, mask, persistent=False)
@@ -147,10 +156,14 @@ class MaskedWeight(nn.Module):
             mask, factors = times > 0, times.view(torch.int8)
         else:
             mask = self.mask(scores) if self.cached_mask is None else self.cached_mask
+        share = None
+        if self._is_soft and self.training:
+            share = soft_share(scores.detach(), mask, self.soft_width, self.spec.selection, self.fixed)
+            mask = torch.ones_like(mask)
         if self.spec.selection == "invert":
             factors = signed_mask(mask if factors is None else factors, scores.detach())
         weight: Tensor = StraightThrough.apply(  # type: ignore[no-untyped-call]
-            scores, self.codes, mask, factors, self.spec
+            scores, self.codes, mask, factors, share, self.spec
         )
         if not self._kept_is_set and weight.requires_grad:
             weight.register_hook(_refuse_training)  # type: ignore[no-untyped-call]
@@ -180,6 +193,13 @@ class MaskedWeight(nn.Module):
         self._kept_is_set = True
         if kept != self.spec.kept:
             self.spec = replace(self.spec, kept=kept)
+
+    def soften(self, done: float) -> None:
+        """Set the width of soft masks to what it is when a share ``done`` of the steps is done."""
+        if self.softness:
+            width = width_at(self.softness, self.soft_until, done)
+            self._is_soft = width > 0
+            self.soft_width.fill_(width)
 
     def size(self, name: str) -> LayerSize:
         """How many weights the mask may keep, given what is fixed of it; ``name`` is the weight's."""

@@ -104,6 +104,8 @@ def mask_model(
                 allocation=allocation if sparsity == config.sparsity else replace(allocation, sparsity=sparsity),
                 resampling=config.resample,
                 recycling=config.recycle,
+                softness=selection.softness,
+                soft_until=selection.soft_until,
             ).to(weight.dtype)
             continue
         initial.append((weight, spec))
@@ -199,15 +201,15 @@ def refresh(
 ) -> bool:
     """Do what the method does before training step ``step`` (0, 1, …).
 
-    Ramp and global selection: set how many weights each layer keeps. Weight Recycling: before the first step of some
-    epochs, let weights take the values of others. IteRand: before every K_per-th step, redraw each pruned weight with
-    probability r. Scores stay; what is redrawn follows from the seed and the step alone.
+    Ramp and global selection: set how many weights each layer keeps. Soft masks: set their width. Weight Recycling:
+    before the first step of some epochs, let weights take the values of others. IteRand: before every K_per-th step,
+    redraw each pruned weight with probability r. Scores stay; what is redrawn follows from the seed and the step alone.
 
     Args:
         layers: the masked layers of a model; none for methods that train weights, where nothing is done.
         step: number of the step.
         steps_per_epoch: needed by methods that count epochs.
-        epochs: of the whole run; needed by Weight Recycling.
+        epochs: of the whole run; needed by Weight Recycling and soft masks.
         fused: the same layers, to redraw the weights of all of them in one launch.
 
     Returns:
@@ -219,6 +221,10 @@ def refresh(
     changed, event = False, 0
     update_kept_counts(layers, None if steps_per_epoch is None else step // steps_per_epoch)
     for _, masked, scores in layers:
+        if masked.softness:
+            if steps_per_epoch is None or epochs is None:
+                raise ConfigError("soft masks: they harden as the run goes on; give steps_per_epoch and epochs")
+            masked.soften(step / (steps_per_epoch * epochs))
         if masked.recycling is not None:
             if steps_per_epoch is None or epochs is None:
                 raise ConfigError("recycling: the method counts epochs; give steps_per_epoch and epochs")

@@ -26,22 +26,29 @@ class StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, scores: Tensor, codes: Tensor, mask: Tensor, factors: Tensor | None, spec: WeightSpec
+        ctx: FunctionCtx,
+        scores: Tensor,
+        codes: Tensor,
+        mask: Tensor,
+        factors: Tensor | None,
+        share: Tensor | None,
+        spec: WeightSpec,
     ) -> Tensor:
-        """See `effective_weight`; ``scores``, float ``[n]``, give it its dtype."""
+        """See `effective_weight`; ``scores``, float ``[n]``, give it its dtype, ``share`` the share of each weight."""
         saved = (codes, scores) if spec.selection == "magnitude" else (codes,)
         ctx.save_for_backward(*saved)
         ctx.scale = spec.scale  # type: ignore[attr-defined]
         with stage("masking"):
-            return effective_weight(codes, mask, factors, spec, scores.dtype)
+            weight = effective_weight(codes, mask, factors, spec, scores.dtype)
+            return weight if share is None else weight * share
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:  # type: ignore[override]
         """Gradient of the loss times the random weight, and times the sign of the score for ``magnitude``."""
         codes, *scores = ctx.saved_tensors
         with stage("masking"):
             gradient = _score_gradient(grad, codes, ctx.scale, scores[0] if scores else None)
-        return gradient, None, None, None, None
+        return gradient, None, None, None, None, None
 
 
 class CachedWeight(torch.autograd.Function):

@@ -50,6 +50,8 @@ class SearchOptions(TypedDict, total=False):
     scope: str
     ramp_epochs: int
     score_bound: float
+    softness: float
+    soft_until: float
     frozen: float
     frozen_kept: float | None
     multiplicity: int
