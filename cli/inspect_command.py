@@ -77,6 +77,7 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
                 "file": str(file),
                 "kind": "seedmask",
                 "format_version": manifest.format_version,
+                "form": manifest.form,
                 "seed": seedmask.seed,
                 "architecture": manifest.architecture,
                 "input": None if manifest.input is None else manifest.input.to_dict(),
@@ -119,7 +120,7 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
         click.echo(origin)
     click.echo(
         f"dense {totals['dense_bytes']:,} bytes, file {seedmask.file_bytes:,} bytes "
-        f"(state {state_bytes:,}): {totals['ratio']:.1f} times smaller"
+        f"(state {state_bytes:,}{', compact' * (manifest.form == 'compact')}): {totals['ratio']:.1f} times smaller"
     )
     if totals["multiply_adds"] is not None:
         noun = "image" if manifest.input is None else manifest.input.noun
