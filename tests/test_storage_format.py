@@ -128,6 +128,43 @@ PROMISES = {
             "empty": "00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000",
         },
     ),
+    "v1-compact": (
+        "3c7f359395e8ece468e9d28985fce7550a5d3d201421ede637dc770b2025dedb",
+        {
+            "blocks.0.flips": "cdcc4cbe cdcc4cbe 00000000 cdcc4c3e cdcc4cbe 00000000",
+            "blocks.0.deltas": "00000000 00000000 00000000 aa7da93e 2cdc30bd 00000000",
+            "größe": "92e2e7be ff5c303e 95aa213f 00000000 aa266b3d 8df5c33d",
+            "größe..0.größe": "c8a283be 00000000 00000000 00000000 00000000 00000000",
+            "blocks.2.all": "00000000 00000000 00000000 00000000 00000000 00000000",
+            "blocks.2.half": "00000000 68453e3e 00000000 953005bf 773eab3e 00000000",
+            "blocks.3.fc.weight": "a6c01a3e 00000000 00000000 69cea5be 00000000 77c2e03e",
+            "blocks.3.one-bit": "607a6ebe 04ec28be 6d88173f 00000000 00000000 7d473fbf",
+            "blocks.4.signs": "00000000 2ef9e43e 00000000 2ef9e43e 2ef9e43e 00000000",
+            "blocks.4.two": "9be8a13f 9be8213f 00000000 00000000 00000000 9be8213f",
+            "blocks.5.most": "f304b5bf e1f556c2 00000000 42554042 00000000 f304b53f",
+            "blocks.5.flipped": "a53284be a532843e a53284be a53284be a532843e a532843e",
+            "blocks.6.one": "00000000 00000000 00000000 00000000 00000000 00000000",
+            "blocks.6.fc.weight": "00000080 398e63a2 00000000 00000000 00000000 9fb7d73b",
+            "blocks.7.temperature": "00000080",
+            "blocks.7.fc.weight": "00000080 00000080 00000000 00000000 00000000 00c0d73b",
+            "blocks.8.temperature": "00000080",
+            "blocks.8.fc.weight": "00000000 00000000 00000000 00000000 00000000 9fb7d73b",
+            "blocks.9.temperature": "00000000",
+        },
+    ),
+    "v1-compact-none": (
+        "cb57ef8489a88f416532746d1fffbaa1aa5a0c8fe96d17347d174644e6be7325",
+        {
+            "fc.weight": "246213bf 6c8b34bf 00000000 00000000 00000000 281fa23e",
+        },
+    ),
+    "v1-compact-text": (
+        "7a1994fe2cc844e56568d7fdd4d01d2926a6ae52ec955f60c2ba10e53002b8a4",
+        {
+            "tokens.weight": "f304353f f30435bf 00000000 00000000 00000000 f30435bf",
+            "classifier.weight": "f304353f f304353f 00000000 00000000 00000000 f304353f",
+        },
+    ),
 }
 
 

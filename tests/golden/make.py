@@ -247,7 +247,7 @@ def compact() -> Network:
             "integers": [0, 245, 246, 2**63, 2**64 - 1, -1, -(2**64) + 1],
             "floats": [1e-05, -0.0, 1e300, 5e-324, 16777216.0, 1e16, -2.5],
             "texts": ["", "weight", "a\u2011b", "\U0001f600", '"\\'],
-            "empty": {"": {}, "list": []},
+            "empty": {"object": {}, "list": []},
             "words": {"true": True, "null": None},
         },
         form="compact",
