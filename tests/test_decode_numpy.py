@@ -284,7 +284,7 @@ def test_every_length_but_the_right_one_is_refused(stem: str) -> None:
     for size in [*range(0, len(data), 7), len(data) - 1]:
         with pytest.raises(ValueError):
             decode(data[:size])
-    with pytest.raises(ValueError, match="the digest of the data differs|not that of a compact file of this size"):
+    with pytest.raises(ValueError, match=r"the digest of the data differs|not that of a compact file of this size"):
         decode(data + b"\0")
 
 
