@@ -123,7 +123,8 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
         click.echo(origin)
     click.echo(
         f"dense {totals['dense_bytes']:,} bytes, file {seedmask.file_bytes:,} bytes "
-        f"(state {state_bytes:,}, {manifest.form} manifest and digests {totals['overhead_bytes']:,}): {totals['ratio']:.1f} times smaller"
+        f"(state {state_bytes:,}, {manifest.form} manifest and digests {totals['overhead_bytes']:,}): "
+        f"{totals['ratio']:.1f} times smaller"
     )
     if totals["multiply_adds"] is not None:
         noun = "image" if manifest.input is None else manifest.input.noun

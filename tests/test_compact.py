@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bad_files import make
 from golden.make import GOLDEN, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,6 +125,16 @@ def test_words_never_change() -> None:
         "conv",
         "bytes",
     )
+
+
+def test_directories_that_would_take_much_memory_are_refused() -> None:
+    with pytest.raises(SeedMaskError, match="directory: expected a size of at most 1000000 bytes"):
+        loads(make.compact(tail=bytes(10**6)))
+    new = bytes([0, 1, 84]) + make.varint(500) + b"x" * 500
+    with pytest.raises(SeedMaskError, match="directory: expected at most 10000000 bytes of text, got more"):
+        loads(make.compact(states=make.state(new, *[bytes([0, 1, 84])] * 50_000)))
+    with pytest.raises(SeedMaskError, match=r"directory: expected at most 1000000 bytes, got .* use the form json"):
+        dumps(compact(tiny(), recipe={f"{i}": "x" * 60_000 + str(i) for i in range(20)}))
 
 
 def misstated(data: bytes) -> bytes:

@@ -19,10 +19,10 @@ from .trained import VALUE_DTYPES
 
 __all__ = ["MAX_DIRECTORY_BYTES", "WORDS", "encode_directory", "parse_directory", "varint"]
 
-#: So many bytes of a directory describe as many tensors as the largest header of the other form.
-MAX_DIRECTORY_BYTES = 10_000_000
+#: Some 60,000 tensors. A few bytes are enough for a small one, so that more would let a small file take much memory.
+MAX_DIRECTORY_BYTES = 1_000_000
 #: Of all names, keys and texts together, each counted as often as it occurs, for a word is stored once.
-MAX_TEXT_BYTES = 100_000_000
+MAX_TEXT_BYTES = 10_000_000
 MAX_NUMBER = 2**64 - 1
 
 # These lists are parts of the format: nothing in them may ever change its place.

@@ -287,7 +287,8 @@ def parse_manifest(text: str, max_weights: int) -> Manifest:
         raise SeedMaskError(f"manifest: expected canonical JSON (sorted keys, no spaces, ASCII); {DAMAGED}")
     manifest = build_manifest(fields)
     if manifest.digests.manifest is None or any(tensor.sha256 is None for tensor in manifest.tensors):
-        raise SeedMaskError(f"manifest: a digest is absent; {DAMAGED}")
+        what = "expected digests of the manifest and of each tensor, got none of one"
+        raise SeedMaskError(f"manifest: {what}; {DAMAGED}")
     if manifest.to_text() != text:  # an integer where a float belongs, for instance
         raise SeedMaskError(f"manifest: a value is not in its canonical form; {DAMAGED}")
     expected = sealed(manifest).digests.manifest

@@ -1807,7 +1807,7 @@ static const char *const WORDS[] = {
     "none",       "shape",      "mean",         "std",         "length",
     "unit",       "vocabulary", "words",        "bytes"};
 
-enum { KNOWN_WORDS = sizeof WORDS / sizeof *WORDS, MAX_WORDS = SEEDMASK_MAX_NAME + 1, MAX_DIRECTORY = 10000000 };
+enum { KNOWN_WORDS = sizeof WORDS / sizeof *WORDS, MAX_WORDS = SEEDMASK_MAX_NAME + 1, MAX_DIRECTORY = 1000000 };
 
 struct word {
     const unsigned char *at;

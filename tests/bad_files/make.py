@@ -610,6 +610,8 @@ BAD: dict[str, Callable[[], bytes]] = {
     "state-bool": lambda: with_contents("v1-flips", "state/flag", lambda data: b"\2" + data[1:]),
     # Digests.
     "digest-weights": lambda: edited("v1-none", change("digests.weights", "1" * 64)),
+    "digest-tensor-absent": lambda: edited("v1-none", lambda m: m["tensors"][0].pop("sha256")),
+    "digest-tensor-null": lambda: edited("v1-none", lambda m: m["tensors"][0].update(sha256=None)),
     "digest-tensor": lambda: edited("v1-none", change("tensors.0.sha256", "1" * 64)),
     "digest-tensor-and-weights": lambda: edited(
         "v1-none",
