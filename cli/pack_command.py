@@ -90,11 +90,11 @@ def command(
     check_output(target, checkpoint, kind="seedmask")
     run = load_checkpoint(checkpoint)
     compared = None if not is_foreign(run.architecture) else model is not None or not is_factory(run.architecture)
-    # Code of the user's that was not given cannot be asked what reads its state, all of which is then kept.
     built = rebuild(run, checkpoint, model) if compared else None
-    if compared is None:
-        built = skeleton(run.architecture, seed=0, allow_import=False)
     form = form or ("compact" if bare else "json")
+    # Code of the user's that was not given cannot be asked what reads its state, all of which is then kept.
+    if compared is None and form == "compact":
+        built = skeleton(run.architecture, seed=0, allow_import=False)
     network = with_form(network_of_checkpoint(run, with_weights=with_weights), form, built, bare=bare)
     network, rounding = with_state_dtype(network, state_dtype)
     error, worst = trained_error(network, run)
