@@ -3,9 +3,10 @@
 python benchmarks/fuzz_storage.py --mutations 100000 --exhaustive
 
 A mutant is a golden file, or one of a few small networks packed here, in which raw bytes, header entries, manifest
-fields, or the fields of a payload (lanes, frequencies, states, lengths, words) were changed. Half of them are sealed
-again: digests and header are made right, so that the decoders see them. Each depends on the seed and its number only.
-Workers may grow by 1 GiB of address space; more is a failure like any exception that is not a `SeedMaskError`.
+fields, bytes and numbers of a directory, or the fields of a payload (lanes, frequencies, states, lengths, words) were
+changed. Half of them are sealed again: digests and header are made right, so that the decoders see them. Each depends
+on the seed and its number only. Workers may grow by 1 GiB of address space; more is a failure like any exception that
+is not a `SeedMaskError`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from iterand_compress.compress.seed.codebooks import CODEBOOKS
 from iterand_compress.compress.seed.frozen import Frozen, frozen_masks
 from iterand_compress.compress.seed.philox import random_bytes
 from iterand_compress.compress.seedmask import MaskedTensor, Network, StoredTensor, dumps, loads, quantise
-from iterand_compress.compress.seedmask.container import build_header, layout
+from iterand_compress.compress.seedmask.container import build_header, compact_header, layout
 from iterand_compress.compress.seedmask.json_text import canonical_json
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
@@ -107,6 +108,9 @@ def seeds() -> dict[str, bytes]:
     for i, coding in enumerate(("auto", "rans", "raw")):
         found[f"small-{coding}"] = small(np.random.Generator(np.random.PCG64(i)), coding)
         found[f"kinds-{coding}"] = kinds(np.random.Generator(np.random.PCG64(i)), coding)
+        found[f"compact-{coding}"] = dumps(
+            replace(loads(found[f"kinds-{coding}"]).network(), form="compact"), coding=coding
+        )
     return found
 
 
@@ -171,6 +175,13 @@ def slots_of(manifest: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]
     except (KeyError, TypeError, IndexError, AttributeError):
         return None
     return slots
+
+
+def compact(data: bytes) -> bytes | None:
+    """What stands behind the digest in a compact file; None for a file in JSON."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    return data[8 + length + 32 :] if list(header) == ["__metadata__", "data"] else None
 
 
 # Mutations. Each takes a good file and returns a bad one, and says whether it was sealed.
@@ -417,6 +428,29 @@ def change_payload(content: bytes, tensor: dict[str, Any], part: str, rng: rando
     return payload.pack(rng)
 
 
+def mutate_directory(data: bytes, rng: random.Random, seal: bool) -> bytes:
+    """The front of the data of a compact file, with or without a right digest, under a header of its size."""
+    section = compact(data)
+    assert section is not None
+    features = loads(data).manifest.required_features
+    digest = data[-len(section) - 32 : -len(section)]
+    end = section[0] + 1 if section[0] < 128 else (section[0] & 127) + 128 * section[1] + 2
+    directory = section[:end]
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        at = rng.randrange(len(directory))
+        if rng.random() < 0.5:
+            directory = bytes_changed(directory, rng, 1) or b"\0"
+        else:  # another number in place of a byte
+            directory = directory[:at] + varint(rng.choice(EDGES + HUGE[:-2]), rng) + directory[at + 1 :]
+    if rng.random() < 0.7:  # of the size that it has now
+        prefix = 1 if section[0] < 128 else 2
+        directory = varint(len(directory[prefix:])) + directory[prefix:]
+    section = directory + section[end:]
+    if seal:
+        digest = hashlib.sha256(section).digest()
+    return compact_header(list(features), len(section) + 32) + digest + section
+
+
 MUTATORS: dict[str, Callable[[bytes, random.Random, bool], bytes]] = {
     "raw": mutate_raw,
     "header": mutate_header,
@@ -432,6 +466,9 @@ def mutant(seed: int, number: int) -> tuple[str, str, bytes]:
     name = rng.choice(sorted(seeds()))
     kind = rng.choices(list(MUTATORS), SHARES)[0]
     seal = kind != "raw" and rng.random() < 0.6  # raw ones never are: half of all in the end
+    if kind != "raw" and compact(seeds()[name]) is not None:
+        kind = "directory"
+        return name, f"{kind}, sealed" if seal else kind, mutate_directory(seeds()[name], rng, seal)
     return name, f"{kind}, sealed" if seal else kind, MUTATORS[kind](seeds()[name], rng, seal)
 
 
@@ -461,13 +498,16 @@ def outcome(data: bytes, origin: str) -> tuple[str, str | None]:
         return kind_of(message), f"unprintable message {message!a}" if UNPRINTABLE.search(message) else None
     except Exception as error:  # noqa: BLE001 - everything else is what is looked for
         return f"{type(error).__name__}", f"{type(error).__name__}: {error!a}"
-    for entry in seedmask.tensors:
-        if hashlib.sha256(weights[entry.name].astype("<f4").tobytes()).hexdigest() != entry.sha256:
+    found = [hashlib.sha256(weights[entry.name].astype("<f4").tobytes()) for entry in seedmask.tensors]
+    for entry, digest in zip(seedmask.tensors, found, strict=True):
+        if entry.sha256 not in (None, digest.hexdigest()):
             return "WRONG WEIGHTS", f"tensor {entry.name!a} is not that of its digest"
+    if hashlib.sha256(b"".join(digest.digest() for digest in found)).hexdigest() != seedmask.weights_digest:
+        return "WRONG WEIGHTS", "tensors are not those of the digest of all"
     if data == seeds()[origin]:
         return "accepted: unchanged", None
-    digest, expected = promised(origin)
-    if seedmask.weights_digest == digest:
+    stated, expected = promised(origin)
+    if seedmask.weights_digest == stated:
         if [value.tobytes() for value in weights.values()] != list(expected.values()):
             return "WRONG WEIGHTS", "weights are not those of the file that it comes from"
         return "accepted: the same weights", None

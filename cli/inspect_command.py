@@ -53,6 +53,8 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
     rows = seedmask.layer_report()
     weights, kept = sum(row.weights for row in rows), sum(row.kept for row in rows)
     state_bytes = sum(stored.data.nbytes for stored in seedmask.state().values())
+    payload_bits = sum(8 * (entry.mask.bytes + entry.log.bytes) for entry in seedmask.tensors)
+    payload_bits += sum(entry.coat_bits + entry.value_bits for entry in seedmask.tensors)
     totals: dict[str, Any] = {
         "weights": weights,
         "kept": kept,
@@ -65,6 +67,7 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
         "bits_per_weight": _mean(rows, "bits_per_weight"),
         "bound": _mean(rows, "bound"),
         "state_bytes": state_bytes,
+        "overhead_bytes": seedmask.file_bytes - payload_bits // 8 - state_bytes,
         "dense_bytes": 4 * weights + state_bytes,
         "file_bytes": seedmask.file_bytes,
         "ratio": (4 * weights + state_bytes) / seedmask.file_bytes,
@@ -77,6 +80,7 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
                 "file": str(file),
                 "kind": "seedmask",
                 "format_version": manifest.format_version,
+                "form": manifest.form,
                 "seed": seedmask.seed,
                 "architecture": manifest.architecture,
                 "input": None if manifest.input is None else manifest.input.to_dict(),
@@ -119,7 +123,8 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
         click.echo(origin)
     click.echo(
         f"dense {totals['dense_bytes']:,} bytes, file {seedmask.file_bytes:,} bytes "
-        f"(state {state_bytes:,}): {totals['ratio']:.1f} times smaller"
+        f"(state {state_bytes:,}, {manifest.form} manifest and digests {totals['overhead_bytes']:,}): "
+        f"{totals['ratio']:.1f} times smaller"
     )
     if totals["multiply_adds"] is not None:
         noun = "image" if manifest.input is None else manifest.input.noun

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DATA_CHOICES",
     "DISTRIBUTION_CHOICES",
+    "FILE_FORM_CHOICES",
     "FORM_CHOICES",
     "METHOD_CHOICES",
     "RUNTIME_CHOICES",
@@ -73,6 +74,7 @@ METHOD_CHOICES = (
     *("magnitude", "random", "snip", "grasp", "synflow", "dense"),
 )
 STATE_DTYPE_CHOICES = ("exact", "float16")
+FILE_FORM_CHOICES = ("json", "compact")
 VALUE_DTYPE_CHOICES = ("float32", "float16", "int8")
 FORM_CHOICES = ("dense", "packed", "int8", "seeded", "float16", "auto")
 RUNTIME_CHOICES = ("onnxruntime", "onnxruntime-web", "openvino", "other")

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import click
 
-from .options import STATE_DTYPE_CHOICES, VALUE_DTYPE_CHOICES, FilePath, json_option, model_option, print_json
+from .options import (
+    FILE_FORM_CHOICES,
+    STATE_DTYPE_CHOICES,
+    VALUE_DTYPE_CHOICES,
+    FilePath,
+    json_option,
+    model_option,
+    print_json,
+)
 
 __all__ = ["command"]
 
@@ -40,6 +48,13 @@ __all__ = ["command"]
     help="Of a network that was pruned at initialisation, also store the trained weights, exact or rounded to float16 "
     "or int8. Without them the file is the ticket, to be trained again.",
 )
+@click.option(
+    "--form",
+    type=click.Choice(FILE_FORM_CHOICES),
+    help="Of the file: json, which any reader of safetensors can list, or compact, which is smaller by some kilobytes. "
+    "By default json, with --bare compact.",
+)
+@click.option("--bare", is_flag=True, help="The smallest file: compact, without the recipe and the names of classes.")
 @model_option
 @json_option
 def command(
@@ -48,6 +63,8 @@ def command(
     coding: str,
     state_dtype: str,
     with_weights: str | None,
+    form: str | None,
+    bare: bool,
     model: str | None,
     as_json: bool,
 ) -> None:
@@ -63,7 +80,8 @@ def command(
     from ..compress.files.names import shell_word
     from ..compress.files.outputs import beside
     from ..compress.models import is_factory, is_foreign
-    from ..compress.pack import network_of_checkpoint, trained_error, with_state_dtype
+    from ..compress.models.from_shapes import skeleton
+    from ..compress.pack import network_of_checkpoint, trained_error, with_form, with_state_dtype
     from ..compress.rebuild import rebuild
     from ..compress.seedmask import default_max_weights, write_seedmask
 
@@ -72,9 +90,13 @@ def command(
     check_output(target, checkpoint, kind="seedmask")
     run = load_checkpoint(checkpoint)
     compared = None if not is_foreign(run.architecture) else model is not None or not is_factory(run.architecture)
-    if compared:
-        rebuild(run, checkpoint, model)
-    network, rounding = with_state_dtype(network_of_checkpoint(run, with_weights=with_weights), state_dtype)
+    built = rebuild(run, checkpoint, model) if compared else None
+    form = form or ("compact" if bare else "json")
+    # Code of the user's that was not given cannot be asked what reads its state, all of which is then kept.
+    if compared is None and form == "compact":
+        built = skeleton(run.architecture, seed=0, allow_import=False)
+    network = with_form(network_of_checkpoint(run, with_weights=with_weights), form, built, bare=bare)
+    network, rounding = with_state_dtype(network, state_dtype)
     error, worst = trained_error(network, run)
     report = write_seedmask(network, target, coding=coding)
     dense_bytes = 4 * report.weights + rounding.exact_bytes
@@ -82,6 +104,7 @@ def command(
         print_json(
             {
                 "file": str(target),
+                "form": form,
                 **{key: value for key, value in asdict(report).items() if key not in ("path", "file_digest")},
                 "dense_bytes": dense_bytes,
                 "state_dtype": rounding.dtype,

@@ -22,7 +22,7 @@ from .models import AnyArchitecture, resolve
 from .models.architecture import TORCHVISION
 from .models.build import build_model
 from .models.from_shapes import count_classes
-from .models.state import load_state, mismatch, require_module, unwrapped
+from .models.state import load_state, mismatch, require_module, unused_counters, unwrapped
 from .networks import resolve_device
 from .pack import exact_network
 from .rebuild import known_architecture, rebuild
@@ -30,6 +30,7 @@ from .seed.codebooks import get_codebook
 from .seed.philox_torch import bytes_at, random_weights, weight_table, weights_at
 from .seedmask import Network, SeedMask, Trained, read_seedmask
 from .seedmask.bits import Row
+from .seedmask.manifest import COMPACT
 from .seedmask.multiplicity import MAX_MULTIPLICITY
 from .seedmask.tensor_recovery import TensorRecovery
 from .tensors import recovered_state
@@ -111,18 +112,31 @@ def recover_on_device(
     """
     where = device if isinstance(device, torch.device) else resolve_device(device)
 
+    digests: dict[str, str] = {}
+
     def weights(recovery: TensorRecovery) -> tuple[Tensor, str]:
         computed = _weights_on(recovery, where)
         host = np.ascontiguousarray(computed.cpu().numpy(), "<f4")
-        digest = hashlib.sha256(host.data).hexdigest()
-        if digest != recovery.sha256 and recovery.digest() == recovery.sha256:
-            raise SeedMaskError(
-                f"{seedmask.path}: tensor {recovery.name!r}: {where} computed weights with SHA-256 {digest}, expected "
-                f"{recovery.sha256}; the file is whole: recover without --device, and report the device"
-            )
-        return computed.view(recovery.shape), digest
+        digests[recovery.name] = hashlib.sha256(host.data).hexdigest()
+        return computed.view(recovery.shape), digests[recovery.name]
 
-    return {recovery.name: computed for recovery, computed in seedmask.map(weights, names)}
+    def refuse_device(recovery: TensorRecovery) -> tuple[None, str]:
+        digest = recovery.digest()
+        got = digests.get(recovery.name, digest)
+        if got != digest and digest == (recovery.sha256 or digest):
+            raise SeedMaskError(
+                f"{seedmask.path}: tensor {recovery.name!r}: {where} computed weights with SHA-256 {got}, expected "
+                f"{digest}; the file is whole: recover without --device, and report the device"
+            )
+        return None, digest
+
+    try:
+        return {recovery.name: computed for recovery, computed in seedmask.map(weights, names)}
+    except SeedMaskError:
+        seedmask.verify()  # raises if the file is damaged
+        for _ in seedmask.map(refuse_device, names):
+            pass
+        raise
 
 
 @torch.no_grad()
@@ -213,6 +227,9 @@ def _recovered(
         require_module(model)
         state = recovered_state(file)
         _refuse_rounding(unwrapped(model), state, file)
+    if file.manifest.form == COMPACT:  # which leaves them out
+        missing = unused_counters(model) - set(state)
+        state |= {name: value.new_zeros(()) for name, value in unwrapped(model).state_dict().items() if name in missing}
     try:
         load_state(unwrapped(model), state)
     except RuntimeError as error:

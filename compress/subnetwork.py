@@ -186,6 +186,7 @@ class Subnetwork:
         coding: str = "auto",
         state_dtype: str = "exact",
         with_weights: str | None = None,
+        form: str = "json",
     ) -> PackReport:
         """Write the subnetwork to a ``.seedmask`` file, which is replaced atomically.
 
@@ -199,12 +200,13 @@ class Subnetwork:
             state_dtype: ``exact``, or ``float16`` to round the unmasked state, which changes outputs a little.
             with_weights: of a network that was pruned at initialisation: ``float32`` (exact), ``float16`` or ``int8``
                 to store the trained weights too, ``initial`` to store the mask alone.
+            form: of the file: ``json``, or ``compact``, which is smaller by some kilobytes. See `pack`.
 
         Raises:
             SeedMaskError: trained weights would be lost, nothing was pruned yet, a value of the state does not fit its
                 dtype, or the file cannot be written.
-            ConfigError: there is no such coding or dtype; something else was put on top of a mask; the model is of
-                another architecture.
+            ConfigError: there is no such coding, dtype or form; something else was put on top of a mask; the model is
+                of another architecture.
         """
         return pack(
             self.model,
@@ -215,6 +217,7 @@ class Subnetwork:
             coding=coding,
             state_dtype=state_dtype,
             with_weights=with_weights,
+            form=form,
         )
 
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 1
-FEATURES = ("coats", "deltas", "frozen", "gaps", "rans", "text", "values")
+FEATURES = ("coats", "compact", "deltas", "frozen", "gaps", "rans", "text", "values")
 CHUNK = 2**16  # weights whose random bytes are made at once
 
 # ---- 1.1 Random bytes
@@ -253,9 +253,8 @@ ENTRY = {
     "mask",
     "name",
     "scale",
-    "sha256",
     "shape",
-}  # "frozen", "coats", "values" may follow
+}  # "sha256", which compact files lack, and "frozen", "coats", "values" may follow
 
 
 def decode(source: str | os.PathLike[str] | bytes, max_weights: int | None = None) -> dict[str, np.ndarray]:
@@ -287,46 +286,201 @@ def decode_file(data: bytes, max_weights: int) -> dict[str, np.ndarray]:
     features = manifest["required_features"]
     for feature in features:
         check(feature in FEATURES, f"unknown required feature {feature!a}")
+    if "compact" in features:
+        manifest, payload = compact_manifest(data, length, manifest)
+    else:
+        payload = checked_payload(data, text, manifest)
     check(manifest["generator"] == "philox4x32-10", f"unknown generator {manifest['generator']!a}")
 
+    tensors = manifest["tensors"]
+    names = [entry["name"] for entry in tensors + manifest["state"]]
+    check(len(set(names)) == len(names), "two tensors have the same name")
+    stored = stored_tensors(manifest)
+    _, header = header_of({}, stored)
+    end = max(entry["data_offsets"][1] for entry in header.values())
+    check(end == len(payload), f"{len(payload)} bytes of payloads, {end} expected")
+    parts = {name: payload[slice(*header[name]["data_offsets"])] for name in stored}
+
+    used = set().union(*map(features_of, tensors)) | ({"compact"} & set(features))
+    if isinstance(manifest["input"], dict) and "vocabulary" in manifest["input"]:
+        used.add("text")  # section 5; the weights do not depend on it
+    check(features == sorted(used - {"raw"}), f"required features {features}, but the file uses {sorted(used)}")
+    total = sum(math.prod(entry["shape"]) for entry in tensors)
+    check(total <= max_weights, f"{total} weights: more than {max_weights}; --max-weights {total} allows them")
+    seed, weights, digests = int(manifest["seed"], 16), {}, b""
+    for t, entry in enumerate(tensors):
+        name = entry["name"]
+        try:
+            weights[name] = recover(seed, t, entry, {part: parts[f"{part}/{name}"] for part in slots_of(entry)})
+            found = sha256(weights[name].astype("<f4").tobytes())
+            check(entry.get("sha256", found) == found, "the digest of the recovered weights differs")
+        except ValueError as error:
+            raise ValueError(f"tensor {name!a}: {error}") from error
+        digests += bytes.fromhex(found)
+    check(sha256(digests) == manifest["digests"]["weights"], "the digest of all weights differs")
+    return weights
+
+
+def checked_payload(data: bytes, text: str, manifest: dict[str, Any]) -> bytes:
+    """The data section of a file whose manifest is JSON; header and manifest have their one form and right digests."""
     check(canonical(manifest) == text, "the manifest is not canonical JSON")
     digests = manifest["digests"]
     zeroed = canonical({**manifest, "digests": {**digests, "manifest": "0" * 64}})
     check(sha256(zeroed.encode()) == digests["manifest"], "the digest of the manifest differs: the file is damaged")
 
     # The header follows from the manifest; so do the places of all data.
-    tensors = manifest["tensors"]
-    names = [entry["name"] for entry in tensors + manifest["state"]]
-    check(len(set(names)) == len(names), "two tensors have the same name")
-    stored = {f"{part}/{e['name']}": slot for e in tensors for part, slot in slots_of(e).items()}
-    stored |= {f"state/{entry['name']}": (entry["dtype"], entry["shape"]) for entry in manifest["state"]}
-    begin, header = header_of({"seedmask": text}, stored)
+    begin, _ = header_of({"seedmask": text}, stored_tensors(manifest))
     check(data.startswith(begin), "the header does not follow from the manifest: the file is damaged")
     payload = data[len(begin) :]
     check(sha256(payload) == digests["payload"], "the digest of the data differs: the file is damaged")
-    parts = {name: payload[slice(*header[name]["data_offsets"])] for name in stored}
+    for entry in manifest["tensors"]:
+        check("sha256" in entry, "a tensor has no digest")
+    return payload
 
-    used = set().union(*map(features_of, tensors))
-    if isinstance(manifest["input"], dict) and "vocabulary" in manifest["input"]:
-        used.add("text")  # section 5; the weights do not depend on it
-    check(features == sorted(used - {"raw"}), f"required features {features}, but the file uses {sorted(used)}")
-    total = sum(math.prod(entry["shape"]) for entry in tensors)
-    check(total <= max_weights, f"{total} weights: more than {max_weights}; --max-weights {total} allows them")
-    seed, weights = int(manifest["seed"], 16), {}
-    for t, entry in enumerate(tensors):
-        name = entry["name"]
-        try:
-            weights[name] = recover(seed, t, entry, {part: parts[f"{part}/{name}"] for part in slots_of(entry)})
-        except ValueError as error:
-            raise ValueError(f"tensor {name!a}: {error}") from error
-    together = sha256(b"".join(bytes.fromhex(entry["sha256"]) for entry in tensors))
-    check(together == digests["weights"], "the digest of all weights differs")
-    return weights
+
+def stored_tensors(manifest: dict[str, Any]) -> dict[str, tuple[str, list[int]]]:
+    """Dtype and shape of all data tensors by their names."""
+    stored = {f"{part}/{e['name']}": slot for e in manifest["tensors"] for part, slot in slots_of(e).items()}
+    return stored | {f"state/{entry['name']}": (entry["dtype"], entry["shape"]) for entry in manifest["state"]}
+
+
+# ---- 6. The compact form
+
+WORDS = """
+weight bias running_mean running_var num_batches_tracked
+0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+conv conv1 conv2 conv3 bn bn1 bn2 bn3 norm norm1 norm2 norm3 fc fc1 fc2 fc3
+linear head classifier features layers layer layer1 layer2 layer3 layer4
+blocks block stages stem downsample shortcut embedding encoder attention
+query key value out proj mlp tokens places scale whiten
+name num_classes in_channels image_size width depth affine activation batch_norm none
+shape mean std length unit vocabulary words bytes
+"""
+
+
+def compact_manifest(data: bytes, length: int, stub: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """The manifest that the directory of a compact file stands for, and the payloads behind the directory."""
+    check(set(stub) == {"format_version", "required_features"}, "the stub of a compact file has other fields")
+    section = data[8 + length :]
+    begin, _ = header_of({"seedmask": canonical(stub)}, {"data": ("U8", [len(section)])})
+    check(data.startswith(begin), "the header is not that of a compact file of this size: the file is damaged")
+    check(sha256(section[32:]) == section[:32].hex(), "the digest of the data differs: the file is damaged")
+    start = Directory(section[32:])
+    directory = Directory(start.take(start.number()))
+    manifest = directory.manifest()
+    check(directory.at == len(directory.payload), "bytes follow the directory")
+    return stub | manifest, start.payload[start.at :]
+
+
+class Directory(Cursor):
+    """Reads a directory from begin to end."""
+
+    def __init__(self, payload: bytes) -> None:
+        super().__init__(payload)
+        self.words, self.last = WORDS.split(), []
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def number(self) -> int:
+        value, place = 0, 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 127) << 7 * place
+            check(place < 10 and value < 2**64, "a number is above 2**64 - 1")
+            if byte < 128:
+                check(byte > 0 or place == 0, "a number is not in its shortest form")
+                return value
+            place += 1
+
+    def numbers(self, count: int) -> list[int]:
+        return [self.number() for _ in range(count)]
+
+    def word(self) -> str:
+        index = self.number()
+        if index == len(self.words):
+            word = self.take(self.number()).decode()
+            check(word not in self.words, f"the word {word!a} is new for the second time")
+            self.words.append(word)
+        return self.words[index]
+
+    def name(self) -> str:
+        shared, more = self.numbers(2)
+        check(shared <= len(self.last), "a name shares more words than there are")
+        words = self.last[:shared] + [self.word() for _ in range(more)]
+        check(words[: shared + 1] != self.last[: shared + 1] or len(words) == shared, "a name shares more words")
+        self.last = words
+        name = ".".join(words)
+        check(len(name.encode()) <= 512, "a name has more than 512 bytes")
+        return name
+
+    def value(self) -> Any:
+        kind = self.byte()
+        if kind >= 10:
+            return kind - 10
+        if kind in (3, 4):
+            return self.number() + 246 if kind == 3 else -1 - self.number()
+        if kind in (5, 6):
+            return float(np.frombuffer(self.take(4 * kind - 16), "<f4" if kind == 5 else "<f8")[0])
+        if kind == 7:
+            return self.word()
+        if kind == 8:
+            return [self.value() for _ in range(self.number())]
+        if kind == 9:
+            return {self.word(): self.value() for _ in range(self.number())}
+        return (None, False, True)[kind]
+
+    def manifest(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"generator": "philox4x32-10", "seed": self.take(8)[::-1].hex()}
+        found["digests"] = {"weights": self.take(32).hex()}
+        for key in ("architecture", "input", "classes", "recipe"):
+            found[key] = self.value()
+        found["tensors"] = [self.tensor() for _ in range(self.number())]
+        found["state"] = [self.state() for _ in range(self.number())]
+        return found
+
+    def tensor(self) -> dict[str, Any]:
+        entry: dict[str, Any] = {"name": self.name()}
+        kind = self.byte()
+        more = self.byte() if kind >= 128 else 0
+        check(more < 8 and (more > 0) == (kind >= 128), f"the kind {kind} goes on with {more}")
+        entry["shape"] = self.numbers(self.number())
+        entry["codebook"] = ("signed-constant", "uniform", "normal")[kind % 4]
+        entry["scale"] = self.take(4)[::-1].hex()
+        entry["kept"] = self.number()
+        count = math.prod(entry["shape"])
+        if more % 2:
+            entry["frozen"] = dict(zip(("pruned", "kept", "free"), self.numbers(3), strict=True))
+            count = entry["frozen"]["free"]
+        entry["mask"] = self.row(kind // 4 % 4, count, 1)
+        log = ("none", "flips", "draws", "deltas")[kind // 16 % 4]
+        empty = {"bytes": 0, "coding": "raw", "width": 0}
+        entry["log"] = {**(self.wide_row(entry["kept"]) if log != "none" else empty), "kind": log}
+        if kind // 64 % 2:
+            entry["coats"] = self.wide_row(entry["kept"])
+        if more > 1:
+            dtype = ("F32", "F16", "I8")[more // 2 - 1]
+            row = self.row(self.byte() if dtype == "I8" else 0, entry["kept"], 8 * ITEM_BYTES[dtype])
+            entry["values"] = {**row, "dtype": dtype}
+        return entry
+
+    def wide_row(self, count: int) -> dict[str, Any]:
+        kind = self.byte()
+        return {**self.row(kind % 4, count, kind // 4 + 1), "width": kind // 4 + 1}
+
+    def row(self, coding: int, count: int, width: int) -> dict[str, Any]:
+        name = ("raw", "rans", "gaps")[coding]
+        return {"bytes": -(-count * width // 8) if name == "raw" else self.number(), "coding": name}
+
+    def state(self) -> dict[str, Any]:
+        name = self.name()
+        rank, dtype = divmod(self.number(), len(ITEM_BYTES))
+        return {"dtype": list(ITEM_BYTES)[dtype], "name": name, "shape": self.numbers(rank)}
 
 
 def slots_of(entry: dict[str, Any]) -> dict[str, tuple[str, list[int]]]:
     """Dtype and shape of each data tensor of a masked tensor, by the part in front of its name."""
-    unknown = set(entry) - ENTRY - {"frozen", "coats", "values"}
+    unknown = set(entry) - ENTRY - {"frozen", "coats", "values", "sha256"}
     check(not unknown and set(entry) >= ENTRY, f"fields {sorted(entry)}: others expected")
     parts = ["mask"] + ["log"] * (entry["log"]["kind"] != "none") + ["coats"] * ("coats" in entry)
     slots = {part: ("U8", [entry[part]["bytes"]]) for part in parts}
@@ -399,7 +553,6 @@ def recover(seed: int, t: int, entry: dict[str, Any], parts: dict[str, bytes]) -
         if "coats" in parts:
             codes *= coats_of(entry, parts["coats"], len(kept))
         weights[kept] = codes * scale
-    check(sha256(weights.astype("<f4").tobytes()) == entry["sha256"], "the digest of the recovered weights differs")
     return weights.reshape(shape)
 
 

@@ -13,9 +13,10 @@
  */
 #include "seedmask.c" /* for its SHA-256, and to look up where payloads are */
 
-enum { MAX_PARTS = 8, MAX_TEXT = 1 << 16, FUZZ_WEIGHTS = 1 << 20, CODES = SEEDMASK_DIGEST + 1, MODES = 5 };
+enum { MAX_PARTS = 24, MAX_TEXT = 1 << 16, FUZZ_WEIGHTS = 1 << 20, CODES = SEEDMASK_DIGEST + 1, MODES = 6 };
 
-static const char *const MODE_NAMES[MODES] = {"bit flips", "truncations", "bytes", "fields and payloads", "texts"};
+static const char *const MODE_NAMES[MODES] = {"bit flips",           "truncations", "bytes",
+                                              "fields and payloads", "texts",       "directories"};
 static uint64_t outcomes[MODES][CODES];
 static int mode;
 static uint64_t iteration;
@@ -132,6 +133,8 @@ static seedmask_code examine(const unsigned char *data, size_t size, size_t chan
     unsigned char *exact = reserve(size); /* so that the sanitizer sees its end */
     struct input input = {exact, size};
     seedmask_code first, code;
+    struct sha256 all;
+    bool whole;
     require(file != NULL, "out of memory");
     memcpy(exact, data, size);
     by_callback = !by_callback;
@@ -139,6 +142,8 @@ static seedmask_code examine(const unsigned char *data, size_t size, size_t chan
                         : seedmask_open_memory(file, exact, size, &options);
     check_message(file, first);
     require(seedmask_tensors(file) > 0 || first != SEEDMASK_OK, "an open file without tensors");
+    whole = first == SEEDMASK_OK && changed == 0;
+    sha256_start(&all);
     for (size_t i = 0; i < seedmask_tensors(file); ++i) {
         const struct tensor *tensor = &file->tensors[i];
         uint64_t at = changed - file->data_begin;
@@ -149,8 +154,18 @@ static seedmask_code examine(const unsigned char *data, size_t size, size_t chan
             at - tensor->values_offset >= tensor->values_bytes && at - tensor->scales_offset >= scales_bytes)
             continue;
         code = decode_one(file, i, i % 2 == 0, digest);
-        require(code != SEEDMASK_OK || memcmp(digest, tensor->sha256, 64) == 0, "wrong weights");
+        require(code != SEEDMASK_OK || !tensor->sha256 || memcmp(digest, tensor->sha256, 64) == 0, "wrong weights");
+        sha256_add(&all, tensor->found, 32);
+        if (tensor->sha256 || code != SEEDMASK_OK)
+            whole = false;
         first = first == SEEDMASK_OK ? code : first;
+    }
+    if (whole) { /* a compact file has one digest of all tensors */
+        char digest[65];
+        unsigned char bytes[32];
+        sha256_finish(&all, bytes);
+        to_hex(bytes, digest);
+        require(memcmp(digest, file->weights_text, 64) == 0, "wrong weights in a compact file");
     }
     for (size_t i = 0; i < seedmask_states(file); ++i) {
         seedmask_state state;
@@ -287,8 +302,7 @@ static void take_apart(const unsigned char *data, size_t size, struct model *mod
         part->scale = tensor->scale;
         part->kept = tensor->kept;
         part->width = tensor->log_width;
-        memcpy(part->sha256, tensor->sha256, 64);
-        part->sha256[64] = '\0';
+        require(decode_one(file, i, false, part->sha256) == SEEDMASK_OK, "a seed file that is not valid");
         set_bytes(&part->mask, payload + tensor->mask_offset, tensor->mask_bytes);
         set_bytes(&part->log, payload + tensor->log_offset, tensor->log_bytes);
         part->free = tensor->free;
@@ -763,11 +777,11 @@ static void mutate_model(struct model *model)
 /* Integers and words of a text become others; characters, spans and nesting change. */
 static void mutate_text(struct bytes *text)
 {
-    static const char *const WORDS[] = {
+    static const char *const VALUES[] = {
         "null", "[]", "{}", "\"\"", "0", "01", "-0", "1.5", "1e999", "18446744073709551616", "[[[[[[[[[[[[[[[[[[",
         "\"\\ud800\"", "\"\\u001b\"", "\"raw\"", "\"rans\"", "\"gaps\"", "\"tans\"", "\\", ",", ":", "}"};
     size_t at = below(text->size), length = 1 + below(4);
-    const char *word = WORDS[below(sizeof WORDS / sizeof *WORDS)];
+    const char *word = VALUES[below(sizeof VALUES / sizeof *VALUES)];
     char number[24];
     switch (below(4)) {
     case 0: /* another number in place of one */
@@ -829,6 +843,45 @@ static void build(const struct model *model, struct bytes *manifest, struct byte
     wrap(manifest, entries, count, file);
 }
 
+/* Change the directory of a compact file, and give its data the digest and the size that they have now. */
+static void mutate_directory(const struct bytes *seed_file, struct bytes *section, struct bytes *file)
+{
+    static const char SIZE[] = "\"data_offsets\":[0,";
+    char header[512], *size;
+    unsigned char digest[32];
+    struct sha256 sha;
+    uint64_t length = 0;
+    for (unsigned i = 0; i < 8; ++i)
+        length |= (uint64_t)seed_file->at[i] << 8 * i;
+    require(length < sizeof header, "a compact seed file with a long header");
+    memcpy(header, seed_file->at + 8, (size_t)length);
+    header[length] = '\0';
+    size = strstr(header, SIZE);
+    require(size != NULL, "a compact seed file without data");
+    size[sizeof SIZE - 1] = '\0';
+    set_bytes(section, seed_file->at + 8 + length + 32, seed_file->size - 40 - length);
+    for (size_t i = 0; i <= below(3); ++i)
+        mutate_bytes(section, below(2) ? 64 : 0);
+    sha256_start(&sha);
+    sha256_add(&sha, section->at, section->size);
+    sha256_finish(&sha, digest);
+    file->size = 8;
+    add(file, "%s%zu],\"dtype\":\"U8\",\"shape\":[%zu]}}", header, section->size + 32, section->size + 32);
+    while (file->size % 8 != 0)
+        add(file, " ");
+    for (unsigned i = 0; i < 8; ++i)
+        file->at[i] = (unsigned char)((uint64_t)(file->size - 8) >> 8 * i & 255);
+    memcpy(file->at + file->size, digest, 32);
+    memcpy(file->at + file->size + 32, section->at, section->size);
+    file->size += 32 + section->size;
+}
+
+static bool is_compact(const struct bytes *file)
+{
+    static const char BEGIN[] = "{\"__metadata__\":{\"seedmask\":\"{\\\"format_version\\\":1,";
+    return file->size > sizeof BEGIN + 8 && memcmp(file->at + 8, BEGIN, sizeof BEGIN - 1) == 0;
+}
+
 static void mutate(const struct bytes *seed_file, struct bytes *manifest, struct bytes *file, struct model *model)
 {
     mode = 2 + (int)below(8);
@@ -839,6 +892,12 @@ static void mutate(const struct bytes *seed_file, struct bytes *manifest, struct
         if (examine(file->at, file->size, 0) == SEEDMASK_OK) /* a splice may change nothing */
             require(file->size == seed_file->size && memcmp(file->at, seed_file->at, file->size) == 0,
                     "a changed file is accepted");
+        return;
+    }
+    if (mode > 4 && is_compact(seed_file)) {
+        mode = 5;
+        mutate_directory(seed_file, manifest, file);
+        examine(file->at, file->size, 0);
         return;
     }
     take_apart(seed_file->at, seed_file->size, model);

@@ -284,7 +284,7 @@ def test_every_length_but_the_right_one_is_refused(stem: str) -> None:
     for size in [*range(0, len(data), 7), len(data) - 1]:
         with pytest.raises(ValueError):
             decode(data[:size])
-    with pytest.raises(ValueError, match="the digest of the data differs"):
+    with pytest.raises(ValueError, match=r"the digest of the data differs|not that of a compact file of this size"):
         decode(data + b"\0")
 
 
@@ -322,7 +322,7 @@ def put_together(manifest: dict[str, Any], parts: dict[str, bytes]) -> bytes:
     return bytes(begin) + data
 
 
-@pytest.mark.parametrize("stem", GOLDEN)
+@pytest.mark.parametrize("stem", [stem for stem in GOLDEN if "compact" not in stem])
 def test_taken_apart_and_put_together(stem: str) -> None:
     assert put_together(*taken_apart(stem)) == (FOLDER / f"{stem}.seedmask").read_bytes()
 
@@ -479,7 +479,16 @@ def test_damaged_rows_are_refused_with_what_is_wrong(payload: str, coding: str, 
         decode_numpy.decode_row(bytes.fromhex(payload), coding, 20, width)
 
 
-NEWER = [path for path in (FOLDER.parent / "bad_files").glob("*.seedmask") if path.stem.split("-")[0] in KINDS]
+#: Wrong in what weights do not depend on: settings, the shortest form, the order of state tensors, odd names.
+NOT_CHECKED = {
+    *("architecture-list", "input-number", "key-twice", "keys-unsorted", "name-empty", "name-escape"),
+    *("states-unsorted", "value-above", "value-below", "value-deep", "value-escape", "value-nan", "value-wide"),
+}
+NEWER = [
+    path
+    for path in (FOLDER.parent / "bad_files").glob("*.seedmask")
+    if path.stem.split("-")[0] in (*KINDS, "compact") and path.stem.removeprefix("compact-") not in NOT_CHECKED
+]
 
 
 @pytest.mark.parametrize("path", NEWER, ids=lambda path: path.stem)

@@ -240,19 +240,21 @@ def _flat(prefix: str, value: object) -> Iterator[tuple[str, object]]:
 def _layers(first: SeedMask, second: SeedMask, names: list[str]) -> Iterator[LayerComparison]:
     mine, others = ({entry.name: (i, entry) for i, entry in enumerate(file.tensors)} for file in (first, second))
 
-    def overlap(recovery: TensorRecovery) -> tuple[MaskOverlap, str]:
-        """Compare one tensor; both files check the digests of their weights."""
+    def overlap(recovery: TensorRecovery) -> tuple[tuple[MaskOverlap, bool], str]:
+        """Compare one tensor, and say whether all is equal; both files check the digests of their weights."""
 
-        def with_other(other: TensorRecovery) -> tuple[tuple[MaskOverlap, str], str]:
+        def with_other(other: TensorRecovery) -> tuple[tuple[tuple[MaskOverlap, bool], str], str]:
             in_both, equal, digests = _walk(recovery, other)
             kept = recovery.mask.ones(), other.mask.ones()
             count = recovery.mask.count
-            return (MaskOverlap(count, kept, in_both, equal, kept[0] * kept[1] / count), digests[0]), digests[1]
+            by_chance = kept[0] * kept[1] / count
+            overlap = MaskOverlap(count, kept, in_both, equal, by_chance), digests[0] == digests[1]
+            return (overlap, digests[0]), digests[1]
 
         ((_, result),) = second.map(with_other, [recovery.name])
         return result
 
-    for recovery, result in first.map(overlap, names):
+    for recovery, (result, identical) in first.map(overlap, names):
         (index, entry), (other_index, other) = mine[recovery.name], others[recovery.name]
         yield LayerComparison(
             name=entry.name,
@@ -261,7 +263,7 @@ def _layers(first: SeedMask, second: SeedMask, names: list[str]) -> Iterator[Lay
             codebook=(entry.codebook, other.codebook),
             scale=(float(entry.scale_value), float(other.scale_value)),
             overlap=result,
-            identical=entry.sha256 == other.sha256,
+            identical=identical,
         )
 
 

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, SeedMaskError
 
-__all__ = ["load_state", "mismatch", "module_versions", "plain_state", "require_module", "unwrapped", "with_versions"]
+__all__ = [
+    "load_state",
+    "mismatch",
+    "module_versions",
+    "plain_state",
+    "require_module",
+    "unused_counters",
+    "unwrapped",
+    "with_versions",
+]
 
 
 def module_versions(state: Mapping[str, Any]) -> dict[str, int]:
@@ -49,6 +58,19 @@ def mismatch(error: Exception) -> str:
     """The mismatch that an error of `load_state` reports, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[1:3] if len(lines) > 1 else lines)[:300]
+
+
+def unused_counters(model: nn.Module) -> set[str]:
+    """Names of the buffers ``num_batches_tracked`` that no computation reads.
+
+    BatchNorm counts its batches always, and takes the count only where its momentum is ``None``, as the weight of a
+    cumulative average.
+    """
+    return {
+        f"{name}.num_batches_tracked".removeprefix(".")
+        for name, module in unwrapped(model).named_modules(remove_duplicate=False)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None
+    }
 
 
 def require_module(model: object) -> nn.Module:

@@ -3,7 +3,7 @@
 from .layer_report import LayerReport
 from .log import ResamplingLog
 from .manifest import FORMAT_VERSION, Manifest, TensorEntry
-from .network import JsonScalar, MaskedTensor, Network
+from .network import FILE_FORMS, JsonScalar, MaskedTensor, Network
 from .reader import MAX_WEIGHTS, default_max_weights, loads, read_seedmask
 from .seedmask import SeedMask
 from .stored import StoredTensor
@@ -12,6 +12,7 @@ from .unpack import write_tensors
 from .writer import PackReport, dumps, write_seedmask
 
 __all__ = [
+    "FILE_FORMS",
     "FORMAT_VERSION",
     "MAX_WEIGHTS",
     "JsonScalar",

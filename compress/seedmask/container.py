@@ -17,10 +17,22 @@ from .byte_source import Source
 from .json_text import canonical_json, parse_json
 from .stored import ITEM_SIZE, data_bytes
 
-__all__ = ["MAX_HEADER_BYTES", "Slots", "build_header", "layout", "ordinary_header", "read_header"]
+__all__ = [
+    "MAX_HEADER_BYTES",
+    "Slots",
+    "build_header",
+    "compact_header",
+    "explain_difference",
+    "layout",
+    "ordinary_header",
+    "read_header",
+]
 
 #: The cap of the safetensors library.
 MAX_HEADER_BYTES = 100_000_000
+
+#: The one tensor of a file in compact form.
+DATA = "data"
 
 #: Tensor name → (safetensors dtype, shape): all that determines a header, apart from the metadata.
 Slots = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -54,6 +66,17 @@ def build_header(slots: Slots, metadata: Mapping[str, str] | None = None) -> byt
     if metadata:
         header["__metadata__"] = dict(metadata)
     return _framed(canonical_json(header).encode("ascii"))
+
+
+def compact_header(features: list[str], size: int) -> bytes:
+    """The bytes before the data section of a file in compact form.
+
+    Args:
+        features: that a reader must know.
+        size: of the data section.
+    """
+    stub = canonical_json({"format_version": 1, "required_features": features})
+    return build_header({DATA: ("U8", (size,))}, {"seedmask": stub})
 
 
 def ordinary_header(slots: Slots) -> tuple[bytes, dict[str, tuple[int, int]]]:

@@ -77,7 +77,7 @@ def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
         return result
 
     def integer(digits: str) -> int:
-        if len(digits) > MAX_INT_DIGITS:
+        if len(digits.removeprefix("-")) > MAX_INT_DIGITS:
             raise SeedMaskError(f"{what}: a number of {len(digits)} digits; expected {MAX_INT_DIGITS} at most")
         return int(digits)
 

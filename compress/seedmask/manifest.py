@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 import numpy as np
@@ -34,11 +33,23 @@ from .stored import ITEM_SIZE, check_shape
 from .tensor_recovery import combined_digest
 from .trained import VALUE_DTYPES, rows_of
 
-__all__ = ["FORMAT_VERSION", "Manifest", "TensorEntry", "parse_manifest"]
+__all__ = [
+    "COMPACT",
+    "FORMAT_VERSION",
+    "GENERATORS",
+    "Manifest",
+    "TensorEntry",
+    "build_manifest",
+    "check_meaning",
+    "parse_manifest",
+    "parse_stub",
+]
 
 FORMAT_VERSION = 1
+#: The feature of files whose manifest is a directory.
+COMPACT = "compact"
 #: Features that a file may require of its reader: what came after the first release of the format.
-FEATURES = frozenset({"coats", "deltas", "frozen", "gaps", "rans", "text", "values"})
+FEATURES = frozenset({"coats", COMPACT, "deltas", "frozen", "gaps", "rans", "text", "values"})
 GENERATORS = ("philox4x32-10",)
 UPDATE = "update: pip install --upgrade iterand-compress"
 NO_DIGEST = "0" * 64
@@ -97,7 +108,7 @@ class TensorEntry(_Entry):
     """One masked tensor; its index in the manifest is the tensor word of its random numbers.
 
     Fields that may be absent are ``None`` then: the seed fixes no bit of the mask, all multiplicities are 1, values are
-    not trained.
+    not trained, the file is compact and has no digest of each tensor.
     """
 
     name: str
@@ -107,7 +118,7 @@ class TensorEntry(_Entry):
     kept: int = Field(ge=0)
     mask: MaskEntry
     log: LogEntry
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     frozen: FrozenEntry | None = None
     coats: CoatsEntry | None = None
     values: ValuesEntry | None = None
@@ -192,15 +203,18 @@ class StateEntry(_Entry):
 
 
 class Digests(_Entry):
-    """SHA-256 digests in hexadecimal; see docs/FORMAT.md for what each one covers."""
+    """SHA-256 digests in hexadecimal; see docs/FORMAT.md for what each one covers.
+
+    Of a compact file that of the payload covers the manifest, too, which then has none of its own.
+    """
 
     payload: str = Field(pattern="^[0-9a-f]{64}$")
     weights: str = Field(pattern="^[0-9a-f]{64}$")
-    manifest: str = Field(pattern="^[0-9a-f]{64}$")
+    manifest: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
 
 class Manifest(_Entry):
-    """The manifest of format version 1; field by field in docs/FORMAT.md."""
+    """The manifest of format version 1, in whichever form the file holds it; field by field in docs/FORMAT.md."""
 
     format_version: int
     required_features: tuple[str, ...] = Field(strict=False)
@@ -213,6 +227,11 @@ class Manifest(_Entry):
     classes: tuple[str, ...] | None = Field(strict=False)
     recipe: dict[str, JsonValue] | None
     digests: Digests
+
+    @property
+    def form(self) -> str:
+        """``compact`` if the file holds a directory, ``json`` if it holds the canonical JSON."""
+        return COMPACT if COMPACT in self.required_features else "json"
 
     def to_text(self) -> str:
         """The canonical JSON of the manifest."""
@@ -228,10 +247,11 @@ class Manifest(_Entry):
         return slots
 
 
-def required_features(tensors: Iterable[TensorEntry], input: AnyInput | None) -> list[str]:  # noqa: A002
-    """The features that the entries use, and ``text`` for a network that takes texts; sorted."""
-    used = {feature for entry in tensors for feature in entry.features}
-    return sorted(used | ({"text"} if isinstance(input, TextInput) else set()))
+def required_features(manifest: Manifest, form: str) -> list[str]:
+    """The features that the entries use, ``text`` for a network that takes texts, and the form; sorted."""
+    used = {feature for entry in manifest.tensors for feature in entry.features}
+    used |= {"text"} if isinstance(manifest.input, TextInput) else set()
+    return sorted(used | {form} & FEATURES)
 
 
 def sealed(manifest: Manifest) -> Manifest:
@@ -262,19 +282,38 @@ def parse_manifest(text: str, max_weights: int) -> Manifest:
     Raises:
         SeedMaskError: the file is too new, damaged, or describes something impossible.
     """
-    fields = parse_json(text, "manifest")
-    _check_version(fields)
+    fields = parse_stub(text)
     if not text.isascii() or canonical_json(fields) != text:
         raise SeedMaskError(f"manifest: expected canonical JSON (sorted keys, no spaces, ASCII); {DAMAGED}")
     manifest = build_manifest(fields)
+    if manifest.digests.manifest is None or any(tensor.sha256 is None for tensor in manifest.tensors):
+        what = "expected digests of the manifest and of each tensor, got none of one"
+        raise SeedMaskError(f"manifest: {what}; {DAMAGED}")
     if manifest.to_text() != text:  # an integer where a float belongs, for instance
         raise SeedMaskError(f"manifest: a value is not in its canonical form; {DAMAGED}")
     expected = sealed(manifest).digests.manifest
     if manifest.digests.manifest != expected:
         got = manifest.digests.manifest
         raise SeedMaskError(f"manifest digest: expected {expected}, got {got}; {DAMAGED}")
-    _check_meaning(manifest, max_weights)
+    check_meaning(manifest, max_weights)
+    expected = combined_digest(tensor.sha256 or "" for tensor in manifest.tensors)
+    if manifest.digests.weights != expected:
+        raise SeedMaskError(f"weights digest: expected {expected}, got {manifest.digests.weights}; {DAMAGED}")
     return manifest
+
+
+def parse_stub(text: str) -> dict[str, Any]:
+    """Parse a manifest, or the stub of it that a compact file has, as far as every version promises to keep it.
+
+    Returns:
+        The JSON object, whose version is known and whose ``required_features`` is a list of known names.
+
+    Raises:
+        SeedMaskError: it is no JSON object, or the file is too new.
+    """
+    fields = parse_json(text, "manifest")
+    _check_version(fields)
+    return fields
 
 
 def _check_version(fields: dict[str, Any]) -> None:
@@ -293,7 +332,12 @@ def _check_version(fields: dict[str, Any]) -> None:
         raise SeedMaskError(f"the file requires the feature {unknown[0][:80]!a}, which this version lacks; {UPDATE}")
 
 
-def _check_meaning(manifest: Manifest, max_weights: int) -> None:
+def check_meaning(manifest: Manifest, max_weights: int) -> None:
+    """Refuse a manifest that cannot be, whatever the form that it was read from.
+
+    Raises:
+        SeedMaskError: the first field that is impossible, or more weights than allowed.
+    """
     if manifest.generator not in GENERATORS:
         known = ", ".join(GENERATORS)
         raise SeedMaskError(f"unknown generator {manifest.generator[:80]!a}; known: {known}; {UPDATE}")
@@ -302,7 +346,7 @@ def _check_meaning(manifest: Manifest, max_weights: int) -> None:
     for tensor in manifest.tensors:
         with located(f"tensor {tensor.name!r}"):
             _check_tensor(tensor)
-    features = required_features(manifest.tensors, manifest.input)
+    features = required_features(manifest, manifest.form)
     if list(manifest.required_features) != features:
         raise SeedMaskError(
             f"manifest: expected required_features {features}, got {list(manifest.required_features)}; {DAMAGED}"
@@ -320,9 +364,6 @@ def _check_meaning(manifest: Manifest, max_weights: int) -> None:
         if entry.dtype not in ITEM_SIZE:
             raise SeedMaskError(f"state {entry.name!r}: unknown dtype {entry.dtype[:80]!a}; {UPDATE}")
         check_shape(entry.shape, f"state {entry.name!r}", least=0)
-    expected = combined_digest(tensor.sha256 for tensor in manifest.tensors)
-    if manifest.digests.weights != expected:
-        raise SeedMaskError(f"weights digest: expected {expected}, got {manifest.digests.weights}; {DAMAGED}")
 
 
 def _check_tensor(tensor: TensorEntry) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from ..errors import SeedMaskError
+from ..errors import ConfigError, SeedMaskError, did_you_mean
 from ..files.names import check_text
 from ..inputs import AnyInput
 from ..seed.codebooks import Codebook, get_codebook, random_codes
@@ -27,9 +27,20 @@ from .stored import StoredTensor, check_shape
 from .tensor_recovery import TensorRecovery, combined_digest, digest_of_codes, map_checked
 from .trained import Trained, rows_of
 
-__all__ = ["PACKER_BUG", "JsonScalar", "MaskedTensor", "Network", "check_names", "check_scale", "check_settings"]
+__all__ = [
+    "FILE_FORMS",
+    "PACKER_BUG",
+    "JsonScalar",
+    "MaskedTensor",
+    "Network",
+    "check_names",
+    "check_scale",
+    "check_settings",
+]
 
 JsonScalar = str | int | float | bool | None
+#: How a file holds its manifest: as JSON that any program can read, or in a few bytes.
+FILE_FORMS = ("json", "compact")
 ResultT = TypeVar("ResultT")
 PACKER_BUG = "this is a bug in the packer, please report it"
 
@@ -224,10 +235,11 @@ class Network:
         input: the images or texts that it takes.
         classes: names of the classes.
         recipe: the settings of the training run.
+        form: of the file that it is packed as, ``json`` or ``compact``; weights do not depend on it.
 
     Raises:
         SeedMaskError: a name is used twice or cannot be stored, or a setting is not JSON.
-        ConfigError: the seed does not fit 64 bits.
+        ConfigError: the seed does not fit 64 bits, or there is no such form.
     """
 
     seed: int
@@ -237,9 +249,12 @@ class Network:
     input: AnyInput | None = None
     classes: list[str] | None = None
     recipe: dict[str, JsonValue] | None = None
+    form: str = "json"
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.form not in FILE_FORMS:
+            raise ConfigError(f"form: unknown {self.form!r}{did_you_mean(self.form, FILE_FORMS)}")
         if not self.tensors:
             raise SeedMaskError("network: expected at least one masked tensor, got none; train a subnetwork first")
         if isinstance(self.tensors, tuple):
@@ -256,7 +271,7 @@ class Network:
     @property
     def weights_digest(self) -> str:
         """SHA-256 over the digests of all weights, as in the file."""
-        return combined_digest(recovery.sha256 for recovery in self.recoveries)
+        return combined_digest(recovery.sha256 or "" for recovery in self.recoveries)
 
     @property
     def sparsity(self) -> float:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 from ..errors import SeedMaskError
 from ..files.kinds import check_kind
 from .byte_source import FileSource, MemorySource, Source
-from .container import build_header, explain_difference, layout, read_header
+from .container import DATA, build_header, compact_header, explain_difference, layout, read_header
+from .directory import MAX_DIRECTORY_BYTES, parse_directory, varint
 from .json_text import DAMAGED, located
-from .manifest import parse_manifest
+from .manifest import COMPACT, Manifest, parse_manifest, parse_stub
 from .seedmask import SeedMask
 
 __all__ = ["MAX_WEIGHTS", "default_max_weights", "loads", "read_seedmask"]
@@ -21,6 +23,7 @@ MAX_WEIGHTS = 2**33
 # The smallest default cap: 64 MiB of float32. A byte of a mask holds 700 weights at 99.9 % sparsity, 43,690 (`rans`) if
 # none or all are pruned, and any number as `gaps`.
 _LEAST_CAP, _WEIGHTS_PER_BYTE = 2**24, 1024
+_DIGEST_BYTES = 32
 
 
 def default_max_weights(file_bytes: int) -> int:
@@ -33,8 +36,8 @@ def read_seedmask(path: str | os.PathLike[str], *, verify: bool = True, max_weig
 
     Args:
         path: the file.
-        verify: compare the payload with its digest now. Structure and manifest are checked in any case, and
-            recovered weights are always compared with their digests.
+        verify: compare the payload with its digest now; of a compact file that is always done. Structure and manifest
+            are checked in any case, and recovered weights are always compared with their digests.
         max_weights: refuse files that declare more weights, before memory is taken for them; by default
             `default_max_weights`, as a small file can stand for very many.
 
@@ -66,20 +69,74 @@ def _read(source: Source, path: Path, verify: bool, max_weights: int | None) -> 
             "a safetensors file, but not a .seedmask: it has no 'seedmask' manifest; "
             "give a file that `pack` has written"
         )
-    manifest = parse_manifest(text, default_max_weights(source.size) if max_weights is None else max_weights)
+    max_weights = default_max_weights(source.size) if max_weights is None else max_weights
+    stub = parse_stub(text)
+    if COMPACT in stub["required_features"]:
+        return SeedMask(path, *_read_compact(source, raw, header, stub, max_weights))
+    manifest = parse_manifest(text, max_weights)
     slots = manifest.slots()
     if build_header(slots, {"seedmask": text}) != raw:
         raise SeedMaskError(f"{explain_difference(header, slots)}; {DAMAGED}")
     expected = len(raw) + max((end for _, end in layout(slots).values()), default=0)
+    _check_size(source, expected)
+    if verify:
+        _check_payload(source, len(raw), manifest.digests.payload)
+    return SeedMask(path, manifest, source, len(raw))
+
+
+def _read_compact(
+    source: Source, raw: bytes, header: dict[str, Any], stub: dict[str, Any], max_weights: int
+) -> tuple[Manifest, Source, int]:
+    """Manifest, source and begin of the payloads of a file in compact form.
+
+    The digest of the payload is compared in any case: it is the only one of the directory.
+    """
+    features = stub["required_features"]
+    if sorted(stub) != ["format_version", "required_features"]:
+        raise SeedMaskError(
+            "manifest: expected format_version and required_features alone in a compact file, got "
+            f"{ascii(sorted(stub))[:200]}; {DAMAGED}"
+        )
+    shape = header[DATA].get("shape") if isinstance(header.get(DATA), dict) else None
+    if not isinstance(shape, list) or len(shape) != 1 or type(shape[0]) is not int or not 0 <= shape[0] < 2**63:
+        raise SeedMaskError(f"header: expected the one tensor {DATA!r} of a compact file, with its size; {DAMAGED}")
+    expected = compact_header(features, shape[0])
+    if expected != raw:
+        raise SeedMaskError(f"{explain_difference(header, {DATA: ('U8', (shape[0],))})}; {DAMAGED}")
+    _check_size(source, len(raw) + shape[0])
+    start = len(raw) + _DIGEST_BYTES
+    if source.size < start + 1:
+        raise SeedMaskError(f"{DATA}: expected a digest and a directory, got {shape[0]} bytes; {DAMAGED}")
+    digest = bytes(source.read(len(raw), start)).hex()
+    _check_payload(source, start, digest)
+    prefix, size = bytes(source.read(start, min(start + 4, source.size))), 0
+    for place, byte in enumerate(prefix):
+        size |= (byte & 127) << 7 * place
+        if byte < 128:
+            start += place + 1
+            break
+    if not prefix.startswith(varint(size)) or size > min(MAX_DIRECTORY_BYTES, source.size - start):
+        limit = min(MAX_DIRECTORY_BYTES, source.size - start)
+        raise SeedMaskError(f"directory: expected a size of at most {limit} bytes in its shortest form; {DAMAGED}")
+    directory = source.read(start, start + size)
+    manifest = parse_directory(directory, features, digest, max_weights)
+    needed = sum(end - begin for begin, end in layout(manifest.slots()).values())
+    if needed != source.size - start - size:
+        raise SeedMaskError(
+            f"directory: expected {needed} bytes of payloads behind it, got {source.size - start - size}; {DAMAGED}"
+        )
+    return manifest, source, start + size
+
+
+def _check_size(source: Source, expected: int) -> None:
     if source.size != expected:
         kind = "truncated" if source.size < expected else "trailing bytes"
         raise SeedMaskError(f"{kind}: expected {expected} bytes, got {source.size}; {DAMAGED}")
-    if verify:
-        digest = hashlib.sha256()
-        for block in source.blocks(len(raw), expected):
-            digest.update(block)
-        if digest.hexdigest() != manifest.digests.payload:
-            raise SeedMaskError(
-                f"payload digest: expected {manifest.digests.payload}, got {digest.hexdigest()}; {DAMAGED}"
-            )
-    return SeedMask(path, manifest, source, len(raw))
+
+
+def _check_payload(source: Source, start: int, expected: str) -> None:
+    digest = hashlib.sha256()
+    for block in source.blocks(start, source.size):
+        digest.update(block)
+    if digest.hexdigest() != expected:
+        raise SeedMaskError(f"payload digest: expected {expected}, got {digest.hexdigest()}; {DAMAGED}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,12 +19,12 @@ from .container import layout
 from .json_text import DAMAGED, located
 from .layer_report import SECTIONS, LayerReport
 from .log import ResamplingLog, find_draws
-from .manifest import Manifest, TensorEntry
+from .manifest import COMPACT, Manifest, TensorEntry
 from .network import MaskedTensor, Network
 from .parallel import ahead, grouped
 from .payloads import Payloads, load
 from .stored import StoredTensor
-from .tensor_recovery import TensorRecovery, map_checked
+from .tensor_recovery import TensorRecovery, combined_digest, map_checked
 
 __all__ = ["SeedMask"]
 
@@ -53,6 +55,9 @@ class SeedMask:
                 return source.read(data_start + start, data_start + end)
 
         self._read = read
+        # Of a compact file, SHA-256 of each tensor by index, once all were recovered and compared with the one of all.
+        self._digests: dict[int, str] = {}
+        self._lock = threading.Lock()
         self._payloads = Payloads(self.seed, read, lambda entry: f"{path}: tensor {entry.name!r}")
 
     @property
@@ -152,6 +157,9 @@ class SeedMask:
     ) -> Iterator[tuple[TensorRecovery, ResultT]]:
         """Apply a function to masked tensors, on all cores, in groups of bounded size.
 
+        A compact file has one digest of all tensors. It is compared after the last of them; for a choice of tensors,
+        all are recovered once before the first.
+
         Args:
             function: from a tensor to any result, and the SHA-256 of its weights, little-endian.
             names: which tensors; by default all.
@@ -163,9 +171,40 @@ class SeedMask:
             SeedMaskError: the tensor is unknown, a payload is damaged, or a digest is not that of the tensor.
         """
         entries = self.tensors if names is None else [self._entry(name) for name in names]
+        if self.manifest.form == COMPACT and not self._digests:
+            if names is None:
+                yield from self._map_all(function)
+                return
+            with self._lock:
+                if not self._digests:
+                    self.verify()
+        yield from self._map(function, entries)
+
+    def _map(
+        self, function: Callable[[TensorRecovery], tuple[ResultT, str]], entries: Sequence[TensorEntry]
+    ) -> Iterator[tuple[TensorRecovery, ResultT]]:
         decoded = map(self._decoded, grouped(entries, load, GROUP))
         for recoveries in ahead(decoded) if sum(map(load, entries)) > GROUP else decoded:
             yield from map_checked(function, recoveries, f"{self.path}: ", DAMAGED)
+
+    def _map_all(
+        self, function: Callable[[TensorRecovery], tuple[ResultT, str]]
+    ) -> Iterator[tuple[TensorRecovery, ResultT]]:
+        """`map` of all tensors of a compact file, and after the last one the comparison with the digest of all."""
+        digests: dict[int, str] = {}
+
+        def noted(recovery: TensorRecovery) -> tuple[ResultT, str]:
+            result, digests[recovery.index] = function(recovery)
+            return result, digests[recovery.index]
+
+        yield from self._map(noted, self.tensors)
+        found = combined_digest(digests[index] for index in range(len(self.tensors)))
+        if found != self.weights_digest:
+            raise SeedMaskError(
+                f"{self.path}: expected recovered weights with the SHA-256 {self.weights_digest} of all tensors, "
+                f"got {found}; {DAMAGED}"
+            )
+        self._digests = digests
 
     def network(self) -> Network:
         """Return the network that was packed, as far as recovery needs it; packing it again gives the same bytes.
@@ -208,6 +247,7 @@ class SeedMask:
             input=manifest.input,
             classes=None if manifest.classes is None else list(manifest.classes),
             recipe=manifest.recipe,
+            form=manifest.form,
         )
 
     def _masked_tensor(self, entry: TensorEntry) -> MaskedTensor:
@@ -242,7 +282,10 @@ class SeedMask:
         )
 
     def _decoded(self, entries: Sequence[TensorEntry]) -> list[TensorRecovery]:
-        return self._payloads.recoveries([(self._index[entry.name], entry) for entry in entries])
+        decoded = self._payloads.recoveries([(self._index[entry.name], entry) for entry in entries])
+        if not self._digests:
+            return decoded
+        return [replace(recovery, sha256=self._digests[recovery.index]) for recovery in decoded]
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self._index:

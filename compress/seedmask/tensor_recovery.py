@@ -34,7 +34,8 @@ class TensorRecovery:
     Attributes:
         name: parameter name in the plain model.
         shape: its shape.
-        sha256: of the weights as they were packed, little-endian float32, hexadecimal.
+        sha256: of the weights as they were packed, little-endian float32, hexadecimal; ``None`` = not known, as in a
+            compact file, which has one digest of all tensors.
         seed: seed of the network.
         index: index of the tensor in the network.
         codebook: name of its distribution.
@@ -47,7 +48,7 @@ class TensorRecovery:
 
     name: str
     shape: tuple[int, ...]
-    sha256: str
+    sha256: str | None
     seed: int
     index: int
     codebook: str
@@ -137,7 +138,7 @@ def map_checked(
     where: str,
     advice: str,
 ) -> Iterator[tuple[TensorRecovery, ResultT]]:
-    """Apply a function to tensors on all cores and compare the digests that it returns.
+    """Apply a function to tensors on all cores and compare the digests that it returns, where one is known.
 
     Args:
         function: from a tensor to any result, and the SHA-256 of the weights that it computed, little-endian.
@@ -153,7 +154,7 @@ def map_checked(
     """
     results = thread_map(function, recoveries, lambda recovery: recovery.mask.count)
     for recovery, (result, digest) in zip(recoveries, results, strict=True):
-        if digest != recovery.sha256:
+        if recovery.sha256 is not None and digest != recovery.sha256:
             raise SeedMaskError(
                 f"{where}tensor {recovery.name!r}: expected recovered weights with SHA-256 {recovery.sha256}, "
                 f"got {digest}; {advice}"

@@ -19,10 +19,12 @@ from ..errors import IterandError
 from ..files.atomic import atomic_path
 from .bits import Row
 from .codings import Coded, Plan, encode_rows, plan
-from .container import build_header, layout
+from .container import build_header, compact_header, layout
+from .directory import encode_directory, parse_directory, varint
 from .free_bits import free_row
 from .json_text import located
 from .manifest import (
+    COMPACT,
     FORMAT_VERSION,
     NO_DIGEST,
     FrozenEntry,
@@ -160,11 +162,12 @@ def _assemble(network: Network, spool: BinaryIO, coding: str) -> tuple[Manifest,
                 put(slot, data)
     for name, stored in network.state.items():
         put(f"state/{name}", stored.data.data)
-    digests = {
-        "payload": NO_DIGEST,
-        "weights": combined_digest(entry.sha256 for entry in entries),
-        "manifest": NO_DIGEST,
-    }
+    compact = network.form == COMPACT
+    digests = {"payload": NO_DIGEST, "weights": combined_digest(entry.sha256 or "" for entry in entries)}
+    if compact:
+        entries = [entry.model_copy(update={"sha256": None}) for entry in entries]
+    else:
+        digests["manifest"] = NO_DIGEST
     fields = {
         "format_version": FORMAT_VERSION,
         "required_features": [],
@@ -182,17 +185,27 @@ def _assemble(network: Network, spool: BinaryIO, coding: str) -> tuple[Manifest,
         "digests": digests,
     }
     manifest = build_manifest(fields)
-    fields["required_features"] = required_features(manifest.tensors, manifest.input)
+    fields["required_features"] = features = required_features(manifest, network.form)
     slots = manifest.slots()
     order = [places[name] for name in layout(slots)]
-    payload = hashlib.sha256()
+    directory = encode_directory(manifest) if compact else b""
+    prefix = varint(len(directory)) if compact else b""
+    payload = hashlib.sha256(prefix + directory)
     for chunk in _chunks(spool, order):
         payload.update(chunk)
     digests["payload"] = payload.hexdigest()
-    manifest = sealed(build_manifest(fields))
-    text = manifest.to_text()
-    parse_manifest(text, max_weights=sum(tensor.weights for tensor in manifest.tensors))  # as a reader does
-    header = build_header(slots, {"seedmask": text})
+    weights = sum(tensor.weights for tensor in manifest.tensors)
+    # Either form is parsed as a reader does.
+    if compact:
+        manifest = parse_directory(directory, features, digests["payload"], weights)
+        size = payload.digest_size + len(prefix) + len(directory)
+        header = compact_header(features, size + sum(end - begin for begin, end in order))
+        header += payload.digest() + prefix + directory
+    else:
+        manifest = sealed(build_manifest(fields))
+        text = manifest.to_text()
+        parse_manifest(text, weights)
+        header = build_header(slots, {"seedmask": text})
 
     def chunks() -> Iterator[bytes]:
         yield header

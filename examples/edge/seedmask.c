@@ -239,6 +239,7 @@ static const uint8_t VALUE_BYTES[VALUE_KINDS] = {2, 4, 1};
 /* What a file may require of its reader, sorted. */
 enum feature {
     FEATURE_COATS,
+    FEATURE_COMPACT,
     FEATURE_DELTAS,
     FEATURE_FROZEN,
     FEATURE_GAPS,
@@ -247,7 +248,8 @@ enum feature {
     FEATURE_VALUES,
     FEATURES
 };
-static const char *const FEATURE_NAMES[FEATURES] = {"coats", "deltas", "frozen", "gaps", "rans", "text", "values"};
+static const char *const FEATURE_NAMES[FEATURES] = {"coats", "compact", "deltas", "frozen",
+                                                    "gaps",  "rans",    "text",   "values"};
 
 enum { DTYPES = 13 };
 static const char *const DTYPE_NAMES[DTYPES] = {"BOOL", "U8",  "I8",  "U16", "I16", "F16", "BF16",
@@ -256,7 +258,9 @@ static const uint8_t DTYPE_BYTES[DTYPES] = {1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 8, 8, 
 
 /* What the manifest says of a masked tensor. Pointers are into the manifest, at the value. */
 struct tensor {
-    const char *name, *shape, *sha256;
+    const char *name, *shape, *sha256; /* the digest is NULL in a compact file */
+    unsigned char found[32];           /* in which that of a tensor is kept once it has been decoded */
+    bool decoded;
     uint64_t weights, kept, mask_bytes, log_bytes, mask_offset, log_offset;
     uint64_t free; /* mask bits that are stored; all, unless it is frozen */
     uint64_t coats_bytes, values_bytes, coats_offset, values_offset, scales_offset, rows;
@@ -319,13 +323,17 @@ struct seedmask {
     void *user;
     const unsigned char *memory; /* of seedmask_open_memory */
     uint64_t data_begin, data_bytes;
+    uint64_t sealed_begin, sealed_bytes; /* what the digest of the payload covers */
+    size_t max_header;
     int skip_weight_digests;
 
     unsigned char *header; /* the manifest inside is unescaped in place */
     size_t header_bytes, manifest_bytes;
     const char *manifest; /* NUL-terminated printable ASCII */
     uint64_t seed;
+    char *expanded; /* of a compact file: its directory as a manifest */
     const char *payload_digest;
+    char payload_text[65], weights_text[65];
     struct tensor *tensors;
     struct state *states;
     size_t tensor_count, state_count;
@@ -1432,8 +1440,10 @@ static void read_tensor(seedmask *file, const char **at, struct tensor *tensor)
     tensor->name = read_name(file, at);
     read_key(file, at, "scale");
     tensor->scale = (uint32_t)hex_value(file, read_hex(file, at, 8, "scale"), 8);
-    read_key(file, at, "sha256");
-    tensor->sha256 = read_hex(file, at, 64, "sha256");
+    if (!file->expanded) {
+        read_key(file, at, "sha256");
+        tensor->sha256 = read_hex(file, at, 64, "sha256");
+    }
     read_key(file, at, "shape");
     tensor->shape = *at;
     tensor->weights = read_shape(file, at, 1, MAX_TENSOR);
@@ -1521,6 +1531,7 @@ static void read_tensors(seedmask *file, const char *at, uint64_t max_weights, c
     uint64_t total = 0;
     sha256_start(&sha);
     used[FEATURE_TEXT] = texts;
+    used[FEATURE_COMPACT] = file->expanded != NULL;
     for (size_t i = 0; i < file->tensor_count && !failed(file); ++i) {
         struct tensor *tensor = &file->tensors[i];
         set_place(file, "tensors", i, NULL);
@@ -1535,7 +1546,7 @@ static void read_tensors(seedmask *file, const char *at, uint64_t max_weights, c
         }
         total += tensor->weights;
         note_features(tensor, used);
-        for (int j = 0; j < 32; ++j) {
+        for (int j = 0; tensor->sha256 && j < 32; ++j) {
             unsigned char byte = (unsigned char)hex_value(file, tensor->sha256 + 2 * j, 2);
             sha256_add(&sha, &byte, 1);
         }
@@ -1546,7 +1557,7 @@ static void read_tensors(seedmask *file, const char *at, uint64_t max_weights, c
             fail(file, SEEDMASK_MANIFEST, "required_features: expected %s%s, for the file %s", features[i] ? "no " : "",
                  FEATURE_NAMES[i], used[i] ? "uses it" : "does not use it");
     }
-    if (!failed(file))
+    if (!failed(file) && !file->expanded)
         check_digest(file, &sha, weights_digest, "weights");
 }
 
@@ -1749,6 +1760,559 @@ static void check_header(seedmask *file, size_t at, const size_t *order)
         match_text(file, &at, " ");
 }
 
+static void *allocate(seedmask *file, size_t count, size_t size)
+{
+    void *block = count <= SIZE_MAX / size ? calloc(count + (count == 0), size) : NULL;
+    if (!block)
+        fail(file, SEEDMASK_MEMORY, "out of memory");
+    return block;
+}
+
+/* ---- The compact form (6) ------------------------------------------------------------------------------------ */
+
+static void check_payload(seedmask *file)
+{
+    struct window *window = &file->mask.payload;
+    struct sha256 sha;
+    sha256_start(&sha);
+    window->next = file->sealed_begin;
+    window->end = window->next + file->sealed_bytes;
+    window->at = window->have = 0;
+    while (window_left(window) > 0) {
+        size_t part = window_left(window) < WINDOW ? (size_t)window_left(window) : WINDOW;
+        const unsigned char *bytes = window_take(file, window, part);
+        if (!bytes)
+            return;
+        sha256_add(&sha, bytes, part);
+    }
+    check_digest(file, &sha, file->payload_digest, "payload");
+}
+
+static const char *const WORDS[] = {
+    "weight",     "bias",       "running_mean", "running_var", "num_batches_tracked",
+    "0",          "1",          "2",            "3",           "4",
+    "5",          "6",          "7",            "8",           "9",
+    "10",         "11",         "12",           "13",          "14",
+    "15",         "conv",       "conv1",        "conv2",       "conv3",
+    "bn",         "bn1",        "bn2",          "bn3",         "norm",
+    "norm1",      "norm2",      "norm3",        "fc",          "fc1",
+    "fc2",        "fc3",        "linear",       "head",        "classifier",
+    "features",   "layers",     "layer",        "layer1",      "layer2",
+    "layer3",     "layer4",     "blocks",       "block",       "stages",
+    "stem",       "downsample", "shortcut",     "embedding",   "encoder",
+    "attention",  "query",      "key",          "value",       "out",
+    "proj",       "mlp",        "tokens",       "places",      "scale",
+    "whiten",     "name",       "num_classes",  "in_channels", "image_size",
+    "width",      "depth",      "affine",       "activation",  "batch_norm",
+    "none",       "shape",      "mean",         "std",         "length",
+    "unit",       "vocabulary", "words",        "bytes"};
+
+enum { KNOWN_WORDS = sizeof WORDS / sizeof *WORDS, MAX_WORDS = SEEDMASK_MAX_NAME + 1, MAX_DIRECTORY = 1000000 };
+
+struct word {
+    const unsigned char *at;
+    size_t bytes;
+};
+
+/* Text that grows. */
+struct text {
+    char *at;
+    size_t used, capacity;
+};
+
+enum section { TEXT_ARCHITECTURE, TEXT_INPUT, TEXT_CLASSES, TEXT_RECIPE, TEXT_TENSORS, TEXT_STATE, SECTIONS };
+
+/* A directory that is being turned into the manifest in JSON that it stands for; only while a file is opened. */
+struct directory {
+    seedmask *file;
+    const unsigned char *at, *end;
+    struct word *words;
+    size_t word_count, word_capacity, last_count;
+    struct word last[MAX_WORDS]; /* of the name before */
+    struct text sections[SECTIONS], *out;
+    size_t written; /* in all sections */
+};
+
+static void put(struct directory *directory, const char *bytes, size_t count)
+{
+    struct text *out = directory->out;
+    seedmask *file = directory->file;
+    if (failed(file))
+        return;
+    directory->written += count;
+    if (directory->written > file->max_header) {
+        fail(file, SEEDMASK_LIMIT, "directory: expected at most %zu bytes as JSON, got more", file->max_header);
+        return;
+    }
+    if (count > out->capacity - out->used) {
+        size_t capacity = 2 * out->capacity + count + 64;
+        char *grown = realloc(out->at, capacity);
+        if (!grown) {
+            fail(file, SEEDMASK_MEMORY, "out of memory");
+            return;
+        }
+        out->at = grown;
+        out->capacity = capacity;
+    }
+    memcpy(out->at + out->used, bytes, count);
+    out->used += count;
+}
+
+static void print(struct directory *directory, const char *format, ...)
+{
+    char buffer[96];
+    va_list arguments;
+    int length;
+    va_start(arguments, format);
+    length = vsnprintf(buffer, sizeof buffer, format, arguments);
+    va_end(arguments);
+    if (length > 0)
+        put(directory, buffer, (size_t)length < sizeof buffer ? (size_t)length : sizeof buffer - 1);
+}
+
+/* The next bytes of the directory; zeros, and an error, where there are fewer. */
+static const unsigned char *take(struct directory *directory, uint64_t count)
+{
+    static const unsigned char ZEROS[32] = {0};
+    const unsigned char *bytes = directory->at;
+    if (!failed(directory->file) && count > (uint64_t)(directory->end - directory->at))
+        fail(directory->file, SEEDMASK_MANIFEST, "directory: it ends early");
+    if (failed(directory->file))
+        return ZEROS;
+    directory->at += count;
+    return bytes;
+}
+
+static unsigned take_byte(struct directory *directory)
+{
+    return *take(directory, 1);
+}
+
+static uint64_t take_number(struct directory *directory)
+{
+    uint64_t value = 0;
+    for (unsigned i = 0; i < 10 && !failed(directory->file); ++i) {
+        unsigned byte = take_byte(directory);
+        if (i == 9 && byte > 1)
+            break;
+        value |= (uint64_t)(byte & 127) << 7 * i;
+        if (byte < 128) {
+            if (byte == 0 && i > 0)
+                break;
+            return value;
+        }
+    }
+    fail(directory->file, SEEDMASK_MANIFEST, "directory: expected a number below 2**64 in its shortest form");
+    return 0;
+}
+
+/* How many items follow, each of a byte or more. */
+static size_t take_count(struct directory *directory)
+{
+    uint64_t count = take_number(directory);
+    if (count > (uint64_t)(directory->end - directory->at))
+        fail(directory->file, SEEDMASK_MANIFEST, "directory: expected fewer items than bytes, got %" PRIu64, count);
+    return failed(directory->file) ? 0 : (size_t)count;
+}
+
+static struct word take_word(struct directory *directory)
+{
+    struct word word = {NULL, 0};
+    uint64_t index = take_number(directory);
+    if (failed(directory->file))
+        return word;
+    if (index < KNOWN_WORDS) {
+        word.at = (const unsigned char *)WORDS[index];
+        word.bytes = strlen(WORDS[index]);
+        return word;
+    }
+    index -= KNOWN_WORDS;
+    if (index < directory->word_count)
+        return directory->words[index];
+    if (index > directory->word_count) {
+        fail(directory->file, SEEDMASK_MANIFEST, "directory: a word that was not there yet");
+        return word;
+    }
+    word.bytes = take_count(directory);
+    word.at = take(directory, word.bytes);
+    if (failed(directory->file))
+        return word;
+    if (directory->word_count == directory->word_capacity) {
+        size_t capacity = 2 * directory->word_capacity + 16;
+        struct word *grown = realloc(directory->words, capacity * sizeof *grown);
+        if (!grown) {
+            fail(directory->file, SEEDMASK_MEMORY, "out of memory");
+            return word;
+        }
+        directory->words = grown;
+        directory->word_capacity = capacity;
+    }
+    directory->words[directory->word_count++] = word;
+    return word;
+}
+
+/* The characters of a word as they stand in canonical JSON. */
+static void put_word(struct directory *directory, struct word word)
+{
+    static const int32_t LEAST[4] = {0, 0x80, 0x800, 0x10000};
+    for (size_t i = 0; i < word.bytes && !failed(directory->file);) {
+        int32_t c = word.at[i++];
+        unsigned more = c < 0x80 ? 0 : c < 0xc0 ? 4 : c < 0xe0 ? 1 : c < 0xf0 ? 2 : c < 0xf8 ? 3 : 4;
+        bool right = more < 4 && more <= word.bytes - i;
+        if (more > 0)
+            c &= 0x3f >> more;
+        for (unsigned j = 0; right && j < more; ++j, ++i) {
+            right = (word.at[i] & 0xc0) == 0x80;
+            c = c << 6 | (word.at[i] & 0x3f);
+        }
+        if (!right || c < LEAST[more & 3] || c > 0x10ffff || is_forbidden(c))
+            fail(directory->file, SEEDMASK_MANIFEST, "directory: a text is not UTF-8, or has a character that it may not");
+        else if (c == '"' || c == '\\')
+            print(directory, "\\%c", (int)c);
+        else if (c < 0x7f)
+            print(directory, "%c", (int)c);
+        else if (c < 0x10000)
+            print(directory, "\\u%04" PRIx32, (uint32_t)c);
+        else
+            print(directory, "\\u%04" PRIx32 "\\u%04" PRIx32, (uint32_t)(0xd800 + ((c - 0x10000) >> 10)),
+                  (uint32_t)(0xdc00 + ((c - 0x10000) & 0x3ff)));
+    }
+}
+
+static void put_string(struct directory *directory, struct word word)
+{
+    put(directory, "\"", 1);
+    put_word(directory, word);
+    put(directory, "\"", 1);
+}
+
+/* The words of a name; they stay in `last`. */
+static void take_name(struct directory *directory)
+{
+    uint64_t shared = take_number(directory);
+    size_t more = take_count(directory);
+    if (!failed(directory->file) && (shared > directory->last_count || more > MAX_WORDS - shared))
+        fail(directory->file, SEEDMASK_MANIFEST, "directory: a name of more words than there can be");
+    if (failed(directory->file))
+        return;
+    for (size_t i = 0; i < more; ++i) {
+        struct word word = take_word(directory);
+        if (i == 0 && shared < directory->last_count && !failed(directory->file) &&
+            word.bytes == directory->last[shared].bytes && memcmp(word.at, directory->last[shared].at, word.bytes) == 0)
+            fail(directory->file, SEEDMASK_MANIFEST, "directory: a name that shares more words than it says");
+        directory->last[(size_t)shared + i] = word;
+    }
+    directory->last_count = (size_t)shared + more;
+}
+
+static void put_name(struct directory *directory)
+{
+    print(directory, "\"name\":\"");
+    for (size_t i = 0; i < directory->last_count; ++i) {
+        put(directory, ".", i > 0);
+        put_word(directory, directory->last[i]);
+    }
+    put(directory, "\"", 1);
+}
+
+static uint64_t little_endian(const unsigned char *bytes, unsigned count)
+{
+    uint64_t value = 0;
+    for (unsigned i = 0; i < count; ++i)
+        value |= (uint64_t)bytes[i] << 8 * i;
+    return value;
+}
+
+/* The fewest digits that read back as the same number. */
+static void put_float(struct directory *directory, double value)
+{
+    char buffer[40];
+    int digits = 1;
+    if (!(value - value == 0)) {
+        fail(directory->file, SEEDMASK_MANIFEST, "directory: expected a finite number");
+        return;
+    }
+    do
+        snprintf(buffer, sizeof buffer, "%.*g", digits, value);
+    while (strtod(buffer, NULL) != value && ++digits <= 17);
+    for (char *p = buffer; *p; ++p) { /* the locale may have another point */
+        if (!strchr("0123456789+-e", *p))
+            *p = '.';
+    }
+    print(directory, "%s%s", buffer, strpbrk(buffer, ".e") ? "" : ".0");
+}
+
+static void put_value(struct directory *directory, int depth)
+{
+    enum { LARGE = 3, NEGATIVE, FLOAT32, FLOAT64, TEXT, LIST, OBJECT, SMALL, SMALL_INTEGERS = 256 - SMALL };
+    static const char *const NAMES[LARGE] = {"null", "false", "true"};
+    unsigned kind = take_byte(directory);
+    if (depth >= MAX_DEPTH)
+        fail(directory->file, SEEDMASK_MANIFEST, "directory: nested deeper than %d levels", MAX_DEPTH);
+    if (failed(directory->file))
+        return;
+    if (kind >= SMALL) {
+        print(directory, "%u", kind - SMALL);
+    } else if (kind < LARGE) {
+        print(directory, "%s", NAMES[kind]);
+    } else if (kind == LARGE || kind == NEGATIVE) {
+        uint64_t value = take_number(directory), add = kind == LARGE ? SMALL_INTEGERS : 1;
+        if (value > UINT64_MAX - add)
+            fail(directory->file, SEEDMASK_MANIFEST, "directory: expected an integer below 2**64 in magnitude");
+        print(directory, "%s%" PRIu64, kind == LARGE ? "" : "-", value + add);
+    } else if (kind == FLOAT32) {
+        uint32_t bits = (uint32_t)little_endian(take(directory, 4), 4);
+        float value;
+        memcpy(&value, &bits, sizeof value);
+        put_float(directory, (double)value);
+    } else if (kind == FLOAT64) {
+        uint64_t bits = little_endian(take(directory, 8), 8);
+        double value;
+        memcpy(&value, &bits, sizeof value);
+        put_float(directory, value);
+    } else if (kind == TEXT) {
+        put_string(directory, take_word(directory));
+    } else {
+        size_t count = take_count(directory);
+        put(directory, kind == OBJECT ? "{" : "[", 1);
+        for (size_t i = 0; i < count && !failed(directory->file); ++i) {
+            put(directory, ",", i > 0);
+            if (kind == OBJECT) {
+                put_string(directory, take_word(directory));
+                put(directory, ":", 1);
+            }
+            put_value(directory, depth + 1);
+        }
+        put(directory, kind == OBJECT ? "}" : "]", 1);
+    }
+}
+
+/* A payload's size and coding; the size of `raw` is not stored. */
+struct stored_row {
+    uint64_t bytes;
+    const char *coding;
+    unsigned width;
+};
+
+static struct stored_row take_row(struct directory *directory, unsigned coding, uint64_t count, unsigned width)
+{
+    struct stored_row row = {0, "raw", width};
+    if (coding >= CODINGS)
+        fail(directory->file, SEEDMASK_FEATURE, "directory: this decoder does not know the coding %u", coding);
+    else if (coding != RAW)
+        row.bytes = take_number(directory);
+    else /* at most a fourth of 2**64, for width is at most 32 */
+        row.bytes = count / 8 * width + (count % 8 * width + 7) / 8;
+    row.coding = CODING_NAMES[coding < CODINGS ? coding : RAW];
+    return row;
+}
+
+static struct stored_row take_wide_row(struct directory *directory, uint64_t count)
+{
+    unsigned kind = take_byte(directory);
+    return take_row(directory, kind & 3, count, 1 + (kind >> 2));
+}
+
+/* Sizes of a shape into `sizes`; returns their product, or 2**36 + 1 if it is more. */
+static uint64_t take_shape(struct directory *directory, uint64_t rank, uint64_t sizes[SEEDMASK_MAX_RANK])
+{
+    uint64_t product = 1;
+    if (rank > SEEDMASK_MAX_RANK)
+        fail(directory->file, SEEDMASK_MANIFEST, "shape: expected at most %d dimensions", SEEDMASK_MAX_RANK);
+    for (uint64_t i = 0; i < rank && !failed(directory->file); ++i) {
+        sizes[i] = take_number(directory);
+        product = sizes[i] > 0 && product > MAX_TENSOR / sizes[i] ? MAX_TENSOR + 1 : product * sizes[i];
+    }
+    return product;
+}
+
+static void put_shape(struct directory *directory, uint64_t rank, const uint64_t sizes[SEEDMASK_MAX_RANK])
+{
+    print(directory, "\"shape\":[");
+    for (uint64_t i = 0; i < rank && !failed(directory->file); ++i)
+        print(directory, "%s%" PRIu64, i > 0 ? "," : "", sizes[i]);
+    print(directory, "]");
+}
+
+static void expand_tensor(struct directory *directory)
+{
+    static const struct stored_row EMPTY = {0, "raw", 0};
+    uint64_t sizes[SEEDMASK_MAX_RANK], rank, count, kept, fixed[3] = {0, 0, 0};
+    struct stored_row mask, log = EMPTY, coats = EMPTY, values = EMPTY;
+    unsigned kind, more = 0, log_kind;
+    uint32_t scale;
+    take_name(directory);
+    kind = take_byte(directory);
+    if (kind & 128)
+        more = take_byte(directory);
+    if (more > 7 || (more == 0 && kind & 128) || (kind & 3) >= CODEBOOKS)
+        fail(directory->file, SEEDMASK_MANIFEST, "directory: a tensor of the kind %u, %u", kind, more);
+    rank = take_number(directory);
+    count = take_shape(directory, rank, sizes);
+    scale = (uint32_t)little_endian(take(directory, 4), 4);
+    kept = take_number(directory);
+    for (int i = 0; more & 1 && i < 3; ++i)
+        fixed[i] = take_number(directory);
+    /* counts that cannot be are refused later, by their fields */
+    if (kept > MAX_TENSOR + 1 || fixed[2] > MAX_TENSOR + 1)
+        fail(directory->file, SEEDMASK_MANIFEST, "directory: expected at most 2**36 weights");
+    mask = take_row(directory, kind >> 2 & 3, more & 1 ? fixed[2] : count, 1);
+    log_kind = kind >> 4 & 3;
+    if (log_kind != NO_LOG)
+        log = take_wide_row(directory, kept);
+    if (kind & 64)
+        coats = take_wide_row(directory, kept);
+    if (more >> 1 == 3)
+        values = take_row(directory, take_byte(directory), kept, 8);
+    else if (more > 1)
+        values = take_row(directory, RAW, kept, more >> 1 == 1 ? 32 : 16);
+    if (failed(directory->file))
+        return;
+    put(directory, "{", 1);
+    if (kind & 64)
+        print(directory, "\"coats\":{\"bytes\":%" PRIu64 ",\"coding\":\"%s\",\"width\":%u},", coats.bytes,
+              coats.coding, coats.width);
+    print(directory, "\"codebook\":\"%s\",", CODEBOOK_NAMES[kind & 3]);
+    if (more & 1) {
+        print(directory, "\"frozen\":{\"free\":%" PRIu64 ",\"kept\":%" PRIu64, fixed[2], fixed[1]);
+        print(directory, ",\"pruned\":%" PRIu64 "},", fixed[0]);
+    }
+    print(directory, "\"kept\":%" PRIu64 ",\"log\":{\"bytes\":%" PRIu64, kept, log.bytes);
+    print(directory, ",\"coding\":\"%s\",\"kind\":\"%s\",\"width\":%u},", log.coding, LOG_NAMES[log_kind], log.width);
+    print(directory, "\"mask\":{\"bytes\":%" PRIu64 ",\"coding\":\"%s\"},", mask.bytes, mask.coding);
+    put_name(directory);
+    print(directory, ",\"scale\":\"%08" PRIx32 "\",", scale);
+    put_shape(directory, rank, sizes);
+    if (more > 1)
+        print(directory, ",\"values\":{\"bytes\":%" PRIu64 ",\"coding\":\"%s\",\"dtype\":\"%s\"}", values.bytes,
+              values.coding, more >> 1 == 1 ? "F32" : more >> 1 == 2 ? "F16" : "I8");
+    put(directory, "}", 1);
+}
+
+static void expand_state(struct directory *directory)
+{
+    uint64_t sizes[SEEDMASK_MAX_RANK], number;
+    take_name(directory);
+    number = take_number(directory);
+    take_shape(directory, number / DTYPES, sizes);
+    if (failed(directory->file))
+        return;
+    print(directory, "{\"dtype\":\"%s\",", DTYPE_NAMES[number % DTYPES]);
+    put_name(directory);
+    put(directory, ",", 1);
+    put_shape(directory, number / DTYPES, sizes);
+    put(directory, "}", 1);
+}
+
+static void put_section(struct directory *directory, const char *key, enum section section)
+{
+    put(directory, key, strlen(key));
+    put(directory, directory->sections[section].at, directory->sections[section].used);
+}
+
+/* The manifest that the directory stands for, without digests. */
+static void expand(struct directory *directory, const char *features)
+{
+    seedmask *file = directory->file;
+    struct text whole = {NULL, 0, 0};
+    unsigned char weights[32];
+    uint64_t seed = little_endian(take(directory, 8), 8);
+    memcpy(weights, take(directory, 32), 32);
+    to_hex(weights, file->weights_text);
+    for (int section = 0; section < SECTIONS && !failed(file); ++section) {
+        directory->out = &directory->sections[section];
+        if (section <= TEXT_RECIPE) {
+            put_value(directory, 1);
+        } else {
+            size_t count = take_count(directory);
+            put(directory, "[", 1);
+            for (size_t i = 0; i < count && !failed(file); ++i) {
+                put(directory, ",", i > 0);
+                if (section == TEXT_TENSORS)
+                    expand_tensor(directory);
+                else
+                    expand_state(directory);
+            }
+            put(directory, "]", 1);
+        }
+    }
+    if (!failed(file) && directory->at != directory->end)
+        fail(file, SEEDMASK_MANIFEST, "directory: it goes on behind its end");
+    directory->out = &whole;
+    directory->written = 0;
+    put_section(directory, "{\"architecture\":", TEXT_ARCHITECTURE);
+    put_section(directory, ",\"classes\":", TEXT_CLASSES);
+    put_section(directory, ",\"format_version\":1,\"generator\":\"philox4x32-10\",\"input\":", TEXT_INPUT);
+    put_section(directory, ",\"recipe\":", TEXT_RECIPE);
+    print(directory, ",\"required_features\":");
+    put(directory, features, strcspn(features, "]") + 1);
+    print(directory, ",\"seed\":\"%016" PRIx64 "\"", seed);
+    put_section(directory, ",\"state\":", TEXT_STATE);
+    put_section(directory, ",\"tensors\":", TEXT_TENSORS);
+    put(directory, "}", 2); /* with the NUL */
+    if (failed(file)) {
+        free(whole.at);
+        return;
+    }
+    file->expanded = whole.at;
+    file->manifest = whole.at;
+    file->manifest_bytes = whole.used - 1;
+}
+
+/* Check the header of a compact file and the digest of its data, and make a manifest of its directory. */
+static void expand_file(seedmask *file, size_t behind_manifest, const char *features)
+{
+    struct directory *directory = NULL;
+    unsigned char start[36] = {0}, *bytes = NULL;
+    uint64_t size = 0;
+    unsigned prefix = 0;
+    char entry[128];
+    if (failed(file))
+        return;
+    snprintf(entry, sizeof entry, "},\"data\":{\"data_offsets\":[0,%" PRIu64 "],\"dtype\":\"U8\",\"shape\":[%" PRIu64 "]}}",
+             file->data_bytes, file->data_bytes);
+    match_text(file, &behind_manifest, entry);
+    if (file->header_bytes - behind_manifest > 7 && !failed(file))
+        fail(file, SEEDMASK_CONTAINER, "header: expected at most 7 spaces at its end");
+    while (behind_manifest < file->header_bytes && !failed(file))
+        match_text(file, &behind_manifest, " ");
+    if (!failed(file) && file->data_bytes < 33)
+        fail(file, SEEDMASK_CONTAINER, "truncated: expected a digest and a directory");
+    if (failed(file) || !read_bytes(file, file->data_begin, start, file->data_bytes < 36 ? 33 : 36))
+        return;
+    to_hex(start, file->payload_text);
+    file->payload_digest = file->payload_text;
+    file->sealed_begin = file->data_begin + 32;
+    file->sealed_bytes = file->data_bytes - 32;
+    check_payload(file);
+    do
+        size |= (uint64_t)(start[32 + prefix] & 127) << 7 * prefix;
+    while (start[32 + prefix++] >= 128 && prefix < 4);
+    if (start[31 + prefix] >= 128 || (start[31 + prefix] == 0 && prefix > 1) || size > MAX_DIRECTORY ||
+        size + prefix > file->sealed_bytes)
+        fail(file, SEEDMASK_MANIFEST, "directory: expected its size in the shortest form, and that many bytes");
+    else if (size > file->max_header)
+        fail(file, SEEDMASK_LIMIT, "directory: expected at most %zu bytes, got %" PRIu64, file->max_header, size);
+    if (failed(file))
+        return;
+    file->data_begin = file->sealed_begin + prefix + size;
+    file->data_bytes = file->sealed_bytes - prefix - size;
+    bytes = allocate(file, (size_t)size, 1);
+    directory = allocate(file, 1, sizeof *directory);
+    if (!failed(file) && read_bytes(file, file->sealed_begin + prefix, bytes, (size_t)size)) {
+        directory->file = file;
+        directory->at = bytes;
+        directory->end = bytes + size;
+        expand(directory, features);
+    }
+    for (int i = 0; directory && i < SECTIONS; ++i)
+        free(directory->sections[i].at);
+    if (directory)
+        free(directory->words);
+    free(directory);
+    free(bytes);
+}
+
 /* ---- Opening ------------------------------------------------------------------------------------------------- */
 
 static void close_file(seedmask *file)
@@ -1756,7 +2320,9 @@ static void close_file(seedmask *file)
     free(file->header);
     free(file->tensors);
     free(file->states);
+    free(file->expanded);
     file->header = NULL;
+    file->expanded = NULL;
     file->tensors = NULL;
     file->states = NULL;
     file->manifest = NULL;
@@ -1769,14 +2335,6 @@ static void begin_call(seedmask *file)
 {
     file->code = SEEDMASK_OK;
     file->message[0] = file->place[0] = '\0';
-}
-
-static void *allocate(seedmask *file, size_t count, size_t size)
-{
-    void *block = count <= SIZE_MAX / size ? calloc(count + (count == 0), size) : NULL;
-    if (!block)
-        fail(file, SEEDMASK_MEMORY, "out of memory");
-    return block;
 }
 
 static void load_header(seedmask *file, uint64_t size, size_t max_header)
@@ -1802,9 +2360,12 @@ static void load_header(seedmask *file, uint64_t size, size_t max_header)
         fail(file, SEEDMASK_LIMIT, "header: expected at most %zu bytes, got %" PRIu64, max_header, length);
     if (failed(file))
         return;
+    file->max_header = max_header;
     file->header_bytes = (size_t)length;
     file->data_begin = 8 + length;
     file->data_bytes = size - file->data_begin;
+    file->sealed_begin = file->data_begin;
+    file->sealed_bytes = file->data_bytes;
     file->header = allocate(file, file->header_bytes, 1);
     if (file->header)
         read_bytes(file, 8, file->header, file->header_bytes);
@@ -1864,7 +2425,7 @@ static void check_other_fields(seedmask *file, const char *const values[FIELD_CO
     }
 }
 
-static void read_manifest(seedmask *file, uint64_t max_weights)
+static void read_manifest(seedmask *file, uint64_t max_weights, size_t behind_manifest)
 {
     const char *values[FIELD_COUNT], *unknown, *weights_digest, *at;
     bool features[FEATURES] = {false};
@@ -1877,15 +2438,27 @@ static void read_manifest(seedmask *file, uint64_t max_weights)
     unknown = find_fields(file, values);
     check_version(file, values[FORMAT_VERSION]);
     read_features(file, values[REQUIRED_FEATURES], features);
+    if (!failed(file) && features[FEATURE_COMPACT] && !file->expanded) {
+        if (unknown)
+            fail(file, SEEDMASK_MANIFEST, "manifest: unknown field %s", quote(file, unknown));
+        for (int i = 0; i < FIELD_COUNT; ++i) {
+            if (values[i] && i != FORMAT_VERSION && i != REQUIRED_FEATURES)
+                fail(file, SEEDMASK_MANIFEST, "manifest: unknown field \"%s\" in a compact file", FIELDS[i]);
+        }
+        expand_file(file, behind_manifest, values[REQUIRED_FEATURES]);
+        if (!failed(file))
+            read_manifest(file, max_weights, 0);
+        return;
+    }
     for (int i = 0; i < FIELD_COUNT; ++i) {
-        if (!values[i])
+        if (!values[i] && !(file->expanded && i == DIGESTS))
             fail(file, SEEDMASK_MANIFEST, "manifest: expected the field \"%s\"", FIELDS[i]);
     }
     if (unknown)
         fail(file, SEEDMASK_MANIFEST, "manifest: unknown field %s", quote(file, unknown));
     if (failed(file))
         return;
-    weights_digest = read_digests(file, values[DIGESTS]);
+    weights_digest = file->expanded ? file->weights_text : read_digests(file, values[DIGESTS]);
     check_other_fields(file, values);
     at = values[SEED];
     file->seed = hex_value(file, read_hex(file, &at, 16, "seed"), 16);
@@ -1922,7 +2495,7 @@ static void open_file(seedmask *file, uint64_t size, const seedmask_options *opt
     behind_manifest = extract_manifest(file);
     if (failed(file))
         return;
-    read_manifest(file, max_weights);
+    read_manifest(file, max_weights, behind_manifest);
     if (failed(file))
         return;
     order = allocate(file, file->tensor_count, sizeof *order);
@@ -1931,7 +2504,8 @@ static void open_file(seedmask *file, uint64_t size, const seedmask_options *opt
     sort_by_name(file->tensors, order, file->tensor_count);
     check_unique(file, order);
     place_data(file, order);
-    check_header(file, behind_manifest, order);
+    if (!file->expanded)
+        check_header(file, behind_manifest, order);
     free(order);
 }
 
@@ -1998,6 +2572,22 @@ const char *seedmask_manifest(const seedmask *file, size_t *length)
     if (length)
         *length = file->manifest_bytes;
     return file->manifest;
+}
+
+/* Of a compact file, once all tensors have been decoded: the digest of them all. */
+static void note_digest(seedmask *file, struct tensor *tensor, struct sha256 *sha)
+{
+    struct sha256 all;
+    sha256_finish(sha, tensor->found);
+    tensor->decoded = true;
+    sha256_start(&all);
+    for (size_t i = 0; i < file->tensor_count; ++i) {
+        if (!file->tensors[i].decoded)
+            return;
+        sha256_add(&all, file->tensors[i].found, 32);
+    }
+    file->place[0] = '\0';
+    check_digest(file, &all, file->weights_text, "weights of all tensors");
 }
 
 static bool begin_call_for(seedmask *file, size_t index, size_t count, const char *list)
@@ -2368,7 +2958,11 @@ static seedmask_code decode(seedmask *file, size_t index, seedmask_float32_sink 
     }
     if (!failed(file))
         close_rows(file, tensor, &progress);
-    if (!failed(file) && !file->skip_weight_digests)
+    if (failed(file) || file->skip_weight_digests)
+        return file->code;
+    if (file->expanded)
+        note_digest(file, &file->tensors[index], &sha);
+    else
         check_digest(file, &sha, tensor->sha256, "weights");
     return file->code;
 }
@@ -2413,19 +3007,7 @@ seedmask_code seedmask_read_state(seedmask *file, size_t index, seedmask_bytes_s
 
 seedmask_code seedmask_verify_payload(seedmask *file)
 {
-    struct window *window = &file->mask.payload;
-    struct sha256 sha;
-    if (!begin_call_for(file, 0, 1, "payload"))
-        return file->code;
-    sha256_start(&sha);
-    window_open(file, window, 0, file->data_bytes);
-    while (window_left(window) > 0) {
-        size_t part = window_left(window) < WINDOW ? (size_t)window_left(window) : WINDOW;
-        const unsigned char *bytes = window_take(file, window, part);
-        if (!bytes)
-            return file->code;
-        sha256_add(&sha, bytes, part);
-    }
-    check_digest(file, &sha, file->payload_digest, "payload");
+    if (begin_call_for(file, 0, 1, "payload"))
+        check_payload(file);
     return file->code;
 }

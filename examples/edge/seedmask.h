@@ -3,11 +3,12 @@
  *
  * A file is read piece by piece through a callback, and a tensor is handed out chunk by chunk through another, so both
  * may be far larger than memory. Memory: one fixed block (about 47 KiB on a 64-bit machine), the header of the file
- * (capped by `max_header`), and tables of at most 160 bytes a tensor. All of it is allocated by `seedmask_create` and
- * `seedmask_open`, nothing while decoding. Threads may use different `seedmask` objects at once, but not the same one.
+ * (capped by `max_header`), and tables of at most 208 bytes a tensor; of a compact file the directory stands in memory as
+ * the manifest in JSON. All of it is allocated by `seedmask_create` and `seedmask_open`, nothing while decoding. Threads may use different `seedmask` objects at once, but not the same one.
  *
  * Files are not trusted: whatever is in them, these functions return a code and leave a line of text for a person in
- * `seedmask_message`. A decoded tensor has been compared with its SHA-256.
+ * `seedmask_message`. A decoded tensor has been compared with its SHA-256. A compact file has one of all tensors: opening
+ * it compares the data with their digest, and decoding the last tensor compares the weights of all with theirs.
  */
 #ifndef SEEDMASK_H
 #define SEEDMASK_H
@@ -43,7 +44,7 @@ typedef struct seedmask seedmask;
 
 /* Limits for files that are not trusted. Zeros mean the defaults. */
 typedef struct seedmask_options {
-    size_t max_header;       /* bytes of the header; 0: 16 MiB. The format allows 100,000,000 */
+    size_t max_header;       /* bytes of header, directory, and manifest; 0: 16 MiB. The format allows 100,000,000 */
     uint64_t max_weights;    /* weights of all tensors together; 0: 1024 a byte of the file, 2**24 to 2**33 */
     int skip_weight_digests; /* not 0: faster, for a file whose tensors have been checked before */
 } seedmask_options;
@@ -75,7 +76,7 @@ typedef struct seedmask_state {
     uint64_t bytes;    /* product of the shape, times the bytes of an item */
 } seedmask_state;
 
-/* Fill `buffer` with `size` bytes (1 to 2048, or the whole header) of the file from `offset`; 0 means done. */
+/* Fill `buffer` with `size` bytes (1 to 2048, or the whole header or directory) of the file from `offset`; 0 means done. */
 typedef int seedmask_read(void *user, uint64_t offset, void *buffer, size_t size);
 
 /*
@@ -93,7 +94,7 @@ seedmask *seedmask_create(void);
 void seedmask_destroy(seedmask *file);
 
 /*
- * Open a file of `size` bytes: read and check header and manifest, not the data. A file that was open before is
+ * Open a file of `size` bytes: read and check header and manifest, and of a compact file the digest of the data. A file that was open before is
  * closed. `user` must stay valid as long as the file is in use. `options` may be NULL.
  */
 seedmask_code seedmask_open(seedmask *file, seedmask_read *read, void *user, uint64_t size,
@@ -114,7 +115,8 @@ seedmask_code seedmask_describe_tensor(seedmask *file, size_t index, seedmask_te
 seedmask_code seedmask_describe_state(seedmask *file, size_t index, seedmask_state *state);
 
 /*
- * The manifest, canonical JSON in printable ASCII, with input normalisation, class names and whatever else this
+ * The manifest, canonical JSON in printable ASCII (of a compact file, made from its directory: without digests, and with
+ * numbers perhaps in another notation), with input normalisation, class names and whatever else this
  * library has no use for. Valid until the file is closed.
  */
 const char *seedmask_manifest(const seedmask *file, size_t *length);

@@ -610,6 +610,8 @@ BAD: dict[str, Callable[[], bytes]] = {
     "state-bool": lambda: with_contents("v1-flips", "state/flag", lambda data: b"\2" + data[1:]),
     # Digests.
     "digest-weights": lambda: edited("v1-none", change("digests.weights", "1" * 64)),
+    "digest-tensor-absent": lambda: edited("v1-none", lambda m: m["tensors"][0].pop("sha256")),
+    "digest-tensor-null": lambda: edited("v1-none", lambda m: m["tensors"][0].update(sha256=None)),
     "digest-tensor": lambda: edited("v1-none", change("tensors.0.sha256", "1" * 64)),
     "digest-tensor-and-weights": lambda: edited(
         "v1-none",
@@ -805,6 +807,133 @@ def _state_dimension() -> bytes:
     manifest["state"] = [{"dtype": "F32", "name": "bias", "shape": [0, 10**19]}]
     return build(manifest, {**contents, "state/bias": b""})
 
+
+# The compact form, from section 6. The directory is that of v1-compact-none, cut into its fields.
+
+COMPACT = {
+    "seed": bytes.fromhex("efcdab8967452301"),
+    "weights": bytes.fromhex("89d26f8e69e8d351d0558e8c0f599e8d79ac7b96e3e448833dc84da7b52763a6"),
+    "settings": bytes(4),  # architecture, input, classes, recipe: null
+    "count": b"\1",
+    "name": bytes([0, 2, 33, 0]),  # fc.weight
+    "kind": b"\2",
+    "shape": bytes([2, 4, 5]),
+    "scale": bytes.fromhex("3ad06b3c"),
+    "kept": b"\x08",
+    "sizes": b"",
+    "states": b"\0",
+}
+
+
+def compact(
+    payload: bytes = bytes(MASK),
+    *,
+    features: Sequence[str] = ("compact",),
+    stub: dict[str, Any] | None = None,
+    size: bytes | None = None,
+    digest: bytes | None = None,
+    tail: bytes = b"",
+    data: bytes | None = None,
+    slots: dict[str, Any] | None = None,
+    **fields: bytes,
+) -> bytes:
+    """`v1-compact-none` with other fields in its directory, or other bytes around it; digest and header are right."""
+    directory = b"".join((COMPACT | fields).values()) + tail
+    body = (varint(len(directory)) if size is None else size) + directory + payload
+    if data is None:
+        data = (hashlib.sha256(body).digest() if digest is None else digest) + body
+    text = canonical({"format_version": 1, "required_features": list(features), **(stub or {})})
+    entry = {"data_offsets": [0, len(data)], "dtype": "U8", "shape": [len(data)]}
+    header = {"__metadata__": {"seedmask": text}, **({"data": entry} if slots is None else slots)}
+    return container(canonical(header), data)
+
+
+def setting(value: bytes) -> bytes:
+    """The four settings, of which the recipe is an object with the one key ``a`` and this value."""
+    return bytes([0, 0, 0, 9, 1, 84, 1]) + b"a" + value
+
+
+def keys(first: int, second: bytes) -> bytes:
+    """The four settings, of which the recipe is an object with two keys and nulls."""
+    return bytes([0, 0, 0, 9, 2, 84, 1, first, 0]) + second + b"\0"
+
+
+def state(*names: bytes) -> bytes:
+    """State tensors of dtype BOOL that are scalars."""
+    return varint(len(names)) + b"".join(name + b"\0" for name in names)
+
+
+def slot(dtype: str, size: int) -> dict[str, Any]:
+    """What the header says of the data of `v1-compact-none`, with another dtype or size."""
+    return {"data_offsets": [0, 95], "dtype": dtype, "shape": [size]}
+
+
+BAD |= {
+    "compact-digest": lambda: compact(digest=bytes(32)),
+    "compact-digest-weights": lambda: compact(weights=bytes(32)),
+    "compact-mask": lambda: compact(bytes([0x66, 0x8C, 0x01])),
+    "compact-stub-field": lambda: compact(stub={"seed": "0123456789abcdef"}),
+    "compact-feature-undeclared": lambda: compact(kind=b"\6", sizes=b"\3"),
+    "compact-feature-unused": lambda: compact(features=("compact", "rans")),
+    "compact-without-data": lambda: compact(slots={"mask": slot("U8", 95)}),
+    "compact-data-dtype": lambda: compact(slots={"data": slot("I8", 95)}),
+    "compact-data-shape": lambda: compact(slots={"data": slot("U8", -95)}),
+    "compact-data-text": lambda: compact(slots={"data": "data"}),
+    "compact-data-twice": lambda: compact(slots={"data": slot("U8", 95), "more": slot("U8", 95)}),
+    "compact-empty": lambda: compact(data=b""),
+    "compact-digest-alone": lambda: compact(data=hashlib.sha256().digest()),
+    "compact-trailing-file": lambda: compact() + b"\0",
+    "compact-truncated-file": lambda: compact()[:-1],
+    "compact-size-overlong": lambda: compact(size=b"\xbb\0"),
+    "compact-size-beyond": lambda: compact(size=b"\x7f"),
+    "compact-size-huge": lambda: compact(size=b"\xff\xff\xff\x7f"),
+    "compact-size-endless": lambda: compact(b"\xff" * 9, size=b"\xff" * 9),
+    "compact-payload-long": lambda: compact(bytes(MASK) + b"\0"),
+    "compact-payload-short": lambda: compact(bytes(MASK[:2])),
+    "compact-directory-long": lambda: compact(tail=b"\0"),
+    "compact-directory-short": lambda: compact(states=b""),
+    "compact-number-overlong": lambda: compact(kept=b"\x88\0"),
+    "compact-number-huge": lambda: compact(kept=b"\xff" * 10 + b"\1"),
+    "compact-number-above": lambda: compact(kept=b"\xff" * 9 + b"\2"),
+    "compact-word-unknown": lambda: compact(name=bytes([0, 2, 33, 85])),
+    "compact-word-twice": lambda: compact(name=bytes([0, 2, 84, 2]) + b"fc" + b"\0"),
+    "compact-word-not-utf8": lambda: compact(name=bytes([0, 1, 84, 2]) + b"\xff\xfe"),
+    "compact-word-surrogate": lambda: compact(name=bytes([0, 1, 84, 3]) + b"\xed\xa0\x80"),
+    "compact-word-beyond": lambda: compact(name=bytes([0, 1, 84]) + varint(10**6)),
+    "compact-name-empty": lambda: compact(name=bytes([0, 0])),
+    "compact-name-shared": lambda: compact(name=bytes([1, 1, 0])),
+    "compact-name-shares-more": lambda: compact(bytes(MASK) + b"\0", states=state(bytes([0, 2, 33, 1]))),
+    "compact-name-twice": lambda: compact(bytes(MASK) + b"\0", states=state(bytes([2, 0]))),
+    "compact-name-long": lambda: compact(name=bytes([0, 1, 84]) + varint(513) + b"x" * 513),
+    "compact-name-of-words": lambda: compact(name=bytes([0]) + varint(600) + bytes(600)),
+    "compact-name-escape": lambda: compact(name=bytes([0, 1, 84, 4]) + b"\x1b[2J"),
+    "compact-kind-codebook": lambda: compact(kind=b"\3"),
+    "compact-kind-coding": lambda: compact(kind=b"\x0e"),
+    "compact-more-zero": lambda: compact(kind=b"\x82\0"),
+    "compact-more-large": lambda: compact(kind=b"\x82\x08"),
+    "compact-scale-nan": lambda: compact(scale=bytes.fromhex("0000c07f")),
+    "compact-shape-rank": lambda: compact(shape=bytes([17]) + b"\1" * 17),
+    "compact-shape-huge": lambda: compact(shape=bytes([2]) + varint(2**40) + b"\1"),
+    "compact-shape-zero": lambda: compact(shape=bytes([2, 0, 5])),
+    "compact-kept-above": lambda: compact(kept=bytes([21])),
+    "compact-kept-other": lambda: compact(kept=bytes([7])),
+    "compact-none": lambda: compact(b"", count=b"\0", name=b"", kind=b"", shape=b"", scale=b"", kept=b""),
+    "compact-count-huge": lambda: compact(count=varint(2**40)),
+    "compact-states-unsorted": lambda: compact(
+        bytes(MASK) + bytes(2), states=state(bytes([1, 1, 2]), bytes([1, 1, 1]))
+    ),
+    "compact-value-deep": lambda: compact(settings=setting(b"\x08\1" * 20 + b"\0")),
+    "compact-value-nan": lambda: compact(settings=setting(bytes.fromhex("050000c07f"))),
+    "compact-value-wide": lambda: compact(settings=setting(b"\6" + struct.pack("<d", 0.5))),
+    "compact-value-above": lambda: compact(settings=setting(b"\3" + b"\xff" * 9 + b"\1")),
+    "compact-value-below": lambda: compact(settings=setting(b"\4" + b"\xff" * 9 + b"\1")),
+    "compact-value-escape": lambda: compact(settings=setting(bytes([7, 85, 4]) + b"\x1b[2J")),
+    "compact-list-huge": lambda: compact(settings=setting(b"\x08" + varint(2**40))),
+    "compact-keys-unsorted": lambda: compact(settings=keys(ord("b"), bytes([85, 1]) + b"a")),
+    "compact-key-twice": lambda: compact(settings=keys(ord("a"), bytes([84]))),
+    "compact-architecture-list": lambda: compact(settings=bytes([8, 0, 0, 0, 0])),
+    "compact-input-number": lambda: compact(settings=bytes([0, 10, 0, 0])),
+}
 
 #: Files that look hostile and are right: such names are keys, and nothing else.
 ODD: dict[str, Callable[[], bytes]] = {

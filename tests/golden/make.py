@@ -222,6 +222,38 @@ def text() -> Network:
     )
 
 
+def compact() -> Network:
+    """In compact form: every kind of tensor, names with words in common, every kind of value among the settings."""
+    fixed = frozen().tensors
+    others = (*deltas().tensors[1:4], *coats().tensors[1:3], *gaps().tensors[2:])
+    others += tuple(tensor for dtype in ("float32", "float16", "int8") for tensor in values(dtype).tensors[1:3])
+    names = [f"blocks.{i // 2}.{tensor.name}" for i, tensor in enumerate((*fixed, *others))]
+    names[2], names[3] = "größe", "größe..0.größe"
+    return Network(
+        seed=0xF0F0,
+        tensors=tuple(replace(tensor, name=name) for tensor, name in zip((*fixed, *others), names, strict=True)),
+        state={
+            "blocks.0.bn.num_batches_tracked": StoredTensor.from_numpy(np.array(39000, np.int64)),
+            "blocks.0.bn.running_mean": StoredTensor.from_numpy(np.array([0.5, -0.25], np.float16)),
+            "blocks.0.bn.running_var": StoredTensor.from_numpy(np.array([[0.5], [-0.25]], np.float32)),
+            "flag": StoredTensor.from_numpy(np.array([[True, False]])),
+            "half": StoredTensor.from_numpy(np.array([0x3F80], np.uint16), dtype="BF16"),
+            "nothing": StoredTensor.from_numpy(np.zeros((0, 3))),
+        },
+        architecture={"name": "tiny", "width": 0.25, "affine": False, "stem": None, "num_classes": 2},
+        input=ImageInput(shape=(2, 3, 3), mean=(0.5, 0.1307), std=(0.25, 1.0)),
+        classes=["größer", "größe"],
+        recipe={
+            "integers": [0, 245, 246, 2**63, 2**64 - 1, -1, -(2**64) + 1],
+            "floats": [1e-05, -0.0, 1e300, 5e-324, 16777216.0, 1e16, -2.5],
+            "texts": ["", "weight", "a\u2011b", "\U0001f600", '"\\'],
+            "empty": {"object": {}, "list": []},
+            "words": {"true": True, "null": None},
+        },
+        form="compact",
+    )
+
+
 GOLDEN: dict[str, Callable[[], Network]] = {
     "v1-none": tiny,
     "v1-flips": flips,
@@ -235,6 +267,9 @@ GOLDEN: dict[str, Callable[[], Network]] = {
     "v1-values-float32": partial(values, "float32"),
     "v1-values-float16": partial(values, "float16"),
     "v1-values-int8": partial(values, "int8"),
+    "v1-compact": compact,
+    "v1-compact-none": lambda: replace(tiny(), form="compact"),
+    "v1-compact-text": lambda: replace(text(), form="compact"),
 }
 
 if __name__ == "__main__":
