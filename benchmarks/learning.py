@@ -119,50 +119,25 @@ def keep_identity(run: Run, memory: dict[str, Any]) -> None:
             scores.view(masked.spec.shape)[same, same, 1, 1] = 2 * masked.score_bound
 
 
-def soft_masks(width: float = 0.3, hard_from: float = 2 / 3, *, through: bool = True) -> Callable[[], Any]:
-    """Masks are sigmoids around the threshold, which get steeper, and are hard from some share of the steps on.
+@contextmanager
+def slope_of_soft_masks() -> Iterator[None]:
+    """The gradient of soft masks is that of the sigmoid, in units of its width, instead of the straight-through one."""
+    kind = straight_through.StraightThrough
+    forward, backward = kind.forward, kind.backward
 
-    Args:
-        width: of the sigmoid at the start, in standard deviations of the scores (of their sizes).
-        hard_from: share of the steps after which masks are hard.
-        through: whether the gradient passes straight through the mask, or is that of the sigmoid, times its width.
-    """
+    def noted(ctx: Any, scores: Any, codes: Any, mask: Any, factors: Any, share: Any, spec: Any) -> Any:
+        ctx.slope = None if share is None else 4 * share * (1 - share)
+        return forward(ctx, scores, codes, mask, factors, share, spec)
 
-    @contextmanager
-    def patched() -> Iterator[None]:
-        step, state = loop.training_step, {"width": 0.0}
-        forward, backward = straight_through.StraightThrough.forward, straight_through.StraightThrough.backward
+    def steep(ctx: Any, grad: Any) -> Any:
+        found, *rest = backward(ctx, grad)
+        return (found if ctx.slope is None else found * ctx.slope, *rest)
 
-        def counted(run: Run, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            done = run.position.step / (run.recipe.train.epochs * run.steps_per_epoch)
-            state["width"] = width * max(0.0, 1 - done / hard_from)
-            loss = step(run, pixels, labels)
-            state["width"] = 0.0
-            return loss
-
-        def soft(ctx: Any, scores: Any, codes: Any, mask: Any, times: Any, spec: Any) -> Any:
-            weight = forward(ctx, scores, codes, mask, times, spec)
-            if not state["width"]:
-                return weight
-            size = scores.abs() if spec.selection == "magnitude" else scores
-            share = torch.sigmoid((size - size[mask].min()) / (state["width"] * size.std()))
-            ctx.slope = None if through else 4 * share * (1 - share)
-            return codes.to(size.dtype) * spec.scale * share
-
-        def gradient(ctx: Any, grad: Any) -> Any:
-            found, *rest = backward(ctx, grad)
-            slope = getattr(ctx, "slope", None)
-            return (found if slope is None else found * slope, *rest)
-
-        kind = straight_through.StraightThrough
-        with (
-            mock.patch.object(loop, "training_step", counted),
-            mock.patch.object(kind, "forward", staticmethod(soft)),
-            mock.patch.object(kind, "backward", staticmethod(gradient)),
-        ):
-            yield
-
-    return patched
+    with (
+        mock.patch.object(kind, "forward", staticmethod(noted)),
+        mock.patch.object(kind, "backward", staticmethod(steep)),
+    ):
+        yield
 
 
 def logits_times(factor: float) -> Callable[[], Any]:
@@ -213,11 +188,21 @@ CHANGES: dict[str, Change] = {
     "kept-identity": ({}, step_wrapped(keep_identity)),
     "lookahead": ({}, step_wrapped(lookahead)),
     "average-0.98": ({}, step_wrapped(averaged(0.98))),
-    "soft-masks": ({}, soft_masks()),
-    "soft-masks-1": ({}, soft_masks(1.0)),
-    "soft-masks-0.1": ({}, soft_masks(0.1)),
-    "soft-masks-late": ({}, soft_masks(0.3, 0.9)),
-    "soft-masks-slope": ({}, soft_masks(0.3, through=False)),
+    "soft-masks": ({"subnetwork.selection.softness": 0.3}, None),
+    "soft-masks-1": ({"subnetwork.selection.softness": 1.0}, None),
+    "soft-masks-0.1": ({"subnetwork.selection.softness": 0.1}, None),
+    "soft-masks-late": ({"subnetwork.selection.softness": 0.3, "subnetwork.selection.soft_until": 0.9}, None),
+    "soft-masks-slope": ({"subnetwork.selection.softness": 0.3}, slope_of_soft_masks),
+    "signed-supermask": ({"subnetwork.selection.rule": "invert"}, None),
+    "signed-supermask-0.9": ({"subnetwork.selection.rule": "invert", "subnetwork.sparsity": 0.9}, None),
+    "together": (
+        {
+            "subnetwork.selection.softness": 0.5,
+            "subnetwork.selection.soft_until": 0.8,
+            "subnetwork.selection.last_sparsity": 0.5,
+        },
+        None,
+    ),
 }
 
 

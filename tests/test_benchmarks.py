@@ -321,7 +321,7 @@ def learned(name, folder, data):
 
 @pytest.mark.slow
 def test_changes_of_the_code_change_the_run_and_end_with_it(tmp_path, tiny_folder):
-    names = ("kept-identity", "lookahead", "average-0.98", "soft-masks", "logits-0.1")
+    names = ("kept-identity", "lookahead", "average-0.98", "soft-masks-slope", "logits-0.1")
     key = "features.1.parametrizations.weight.original"
     before = learned("cifar10-fast", tmp_path, tiny_folder)
     found = {name: learned(name, tmp_path, tiny_folder)[key] for name in names}
