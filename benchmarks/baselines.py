@@ -153,14 +153,14 @@ def from_bytes(data: bytes) -> nn.Module:
 
 
 def width_within(limit: int, architecture: Architecture, method: str, state: str = "float32") -> float:
-    """The largest width, in steps of 1/64, whose file has at most ``limit`` bytes before training.
+    """The largest width, in steps of 1/256, whose file has at most ``limit`` bytes before training.
 
     Raises:
         SystemExit: none has.
     """
 
     def fits(steps: int) -> bool:
-        narrower = replace(architecture, width=steps / 64)
+        narrower = replace(architecture, width=steps / 256)
         return len(to_bytes(build_model(narrower, seed=0), narrower, method, state)) <= limit
 
     low, high = 0, 1
@@ -171,7 +171,7 @@ def width_within(limit: int, architecture: Architecture, method: str, state: str
         low, high = (middle, high) if fits(middle) else (low, middle)
     if not low:
         raise SystemExit(f"--bytes {limit}: no width of {method} is that small; give more bytes")
-    return low / 64
+    return low / 256
 
 
 # Training

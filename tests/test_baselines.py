@@ -91,7 +91,7 @@ def test_the_network_of_the_file_is_the_one_that_was_trained(method):
 def test_the_width_is_the_largest_that_is_within_the_bytes(method):
     width = baselines.width_within(9000, ARCHITECTURE, method)
     sizes = []
-    for each in (width, width + 1 / 64):
+    for each in (width, width + 1 / 256):
         architecture = replace(ARCHITECTURE, width=each)
         sizes.append(len(baselines.to_bytes(build_model(architecture, seed=0), architecture, method)))
     assert sizes[0] <= 9000 < sizes[1]
