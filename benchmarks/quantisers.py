@@ -1,9 +1,9 @@
 """Weights in few bits: how a tensor of weights becomes symbols and scales, and how it learns to.
 
 brevitas 0.13.4 was tried with torch 2.14.1: its layers train binary, ternary and 4-bit weights by straight-through
-gradients, under bfloat16 autocast as well. Its ready-made binary and ternary quantisers have one constant scale for a
-tensor, where these have one for each output channel, of the formulas below; and its layers would have to take the place
-of ours in every checkpoint. torchao was not tried.
+gradients, under bfloat16 autocast as well. The binary and the ternary quantiser that were tried have one constant scale
+for a tensor, where these have one for each output channel, of the formulas below; and its layers would have to take the
+place of ours in every checkpoint. torchao was not tried.
 """
 
 from __future__ import annotations
