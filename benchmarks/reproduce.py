@@ -24,7 +24,7 @@ from typing import Any
 
 from common import environment, save
 from iterand_compress.compress.checkpoint import load_checkpoint
-from iterand_compress.compress.training.recipe import differences
+from iterand_compress.compress.training.recipe import differences, override
 from runs import TrainingRun, packed_bytes, recipe_of, stored_score, train_all
 
 # Where published numbers come from. Numbers that no source gives are left out.
@@ -246,6 +246,8 @@ def finish(about: Row, table: str, runs: Sequence[TrainingRun], folder: Path) ->
     stored = [load_checkpoint(out).recipe for out in outs]
     # A row does not say in which precision; the papers' code computed in float32.
     paper = recipe_of((*about.options, "--set=train.precision=float32", "--seed", str(runs[0].seed)))
+    if paper.train.scale_free is None:  # a recipe of ours, which leaves it to the network
+        paper = override(paper, {"train.scale_free": stored[0].train.scale_free})
     subnetwork, sizes = paper.subnetwork, None
     if subnetwork.selection is not None or subnetwork.prune is not None:
         dtype = None if subnetwork.selection is not None else "float32"

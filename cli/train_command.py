@@ -187,7 +187,7 @@ def command(
     from ..compress.training.loop import train
     from ..compress.training.recipe import override
     from ..compress.training.run_options import RunOptions, best_path
-    from ..compress.training.threads import keep_threads
+    from ..compress.training.threads import keep_threads, may_choose_threads
     from .progress import SilentReporter, reporter
 
     silent = SilentReporter()
@@ -224,7 +224,7 @@ def command(
                     inputs=tuple(Path(path) for path in (ticket, data_dir, recipe) if path is not None),
                     # A file never makes us import code: only a name that the user gave may.
                     allow_import=ticket is None or recipe is not None or "model.name" in changes,
-                    one_thread_if_small="OMP_NUM_THREADS" not in os.environ,
+                    one_thread_if_small=may_choose_threads(),
                     masks=packed.masks if packed else None,
                     **of_run,
                 ),

@@ -56,9 +56,7 @@ def test_groups_and_tensors_on_demand_change_no_byte(stem: str, monkeypatch: pyt
     monkeypatch.setattr(writer, "GROUP", 1)
     monkeypatch.setattr(seedmask, "GROUP", 1)
     tensors = OnDemand(network.tensors)
-    lazy = Network(
-        network.seed, tensors, network.state, network.architecture, network.input, network.classes, network.recipe
-    )
+    lazy = replace(network, tensors=tensors)
     assert dumps(lazy) == expected
     assert tensors.most == 1, "the next one is made when the one before it is done with"
     again = loads(expected)

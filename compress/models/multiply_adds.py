@@ -64,9 +64,15 @@ def _of_texts(arch: TextArchitecture, matrices: Mapping[str, tuple[int, ...]]) -
 
 
 def _sides_of_plain(arch: Architecture, convolutions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Side of the output of each convolution of a network that is pooled after every second one."""
-    order = sorted(convolutions, key=lambda name: int(name.split(".")[1]))
-    return {name: arch.image_size >> index // 2 for index, name in enumerate(order)}
+    """Side of the output of each convolution of a network that is pooled after every second one.
+
+    Behind whitening, which takes a pixel off, pooling comes after the first, third and fifth.
+    """
+    whitening = [name for name in convolutions if name.startswith("whitening.")]
+    order = sorted((name for name in convolutions if name not in whitening), key=lambda name: int(name.split(".")[1]))
+    side, first = arch.image_size - len(whitening), len(whitening)
+    sides = {name: side >> (index + first) // 2 for index, name in enumerate(order)}
+    return sides | dict.fromkeys(whitening, side)
 
 
 def _sides_of_resnet(arch: Architecture, convolutions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-__all__ = ["is_small", "keep_threads", "step_work"]
+__all__ = ["is_small", "keep_threads", "may_choose_threads", "step_work"]
 
 #: Up to this much work a step goes to one thread: about twice that of the bundled digits.
 SMALL_WORK = 2 * 10**9
@@ -35,6 +36,11 @@ def is_small(model: nn.Module, input_shape: Sequence[int], batch_size: int) -> b
     54 images per second, and one thread at 381.
     """
     return step_work(model, input_shape, batch_size) <= SMALL_WORK
+
+
+def may_choose_threads() -> bool:
+    """Whether the number of threads is ours to choose: the user has not set it (``OMP_NUM_THREADS``)."""
+    return "OMP_NUM_THREADS" not in os.environ
 
 
 @contextmanager

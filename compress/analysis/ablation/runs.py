@@ -27,6 +27,7 @@ from ...training.loop import train
 from ...training.recipe import override
 from ...training.reporter import Reporter
 from ...training.run_options import RunOptions
+from ...training.threads import keep_threads, may_choose_threads
 from .altered import start_weights
 from .origin import AblationSource
 
@@ -146,10 +147,12 @@ def _train(path: Path, network: Network, recipe: Recipe, options: AblationOption
         resume=there,
         # A file never makes us import code: only a name that the user gave may.
         allow_import=options.model is not None,
+        one_thread_if_small=may_choose_threads(),  # as `train` does, so that the same run has the same bits
         masks=masks,
     )
     try:
-        return train(recipe, run, reporter).test
+        with keep_threads():
+            return train(recipe, run, reporter).test
     except RunStoppedError:
         where = (
             f"{options.folder} holds it; give the same command again to go on"
