@@ -323,14 +323,14 @@ def learned(name, folder, data):
 def test_changes_of_the_code_change_the_run_and_end_with_it(tmp_path, tiny_folder):
     names = ("kept-identity", "lookahead", "average-0.98", "soft-masks-slope", "logits-0.1")
     key = "features.1.parametrizations.weight.original"
-    before = learned("cifar10-fast", tmp_path, tiny_folder)
+    before = learned("hard-masks", tmp_path, tiny_folder)
     found = {name: learned(name, tmp_path, tiny_folder)[key] for name in names}
     for name, scores in found.items():
         assert not torch.equal(scores, before[key]), name
     identity = found["kept-identity"].view(4, 24, 3, 3)[range(4), range(4), 1, 1]
     assert (identity.abs() > found["kept-identity"].abs().quantile(0.9)).all()
     (tmp_path / "again").mkdir()
-    assert torch.equal(learned("cifar10-fast", tmp_path / "again", tiny_folder)[key], before[key])
+    assert torch.equal(learned("hard-masks", tmp_path / "again", tiny_folder)[key], before[key])
 
 
 def test_each_change_is_a_recipe():
