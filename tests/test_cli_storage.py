@@ -197,6 +197,17 @@ def test_values_that_float16_cannot_hold(digits, tmp_path, name, value, message)
     succeed("pack", checkpoint, "--state-dtype", "exact")
 
 
+@pytest.mark.parametrize("variance", [1.4e-45, 5e-15])
+def test_the_variance_of_a_channel_that_is_always_the_same_may_become_zero(digits, tmp_path, variance):
+    """Learned masks leave such channels; BatchNorm adds its eps to their variance."""
+    checkpoint = checkpoint_with(digits, tmp_path, "features.4.running_var", variance)
+    report = json.loads(succeed("pack", checkpoint, "--state-dtype", "float16", "--json"))
+    assert report["state_largest_relative_error"] < 1e-3
+    stored = read_seedmask(tmp_path / "changed.seedmask").state()["features.4.running_var"].numpy()
+    assert stored[3] == 0
+    assert (np.delete(stored, 3) > 0).all()
+
+
 def test_a_mean_may_become_zero(digits, tmp_path):
     checkpoint = checkpoint_with(digits, tmp_path, "features.1.running_mean", 1e-9)
     report = json.loads(succeed("pack", checkpoint, "--state-dtype", "float16", "--json"))

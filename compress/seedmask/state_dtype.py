@@ -16,6 +16,8 @@ __all__ = ["STATE_DTYPES", "StateRounding", "round_state"]
 
 #: What a user may ask for: every bit as it is, or floating-point numbers of 32 and 64 bits rounded to 16.
 STATE_DTYPES = ("exact", "float16")
+#: Running variances below this are those of channels that are always the same: beside BatchNorm's eps, they are 0.
+DEAD = 1e-14
 _WIDE = ("F32", "F64")
 _ADVICE = "keep the state exact (--state-dtype exact)"
 
@@ -29,7 +31,7 @@ class StateRounding:
         bytes: size of the stored state.
         exact_bytes: its size before.
         rounded: number of tensors that were rounded.
-        largest_relative_error: over all their values; 1.0 if a value became 0.
+        largest_relative_error: over all their values; 1.0 if a value became 0. Variances below `DEAD` do not count.
         tensor: where that error is; ``None`` if nothing changed its value.
     """
 
@@ -55,7 +57,7 @@ def round_state(state: Mapping[str, StoredTensor], dtype: str) -> tuple[dict[str
 
     Raises:
         ConfigError: the dtype is unknown.
-        SeedMaskError: a finite value would become infinite, or a running variance 0.
+        SeedMaskError: a finite value would become infinite, or a running variance 0 that is not below `DEAD`.
 
     Example:
         >>> state = {"bias": StoredTensor.from_numpy(np.float32([1, 0.1]))}
@@ -87,13 +89,14 @@ def _round(stored: StoredTensor, *, is_variance: bool) -> tuple[StoredTensor, fl
         raise SeedMaskError(
             f"{float(values[infinite].flat[0])!r} is beyond float16, whose largest number is 65504; {_ADVICE}"
         )
-    vanished = (values != 0) & (half == 0)
+    dead = is_variance & (np.abs(values) < DEAD)
+    vanished = (values != 0) & (half == 0) & ~dead
     if is_variance and vanished.any():
         raise SeedMaskError(
             f"the variance {float(values[vanished].flat[0])!r} would become 0 in float16, and the network would "
             f"divide by it; {_ADVICE}"
         )
-    usable = np.isfinite(values) & (values != 0)
+    usable = np.isfinite(values) & (values != 0) & ~dead
     error = np.abs(half[usable].astype(np.float64) - values[usable]) / np.abs(values[usable])
     worst = float(error.max(initial=0.0))
     assert math.isfinite(worst)
