@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .compress.analysis.search import search
     from .compress.analysis.theory import required_widths
     from .compress.analysis.theory_check import check_bound
     from .compress.config import (
@@ -89,12 +90,14 @@ __all__ = [
     "prune_at_init",
     "read_seedmask",
     "required_widths",
+    "search",
     "to_dense",
     "train",
     "verify_onnx",
 ]
 
 _MODULES = {
+    "compress.analysis.search": ("search",),
     "compress.analysis.theory": ("required_widths",),
     "compress.analysis.theory_check": ("check_bound",),
     "compress.config": (

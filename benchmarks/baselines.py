@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from common import environment, save
 from iterand_compress import load_recipe
+from iterand_compress.compress.analysis.candidates import largest
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe
 from iterand_compress.compress.data.loading import load_data
@@ -163,15 +164,10 @@ def width_within(limit: int, architecture: Architecture, method: str, state: str
         narrower = replace(architecture, width=steps / 256)
         return len(to_bytes(build_model(narrower, seed=0), narrower, method, state)) <= limit
 
-    low, high = 0, 1
-    while fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    if not low:
+    steps = largest(fits, 64 * 256)
+    if not steps:
         raise SystemExit(f"--bytes {limit}: no width of {method} is that small; give more bytes")
-    return low / 256
+    return steps / 256
 
 
 # Training

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common import environment, save
+from iterand_compress.compress.analysis.candidates import largest
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.inputs import ImageInput
 from iterand_compress.compress.models import resolve
@@ -45,11 +46,8 @@ def weights(width: float) -> int:
 
 def width_for(size: int, sparsity: float) -> float:
     """The largest width, in steps of a 64th (one channel of the first group), whose mask has ``size`` bytes at most."""
-    wanted, low, high = 8 * size / entropy(sparsity), 1, 64 * 8
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if weights(middle / 64) <= wanted else (low, middle)
-    return low / 64
+    wanted = 8 * size / entropy(sparsity)
+    return largest(lambda steps: weights(steps / 64) <= wanted, 64 * 8) / 64
 
 
 def runs(args: argparse.Namespace) -> list[tuple[int, float, float, TrainingRun]]:

@@ -26,6 +26,7 @@ _PLAIN = str.maketrans({"×": "x", "→": "->", "–": "-", "…": "...", "±": 
 # Command modules import torch inside their functions only, so that --help and inspect stay quick.
 _COMMANDS = (
     "train",
+    "search",
     "estimate",
     "pack",
     "inspect",

@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from .options import DISTRIBUTION_CHOICES, METHOD_CHOICES, NamedChoice, json_option, print_json
+from .options import (
+    DISTRIBUTION_CHOICES,
+    METHOD_CHOICES,
+    STATE_DTYPE_CHOICES,
+    NamedChoice,
+    json_option,
+    print_json,
+)
 from .table import print_multiply_adds, print_table
 
 __all__ = ["command"]
@@ -52,6 +59,14 @@ __all__ = ["command"]
     help="Share of the kept weights that are redrawn, overwritten or inverted; by default 0.5 for iterand, as in runs "
     "of full length, 0.33 if weights are recycled, 0.3 if signs are trained.",
 )
+@click.option("--bare", is_flag=True, help="Of the file that pack --bare makes.")
+@click.option(
+    "--state-dtype",
+    type=click.Choice(STATE_DTYPE_CHOICES),
+    default="exact",
+    show_default=True,
+    help="What the unmasked state is stored as, as in pack.",
+)
 @click.option("--classes", type=click.IntRange(min=1), default=10, show_default=True, help="Number of outputs.")
 @click.option("--image-size", type=click.IntRange(min=1), default=32, show_default=True, help="Side of an image.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Length of a text, for a model that takes texts.")
@@ -68,6 +83,8 @@ def command(
     multiplicity: int | None,
     frozen: float | None,
     redrawn: float | None,
+    bare: bool,
+    state_dtype: str,
     classes: int,
     image_size: int,
     channels: int,
@@ -77,8 +94,8 @@ def command(
 ) -> None:
     """Estimate how large the .seedmask file of a network will be, layer by layer, without training it.
 
-    Masks and redraws are taken as random: what training finds is hardly more regular. State is exact (pack
-    --state-dtype float16 halves it); names of classes and settings of the recipe change the header a little.
+    Masks and redraws are taken as random: what training finds is hardly more regular. The size of the state
+    is exact; names of classes and settings of the recipe change the header a little, unless it is --bare.
 
     Multiply-adds (MACs) are those of convolutions, linear layers and attention for one image or text; kernels that
     skip pruned weights would need those of the kept ones.
@@ -114,6 +131,8 @@ def command(
         num_classes=classes,
         input=network_input,
         redrawn=redrawn,
+        bare=bare,
+        state_dtype=state_dtype,
         allow_import=True,
     )
     assumed = _assumed(("classes",) if tokens else ("classes", "image_size", "channels"))

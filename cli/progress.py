@@ -24,12 +24,17 @@ _MEASURED_STEPS, _MEASURED_SECONDS = 10, 5.0
 __all__ = ["LineReporter", "SilentReporter", "reporter"]
 
 
-def reporter(*, quiet: bool) -> Reporter:
-    """A progress bar on a terminal that can move its cursor, one line an epoch elsewhere, nothing if ``quiet``."""
+def reporter(*, quiet: bool, test: bool = True) -> Reporter:
+    """A progress bar on a terminal that can move its cursor, one line an epoch elsewhere, nothing if ``quiet``.
+
+    Args:
+        quiet: print nothing.
+        test: whether the accuracy on the test images is printed.
+    """
     if quiet:
         return SilentReporter()
     moving = sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
-    return BarReporter() if moving else LineReporter()
+    return BarReporter(test=test) if moving else LineReporter(test=test)
 
 
 def _count(number: int, noun: str) -> str:
@@ -137,7 +142,8 @@ def _say(text: str) -> None:
 class LineReporter(Reporter):
     """One line an epoch, for logs, one after the first step, and one that says how long an epoch will take."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, test: bool = True) -> None:
+        self._test = test
         self._epochs = self._left = self._total = self._steps_per_epoch = 0
         self._noun = "images"
         self._stepped = False
@@ -185,19 +191,20 @@ class LineReporter(Reporter):
         _say(_profile_lines(report))
 
     def finish(self, test: Score) -> None:
-        """Print the test accuracy."""
-        _say(_test_line(test))
+        """Print the test accuracy, if it is asked for."""
+        if self._test:
+            _say(_test_line(test))
 
 
 class BarReporter(LineReporter):
     """A bar over all steps with accuracy, speed and time left, as far as the width of the terminal goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, test: bool = True) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.table import Column
 
-        super().__init__()
+        super().__init__(test=test)
         self._console = Console(stderr=True)
         self._bar_width = 10 if self._console.width < 100 else 30
         self._bar = Progress(

@@ -110,6 +110,23 @@ def test_an_estimate_of_the_file_that_training_makes(digits):
     )
 
 
+def test_an_estimate_of_the_smallest_file(digits, tmp_path):
+    path = tmp_path / "bare.seedmask"
+    succeed("pack", digits.checkpoint, "--out", path, "--bare", "--state-dtype", "float16")
+    file = loads(path.read_bytes())
+    kept = sum(entry.kept for entry in file.tensors)
+    flips = sum(file.log(entry.name).row.ones() for entry in file.tensors if entry.log.kind == "flips")
+    found = estimate(
+        *("--model", "digits-cnn", "--sparsity", 0.5, "--width", 0.5, "--channels", 1, "--image-size", 8),
+        *("--redrawn", 2 * flips / kept, "--bare", "--state-dtype", "float16"),
+    )["totals"]
+    payloads = sum(entry.mask.bytes + entry.log.bytes for entry in file.tensors)
+    state = sum(stored.data.nbytes for stored in file.state().values())
+    assert found["state_bytes"] == state
+    assert found["header_bytes"] == pytest.approx(path.stat().st_size - payloads - state, abs=16)
+    assert found["file_bytes"] == pytest.approx(path.stat().st_size, rel=0.02)
+
+
 def test_trained_signs_take_a_bit_of_the_log_for_each_kept_weight():
     """Whatever share of the kept weights is inverted, each of them has another value; 1 bit for half of them."""
     options = ("--model", "conv2", "--width", 0.125, "--sparsity", 0.5, "--method", "signed-supermask")

@@ -18,7 +18,7 @@ from ..mask.topk import kept_count
 from ..models import AnyArchitecture, resolve
 from ..models.copying import independent_copy
 from ..models.from_shapes import skeleton
-from ..pack import MaskedKeys, masked_keys
+from ..pack import MaskedKeys, masked_keys, with_form, with_state_dtype
 from ..seed.frozen import Frozen, frozen_masks
 from ..seed.philox import random_bytes
 from ..seedmask import MaskedTensor, Network, dumps, loads
@@ -133,6 +133,8 @@ def estimate(
     num_classes: int,
     input: AnyInput,  # noqa: A002
     redrawn: float | None = None,
+    bare: bool = False,
+    state_dtype: str = "exact",
     allow_import: bool = False,
 ) -> Estimate:
     """Pack a synthetic network with independent random masks and redraws, and tell the sizes in its file.
@@ -146,6 +148,8 @@ def estimate(
         num_classes: outputs.
         input: the images or texts that the network takes.
         redrawn: share of the kept weights that are redrawn, overwritten or inverted; by default `DEFAULT_REDRAWN`.
+        bare: whether the file is packed in the compact form, without recipe and class names.
+        state_dtype: what the unmasked state is stored as, see `round_state`.
         allow_import: whether the model's name may be ``package.module:factory``.
 
     Raises:
@@ -179,6 +183,9 @@ def estimate(
         classes=[f"class {i}" for i in range(num_classes)],
         recipe=Recipe(model=model, subnetwork=subnetwork).model_dump(exclude_none=True),
     )
+    if bare:
+        network = with_form(network, "compact", plain, bare=True)
+    network, _ = with_state_dtype(network, state_dtype)
     content = dumps(network)
     entries = loads(content, verify=False).tensors
     state_bytes = sum(stored.data.nbytes for stored in network.state.values())

@@ -12,10 +12,12 @@ from ..errors import ConfigError, SeedMaskError, did_you_mean
 from .json_text import located
 from .stored import StoredTensor
 
-__all__ = ["STATE_DTYPES", "StateRounding", "round_state"]
+__all__ = ["SMALLEST_STATE", "STATE_DTYPES", "StateRounding", "round_state"]
 
 #: What a user may ask for: every bit as it is, or floating-point numbers of 32 and 64 bits rounded to 16.
 STATE_DTYPES = ("exact", "float16")
+#: The one that makes the smallest file.
+SMALLEST_STATE = "float16"
 #: Running variances below this are those of channels that are always the same: beside BatchNorm's eps, they are 0.
 DEAD = 1e-14
 _WIDE = ("F32", "F64")
