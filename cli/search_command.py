@@ -261,11 +261,20 @@ def _print_result(result: SearchResult, recipe: Recipe, name: str) -> None:
     click.echo(_headline(result.plan, recipe, name))
     rounds = [f"{epochs} epochs, val %" for _, epochs in result.plan.rounds]
     rows: list[Sequence[str]] = [(*_HEAD, "bytes", *rounds)]
+    remarks = []
     for candidate in result.plan.candidates:
         trials = [trial for trial in result.trials if trial.candidate.sparsity == candidate.sparsity]
         shown = [*map(_accuracy, trials), *[""] * (len(rounds) - len(trials))]
-        rows.append((*_cells(trials[-1].candidate), f"{trials[-1].file_bytes:,}", *shown))
+        last = trials[-1].candidate
+        rows.append((*_cells(last), f"{trials[-1].file_bytes:,}", *shown))
+        if last != candidate:
+            remarks.append(
+                f"sparsity {last.sparsity:g}: trained again with width {last.width:.4g}, as the file of "
+                f"{candidate.width:.4g} came out too large"
+            )
     print_table(rows, left=())
+    if remarks:
+        click.echo("\n" + "\n".join(remarks))
     test = result.test
     click.echo(
         f"\n{result.file}: {result.trials[-1].file_bytes:,} bytes, test accuracy {100 * test.accuracy:.2f} % "

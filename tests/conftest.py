@@ -32,6 +32,7 @@ MARKS = {
         "test_inspect_files",
         "test_packed_in_python",
         "test_profile_and_memory",
+        "test_search",
         "test_storage_bad_files",
         "test_storage_bombs",
         "test_text",

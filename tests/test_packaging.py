@@ -47,6 +47,7 @@ def modules_after(*arguments: str) -> set[str]:
         ["--help"],
         ["--version"],
         ["train", "--help"],
+        ["search", "--help"],
         ["export", "--help"],
         ["eval", "--help"],
         ["recover", "--help"],

@@ -264,8 +264,13 @@ def test_a_file_that_comes_out_too_large_is_not_delivered(tmp_path: Path, monkey
         return shrunk
 
     monkeypatch.setattr(candidates_module, "estimate", small)
+    options = ("--max-bytes", 1500, "--candidates", 1, "--epochs", 1, "--device", "cpu", "-q", "--out", tmp_path / "s")
+    text = succeed("search", *options)
     result = search(recipe(epochs=1), max_bytes=1500, out=tmp_path / "s", candidates=1, device="cpu")
     (trial,) = result.trials
+    planned = result.plan.candidates[0].width
+    again = f"sparsity 0.8: trained again with width {trial.candidate.width:.4g}, as the file of {planned:.4g} came out"
+    assert again in text
     assert trial.candidate.width < result.plan.candidates[0].width
     assert 1350 < trial.file_bytes == result.file.stat().st_size <= 1500
     assert {path.stat().st_size <= 1500 for path in (tmp_path / "s").glob("*.seedmask")} == {True}
