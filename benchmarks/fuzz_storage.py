@@ -167,7 +167,7 @@ def slots_of(manifest: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]
                 slots[f"scales/{tensor['name']}"] = ("F32", tuple(tensor["shape"][:1]) or (1,))
             elif "values" in tensor:
                 slots[f"values/{tensor['name']}"] = (tensor["values"]["dtype"], (tensor["kept"],))
-        for entry in manifest["state"]:
+        for entry in (entry for entry in manifest["state"] if "value" not in entry):
             slots[f"state/{entry['name']}"] = (entry["dtype"], tuple(entry["shape"]))
         if any(type(size) is not int or size < 0 for _, shape in slots.values() for size in shape):
             return None
@@ -235,7 +235,8 @@ def mutate_manifest(data: bytes, rng: random.Random, seal: bool) -> bytes:
     header, manifest, section = split(data)
     for _ in range(rng.choice((1, 1, 2, 3))):
         # Aim at one tensor often: most other fields are refused at once.
-        aim = manifest["tensors"] if rng.random() < 0.6 and isinstance(manifest.get("tensors"), list) else manifest
+        part = "state" if "constants" in str(manifest.get("required_features")) and rng.random() < 0.7 else "tensors"
+        aim = manifest[part] if rng.random() < 0.6 and isinstance(manifest.get(part), list) else manifest
         change_json(aim, rng)
     if seal and rng.random() < 0.5:
         fix_features(manifest)
@@ -277,7 +278,8 @@ def fix_features(manifest: dict[str, Any]) -> None:
         used = {tensor[part]["coding"] for tensor in manifest["tensors"] for part in ROWS if part in tensor}
         used |= {part for tensor in manifest["tensors"] for part in OPTIONAL if part in tensor}
         used |= {tensor["log"]["kind"] for tensor in manifest["tensors"]}
-        manifest["required_features"] = sorted(used & {"rans", "gaps", "deltas", *OPTIONAL})
+        used |= {"constants" for entry in manifest["state"] if "value" in entry}
+        manifest["required_features"] = sorted(used & {"constants", "rans", "gaps", "deltas", *OPTIONAL})
     except (KeyError, TypeError):
         pass
 

@@ -52,7 +52,8 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
     seedmask = read_seedmask(file, max_weights=max_weights)
     rows = seedmask.layer_report()
     weights, kept = sum(row.weights for row in rows), sum(row.kept for row in rows)
-    state_bytes = sum(stored.data.nbytes for stored in seedmask.state().values())
+    manifest, state_bytes = seedmask.manifest, sum(entry.stored_bytes for entry in seedmask.manifest.state)
+    dense_bytes = 4 * weights + sum(stored.data.nbytes for stored in seedmask.state().values())
     payload_bits = sum(8 * (entry.mask.bytes + entry.log.bytes) for entry in seedmask.tensors)
     payload_bits += sum(entry.coat_bits + entry.value_bits for entry in seedmask.tensors)
     totals: dict[str, Any] = {
@@ -68,12 +69,11 @@ def command(file: Path, max_weights: int | None, as_json: bool) -> None:
         "bound": _mean(rows, "bound"),
         "state_bytes": state_bytes,
         "overhead_bytes": seedmask.file_bytes - payload_bits // 8 - state_bytes,
-        "dense_bytes": 4 * weights + state_bytes,
+        "dense_bytes": dense_bytes,
         "file_bytes": seedmask.file_bytes,
-        "ratio": (4 * weights + state_bytes) / seedmask.file_bytes,
+        "ratio": dense_bytes / seedmask.file_bytes,
         **_multiply_adds(seedmask, rows),
     }
-    manifest = seedmask.manifest
     if as_json:
         print_json(
             {

@@ -73,7 +73,7 @@ METHOD_CHOICES = (
     *("iterand", "edge-popup", "recycling", "biprop", "biprop-recycling", "signed-supermask"),
     *("magnitude", "random", "snip", "grasp", "synflow", "dense"),
 )
-STATE_DTYPE_CHOICES = ("exact", "float16")
+STATE_DTYPE_CHOICES = ("exact", "float16", "folded")
 FILE_FORM_CHOICES = ("json", "compact")
 VALUE_DTYPE_CHOICES = ("float32", "float16", "int8")
 FORM_CHOICES = ("dense", "packed", "int8", "seeded", "float16", "auto")

@@ -40,7 +40,8 @@ __all__ = ["command"]
     default="exact",
     show_default=True,
     help="float16 rounds BatchNorm statistics, biases and other unmasked float32 and float64 tensors. This is lossy: "
-    "outputs change a little, so evaluate the file.",
+    "outputs change a little, so evaluate the file. folded also puts BatchNorm's mean and variance into its weight and "
+    "bias, where it has these: the smallest, for inference alone, as training cannot go on sensibly from such a file.",
 )
 @click.option(
     "--with-weights",
@@ -93,10 +94,10 @@ def command(
     built = rebuild(run, checkpoint, model) if compared else None
     form = form or ("compact" if bare else "json")
     # Code of the user's that was not given cannot be asked what reads its state, all of which is then kept.
-    if compared is None and form == "compact":
+    if compared is None and (form == "compact" or state_dtype == "folded"):
         built = skeleton(run.architecture, seed=0, allow_import=False)
     network = with_form(network_of_checkpoint(run, with_weights=with_weights), form, built, bare=bare)
-    network, rounding = with_state_dtype(network, state_dtype)
+    network, rounding = with_state_dtype(network, state_dtype, built)
     error, worst = trained_error(network, run)
     report = write_seedmask(network, target, coding=coding)
     dense_bytes = 4 * report.weights + rounding.exact_bytes
@@ -111,6 +112,7 @@ def command(
                 "state_bytes": rounding.bytes,
                 "state_exact_bytes": rounding.exact_bytes,
                 "state_largest_relative_error": rounding.largest_relative_error,
+                "batch_norms_folded": rounding.folded,
                 "with_weights": with_weights,
                 "values_largest_error": error,
                 "compared": compared,
@@ -137,8 +139,9 @@ def command(
         click.echo(f"state {rounding.bytes:,} bytes, exact")
     else:
         where = f", in {rounding.tensor}" if rounding.tensor else ""
+        layers = f", {rounding.folded} BatchNorm layers folded," if rounding.dtype == "folded" else ""
         click.echo(
-            f"state {rounding.bytes:,} bytes in {rounding.dtype} instead of {rounding.exact_bytes:,}; "
+            f"state {rounding.bytes:,} bytes{layers} in float16 instead of {rounding.exact_bytes:,}; "
             f"largest relative error {rounding.largest_relative_error:.2g}{where}"
         )
     if run.unfinished is not None:

@@ -28,7 +28,7 @@ from .methods.biprop import alpha
 from .methods.signed_supermask import inverted_bytes
 from .models import resolve
 from .models.from_shapes import count_classes, first_difference
-from .models.state import plain_state, require_module, unused_counters
+from .models.state import foldable_batch_norms, plain_state, require_module, unused_counters
 from .seed.codebooks import get_codebook, random_bytes_at
 from .seed.frozen import Frozen
 from .seed.philox import random_bytes
@@ -295,15 +295,24 @@ def trained_error(network: Network, checkpoint: Checkpoint) -> tuple[float, str 
     return worst, where
 
 
-def with_state_dtype(network: Network, dtype: str) -> tuple[Network, StateRounding]:
+def with_state_dtype(network: Network, dtype: str, model: nn.Module | None = None) -> tuple[Network, StateRounding]:
     """The network with its state in another dtype (see ``round_state``), and what that costs. Masks do not change.
 
+    Args:
+        network: what is to be packed.
+        dtype: one of ``STATE_DTYPES``.
+        model: a module of its architecture, which tells ``folded`` where BatchNorm is.
+
     Raises:
-        ConfigError: there is no such choice.
+        ConfigError: there is no such choice, or it is ``folded`` without a model.
         SeedMaskError: a value of the state does not fit the dtype.
     """
-    state, rounding = round_state(network.state, dtype)
-    return replace(network, state=state), rounding
+    folded = dtype == "folded"
+    if folded and model is None:
+        raise ConfigError("state dtype 'folded': only the model tells where BatchNorm is: give --model NAME")
+    batch_norms = foldable_batch_norms(model) if folded and model is not None else None
+    state, rounding = round_state(network.state, dtype, batch_norms)
+    return replace(network, state=state, constants=folded), rounding
 
 
 def with_form(network: Network, form: str, model: nn.Module | None, *, bare: bool = False) -> Network:
@@ -353,7 +362,10 @@ def pack(
             The file holds its state dict; see `recover` for what a constructor keeps beside that.
         path: the file; replaced atomically.
         coding: of masks and logs: ``auto`` (as small as it gets), ``raw`` or ``rans``.
-        state_dtype: ``exact``, or ``float16`` to round the unmasked state, which changes outputs a little.
+        state_dtype: ``exact``, or ``float16`` to round the unmasked state, which changes outputs a little, or
+            ``folded`` to put BatchNorm's statistics into its weight and bias before that: the smallest file, for
+            inference alone, as training cannot go on sensibly from mean 0 and variance 1. Layers that lack one of these
+            tensors, share one, or compute something of their own are rounded as they are.
         with_weights: of a network that was pruned at initialisation, as in ``network_of``; ``initial`` packs the ticket
             alone, whose weights are those it started from.
         form: of the file: ``json``, which any reader of safetensors can list, or ``compact``, which is smaller by some
@@ -403,7 +415,7 @@ def pack(
     )
     if isinstance(architecture, str | ModelConfig):
         network = _with_architecture(network, architecture)
-    network, _ = with_state_dtype(with_form(network, form, model), state_dtype)
+    network, _ = with_state_dtype(with_form(network, form, model), state_dtype, model)
     return write_seedmask(network, Path(path), coding=coding)
 
 

@@ -197,7 +197,8 @@ class Subnetwork:
             architecture: the plain module's name, as ``--model`` takes it (``torchvision:resnet18``), or a
                 `ModelConfig`, with which the file is a network without further words; it needs ``input``. See `pack`.
             coding: of masks and logs: ``auto`` (as small as it gets), ``raw`` or ``rans``.
-            state_dtype: ``exact``, or ``float16`` to round the unmasked state, which changes outputs a little.
+            state_dtype: ``exact``, or ``float16`` to round the unmasked state, which changes outputs a little, or
+                ``folded`` to put BatchNorm's statistics into its weight and bias before that, for inference alone.
             with_weights: of a network that was pruned at initialisation: ``float32`` (exact), ``float16`` or ``int8``
                 to store the trained weights too, ``initial`` to store the mask alone.
             form: of the file: ``json``, or ``compact``, which is smaller by some kilobytes. See `pack`.

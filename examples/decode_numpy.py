@@ -8,7 +8,7 @@ or ``decode("model.seedmask")`` from Python: a dictionary of float32 arrays by n
 Section numbers are those of FORMAT.md, from which alone this file was written; it needs nothing else of the project.
 
 A .seedmask file is a safetensors file, so any reader of those gets the tensors that are stored as they are
-(``state/…``); they are left out here.
+(``state/…``), but for those that the manifest gives as one value; they are checked and left out here.
 
 Names are the file's own words and never become paths. A .safetensors output has them as keys. A .npz output has keys
 ``tensor_0``, ``tensor_1``, …, and ``names`` lists the names in that order, because NumPy makes a path inside the
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 1
-FEATURES = ("coats", "compact", "deltas", "frozen", "gaps", "rans", "text", "values")
+FEATURES = ("coats", "compact", "constants", "deltas", "frozen", "gaps", "rans", "text", "values")
 CHUNK = 2**16  # weights whose random bytes are made at once
 
 # ---- 1.1 Random bytes
@@ -302,10 +302,15 @@ def decode_file(data: bytes, max_weights: int) -> dict[str, np.ndarray]:
     parts = {name: payload[slice(*header[name]["data_offsets"])] for name in stored}
 
     used = set().union(*map(features_of, tensors)) | ({"compact"} & set(features))
+    constants = [entry for entry in manifest["state"] if "value" in entry]
+    used |= {"constants"} if constants else set()
     if isinstance(manifest["input"], dict) and "vocabulary" in manifest["input"]:
         used.add("text")  # section 5; the weights do not depend on it
     check(features == sorted(used - {"raw"}), f"required features {features}, but the file uses {sorted(used)}")
+    for entry in manifest["state"]:
+        check_state(entry, parts.get(f"state/{entry['name']}"), bool(constants))
     total = sum(math.prod(entry["shape"]) for entry in tensors)
+    total += sum(-(-math.prod(entry["shape"]) * ITEM_BYTES[entry["dtype"]] // 4) for entry in constants)
     check(total <= max_weights, f"{total} weights: more than {max_weights}; --max-weights {total} allows them")
     seed, weights, digests = int(manifest["seed"], 16), {}, b""
     for t, entry in enumerate(tensors):
@@ -341,7 +346,22 @@ def checked_payload(data: bytes, text: str, manifest: dict[str, Any]) -> bytes:
 def stored_tensors(manifest: dict[str, Any]) -> dict[str, tuple[str, list[int]]]:
     """Dtype and shape of all data tensors by their names."""
     stored = {f"{part}/{e['name']}": slot for e in manifest["tensors"] for part, slot in slots_of(e).items()}
-    return stored | {f"state/{entry['name']}": (entry["dtype"], entry["shape"]) for entry in manifest["state"]}
+    state = [entry for entry in manifest["state"] if "value" not in entry]
+    return stored | {f"state/{entry['name']}": (entry["dtype"], entry["shape"]) for entry in state}
+
+
+def check_state(entry: dict[str, Any], content: bytes | None, constants: bool) -> None:
+    """A state tensor: one value of several items, or content that is not several times one value."""
+    item = ITEM_BYTES[entry["dtype"]]
+    if content is None:
+        value, shape = entry["value"], entry["shape"]
+        check(set(entry) == {"dtype", "name", "shape", "value"}, f"fields {sorted(entry)} of a state tensor")
+        check(len(value) == 2 * item and set(value) <= set("0123456789abcdef"), f"{value!a} is no value")
+        check(entry["dtype"] != "BOOL" or value in ("00", "01"), f"{value!a} is no value of a BOOL tensor")
+        check(all(type(size) is int and size >= 0 for size in shape), f"shape {shape} is not possible")
+        check(len(shape) <= 16 and math.prod(shape) >= 2, f"one value of the shape {shape}")
+    elif constants and len(content) > item:
+        check(content != content[:item] * (len(content) // item), f"{entry['name']!a} repeats one value")
 
 
 # ---- 6. The compact form
@@ -366,7 +386,7 @@ def compact_manifest(data: bytes, length: int, stub: dict[str, Any]) -> tuple[di
     check(data.startswith(begin), "the header is not that of a compact file of this size: the file is damaged")
     check(sha256(section[32:]) == section[:32].hex(), "the digest of the data differs: the file is damaged")
     start = Directory(section[32:])
-    directory = Directory(start.take(start.number()))
+    directory = Directory(start.take(start.number()), "constants" in stub["required_features"])
     manifest = directory.manifest()
     check(directory.at == len(directory.payload), "bytes follow the directory")
     return stub | manifest, start.payload[start.at :]
@@ -375,8 +395,9 @@ def compact_manifest(data: bytes, length: int, stub: dict[str, Any]) -> tuple[di
 class Directory(Cursor):
     """Reads a directory from begin to end."""
 
-    def __init__(self, payload: bytes) -> None:
+    def __init__(self, payload: bytes, constants: bool = False) -> None:
         super().__init__(payload)
+        self.constants = constants
         self.words, self.last = WORDS.split(), []
 
     def byte(self) -> int:
@@ -474,8 +495,11 @@ class Directory(Cursor):
 
     def state(self) -> dict[str, Any]:
         name = self.name()
-        rank, dtype = divmod(self.number(), len(ITEM_BYTES))
-        return {"dtype": list(ITEM_BYTES)[dtype], "name": name, "shape": self.numbers(rank)}
+        kind, constant = divmod(self.number(), 2) if self.constants else (self.number(), 0)
+        rank, index = divmod(kind, len(ITEM_BYTES))
+        dtype, item = list(ITEM_BYTES.items())[index]
+        entry = {"dtype": dtype, "name": name, "shape": self.numbers(rank)}
+        return {**entry, "value": self.take(item)[::-1].hex()} if constant else entry
 
 
 def slots_of(entry: dict[str, Any]) -> dict[str, tuple[str, list[int]]]:

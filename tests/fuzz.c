@@ -251,7 +251,7 @@ struct part {
 };
 
 struct stored {
-    char name[80], shape[80];
+    char name[80], shape[80], value[17]; /* no value: the empty text */
     const char *dtype;
     struct bytes content;
 };
@@ -323,7 +323,8 @@ static void take_apart(const unsigned char *data, size_t size, struct model *mod
         copy_until(stored->name, sizeof stored->name, state->name + 1, "\"");
         copy_until(stored->shape, sizeof stored->shape, state->shape + 1, "]");
         stored->dtype = DTYPE_NAMES[state->dtype];
-        set_bytes(&stored->content, payload + state->offset, state->bytes);
+        copy_until(stored->value, sizeof stored->value, state->value ? state->value : "", "\"");
+        set_bytes(&stored->content, payload + state->offset, stored_bytes(state));
     }
     seedmask_destroy(file);
 }
@@ -426,6 +427,8 @@ static size_t list_entries(const struct model *model, struct entry *entries)
     }
     for (size_t i = 0; i < model->states; ++i) {
         const struct stored *stored = &model->state[i];
+        if (stored->value[0] != '\0')
+            continue;
         end = add_entry(end, "state", stored->name, &stored->content);
         end[-1].dtype = stored->dtype;
         strcpy(end[-1].shape, stored->shape);
@@ -454,6 +457,10 @@ static bool uses(const struct model *model, const char *feature)
                 return true;
         }
     }
+    for (size_t i = 0; i < model->states; ++i) {
+        if (model->state[i].value[0] != '\0' && strcmp(feature, "constants") == 0)
+            return true;
+    }
     return false;
 }
 
@@ -471,9 +478,14 @@ static void add_manifest(const struct model *model, struct bytes *text, const ch
             add(text, "%s\"%s\"", any++ ? "," : "", FEATURE_NAMES[i]);
     }
     add(text, "],\"seed\":\"%016" PRIx64 "\",\"state\":[", model->seed);
-    for (size_t i = 0; i < model->states; ++i)
-        add(text, "%s{\"dtype\":\"%s\",\"name\":\"%s\",\"shape\":[%s]}", i ? "," : "", model->state[i].dtype,
-            model->state[i].name, model->state[i].shape);
+    for (size_t i = 0; i < model->states; ++i) {
+        const struct stored *stored = &model->state[i];
+        add(text, "%s{\"dtype\":\"%s\",\"name\":\"%s\",\"shape\":[%s]", i ? "," : "", stored->dtype, stored->name,
+            stored->shape);
+        if (stored->value[0] != '\0')
+            add(text, ",\"value\":\"%s\"", stored->value);
+        add(text, "}");
+    }
     add(text, "],\"tensors\":[");
     for (size_t i = 0; i < model->parts; ++i) {
         const struct part *part = &model->part[i];
@@ -754,8 +766,15 @@ static void mutate_model(struct model *model)
     case 12:
         if (model->states > 0) {
             struct stored *stored = &model->state[below(model->states)];
+            size_t dtype = below(DTYPES);
             snprintf(stored->shape, sizeof stored->shape, "%" PRIu64, odd_number(stored->content.size));
-            stored->dtype = DTYPE_NAMES[below(DTYPES)];
+            stored->dtype = DTYPE_NAMES[dtype];
+            snprintf(stored->value, sizeof stored->value, "%0*" PRIx64, 2 * (int)DTYPE_BYTES[dtype],
+                     random_bits() >> (64 - 8 * DTYPE_BYTES[dtype]));
+            if (below(2) == 0)
+                stored->value[below(sizeof stored->value)] = '\0';
+            if (below(2) == 0)
+                stored->value[0] = '\0';
         }
         break;
     case 13:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from iterand_compress.compress.seed.codebooks import CODEBOOKS, get_codebook, random_codes
 from iterand_compress.compress.seed.frozen import Frozen
 from iterand_compress.compress.seed.philox import philox4x32
-from iterand_compress.compress.seedmask import MaskedTensor, Network, Trained
+from iterand_compress.compress.seedmask import MaskedTensor, Network, StoredTensor, Trained
 
 
 def frozen_numbers(seed: int, tensor: int, count: int) -> np.ndarray:
@@ -48,7 +48,7 @@ def expected_weights(network: Network) -> dict[str, np.ndarray]:
 
 @st.composite
 def networks_of_every_kind(draw: st.DrawFn) -> Network:
-    """One to four tensors, each of a kind and perhaps with a frozen mask."""
+    """One to four tensors, each of a kind and perhaps with a frozen mask; state tensors of one value and of more."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     seed = draw(st.integers(0, 2**64 - 1))
     tensors = []
@@ -78,7 +78,15 @@ def networks_of_every_kind(draw: st.DrawFn) -> Network:
             fields["multiplicity"] = rng.integers(1, draw(st.sampled_from([2, 3, 6, 128])), count).astype(np.uint8)
         scale = book.scale(draw(st.integers(1, 9999)))
         tensors.append(MaskedTensor(f"layer{index}", shape, book.name, scale, mask, frozen=thresholds, **fields))
-    return Network(seed=seed, tensors=tuple(tensors))
+    state = {
+        f"state{i}": StoredTensor.from_numpy(
+            rng.integers(0, draw(st.sampled_from([1, 2])), draw(st.lists(st.integers(0, 3), max_size=3))).astype(dtype)
+        )
+        for i, dtype in enumerate(
+            draw(st.lists(st.sampled_from([np.bool_, np.float16, np.float32, np.int64]), max_size=4))
+        )
+    }
+    return Network(seed=seed, tensors=tuple(tensors), state=state, constants=draw(st.booleans()))
 
 
 def values(rng: np.random.Generator, dtype: str, kept: int, shape: tuple[int, ...]) -> Trained:

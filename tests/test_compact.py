@@ -55,6 +55,7 @@ def networks(draw: st.DrawFn) -> Network:
         network,
         tensors=tensors,
         state=state,
+        constants=draw(st.booleans()),
         architecture=draw(st.none() | st.dictionaries(KEYS, SCALARS, max_size=3)),
         input=draw(
             st.sampled_from(

@@ -38,7 +38,7 @@ from iterand_compress.compress.seedmask.bits import Row
 from iterand_compress.compress.seedmask.codings import Coded, decode_rows, encode_rows, plan
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "decode_numpy.py"
-KINDS = ("deltas", "frozen", "coats", "values")
+KINDS = ("constants", "deltas", "frozen", "coats", "values")
 FILES = sorted(FOLDER.glob("*.seedmask"))
 
 
@@ -305,7 +305,8 @@ def sha256(data: bytes) -> str:
 def put_together(manifest: dict[str, Any], parts: dict[str, bytes]) -> bytes:
     """A file whose sizes, header, and digests of payload and manifest are right, whatever else is not."""
     by_name = {entry["name"]: entry for entry in manifest.get("tensors", [])}
-    dtypes = {f"state/{entry['name']}": (entry["dtype"], entry["shape"]) for entry in manifest.get("state") or []}
+    stored = [entry for entry in manifest.get("state") or [] if "value" not in entry]
+    dtypes = {f"state/{entry['name']}": (entry["dtype"], entry["shape"]) for entry in stored}
     for name, payload in parts.items():
         kind, _, tensor = name.partition("/")
         dtype = by_name[tensor]["values"]["dtype"] if kind == "values" else "F32" if kind == "scales" else "I8"
@@ -314,7 +315,7 @@ def put_together(manifest: dict[str, Any], parts: dict[str, bytes]) -> bytes:
             dtypes[name] = ("U8" if dtype == "I8" else dtype, [len(payload) // item])
         if kind not in ("state", "scales"):
             by_name[tensor][kind]["bytes"] = len(payload)
-    sizes = {"I64": 8, "F32": 4, "BF16": 2, "F16": 2}
+    sizes = {"I64": 8, "F32": 4, "BF16": 2, "F16": 2, "U16": 2}
     data = b"".join(parts[name] for name in sorted(dtypes, key=lambda name: (-sizes.get(dtypes[name][0], 1), name)))
     manifest.setdefault("digests", {}).update(payload=sha256(data), manifest="0" * 64)
     manifest["digests"]["manifest"] = sha256(decode_numpy.canonical(manifest).encode())

@@ -396,6 +396,7 @@ def test_fuzzing_finds_nothing(built: Path) -> None:
         ("--mutations", 400, "--seed", 2, FOLDER / "v1-rans.seedmask"),
         ("--mutations", 20, "--seed", 3, FOLDER / "v1-gaps.seedmask"),
         ("--mutations", 1500, "--seed", 5, *sorted(FOLDER.glob("v1-compact*.seedmask"))),
+        ("--mutations", 3000, "--seed", 6, FOLDER / "v1-constants.seedmask"),
         *(
             ("--mutations", 300, "--seed", 4, FOLDER / f"v1-{stem}.seedmask")
             for stem in ("deltas", "frozen", "coats", "values-float32", "values-float16", "values-int8")

@@ -18,6 +18,7 @@ from iterand_compress.compress.models.build import build_model
 from iterand_compress.compress.pack import network_of
 from iterand_compress.compress.seedmask import MaskedTensor, Network, dumps, loads
 from iterand_compress.compress.seedmask.bits import symbol_entropy
+from iterand_compress.compress.seedmask.state_dtype import STATE_DTYPES
 
 
 def estimate(*arguments) -> dict:
@@ -110,20 +111,21 @@ def test_an_estimate_of_the_file_that_training_makes(digits):
     )
 
 
-def test_an_estimate_of_the_smallest_file(digits, tmp_path):
+@pytest.mark.parametrize("dtype", STATE_DTYPES)
+def test_an_estimate_of_a_bare_file(dtype, digits, tmp_path):
     path = tmp_path / "bare.seedmask"
-    succeed("pack", digits.checkpoint, "--out", path, "--bare", "--state-dtype", "float16")
+    packed = json.loads(succeed("pack", digits.checkpoint, "--out", path, "--bare", "--state-dtype", dtype, "--json"))
     file = loads(path.read_bytes())
     kept = sum(entry.kept for entry in file.tensors)
     flips = sum(file.log(entry.name).row.ones() for entry in file.tensors if entry.log.kind == "flips")
     found = estimate(
         *("--model", "digits-cnn", "--sparsity", 0.5, "--width", 0.5, "--channels", 1, "--image-size", 8),
-        *("--redrawn", 2 * flips / kept, "--bare", "--state-dtype", "float16"),
+        *("--redrawn", 2 * flips / kept, "--bare", "--state-dtype", dtype),
     )["totals"]
     payloads = sum(entry.mask.bytes + entry.log.bytes for entry in file.tensors)
-    state = sum(stored.data.nbytes for stored in file.state().values())
-    assert found["state_bytes"] == state
-    assert found["header_bytes"] == pytest.approx(path.stat().st_size - payloads - state, abs=16)
+    assert found["state_bytes"] == packed["state_bytes"]
+    assert found["header_bytes"] == pytest.approx(path.stat().st_size - payloads - packed["state_bytes"], abs=16)
+    assert found["dense_bytes"] == json.loads(succeed("inspect", path, "--json"))["totals"]["dense_bytes"]
     assert found["file_bytes"] == pytest.approx(path.stat().st_size, rel=0.02)
 
 

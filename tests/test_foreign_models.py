@@ -162,6 +162,9 @@ def test_pack_says_that_it_did_not_build_a_network_of_the_users(network):
     succeed(*TRAIN, "--model", name, "--out", "m.ckpt")
     said = succeed("pack", "m.ckpt")
     assert f"not compared with {name} built again" in said
+    assert "only the model tells where BatchNorm is: give --model" in fail(
+        2, "pack", "m.ckpt", "--state-dtype", "folded"
+    )
     assert f"--model {name}" in said
     assert json.loads(succeed("pack", "m.ckpt", "--json"))["compared"] is False
     assert "compared" not in succeed("pack", "m.ckpt", "--model", name)

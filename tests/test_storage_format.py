@@ -166,6 +166,14 @@ PROMISES = {
             "classifier.weight": "f304353f f304353f 00000000 00000000 00000000 f304353f",
         },
     ),
+    "v1-constants": (
+        "81a4e34cab7a5cddcf5f82b092fa53da025acee48fb5a005b689c1adbdcb67ed",
+        {"fc.weight": "e0f500bf 21a584be 00000000 00000000 00000000 3ad06bbd"},
+    ),
+    "v1-compact-constants": (
+        "641046d595327cf96eec511e7d38f2ea4b60b95c07c112cb3eaa0cda009f8930",
+        {"fc.weight": "e0f500bf 21a584be 00000000 00000000 00000000 3ad06bbd"},
+    ),
 }
 
 
@@ -476,6 +484,14 @@ def test_the_documented_coats() -> None:
     assert (FOLDER / "v1-coats.seedmask").read_bytes().count(payload) == 1
     assert row("raw", payload, 22, 1)[:2] == [1, 0]
     assert seedmask.weight("two").astype(">f4").tobytes()[:8].hex(" ", 4) == "3fa1e89b 3f21e89b"
+
+
+def test_the_documented_constant() -> None:
+    data = (FOLDER / "v1-constants.seedmask").read_bytes()
+    assert data.count(block("json constant").strip().replace('"', '\\"').encode()) == 1
+    assert (FOLDER / "v1-compact-constants.seedmask").read_bytes().count(bytes.fromhex(block("hex constant"))) == 1
+    assert (WORDS[3], 2 * (13 * 1 + 5) + 1) == ("running_var", 0x25)
+    assert loads(data).state()["bn.running_var"].numpy().tolist() == [1, 1, 1]
 
 
 def test_the_documented_values() -> None:

@@ -73,7 +73,8 @@ class Estimate:
         distribution: of the random weights.
         redrawn: share of kept weights assumed to have another value than at first.
         change: how they come by it: ``redrawn``, ``overwritten`` or ``inverted``.
-        state_bytes: size of the unmasked state; exact.
+        state_bytes: size of the unmasked state in the file; exact.
+        expanded_state_bytes: its size when the file is open.
         header_bytes: size of header and manifest, estimated.
         multiply_adds: multiplications of the dense network for one example, each with its addition (MACs; FLOPs are
             twice as many); ``None`` if it does not run on one example.
@@ -86,6 +87,7 @@ class Estimate:
     redrawn: float
     change: str
     state_bytes: int
+    expanded_state_bytes: int
     header_bytes: int
     multiply_adds: int | None
     kept_multiply_adds: int | None
@@ -123,7 +125,7 @@ class Estimate:
     @property
     def dense_bytes(self) -> int:
         """Size of the same tensors with weights as float32, without a header."""
-        return 4 * self.weights + self.state_bytes
+        return 4 * self.weights + self.expanded_state_bytes
 
 
 def estimate(
@@ -177,7 +179,7 @@ def estimate(
     network = Network(
         seed=subnetwork.seed,
         tensors=tuple(_tensor(i, keys, kept[i], share, change) for i, keys in enumerate(masked)),
-        state={name: to_stored(torch.zeros(value.shape, dtype=value.dtype), name) for name, value in rest.items()},
+        state={name: to_stored(_values_like(value), name) for name, value in rest.items()},
         architecture=architecture.to_dict(),
         input=input,
         classes=[f"class {i}" for i in range(num_classes)],
@@ -185,10 +187,9 @@ def estimate(
     )
     if bare:
         network = with_form(network, "compact", plain, bare=True)
-    network, _ = with_state_dtype(network, state_dtype)
+    network, state = with_state_dtype(network, state_dtype, plain)
     content = dumps(network)
     entries = loads(content, verify=False).tensors
-    state_bytes = sum(stored.data.nbytes for stored in network.state.values())
     payloads = sum(entry.mask.bytes + entry.log.bytes + entry.coat_bits // 8 for entry in entries)
     layers = []
     for keys, number, entry in zip(masked, kept, entries, strict=True):
@@ -205,10 +206,16 @@ def estimate(
         subnetwork.distribution,
         share,
         change,
-        state_bytes,
-        len(content) - payloads - state_bytes,
+        state.bytes,
+        sum(stored.data.nbytes for stored in network.state.values()),
+        len(content) - payloads - state.bytes,
         *counts,
     )
+
+
+def _values_like(tensor: torch.Tensor) -> torch.Tensor:
+    """Values that float16 holds, any of them fit to be variances, and not all the same, as such a file has one."""
+    return torch.linspace(0.5, 1, tensor.numel()).reshape(tensor.shape).to(tensor.dtype)
 
 
 def _tensor(index: int, keys: MaskedKeys, kept: int, redrawn: float, change: str) -> MaskedTensor:

@@ -444,7 +444,7 @@ def _smallest(checkpoint: Checkpoint) -> Network:
     plain = skeleton(checkpoint.architecture, seed=0, allow_import=False)
     network = with_form(network_of_checkpoint(checkpoint), "compact", plain, bare=True)
     try:
-        return with_state_dtype(network, SMALLEST_STATE)[0]
+        return with_state_dtype(network, SMALLEST_STATE, plain)[0]
     except SeedMaskError:
         return network
 

@@ -6,7 +6,7 @@ versions in an attribute of the dictionary, which every copy into a plain dictio
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, SeedMaskError
 
 __all__ = [
+    "foldable_batch_norms",
     "load_state",
     "mismatch",
     "module_versions",
@@ -24,6 +25,8 @@ __all__ = [
     "unwrapped",
     "with_versions",
 ]
+
+_BATCH_NORM_FORWARDS = (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
 def module_versions(state: Mapping[str, Any]) -> dict[str, int]:
@@ -71,6 +74,31 @@ def unused_counters(model: nn.Module) -> set[str]:
         for name, module in unwrapped(model).named_modules(remove_duplicate=False)
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None
     }
+
+
+def foldable_batch_norms(model: nn.Module) -> dict[str, float]:
+    """``eps`` of each BatchNorm layer by its name, if weight, bias, mean and variance are tensors of this layer alone.
+
+    Left out are layers that lack one of them, share one with another layer, or compute something of their own.
+    """
+    model = unwrapped(model)
+    owners = Counter(
+        id(tensor)
+        for module in model.modules()
+        for tensor in (*module._parameters.values(), *module._buffers.values())
+        if tensor is not None
+    )
+    found = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module).forward in _BATCH_NORM_FORWARDS:
+            parameters, buffers = module._parameters, module._buffers
+            tensors = (
+                *(parameters.get("weight"), parameters.get("bias")),
+                *(buffers.get("running_mean"), buffers.get("running_var")),
+            )
+            if all(tensor is not None and owners[id(tensor)] == 1 for tensor in tensors):
+                found[name] = module.eps
+    return found
 
 
 def require_module(model: object) -> nn.Module:

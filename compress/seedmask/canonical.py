@@ -38,7 +38,7 @@ def packer_coding(seedmask: SeedMask) -> str | None:
             write_seedmask(network, again, coding=coding)
             # Equal manifests mean equal files: a manifest determines all bytes but the payloads, of which it holds
             # the digest, beside its own.
-            result = read_seedmask(again, verify=False, max_weights=sum(entry.weights for entry in seedmask.tensors))
+            result = read_seedmask(again, verify=False, max_weights=seedmask.manifest.expanded)
             if result.manifest == seedmask.manifest:
                 return coding
     return None

@@ -13,7 +13,7 @@ from ..errors import SeedMaskError
 from ..files.names import MAX_NAME_BYTES
 from .bits import packed_bytes
 from .json_text import DAMAGED, MAX_DEPTH, located
-from .manifest import FORMAT_VERSION, GENERATORS, Manifest, TensorEntry, build_manifest, check_meaning
+from .manifest import CONSTANTS, FORMAT_VERSION, GENERATORS, Manifest, TensorEntry, build_manifest, check_meaning
 from .stored import ITEM_SIZE
 from .trained import VALUE_DTYPES
 
@@ -75,10 +75,14 @@ def encode_directory(manifest: Manifest) -> bytes:
     for tensor in manifest.tensors:
         encoder.tensor(tensor)
     encoder.number(len(manifest.state))
+    constants = any(entry.value is not None for entry in manifest.state)
     for entry in manifest.state:
         encoder.name(entry.name)
-        encoder.number(len(DTYPE_ORDER) * len(entry.shape) + DTYPE_ORDER.index(entry.dtype))
+        kind = len(DTYPE_ORDER) * len(entry.shape) + DTYPE_ORDER.index(entry.dtype)
+        encoder.number(2 * kind + (entry.value is not None) if constants else kind)
         encoder.numbers(entry.shape)
+        if entry.value is not None:
+            encoder.out += bytes.fromhex(entry.value)[::-1]
     if len(encoder.out) > MAX_DIRECTORY_BYTES:
         raise SeedMaskError(
             f"directory: expected at most {MAX_DIRECTORY_BYTES} bytes, got {len(encoder.out)}; too many tensors: "
@@ -100,7 +104,7 @@ def parse_directory(data: bytes | memoryview, features: list[str], payload_diges
         SeedMaskError: the directory is damaged, or describes something impossible.
     """
     with located("directory"):
-        fields = _Decoder(bytes(data)).fields()
+        fields = _Decoder(bytes(data), constants=CONSTANTS in features).fields()
     fields |= {"format_version": FORMAT_VERSION, "required_features": features, "generator": GENERATORS[0]}
     fields["digests"]["payload"] = payload_digest
     manifest = build_manifest(fields)
@@ -200,8 +204,9 @@ class _Encoder:
 class _Decoder:
     """Reads a directory from begin to end, never past it, and takes no more memory than a multiple of its size."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, constants: bool) -> None:
         self._data, self._at = data, 0
+        self._constants = constants
         self._words = list(WORDS)
         self._last: list[str] = []
         self._text_bytes = 0
@@ -356,8 +361,12 @@ class _Decoder:
     def _state(self) -> dict[str, Any]:
         name = self._name()
         with located(f"state {name[:80]!a}"):
-            rank, dtype = divmod(self._number(), len(DTYPE_ORDER))
-            return {"name": name, "dtype": DTYPE_ORDER[dtype], "shape": self._shape(rank)}
+            kind, constant = divmod(self._number(), 2) if self._constants else (self._number(), 0)
+            rank, dtype = divmod(kind, len(DTYPE_ORDER))
+            fields = {"name": name, "dtype": DTYPE_ORDER[dtype], "shape": self._shape(rank)}
+            if constant:
+                fields["value"] = self._take(ITEM_SIZE[DTYPE_ORDER[dtype]])[::-1].hex()
+            return fields
 
     def _shape(self, rank: int) -> list[int]:
         if rank > 16:

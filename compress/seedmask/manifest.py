@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import struct
 from typing import Annotated, Any
 
@@ -29,12 +30,13 @@ from .container import Slots
 from .json_text import DAMAGED, canonical_json, located, parse_json
 from .log import LOG_KINDS
 from .network import JsonScalar, check_names, check_scale, check_settings
-from .stored import ITEM_SIZE, check_shape
+from .stored import ITEM_SIZE, check_shape, data_bytes
 from .tensor_recovery import combined_digest
 from .trained import VALUE_DTYPES, rows_of
 
 __all__ = [
     "COMPACT",
+    "CONSTANTS",
     "FORMAT_VERSION",
     "GENERATORS",
     "Manifest",
@@ -48,8 +50,10 @@ __all__ = [
 FORMAT_VERSION = 1
 #: The feature of files whose manifest is a directory.
 COMPACT = "compact"
+#: The feature of files with state tensors of one value.
+CONSTANTS = "constants"
 #: Features that a file may require of its reader: what came after the first release of the format.
-FEATURES = frozenset({"coats", COMPACT, "deltas", "frozen", "gaps", "rans", "text", "values"})
+FEATURES = frozenset({"coats", COMPACT, CONSTANTS, "deltas", "frozen", "gaps", "rans", "text", "values"})
 GENERATORS = ("philox4x32-10",)
 UPDATE = "update: pip install --upgrade iterand-compress"
 NO_DIGEST = "0" * 64
@@ -57,6 +61,14 @@ NO_DIGEST = "0" * 64
 
 class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _SparseEntry(_Entry):
+    """An entry whose fields of the value ``None`` are absent."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return {key: value for key, value in serialise(self).items() if value is not None}
 
 
 class MaskEntry(_Entry):
@@ -104,7 +116,7 @@ class ValuesEntry(_Entry):
     bytes: int = Field(ge=0)
 
 
-class TensorEntry(_Entry):
+class TensorEntry(_SparseEntry):
     """One masked tensor; its index in the manifest is the tensor word of its random numbers.
 
     Fields that may be absent are ``None`` then: the seed fixes no bit of the mask, all multiplicities are 1, values are
@@ -122,10 +134,6 @@ class TensorEntry(_Entry):
     frozen: FrozenEntry | None = None
     coats: CoatsEntry | None = None
     values: ValuesEntry | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
-        return {key: value for key, value in serialise(self).items() if value is not None}
 
     @property
     def weights(self) -> int:
@@ -194,12 +202,23 @@ def _input_values(value: AnyInput | None) -> dict[str, Any] | None:
     return None if value is None else value.to_dict()
 
 
-class StateEntry(_Entry):
-    """One tensor that is stored as it is."""
+class StateEntry(_SparseEntry):
+    """One tensor that is stored as it is, or by the one value that all its items have, most significant byte first."""
 
     name: str
     dtype: str
     shape: tuple[int, ...] = Field(strict=False)
+    value: str | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of the tensor."""
+        return data_bytes(self.dtype, self.shape)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of what the file holds of it."""
+        return self.bytes if self.value is None else ITEM_SIZE[self.dtype]
 
 
 class Digests(_Entry):
@@ -233,6 +252,12 @@ class Manifest(_Entry):
         """``compact`` if the file holds a directory, ``json`` if it holds the canonical JSON."""
         return COMPACT if COMPACT in self.required_features else "json"
 
+    @property
+    def expanded(self) -> int:
+        """Number of weights, and one for each 4 bytes of the tensors of one value: what a reader has to limit."""
+        constants = sum(-(-entry.bytes // 4) for entry in self.state if entry.value is not None)
+        return sum(tensor.weights for tensor in self.tensors) + constants
+
     def to_text(self) -> str:
         """The canonical JSON of the manifest."""
         return canonical_json(self.model_dump(mode="json"))
@@ -243,7 +268,8 @@ class Manifest(_Entry):
         for tensor in self.tensors:
             slots |= tensor.slots()
         for entry in self.state:
-            slots[f"state/{entry.name}"] = (entry.dtype, entry.shape)
+            if entry.value is None:
+                slots[f"state/{entry.name}"] = (entry.dtype, entry.shape)
         return slots
 
 
@@ -251,6 +277,7 @@ def required_features(manifest: Manifest, form: str) -> list[str]:
     """The features that the entries use, ``text`` for a network that takes texts, and the form; sorted."""
     used = {feature for entry in manifest.tensors for feature in entry.features}
     used |= {"text"} if isinstance(manifest.input, TextInput) else set()
+    used |= {CONSTANTS} if any(entry.value is not None for entry in manifest.state) else set()
     return sorted(used | {form} & FEATURES)
 
 
@@ -351,12 +378,6 @@ def check_meaning(manifest: Manifest, max_weights: int) -> None:
         raise SeedMaskError(
             f"manifest: expected required_features {features}, got {list(manifest.required_features)}; {DAMAGED}"
         )
-    total = sum(tensor.weights for tensor in manifest.tensors)
-    if total > max_weights:
-        raise SeedMaskError(
-            f"expected at most {max_weights} weights, got {total}; "
-            f"raise max_weights (--max-weights {total}) if you trust the file"
-        )
     names = [entry.name for entry in manifest.state]
     if names != sorted(names):
         raise SeedMaskError(f"state: expected entries sorted by name, got {names[:3]}; {DAMAGED}")
@@ -364,6 +385,26 @@ def check_meaning(manifest: Manifest, max_weights: int) -> None:
         if entry.dtype not in ITEM_SIZE:
             raise SeedMaskError(f"state {entry.name!r}: unknown dtype {entry.dtype[:80]!a}; {UPDATE}")
         check_shape(entry.shape, f"state {entry.name!r}", least=0)
+        if entry.value is not None:
+            with located(f"state {entry.name!r}"):
+                _check_value(entry, entry.value)
+    total = manifest.expanded
+    if total > max_weights:
+        constants = " (4 bytes of a tensor of one value count as one)" * (CONSTANTS in features)
+        raise SeedMaskError(
+            f"expected at most {max_weights} weights{constants}, got {total}; "
+            f"raise max_weights (--max-weights {total}) if you trust the file"
+        )
+
+
+def _check_value(entry: StateEntry, value: str) -> None:
+    digits = 2 * ITEM_SIZE[entry.dtype]
+    if not re.fullmatch(f"[0-9a-f]{{{digits}}}", value):
+        raise SeedMaskError(f"value: expected {digits} hexadecimal digits, got {value[:80]!a}; {DAMAGED}")
+    if math.prod(entry.shape) < 2:
+        raise SeedMaskError(f"value: expected it of a tensor of 2 items or more, got {list(entry.shape)}; {DAMAGED}")
+    if entry.dtype == "BOOL" and int(value, 16) > 1:
+        raise SeedMaskError(f"value: expected 00 or 01 in a BOOL tensor, got {value}; {DAMAGED}")
 
 
 def _check_tensor(tensor: TensorEntry) -> None:

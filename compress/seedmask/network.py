@@ -236,6 +236,7 @@ class Network:
         classes: names of the classes.
         recipe: the settings of the training run.
         form: of the file that it is packed as, ``json`` or ``compact``; weights do not depend on it.
+        constants: whether the file holds one item of a state tensor whose items are all the same.
 
     Raises:
         SeedMaskError: a name is used twice or cannot be stored, or a setting is not JSON.
@@ -250,6 +251,7 @@ class Network:
     classes: list[str] | None = None
     recipe: dict[str, JsonValue] | None = None
     form: str = "json"
+    constants: bool = False
 
     def __post_init__(self) -> None:
         check_seed(self.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from .container import layout
 from .json_text import DAMAGED, located
 from .layer_report import SECTIONS, LayerReport
 from .log import ResamplingLog, find_draws
-from .manifest import COMPACT, Manifest, TensorEntry
+from .manifest import COMPACT, CONSTANTS, Manifest, TensorEntry
 from .network import MaskedTensor, Network
 from .parallel import ahead, grouped
 from .payloads import Payloads, load
@@ -86,11 +87,16 @@ class SeedMask:
         Raises:
             SeedMaskError: one of them does not hold what its type allows.
         """
-        stored = {}
+        stored, constants = {}, CONSTANTS in self.manifest.required_features
         for entry in self.manifest.state:
             with located(self.path), located(f"state {entry.name!r}"):
-                data = np.frombuffer(self._read(f"state/{entry.name}"), np.uint8)
-                stored[entry.name] = StoredTensor(entry.dtype, entry.shape, data)
+                if entry.value is None:
+                    data = np.frombuffer(self._read(f"state/{entry.name}"), np.uint8)
+                else:
+                    data = np.tile(np.frombuffer(bytes.fromhex(entry.value)[::-1], np.uint8), math.prod(entry.shape))
+                stored[entry.name] = found = StoredTensor(entry.dtype, entry.shape, data)
+                if constants and entry.value is None and found.one_value is not None:
+                    raise SeedMaskError(f"expected one value instead of items that are all the same; {DAMAGED}")
         return stored
 
     def mask(self, name: str) -> NDArray[np.bool_]:
@@ -248,6 +254,7 @@ class SeedMask:
             classes=None if manifest.classes is None else list(manifest.classes),
             recipe=manifest.recipe,
             form=manifest.form,
+            constants=CONSTANTS in manifest.required_features,
         )
 
     def _masked_tensor(self, entry: TensorEntry) -> MaskedTensor:

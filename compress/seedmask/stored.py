@@ -96,6 +96,12 @@ class StoredTensor:
         flat = np.ascontiguousarray(array, dtype=little).reshape(-1)
         return cls(tag, array.shape, flat.view(np.uint8))
 
+    @property
+    def one_value(self) -> bytes | None:
+        """The bytes of an item, if there are several and all are the same; else ``None``."""
+        items = self.data.reshape(-1, ITEM_SIZE[self.dtype])
+        return items[0].tobytes() if len(items) > 1 and bool((items == items[0]).all()) else None
+
     def numpy(self) -> NDArray[np.generic]:
         """A fresh, writable array; BF16 comes as uint16 that holds its bits."""
         array: NDArray[np.generic] = self.data.copy().view(_NUMPY[self.dtype]).reshape(self.shape)

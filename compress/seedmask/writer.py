@@ -29,6 +29,7 @@ from .manifest import (
     NO_DIGEST,
     FrozenEntry,
     Manifest,
+    StateEntry,
     TensorEntry,
     build_manifest,
     parse_manifest,
@@ -63,7 +64,7 @@ class PackReport:
         log_bits: bits of all resampling logs.
         coat_bits: bits of all multiplicities.
         value_bits: bits of all trained values and their scales.
-        state_bytes: size of the state.
+        state_bytes: size of the state in the file.
         weights_digest: SHA-256 over the digests of all recovered weights.
         file_digest: SHA-256 of the file.
     """
@@ -115,19 +116,18 @@ def write_seedmask(network: Network, path: str | os.PathLike[str], *, coding: st
                 stream.write(chunk)
                 digest.update(chunk)
         file_bytes = stream.tell()
-    state_bytes = sum(len(tensor.data) for tensor in network.state.values())
     weights = sum(tensor.weights for tensor in manifest.tensors)
     return PackReport(
         path=Path(path),
         file_bytes=file_bytes,
-        dense_bytes=4 * weights + state_bytes,
+        dense_bytes=4 * weights + sum(entry.bytes for entry in manifest.state),
         weights=weights,
         kept=sum(tensor.kept for tensor in manifest.tensors),
         mask_bits=8 * sum(tensor.mask.bytes for tensor in manifest.tensors),
         log_bits=8 * sum(tensor.log.bytes for tensor in manifest.tensors),
         coat_bits=sum(tensor.coat_bits for tensor in manifest.tensors),
         value_bits=sum(tensor.value_bits for tensor in manifest.tensors),
-        state_bytes=state_bytes,
+        state_bytes=sum(entry.stored_bytes for entry in manifest.state),
         weights_digest=manifest.digests.weights,
         file_digest=digest.hexdigest(),
     )
@@ -160,8 +160,13 @@ def _assemble(network: Network, spool: BinaryIO, coding: str) -> tuple[Manifest,
             entries.append(entry)
             for slot, data in payloads.items():
                 put(slot, data)
-    for name, stored in network.state.items():
-        put(f"state/{name}", stored.data.data)
+    state = []
+    for name, stored in sorted(network.state.items()):
+        one = stored.one_value if network.constants else None
+        value = None if one is None else one[::-1].hex()
+        state.append(StateEntry(name=name, dtype=stored.dtype, shape=stored.shape, value=value))
+        if one is None:
+            put(f"state/{name}", stored.data.data)
     compact = network.form == COMPACT
     digests = {"payload": NO_DIGEST, "weights": combined_digest(entry.sha256 or "" for entry in entries)}
     if compact:
@@ -174,10 +179,7 @@ def _assemble(network: Network, spool: BinaryIO, coding: str) -> tuple[Manifest,
         "generator": "philox4x32-10",
         "seed": f"{network.seed:016x}",
         "tensors": entries,
-        "state": [
-            {"name": name, "dtype": stored.dtype, "shape": stored.shape}
-            for name, stored in sorted(network.state.items())
-        ],
+        "state": state,
         "architecture": network.architecture,
         "input": network.input,
         "classes": network.classes,
@@ -194,17 +196,16 @@ def _assemble(network: Network, spool: BinaryIO, coding: str) -> tuple[Manifest,
     for chunk in _chunks(spool, order):
         payload.update(chunk)
     digests["payload"] = payload.hexdigest()
-    weights = sum(tensor.weights for tensor in manifest.tensors)
     # Either form is parsed as a reader does.
     if compact:
-        manifest = parse_directory(directory, features, digests["payload"], weights)
+        manifest = parse_directory(directory, features, digests["payload"], manifest.expanded)
         size = payload.digest_size + len(prefix) + len(directory)
         header = compact_header(features, size + sum(end - begin for begin, end in order))
         header += payload.digest() + prefix + directory
     else:
         manifest = sealed(build_manifest(fields))
         text = manifest.to_text()
-        parse_manifest(text, weights)
+        parse_manifest(text, manifest.expanded)
         header = build_header(slots, {"seedmask": text})
 
     def chunks() -> Iterator[bytes]:

@@ -240,6 +240,7 @@ static const uint8_t VALUE_BYTES[VALUE_KINDS] = {2, 4, 1};
 enum feature {
     FEATURE_COATS,
     FEATURE_COMPACT,
+    FEATURE_CONSTANTS,
     FEATURE_DELTAS,
     FEATURE_FROZEN,
     FEATURE_GAPS,
@@ -248,8 +249,8 @@ enum feature {
     FEATURE_VALUES,
     FEATURES
 };
-static const char *const FEATURE_NAMES[FEATURES] = {"coats", "compact", "deltas", "frozen",
-                                                    "gaps",  "rans",    "text",   "values"};
+static const char *const FEATURE_NAMES[FEATURES] = {"coats", "compact", "constants", "deltas", "frozen",
+                                                    "gaps",  "rans",    "text",      "values"};
 
 enum { DTYPES = 13 };
 static const char *const DTYPE_NAMES[DTYPES] = {"BOOL", "U8",  "I8",  "U16", "I16", "F16", "BF16",
@@ -270,7 +271,7 @@ struct tensor {
 };
 
 struct state {
-    const char *name, *shape;
+    const char *name, *shape, *value; /* the digits of the one value of all items; NULL: the items are in the file */
     uint64_t bytes, offset;
     uint8_t dtype;
 };
@@ -337,6 +338,7 @@ struct seedmask {
     struct tensor *tensors;
     struct state *states;
     size_t tensor_count, state_count;
+    bool constants; /* whether there are state tensors of one value */
 
     /* trained values, which exclude a log and coats, go through `log`, and their scales through a window of `coats` */
     struct row mask, log, coats;
@@ -1479,7 +1481,23 @@ static void read_state(seedmask *file, const char **at, struct state *state)
     read_key(file, at, "shape");
     state->shape = *at;
     state->bytes = read_shape(file, at, 0, UINT64_MAX / 8) * DTYPE_BYTES[state->dtype];
+    if (has_key(file, *at, "value")) {
+        read_key(file, at, "value");
+        state->value = read_hex(file, at, 2 * DTYPE_BYTES[state->dtype], "value");
+    }
     read_text(file, at, "}");
+    if (failed(file) || !state->value)
+        return;
+    if (state->bytes < 2 * DTYPE_BYTES[state->dtype])
+        fail(file, SEEDMASK_MANIFEST, "value: expected it of a tensor of 2 items or more");
+    else if (state->dtype == 0 && hex_value(file, state->value, 2) > 1)
+        fail(file, SEEDMASK_MANIFEST, "value: expected 00 or 01 in a BOOL tensor");
+}
+
+/* Bytes of a state tensor in the data section. */
+static uint64_t stored_bytes(const struct state *state)
+{
+    return state->value ? 0 : state->bytes;
 }
 
 /* Sizes must add up to the data section; an unsigned sum that never passes it cannot overflow. */
@@ -1523,28 +1541,31 @@ static bool takes_texts(seedmask *file, const char *at)
     return found;
 }
 
-static void read_tensors(seedmask *file, const char *at, uint64_t max_weights, const bool features[FEATURES],
-                         bool texts, const char *weights_digest)
+/* What a small file makes large: `total` never passes the limit. */
+static void add_weights(seedmask *file, uint64_t *total, uint64_t weights, uint64_t max_weights)
 {
-    bool used[FEATURES] = {false};
+    if (failed(file))
+        return;
+    if (weights > max_weights - *total)
+        fail(file, SEEDMASK_LIMIT, "expected at most %" PRIu64 " weights in all, got %" PRIu64 " here", max_weights,
+             weights);
+    else
+        *total += weights;
+}
+
+static void read_tensors(seedmask *file, const char *at, uint64_t *total, uint64_t max_weights, bool used[FEATURES],
+                         const char *weights_digest)
+{
     struct sha256 sha;
-    uint64_t total = 0;
     sha256_start(&sha);
-    used[FEATURE_TEXT] = texts;
-    used[FEATURE_COMPACT] = file->expanded != NULL;
     for (size_t i = 0; i < file->tensor_count && !failed(file); ++i) {
         struct tensor *tensor = &file->tensors[i];
         set_place(file, "tensors", i, NULL);
         ++at; /* bracket or comma */
         read_tensor(file, &at, tensor);
+        add_weights(file, total, tensor->weights, max_weights);
         if (failed(file))
             break;
-        if (tensor->weights > max_weights - total) {
-            fail(file, SEEDMASK_LIMIT, "expected at most %" PRIu64 " weights in all, got %" PRIu64 " here", max_weights,
-                 tensor->weights);
-            break;
-        }
-        total += tensor->weights;
         note_features(tensor, used);
         for (int j = 0; tensor->sha256 && j < 32; ++j) {
             unsigned char byte = (unsigned char)hex_value(file, tensor->sha256 + 2 * j, 2);
@@ -1552,21 +1573,30 @@ static void read_tensors(seedmask *file, const char *at, uint64_t max_weights, c
         }
     }
     set_place(file, NULL, 0, NULL);
+    if (!failed(file) && !file->expanded)
+        check_digest(file, &sha, weights_digest, "weights");
+}
+
+static void check_features(seedmask *file, const bool used[FEATURES], const bool features[FEATURES])
+{
     for (int i = 0; i < FEATURES; ++i) {
         if (used[i] != features[i])
             fail(file, SEEDMASK_MANIFEST, "required_features: expected %s%s, for the file %s", features[i] ? "no " : "",
                  FEATURE_NAMES[i], used[i] ? "uses it" : "does not use it");
     }
-    if (!failed(file) && !file->expanded)
-        check_digest(file, &sha, weights_digest, "weights");
 }
 
-static void read_states(seedmask *file, const char *at)
+/* A tensor of one value counts as a weight for each 4 bytes. */
+static void read_states(seedmask *file, const char *at, uint64_t *total, uint64_t max_weights)
 {
     for (size_t i = 0; i < file->state_count && !failed(file); ++i) {
         set_place(file, "state", i, NULL);
         ++at;
         read_state(file, &at, &file->states[i]);
+        if (file->states[i].value) {
+            add_weights(file, total, (file->states[i].bytes + 3) / 4, max_weights);
+            file->constants = true;
+        }
         if (!failed(file) && i > 0 && compare_strings(file->states[i - 1].name, file->states[i].name) >= 0)
             fail(file, SEEDMASK_MANIFEST, "expected names that are unique and sorted, got %s",
                  quote(file, file->states[i].name));
@@ -1682,7 +1712,7 @@ static void place_data(seedmask *file, const size_t *order)
             if (DTYPE_BYTES[state->dtype] != item)
                 continue;
             state->offset = end;
-            add_bytes(file, &end, state->bytes);
+            add_bytes(file, &end, stored_bytes(state));
         }
         place_part(file, order, VALUES_PART, item, &end);
     }
@@ -1749,6 +1779,8 @@ static void check_header(seedmask *file, size_t at, const size_t *order)
         match_part(file, &at, order, part);
     for (size_t i = 0; i < file->state_count; ++i) {
         const struct state *state = &file->states[i];
+        if (state->value)
+            continue;
         match_entry(file, &at, ",\"state/", state->name, state->offset, state->bytes, DTYPE_NAMES[state->dtype],
                     state->shape, 0);
     }
@@ -1831,6 +1863,7 @@ struct directory {
     struct word last[MAX_WORDS]; /* of the name before */
     struct text sections[SECTIONS], *out;
     size_t written; /* in all sections */
+    bool constants; /* whether there may be state tensors of one value */
 };
 
 static void put(struct directory *directory, const char *bytes, size_t count)
@@ -2192,8 +2225,13 @@ static void expand_tensor(struct directory *directory)
 static void expand_state(struct directory *directory)
 {
     uint64_t sizes[SEEDMASK_MAX_RANK], number;
+    bool constant = false;
     take_name(directory);
     number = take_number(directory);
+    if (directory->constants) {
+        constant = number % 2;
+        number /= 2;
+    }
     take_shape(directory, number / DTYPES, sizes);
     if (failed(directory->file))
         return;
@@ -2201,6 +2239,10 @@ static void expand_state(struct directory *directory)
     put_name(directory);
     put(directory, ",", 1);
     put_shape(directory, number / DTYPES, sizes);
+    if (constant) {
+        unsigned item = DTYPE_BYTES[number % DTYPES];
+        print(directory, ",\"value\":\"%0*" PRIx64 "\"", 2 * (int)item, little_endian(take(directory, item), item));
+    }
     put(directory, "}", 1);
 }
 
@@ -2260,7 +2302,7 @@ static void expand(struct directory *directory, const char *features)
 }
 
 /* Check the header of a compact file and the digest of its data, and make a manifest of its directory. */
-static void expand_file(seedmask *file, size_t behind_manifest, const char *features)
+static void expand_file(seedmask *file, size_t behind_manifest, const char *features, bool constants)
 {
     struct directory *directory = NULL;
     unsigned char start[36] = {0}, *bytes = NULL;
@@ -2301,6 +2343,7 @@ static void expand_file(seedmask *file, size_t behind_manifest, const char *feat
     directory = allocate(file, 1, sizeof *directory);
     if (!failed(file) && read_bytes(file, file->sealed_begin + prefix, bytes, (size_t)size)) {
         directory->file = file;
+        directory->constants = constants;
         directory->at = bytes;
         directory->end = bytes + size;
         expand(directory, features);
@@ -2328,6 +2371,7 @@ static void close_file(seedmask *file)
     file->manifest = NULL;
     file->manifest_bytes = 0;
     file->tensor_count = file->state_count = 0;
+    file->constants = false;
     file->open = false;
 }
 
@@ -2428,7 +2472,8 @@ static void check_other_fields(seedmask *file, const char *const values[FIELD_CO
 static void read_manifest(seedmask *file, uint64_t max_weights, size_t behind_manifest)
 {
     const char *values[FIELD_COUNT], *unknown, *weights_digest, *at;
-    bool features[FEATURES] = {false};
+    bool features[FEATURES] = {false}, used[FEATURES] = {false};
+    uint64_t total = 0;
     const char *end = file->manifest[0] == '{' ? walk(file, file->manifest, 0) : file->manifest;
     if (!failed(file) && (end == file->manifest || *end != '\0'))
         malformed(file, end, end == file->manifest ? "{" : "the end");
@@ -2445,7 +2490,7 @@ static void read_manifest(seedmask *file, uint64_t max_weights, size_t behind_ma
             if (values[i] && i != FORMAT_VERSION && i != REQUIRED_FEATURES)
                 fail(file, SEEDMASK_MANIFEST, "manifest: unknown field \"%s\" in a compact file", FIELDS[i]);
         }
-        expand_file(file, behind_manifest, values[REQUIRED_FEATURES]);
+        expand_file(file, behind_manifest, values[REQUIRED_FEATURES], features[FEATURE_CONSTANTS]);
         if (!failed(file))
             read_manifest(file, max_weights, 0);
         return;
@@ -2472,8 +2517,12 @@ static void read_manifest(seedmask *file, uint64_t max_weights, size_t behind_ma
     }
     file->tensors = allocate(file, file->tensor_count, sizeof *file->tensors);
     file->states = allocate(file, file->state_count, sizeof *file->states);
-    read_tensors(file, values[TENSORS], max_weights, features, takes_texts(file, values[INPUT]), weights_digest);
-    read_states(file, values[STATE]);
+    used[FEATURE_TEXT] = takes_texts(file, values[INPUT]);
+    used[FEATURE_COMPACT] = file->expanded != NULL;
+    read_tensors(file, values[TENSORS], &total, max_weights, used, weights_digest);
+    read_states(file, values[STATE], &total, max_weights);
+    used[FEATURE_CONSTANTS] = file->constants;
+    check_features(file, used, features);
 }
 
 /* a small file can stand for very many weights: docs/FORMAT.md, section 3 */
@@ -2977,20 +3026,49 @@ seedmask_code seedmask_decode_int8(seedmask *file, size_t index, seedmask_int8_s
     return decode(file, index, NULL, sink, user);
 }
 
+/* Hand out the one value of a state tensor as often as it has items, in the bytes of a window. */
+static void repeat_value(seedmask *file, const struct state *state, seedmask_bytes_sink *sink, void *user)
+{
+    unsigned char *bytes = file->mask.payload.bytes;
+    size_t item = DTYPE_BYTES[state->dtype];
+    uint64_t value = hex_value(file, state->value, 2 * (int)item);
+    for (size_t i = 0; i < WINDOW; ++i)
+        bytes[i] = (unsigned char)(value >> 8 * (i % item) & 255);
+    for (uint64_t left = state->bytes, part; sink && left > 0; left -= part) {
+        part = left < WINDOW ? left : WINDOW;
+        if (sink(user, bytes, (size_t)part) != 0) {
+            fail(file, SEEDMASK_STOPPED, "stopped");
+            return;
+        }
+    }
+}
+
 seedmask_code seedmask_read_state(seedmask *file, size_t index, seedmask_bytes_sink *sink, void *user)
 {
     const struct state *state;
     struct window *window = &file->mask.payload;
+    unsigned char first[8];
+    bool differs = false;
+    size_t item;
     if (!begin_call_for(file, index, file->state_count, "state"))
         return file->code;
     state = &file->states[index];
     set_place(file, "state", index, state->name);
+    item = DTYPE_BYTES[state->dtype];
+    if (state->value) {
+        repeat_value(file, state, sink, user);
+        return file->code;
+    }
     window_open(file, window, state->offset, state->bytes);
-    while (window_left(window) > 0) {
+    for (bool begins = true; window_left(window) > 0; begins = false) {
         size_t part = window_left(window) < WINDOW ? (size_t)window_left(window) : WINDOW;
         const unsigned char *bytes = window_take(file, window, part);
         if (!bytes)
             return file->code;
+        if (begins)
+            memcpy(first, bytes, item);
+        for (size_t i = 0; i < part && !differs; ++i)
+            differs = bytes[i] != first[i % item];
         for (size_t i = 0; state->dtype == 0 && i < part; ++i) {
             if (bytes[i] > 1) {
                 fail(file, SEEDMASK_PAYLOAD, "expected bytes 0 and 1 in a BOOL tensor, got %u", (unsigned)bytes[i]);
@@ -3002,6 +3080,8 @@ seedmask_code seedmask_read_state(seedmask *file, size_t index, seedmask_bytes_s
             return file->code;
         }
     }
+    if (file->constants && !differs && state->bytes > item)
+        fail(file, SEEDMASK_PAYLOAD, "expected one value instead of items that are all the same");
     return file->code;
 }
 

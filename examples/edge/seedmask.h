@@ -45,7 +45,7 @@ typedef struct seedmask seedmask;
 /* Limits for files that are not trusted. Zeros mean the defaults. */
 typedef struct seedmask_options {
     size_t max_header;       /* bytes of header, directory, and manifest; 0: 16 MiB. The format allows 100,000,000 */
-    uint64_t max_weights;    /* weights of all tensors together; 0: 1024 a byte of the file, 2**24 to 2**33 */
+    uint64_t max_weights;    /* of all tensors together, 4 bytes of a state tensor of one value as one; 0: 1024 a byte of the file, 2**24 to 2**33 */
     int skip_weight_digests; /* not 0: faster, for a file whose tensors have been checked before */
 } seedmask_options;
 
@@ -67,7 +67,7 @@ typedef struct seedmask_tensor {
     uint64_t values_bytes, scales_bytes;
 } seedmask_tensor;
 
-/* A tensor that is stored as it is. */
+/* A tensor that is stored as it is, or as the one value of all its items. */
 typedef struct seedmask_state {
     char name[SEEDMASK_MAX_NAME + 1];
     unsigned rank;

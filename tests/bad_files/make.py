@@ -71,7 +71,7 @@ def parts(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 def build(manifest: dict[str, Any], contents: dict[str, bytes], *, features: bool = True) -> bytes:
     """A file with these contents: sizes, offsets, features and digests are made right; weights' digests stay."""
-    sizes = {"BOOL": 1, "U8": 1, "BF16": 2, "F16": 2, "F32": 4, "I64": 8}
+    sizes = {"BOOL": 1, "U8": 1, "BF16": 2, "F16": 2, "U16": 2, "F32": 4, "I64": 8, "F64": 8}
     slots: dict[str, tuple[str, list[int]]] = {}
     for tensor in manifest["tensors"]:
         for part in ("mask", "log", "coats", "values", "scales"):
@@ -83,7 +83,7 @@ def build(manifest: dict[str, Any], contents: dict[str, bytes], *, features: boo
                 if part != "scales":
                     tensor[part]["bytes"] = len(contents[name])
                 slots[name] = (dtype, [len(contents[name]) // sizes[dtype]])
-    for entry in manifest["state"]:
+    for entry in (entry for entry in manifest["state"] if "value" not in entry):
         slots[f"state/{entry['name']}"] = (entry["dtype"], entry["shape"])
     if features:
         manifest["required_features"] = features_of(manifest)
@@ -101,7 +101,8 @@ def features_of(manifest: dict[str, Any]) -> list[str]:
     for tensor in manifest["tensors"]:
         used |= {tensor[part]["coding"] for part in ("mask", "log", "coats", "values") if part in tensor}
         used |= {part for part in ("coats", "frozen", "values") if part in tensor} | {tensor["log"]["kind"]}
-    return sorted(used & {"coats", "deltas", "frozen", "gaps", "rans", "values"})
+    used |= {"constants" for entry in manifest["state"] if "value" in entry}
+    return sorted(used & {"coats", "constants", "deltas", "frozen", "gaps", "rans", "values"})
 
 
 def edited(stem: str, edit: Edit) -> bytes:
@@ -780,6 +781,58 @@ BAD: dict[str, Callable[[], bytes]] = {
 }
 
 
+def constant(name: str, **fields: object) -> bytes:
+    """`v1-constants`, where the entry of a state tensor has other fields; ``None`` takes one away."""
+
+    def edit(manifest: dict[str, Any]) -> None:
+        entry = next(entry for entry in manifest["state"] if entry["name"] == name)
+        entry.update(fields)
+        for key in [key for key, value in fields.items() if value is None]:
+            del entry[key]
+
+    return edited("v1-constants", edit)
+
+
+def repeated(name: str, item: bytes) -> bytes:
+    """`v1-constants`, where a state tensor that is stored as it is repeats one item."""
+    return with_contents("v1-constants", f"state/{name}", lambda data: item * (len(data) // len(item)))
+
+
+BAD |= {
+    "constants-undeclared": lambda: edited("v1-constants", change("required_features", [])),
+    "constants-unused": lambda: edited("v1-none", change("required_features", ["constants"])),
+    "constants-null": lambda: edited("v1-constants", change("state.0.value", None)),
+    "constants-number": lambda: constant("bn.running_var", value=15360),
+    "constants-escape": lambda: constant("bn.running_var", value=ESCAPE),
+    "constants-short": lambda: constant("bn.running_var", value="3c0"),
+    "constants-long": lambda: constant("bn.running_var", value="3c003c00"),
+    "constants-upper-case": lambda: constant("bn.running_var", value="3C00"),
+    "constants-newline": lambda: constant("bn.running_var", value="3c00\n"),
+    "constants-bool": lambda: constant("flag", value="02"),
+    "constants-one-item": lambda: constant("bn.running_var", shape=[1]),
+    "constants-no-item": lambda: constant("bn.running_var", shape=[0, 2**36]),
+    "constants-scalar": lambda: constant("bn.running_var", shape=[]),
+    "constants-negative": lambda: constant("bn.running_var", shape=[-2, -2]),
+    "constants-rank": lambda: constant("bn.running_var", shape=[1] * 16 + [2]),
+    "constants-dtype": lambda: constant("bn.running_var", dtype="F8"),
+    "constants-other-dtype": lambda: constant("bn.running_var", dtype="F32"),
+    "constants-field": lambda: constant("bn.running_var", more=1),
+    "constants-huge": lambda: constant("bn.running_var", shape=[2**25]),
+    "constants-huge-f64": lambda: constant("large", shape=[2**23]),
+    "constants-address": lambda: constant("bn.running_var", shape=[2**20, 2**20]),
+    "constants-many": lambda: edited(
+        "v1-constants",
+        lambda m: [
+            entry.update(shape=[2**24 + 2**23]) for entry in m["state"] if entry["name"] in ("bn.running_var", "half")
+        ],
+    ),
+    "constants-in-the-data": lambda: constant("bn.bias", value="3800"),
+    "constants-not-in-the-data": lambda: constant("bn.running_var", value=None),
+    "constants-repeated": lambda: repeated("bn.bias", b"\0\x38"),
+    "constants-repeated-bytes": lambda: repeated("other", b"\2\1"),
+}
+
+
 def _coats_as_gaps() -> bytes:
     """Gaps that go one value beyond the 22 kept weights of `two`."""
     manifest, contents = parts(golden("v1-coats"))
@@ -933,6 +986,33 @@ BAD |= {
     "compact-key-twice": lambda: compact(settings=keys(ord("a"), bytes([84]))),
     "compact-architecture-list": lambda: compact(settings=bytes([8, 0, 0, 0, 0])),
     "compact-input-number": lambda: compact(settings=bytes([0, 10, 0, 0])),
+}
+
+
+def compact_constant(kind: int = 2 * 18 + 1, shape: bytes = b"\3", item: bytes = b"\0\x3c", tail: bytes = b"") -> bytes:
+    """`v1-compact-none` with the state tensor ``fc.bias``, F16 of shape [3] and of ones: twice 13 * 1 + 5, plus 1."""
+    states = b"\1" + bytes([1, 1, 1]) + varint(kind) + shape + item
+    return compact(bytes(MASK) + tail, features=("compact", "constants"), states=states)
+
+
+BAD |= {
+    "compact-constants-undeclared": lambda: compact(states=b"\1" + bytes([1, 1, 1, 37, 3, 0, 0x3C])),
+    "compact-constants-unused": lambda: compact(features=("compact", "constants")),
+    "compact-constants-none": lambda: compact_constant(kind=36, item=b"", tail=b"\0\x3c" * 2 + b"\0\0"),
+    "compact-constants-repeated": lambda: compact(
+        b"\0\x3c" * 3 + bytes(MASK),
+        features=("compact", "constants"),
+        states=b"\2" + bytes([1, 1, 1, 37, 3, 0, 0x3C]) + bytes([1, 1, 2, 36, 3]),
+    ),
+    "compact-constants-truncated": lambda: compact_constant(item=b"\0"),
+    "compact-constants-in-the-data": lambda: compact_constant(tail=b"\0\x3c" * 3),
+    "compact-constants-bool": lambda: compact_constant(kind=2 * 13 + 1, item=b"\2"),
+    "compact-constants-one-item": lambda: compact_constant(shape=b"\1"),
+    "compact-constants-no-item": lambda: compact_constant(shape=b"\0"),
+    "compact-constants-rank": lambda: compact_constant(kind=2 * (13 * 17 + 5) + 1, shape=b"\1" * 16 + b"\2"),
+    "compact-constants-huge": lambda: compact_constant(shape=varint(2**25)),
+    "compact-constants-address": lambda: compact_constant(shape=varint(2**63)),
+    "compact-constants-above": lambda: compact_constant(shape=b"\xff" * 9 + b"\1"),
 }
 
 #: Files that look hostile and are right: such names are keys, and nothing else.

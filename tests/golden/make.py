@@ -222,6 +222,29 @@ def text() -> Network:
     )
 
 
+def constants() -> Network:
+    """State tensors of one value, of items of every size, and those of others: values, bits, one item, none."""
+    return Network(
+        seed=0xC057,
+        tensors=(masked("fc.weight", (4, 5), "normal", 5),),
+        state={
+            "bn.bias": StoredTensor.from_numpy(np.array([0.5, -0.25, 0.5], np.float16)),
+            "bn.num_batches_tracked": StoredTensor.from_numpy(np.array(7)),
+            "bn.running_mean": StoredTensor.from_numpy(np.zeros(3, np.float16)),
+            "bn.running_var": StoredTensor.from_numpy(np.ones(3, np.float16)),
+            "bn.weight": StoredTensor.from_numpy(np.array([0.0, -0.0, 0.0], np.float16)),
+            "flag": StoredTensor.from_numpy(np.ones((2, 2), np.bool_)),
+            "half": StoredTensor.from_numpy(np.array([0x3F80, 0x3F80], np.uint16), dtype="BF16"),
+            "large": StoredTensor.from_numpy(np.full((5000, 1), -0.1)),
+            "nan": StoredTensor.from_numpy(np.full((1, 3), 0x7FC12345, np.uint32).view(np.float32)),
+            "nothing": StoredTensor.from_numpy(np.zeros((0, 3), np.float32)),
+            "one": StoredTensor.from_numpy(np.ones((1, 1), np.float32)),
+            "other": StoredTensor.from_numpy(np.array([258, 258, 513], np.uint16)),
+        },
+        constants=True,
+    )
+
+
 def compact() -> Network:
     """In compact form: every kind of tensor, names with words in common, every kind of value among the settings."""
     fixed = frozen().tensors
@@ -264,12 +287,14 @@ GOLDEN: dict[str, Callable[[], Network]] = {
     "v1-frozen": frozen,
     "v1-coats": coats,
     "v1-text": text,
+    "v1-constants": constants,
     "v1-values-float32": partial(values, "float32"),
     "v1-values-float16": partial(values, "float16"),
     "v1-values-int8": partial(values, "int8"),
     "v1-compact": compact,
     "v1-compact-none": lambda: replace(tiny(), form="compact"),
     "v1-compact-text": lambda: replace(text(), form="compact"),
+    "v1-compact-constants": lambda: replace(constants(), form="compact"),
 }
 
 if __name__ == "__main__":
