@@ -144,6 +144,8 @@ def logits_times(factor: float) -> Callable[[], Any]:
     return lambda: mock.patch.object(airbench, "LOGIT_SCALE", factor)
 
 
+#: The soft masks of the recipe.
+SOFT = {"subnetwork.selection.softness": 0.5, "subnetwork.selection.soft_until": 0.8}
 #: The recipe itself, with hard masks, is the first row.
 CHANGES: dict[str, Change] = {
     "hard-masks": ({}, None),
@@ -195,12 +197,23 @@ CHANGES: dict[str, Change] = {
     "soft-masks-slope": ({"subnetwork.selection.softness": 0.3}, slope_of_soft_masks),
     "signed-supermask": ({"subnetwork.selection.rule": "invert"}, None),
     "signed-supermask-0.9": ({"subnetwork.selection.rule": "invert", "subnetwork.sparsity": 0.9}, None),
-    "together": (
-        {
-            "subnetwork.selection.softness": 0.5,
-            "subnetwork.selection.soft_until": 0.8,
-            "subnetwork.selection.last_sparsity": 0.5,
-        },
+    "together": ({**SOFT, "subnetwork.selection.last_sparsity": 0.5}, None),
+    "together-0.9": ({**SOFT, "subnetwork.selection.last_sparsity": 0.5, "subnetwork.sparsity": 0.9}, None),
+    "together-0.9-first": (
+        {**SOFT, **dict.fromkeys((f"subnetwork.selection.{one}_sparsity" for one in ("first", "last")), 0.5)}
+        | {"subnetwork.sparsity": 0.9},
+        None,
+    ),
+    "together-0.9-signed": (
+        {**SOFT, "subnetwork.selection.last_sparsity": 0.5, "subnetwork.selection.rule": "invert"}
+        | {"subnetwork.sparsity": 0.9},
+        None,
+    ),
+    "global-soft": ({**SOFT, "subnetwork.selection.scope": "global"}, None),
+    "global-soft-0.9": ({**SOFT, "subnetwork.selection.scope": "global", "subnetwork.sparsity": 0.9}, None),
+    "global-soft-signed-0.85": (
+        {**SOFT, "subnetwork.selection.scope": "global", "subnetwork.selection.rule": "invert"}
+        | {"subnetwork.sparsity": 0.85},
         None,
     ),
 }
