@@ -39,6 +39,7 @@ PUBLISHED = {
         ("kilobyte model", 2_000, 98.6, "second-hand"),
     ],
 }
+TICKS = (1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6)
 TABLE = re.compile(r"\| `([\w.-]+)` \| ([\d,]+) \| [\d,]+ \| ([\d.]+) % [^|]*\| (\S+)")
 
 
@@ -64,8 +65,12 @@ def panel(axes: Any, data: str, baselines: list[dict[str, Any]]) -> None:
             rows = sorted((row for row in baselines if row["method"] == method), key=lambda row: row["bytes"])
             axes.plot([row["bytes"] for row in rows], [row["test"] for row in rows], "^:", color=colour, label=method)
     axes.set(xscale="log", title=data, xlabel="bytes", ylabel="accuracy on the test images, %")
+    axes.margins(x=0.25)
+    inside = [tick for tick in TICKS if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+    axes.set_xticks(inside, [f"{tick / 1e3:g} kB" for tick in inside])
+    axes.minorticks_off()
     axes.grid(alpha=0.25)
-    axes.legend()
+    axes.legend(loc="lower right")
 
 
 def main() -> None:
