@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from common import environment, save
 from iterand_compress import load_recipe
+from iterand_compress.cli.search_command import number_of_bytes
 from iterand_compress.compress.analysis.candidates import largest
 from iterand_compress.compress.checkpoint import load_checkpoint
 from iterand_compress.compress.config import Recipe
@@ -258,10 +259,6 @@ def row_file(method: str, limit: int, seed: int, args: argparse.Namespace) -> Pa
     rate = "" if args.lr is None else f"-lr{args.lr:g}"
     held_out = "-held-out" if args.held_out else ""
     return args.folder / f"{method}-{limit}-e{args.epochs}{rate}{held_out}-{args.state}-s{seed}.json"
-
-
-def number_of_bytes(text: str) -> int:
-    return int(text[:-1]) * 1000 if text.endswith("k") else int(text)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from frontier_plot import COLOURS, GREY
+from frontier_plot import COLOURS, GREY, label_bytes
 
 #: Data: (name, bytes, accuracy in %, source).
 PUBLISHED = {
@@ -39,21 +39,33 @@ PUBLISHED = {
         ("kilobyte model", 2_000, 98.6, "second-hand"),
     ],
 }
-TICKS = (1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6)
-TABLE = re.compile(r"\| `([\w.-]+)` \| ([\d,]+) \| [\d,]+ \| ([\d.]+) % [^|]*\| (\S+)")
+FOLDER = Path(str(resources.files("iterand_compress.compress.trained")))
+ROW = re.compile(
+    r"\| `(?P<name>[\w.-]+)` \| (?P<bytes>[\d,]+) \| (?P<weights>[\d,]+) \| (?P<percent>[\d.]+) % \((?P<right>[\d,]+) "
+    r"of (?P<of>[\d,]+)\) \| (?P<data>\S+) \| (?P<seed>\d+) \| `(?P<digest>[0-9a-f]{64})` \|"
+)
 
 
-def ours() -> dict[str, list[tuple[str, int, float]]]:
-    """(name, bytes, accuracy) of each file that comes with the package, by its data."""
-    text = (resources.files("iterand_compress.compress.trained") / "README.md").read_text(encoding="utf-8")
-    found: dict[str, list[tuple[str, int, float]]] = {}
-    for name, size, percent, data in TABLE.findall(text):
-        found.setdefault(data, []).append((name.removesuffix(".seedmask"), int(size.replace(",", "")), float(percent)))
-    return found
+def trained() -> list[dict[str, str]]:
+    """The rows of the table of the files that come with the package, as they are written."""
+    return [found.groupdict() for found in ROW.finditer((FOLDER / "README.md").read_text(encoding="utf-8"))]
+
+
+def number(text: str) -> int:
+    """A number of the table."""
+    return int(text.replace(",", ""))
 
 
 def panel(axes: Any, data: str, baselines: list[dict[str, Any]]) -> None:
-    published, mine = PUBLISHED[data], sorted(ours().get(data, []), key=lambda row: row[1])
+    published = PUBLISHED[data]
+    mine = sorted(
+        (
+            (Path(row["name"]).stem, number(row["bytes"]), float(row["percent"]))
+            for row in trained()
+            if row["data"] == data
+        ),
+        key=lambda row: row[1],
+    )
     axes.plot([row[1] for row in mine], [row[2] for row in mine], "o-", color=COLOURS[0], label="ours: seed and mask")
     axes.plot(
         [row[1] for row in published], [row[2] for row in published], "s", mfc="none", color=GREY, label="published"
@@ -66,9 +78,7 @@ def panel(axes: Any, data: str, baselines: list[dict[str, Any]]) -> None:
             axes.plot([row["bytes"] for row in rows], [row["test"] for row in rows], "^:", color=colour, label=method)
     axes.set(xscale="log", title=data, xlabel="bytes", ylabel="accuracy on the test images, %")
     axes.margins(x=0.25)
-    inside = [tick for tick in TICKS if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
-    axes.set_xticks(inside, [f"{tick / 1e3:g} kB" for tick in inside])
-    axes.minorticks_off()
+    label_bytes(axes)
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right")
 

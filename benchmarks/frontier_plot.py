@@ -8,7 +8,7 @@ from typing import Any
 
 from points import Point, pareto
 
-__all__ = ["draw", "spread"]
+__all__ = ["draw", "label_bytes", "spread"]
 
 #: Told apart by people of any colour vision (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07D00", "#56B4E9", "#7A5195", "#8C564B")
@@ -20,7 +20,7 @@ PANELS = {
     ".seedmask": ("subnetworks as .seedmask files", None),
     "packed ONNX + zstd": ("subnetworks as packed ONNX through zstd (small dots: without zstd)", "packed ONNX"),
 }
-TICKS = [5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 2e7, 5e7]
+TICKS = [1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 2e7, 5e7]
 #: Of accuracy, in per cent: what a line of text takes of the height.
 LINE = 0.042
 
@@ -69,15 +69,20 @@ def draw(points: Sequence[Point], path: Path, title: str) -> None:
         axes.set_title(heading)
         axes.set_xlabel("bytes of the file on disk; numbers in circles: % of the weights pruned")
         axes.grid(alpha=0.25)
-        low, high = axes.get_xlim()
-        inside = [tick for tick in TICKS if low <= tick <= high]
-        axes.set_xticks(inside, [f"{tick / 1e3:g} kB" if tick < 1e6 else f"{tick / 1e6:g} MB" for tick in inside])
-        axes.minorticks_off()
+        label_bytes(axes)
     panels[0].set_ylabel("accuracy on the test images, %")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def label_bytes(axes: Any) -> None:
+    """Mark round numbers of bytes on a logarithmic axis, in kB and MB."""
+    low, high = axes.get_xlim()
+    inside = [tick for tick in TICKS if low <= tick <= high]
+    axes.set_xticks(inside, [f"{tick / 1e3:g} kB" if tick < 1e6 else f"{tick / 1e6:g} MB" for tick in inside])
+    axes.minorticks_off()
 
 
 def _frontier(axes: Any, best: Sequence[Point]) -> None:

@@ -146,6 +146,9 @@ def logits_times(factor: float) -> Callable[[], Any]:
 
 #: The soft masks of the recipe.
 SOFT = {"subnetwork.selection.softness": 0.5, "subnetwork.selection.soft_until": 0.8}
+TOGETHER = {**SOFT, "subnetwork.selection.last_sparsity": 0.5}
+GLOBAL = {**SOFT, "subnetwork.selection.scope": "global"}
+SIGNED, NINE_TENTHS = {"subnetwork.selection.rule": "invert"}, {"subnetwork.sparsity": 0.9}
 #: The recipe itself, with hard masks, is the first row.
 CHANGES: dict[str, Change] = {
     "hard-masks": ({}, None),
@@ -195,27 +198,15 @@ CHANGES: dict[str, Change] = {
     "soft-masks-0.1": ({"subnetwork.selection.softness": 0.1}, None),
     "soft-masks-late": ({"subnetwork.selection.softness": 0.3, "subnetwork.selection.soft_until": 0.9}, None),
     "soft-masks-slope": ({"subnetwork.selection.softness": 0.3}, slope_of_soft_masks),
-    "signed-supermask": ({"subnetwork.selection.rule": "invert"}, None),
-    "signed-supermask-0.9": ({"subnetwork.selection.rule": "invert", "subnetwork.sparsity": 0.9}, None),
-    "together": ({**SOFT, "subnetwork.selection.last_sparsity": 0.5}, None),
-    "together-0.9": ({**SOFT, "subnetwork.selection.last_sparsity": 0.5, "subnetwork.sparsity": 0.9}, None),
-    "together-0.9-first": (
-        {**SOFT, **dict.fromkeys((f"subnetwork.selection.{one}_sparsity" for one in ("first", "last")), 0.5)}
-        | {"subnetwork.sparsity": 0.9},
-        None,
-    ),
-    "together-0.9-signed": (
-        {**SOFT, "subnetwork.selection.last_sparsity": 0.5, "subnetwork.selection.rule": "invert"}
-        | {"subnetwork.sparsity": 0.9},
-        None,
-    ),
-    "global-soft": ({**SOFT, "subnetwork.selection.scope": "global"}, None),
-    "global-soft-0.9": ({**SOFT, "subnetwork.selection.scope": "global", "subnetwork.sparsity": 0.9}, None),
-    "global-soft-signed-0.85": (
-        {**SOFT, "subnetwork.selection.scope": "global", "subnetwork.selection.rule": "invert"}
-        | {"subnetwork.sparsity": 0.85},
-        None,
-    ),
+    "signed-supermask": (SIGNED, None),
+    "signed-supermask-0.9": ({**SIGNED, **NINE_TENTHS}, None),
+    "together": (TOGETHER, None),
+    "together-0.9": ({**TOGETHER, **NINE_TENTHS}, None),
+    "together-0.9-first": ({**TOGETHER, **NINE_TENTHS, "subnetwork.selection.first_sparsity": 0.5}, None),
+    "together-0.9-signed": ({**TOGETHER, **NINE_TENTHS, **SIGNED}, None),
+    "global-soft": (GLOBAL, None),
+    "global-soft-0.9": ({**GLOBAL, **NINE_TENTHS}, None),
+    "global-soft-signed-0.85": ({**GLOBAL, **SIGNED, "subnetwork.sparsity": 0.85}, None),
 }
 
 

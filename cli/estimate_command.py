@@ -57,7 +57,7 @@ __all__ = ["command"]
     type=float,
     metavar="FRACTION",
     help="Share of the kept weights that are redrawn, overwritten or inverted; by default 0.5 for iterand, as in runs "
-    "of full length, 0.33 if weights are recycled, 0.3 if signs are trained.",
+    "of full length, 0.33 if weights are recycled, 0.2 if signs are trained.",
 )
 @click.option("--bare", is_flag=True, help="Of the file that pack --bare makes.")
 @click.option(

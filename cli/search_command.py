@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..compress.config import Recipe
     from ..compress.training.reporter import Reporter
 
-__all__ = ["command"]
+__all__ = ["command", "number_of_bytes"]
 
 #: The default recipe of a data set, and settings that it has here: masks that need no log are the smaller ones.
 _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -37,13 +37,24 @@ _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
 _UNITS = {"": 1, "k": 10**3, "M": 10**6}
 
 
-def _bytes(ctx: click.Context, param: click.Parameter, text: str) -> int:
-    """A number of bytes, as ``100k``."""
+def number_of_bytes(text: str) -> int:
+    """A number of bytes, as ``100k``.
+
+    Raises:
+        ValueError: the text is none.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(k|M|)", text)
     size = float(match[1]) * _UNITS[match[2]] if match else 0
     if not 1 <= size < 2**40:
-        raise click.BadParameter(f"expected a number of bytes, such as 30000, 30k or 1.5M, got {text!r}.", ctx, param)
+        raise ValueError(f"expected a number of bytes, such as 30000, 30k or 1.5M, got {text!r}.")
     return int(size)
+
+
+def _bytes(ctx: click.Context, param: click.Parameter, text: str) -> int:
+    try:
+        return number_of_bytes(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
 @click.command(

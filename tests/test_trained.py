@@ -1,26 +1,15 @@
 """The networks that come with the package are what their table says."""
 
 import json
-import re
-from importlib import resources
-from pathlib import Path
 
 import pytest
+from beside_published import FOLDER, number, trained
 
 from conftest import succeed
 
-FOLDER = Path(str(resources.files("iterand_compress.compress.trained")))
-ROW = re.compile(
-    r"\| `(?P<name>[\w.-]+)` \| (?P<bytes>[\d,]+) \| (?P<weights>[\d,]+) \| (?P<percent>[\d.]+) % \((?P<right>[\d,]+) "
-    r"of (?P<of>[\d,]+)\) \| (?P<data>\S+) \| (?P<seed>\d+) \| `(?P<digest>[0-9a-f]{64})` \|"
-)
-ROWS = [found.groupdict() for found in ROW.finditer((FOLDER / "README.md").read_text(encoding="utf-8"))]
+ROWS = trained()
 #: What the package can load without a folder of data.
 BUNDLED = {"digits", "sentences"}
-
-
-def number(text: str) -> int:
-    return int(text.replace(",", ""))
 
 
 def test_every_file_is_in_the_table_and_all_are_small():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 
 from ..config import Recipe
 from ..errors import ConfigError
@@ -111,13 +112,14 @@ class FileSizes:
 
         Either is ``None`` if there is none.
         """
+        candidate = cache(partial(self.candidate, sparsity))  # the bisection ends beside networks that it has met
 
         def fits(steps: int) -> bool:
-            found = self.candidate(sparsity, steps)
+            found = candidate(steps)
             return found is None or found.predicted_bytes <= max_bytes
 
         steps = largest(fits, _WIDEST * STEPS)
-        return (self.candidate(sparsity, steps) if steps else None), self.candidate(sparsity, steps + 1)
+        return (candidate(steps) if steps else None), candidate(steps + 1)
 
     def narrower(self, candidate: Candidate, excess: int) -> Candidate:
         """The widest network of the same sparsity whose file is smaller by so many bytes.
